@@ -1,0 +1,101 @@
+"""Checkpoints: one safetensors file whose metadata says all that is needed to use the weights. No pickle anywhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .config import SwinConfig
+from .errors import InputError
+from .outputs import publish_file
+from .preprocessing import Preprocessing
+from .swin import LipsFormerSwin
+
+__all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint"]
+
+METADATA_KEY = "lipsformer"
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A trained model with everything that gives its outputs a meaning; `model` is in eval mode, on the CPU."""
+
+    model: LipsFormerSwin
+    config: SwinConfig
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    metrics: dict[str, Any]
+
+
+def save_checkpoint(
+    path: Path,
+    *,
+    config: SwinConfig,
+    weights: Mapping[str, Tensor],
+    classes: Sequence[str],
+    preprocessing: Preprocessing,
+    metrics: Mapping[str, Any],
+) -> None:
+    """Writes a checkpoint, whole or not at all. `weights` is the state dict of the model of `config`."""
+    metadata = {
+        "format": FORMAT,
+        "config": config.to_dict(),
+        "classes": list(classes),
+        "preprocessing": preprocessing.to_dict(),
+        "metrics": dict(metrics),
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    with publish_file(path) as draft:
+        save_file(tensors, draft, metadata={METADATA_KEY: json.dumps(metadata)})
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Reads a checkpoint.
+
+    Raises:
+        InputError: if the file is missing, cut off, not a LipsFormer checkpoint, or does not match its configuration.
+    """
+    path = Path(path)
+    metadata, tensors = _read(path)
+    try:
+        if metadata["format"] != FORMAT:
+            raise InputError(f"{path}: checkpoint format {metadata['format']}, this version reads {FORMAT}; update lipsformer")
+        config = SwinConfig.from_dict(metadata["config"])
+        preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
+        classes, metrics = tuple(metadata["classes"]), dict(metadata["metrics"])
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError) and str(error).startswith(str(path)):
+            raise
+        raise InputError(f"{path}: its metadata cannot be read ({error}); train or convert it again") from None
+    if len(classes) != config.num_classes:
+        raise InputError(f"{path}: {len(classes)} class names for {config.num_classes} outputs; train or convert it again")
+    model = LipsFormerSwin(config).eval()
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        problem = " ".join(str(error).split())[:300]
+        raise InputError(f"{path}: its weights do not fit its configuration: {problem}") from None
+    return Checkpoint(model=model, config=config, classes=classes, preprocessing=preprocessing, metrics=metrics)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint; give the .safetensors file that `lipsformer train` wrote")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if METADATA_KEY not in metadata:
+                raise InputError(f"{path}: a safetensors file, but not a LipsFormer checkpoint (no '{METADATA_KEY}' metadata)")
+            tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return json.loads(metadata[METADATA_KEY]), tensors
+    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+        raise InputError(f"{path}: not a readable checkpoint ({error}); is the file whole?") from None

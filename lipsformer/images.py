@@ -1,0 +1,102 @@
+"""Opening images that strangers send: every limit is checked before a pixel is decoded.
+
+One function for files, uploads and datasets, so that what is refused over HTTP is refused on the command line in the
+same words.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from PIL import Image, UnidentifiedImageError
+
+from .errors import InputError
+
+__all__ = ["EXTENSIONS", "ImageError", "ImageLimits", "open_image"]
+
+# Content formats, not name endings. MPO is the JPEG with appended views that phones write.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
+EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm", ".pgm")
+
+Reason = Literal["empty", "too_many_bytes", "not_an_image", "too_many_pixels", "damaged"]
+
+# What Pillow's decoders raise on damaged input, beyond OSError: header arithmetic, truncated structures, bad chunks.
+DECODER_ERRORS = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError,
+                  AttributeError, NotImplementedError, RuntimeError, struct.error, zlib.error, MemoryError)  # fmt: skip
+
+
+class ImageError(InputError):
+    """An image that is refused, and why: `reason` is stable for programs, the message is for people."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageLimits:
+    """The largest image that is decoded: encoded size in bytes, and width times height in pixels."""
+
+    max_bytes: int = 20 * 1024 * 1024
+    max_pixels: int = 50_000_000
+
+
+def open_image(source: Path | bytes, *, limits: ImageLimits | None = None, name: str | None = None) -> Image.Image:
+    """Decodes the first frame of an image file or of an image in memory.
+
+    The size is read from the header and checked before decoding. `name` stands for the image in messages (by default
+    the path, or "image").
+
+    Raises:
+        ImageError: if it is empty, over a limit, damaged, or not an image of a known format.
+        InputError: if the path cannot be read.
+    """
+    limits = limits or ImageLimits()
+    label = name or (str(source) if isinstance(source, Path) else "image")
+    stream = _open_stream(source, limits, label)
+    with stream:
+        try:
+            image = Image.open(stream, formats=FORMATS)
+        except UnidentifiedImageError:
+            raise ImageError("not_an_image", f"{label}: not an image of a known format; send {_known()}") from None
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            raise _too_many_pixels(label, limits) from None
+        except DECODER_ERRORS as error:
+            raise ImageError("damaged", f"{label}: damaged image header ({error}); save it again") from None
+        if image.width * image.height > limits.max_pixels:
+            raise _too_many_pixels(label, limits, image.size)
+        if image.width == 0 or image.height == 0:
+            raise ImageError("damaged", f"{label}: an image without pixels")
+        try:
+            image.load()
+        except DECODER_ERRORS as error:
+            raise ImageError("damaged", f"{label}: damaged or cut off ({error}); save it again") from None
+    return image
+
+
+def _open_stream(source: Path | bytes, limits: ImageLimits, label: str) -> BinaryIO:
+    try:
+        size = len(source) if isinstance(source, bytes) else source.stat().st_size
+        if size == 0:
+            raise ImageError("empty", f"{label}: empty; send {_known()}")
+        if size > limits.max_bytes:
+            raise ImageError("too_many_bytes", f"{label}: {size} bytes, at most {limits.max_bytes} are taken; scale it down")
+        return io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+    except FileNotFoundError:
+        raise InputError(f"{label}: no such image file; check the path") from None
+    except OSError as error:
+        raise InputError(f"{label}: cannot be read ({error.strerror}); check the path and its permissions") from None
+
+
+def _too_many_pixels(label: str, limits: ImageLimits, size: tuple[int, int] | None = None) -> ImageError:
+    found = f"{size[0]} x {size[1]} pixels" if size else "too many pixels"
+    return ImageError("too_many_pixels", f"{label}: {found}, at most {limits.max_pixels} are taken; scale it down")
+
+
+def _known() -> str:
+    return "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or PPM"

@@ -1,0 +1,57 @@
+"""Building models by name, and what each variant costs."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from .config import VARIANTS, SwinConfig, make_config
+from .spectral import initialise_spectral
+from .swin import LipsFormerSwin
+
+__all__ = ["ModelSummary", "create_model", "summarise"]
+
+
+def create_model(name: str, num_classes: int = 1000, image_size: int | None = None, **overrides: Any) -> LipsFormerSwin:
+    """Builds variant `name` with spectral initialisation.
+
+    The model maps normalised float images (B, 3, image_size, image_size) to logits (B, num_classes);
+    `forward_features` gives the pooled features. `overrides` are fields of its configuration, such as `window_size`,
+    `embed_dim`, `depths`, `num_heads`, `drop_path`.
+
+    Raises:
+        InputError: for an unknown name or override, or an image size that cannot be tiled.
+    """
+    if image_size is not None:
+        overrides["image_size"] = image_size
+    model = LipsFormerSwin(make_config(name, num_classes=num_classes, **overrides))
+    initialise_spectral(model)
+    return model
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSummary:
+    """Size and cost of a model: `multiply_adds` counts one image through every matrix product and convolution."""
+
+    name: str
+    parameters: int
+    multiply_adds: int
+    image_size: int
+
+
+def summarise(name: str, config: SwinConfig | None = None) -> ModelSummary:
+    """Counts parameters and multiply-adds of `config` (by default the variant `name`), without allocating weights."""
+    config = config or VARIANTS[name]
+    with torch.device("meta"), torch.no_grad():
+        model = LipsFormerSwin(config).eval()
+        with FlopCounterMode(display=False) as counter:
+            model(torch.empty(1, 3, config.image_size, config.image_size))
+    return ModelSummary(
+        name=name,
+        parameters=sum(p.numel() for p in model.parameters()),
+        multiply_adds=counter.get_total_flops() // 2,
+        image_size=config.image_size,
+    )

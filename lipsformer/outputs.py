@@ -1,0 +1,81 @@
+"""Outputs that appear whole or not at all: written beside their place, flushed to disk, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import InputError
+
+__all__ = ["publish_directory", "publish_file", "sha256_of"]
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def publish_file(path: Path) -> Iterator[Path]:
+    """Gives a path beside `path` to write to; once the block ends without an error, renames it to `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    draft = Path(name)
+    try:
+        yield draft
+        draft.chmod(0o666 & ~_umask())
+        _fsync(draft)
+        draft.replace(path)
+        _fsync(path.parent)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def publish_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Gives an empty folder beside `path` to fill; once the block ends without an error, renames it to `path`.
+
+    Raises:
+        InputError: if `path` exists already and `overwrite` is not set (an empty folder counts as free).
+    """
+    taken = path.is_symlink() or path.is_file() or (path.is_dir() and any(path.iterdir()))
+    if taken and not overwrite:
+        raise InputError(f"{path}: exists already; choose another --output or remove it first")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    try:
+        yield draft
+        draft.chmod(0o777 & ~_umask())
+        for folder, _, files in os.walk(draft):
+            for name in files:
+                _fsync(Path(folder, name))
+            _fsync(Path(folder))
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif taken:
+            path.unlink()
+        draft.replace(path)
+        _fsync(path.parent)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,119 @@
+"""The one preprocessing of the toolkit: from a Pillow image to the pixels that the network sees.
+
+Evaluation, parity checks, prediction and serving all call `Preprocessing.apply`; checkpoint and bundle carry the
+specification. Normalisation is not part of it: the network's input is uint8, and exported graphs normalise inside.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from .errors import InputError
+from .images import DECODER_ERRORS, ImageError
+
+__all__ = ["Preprocessing", "to_rgb"]
+
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How an image becomes network input.
+
+    Upright by its EXIF orientation, to RGB, shorter side to `image_size / crop_fraction` pixels with `interpolation`,
+    square centre crop of `image_size` pixels. `mean` and `std` (of RGB in 0..1) are applied by the network's side:
+    ImageNet's by default.
+
+    Raises:
+        InputError: if a field is out of range.
+    """
+
+    image_size: int
+    crop_fraction: float = 0.875
+    interpolation: str = "bicubic"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", tuple(self.mean))
+        object.__setattr__(self, "std", tuple(self.std))
+        if self.image_size < 1:
+            raise InputError(f"preprocessing: image_size={self.image_size!r} must be at least 1")
+        if not 0.0 < self.crop_fraction <= 1.0:
+            raise InputError(f"preprocessing: crop_fraction={self.crop_fraction!r} must be above 0 and at most 1")
+        if self.interpolation not in FILTERS:
+            raise InputError(f"preprocessing: interpolation={self.interpolation!r} is not one of {', '.join(FILTERS)}")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise InputError("preprocessing: mean and std need three numbers each, std above 0")
+
+    def apply(self, image: Image.Image) -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:
+        """Pixels (image_size, image_size, 3), uint8 RGB.
+
+        Raises:
+            ImageError: if the image's mode has no meaning as a photo.
+        """
+        rgb = to_rgb(image)
+        shorter = round(self.image_size / self.crop_fraction)
+        scale = shorter / min(rgb.size)
+        # The box is cut in source coordinates and resized once: only the pixels that count are resampled.
+        side = self.image_size / scale
+        left, top = (rgb.width - side) / 2, (rgb.height - side) / 2
+        size = (self.image_size, self.image_size)
+        resized = rgb.resize(size, FILTERS[self.interpolation], box=(left, top, left + side, top + side))
+        return np.asarray(resized)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; `from_dict` reads it back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The specification that `to_dict` wrote.
+
+        Raises:
+            InputError: if a field is missing, unknown or invalid.
+        """
+        try:
+            return cls(**data)
+        except TypeError as error:
+            raise InputError(f"preprocessing: {error}") from None
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The image upright (EXIF orientation applied) and in 8-bit RGB.
+
+    Transparency is laid on white. 16-bit greyscale keeps its upper 8 bits; 32-bit integers are read as 16-bit;
+    floating point is read as 0..1, or as 0..255 where it exceeds 1. CMYK and the other colour spaces are converted
+    without colour profiles.
+
+    Raises:
+        ImageError: if the pixel mode cannot be read as a photo.
+    """
+    try:
+        image = ImageOps.exif_transpose(image)
+    except DECODER_ERRORS:
+        pass  # damaged EXIF says nothing about orientation; the pixels are fine
+    try:
+        if image.mode.startswith("I") or image.mode == "F":
+            return _from_deep_grey(image).convert("RGB")
+        if image.has_transparency_data:
+            rgba = image.convert("RGBA")
+            white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+            return Image.alpha_composite(white, rgba).convert("RGB")
+        return image.convert("RGB")
+    except DECODER_ERRORS as error:
+        raise ImageError("damaged", f"image of mode {image.mode} cannot be read as RGB ({error})") from None
+
+
+def _from_deep_grey(image: Image.Image) -> Image.Image:
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=np.inf)
+    if image.mode == "F":
+        grey = values * 255.0 if values.max(initial=0.0) <= 1.0 else values
+    else:
+        grey = values / 256.0 // 1.0
+    return Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
