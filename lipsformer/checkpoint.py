@@ -68,7 +68,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     metadata, tensors = _read(path)
     try:
         if metadata["format"] != FORMAT:
-            raise InputError(f"{path}: checkpoint format {metadata['format']}, this version reads {FORMAT}; update lipsformer")
+            raise InputError(
+                f"{path}: checkpoint format {metadata['format']}, this version reads {FORMAT}; update lipsformer"
+            )
         config = SwinConfig.from_dict(metadata["config"])
         preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
         classes, metrics = tuple(metadata["classes"]), dict(metadata["metrics"])
@@ -77,7 +79,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             raise
         raise InputError(f"{path}: its metadata cannot be read ({error}); train or convert it again") from None
     if len(classes) != config.num_classes:
-        raise InputError(f"{path}: {len(classes)} class names for {config.num_classes} outputs; train or convert it again")
+        raise InputError(
+            f"{path}: {len(classes)} class names for {config.num_classes} outputs; train or convert it again"
+        )
     model = LipsFormerSwin(config).eval()
     try:
         model.load_state_dict(tensors)
@@ -94,7 +98,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if METADATA_KEY not in metadata:
-                raise InputError(f"{path}: a safetensors file, but not a LipsFormer checkpoint (no '{METADATA_KEY}' metadata)")
+                raise InputError(
+                    f"{path}: a safetensors file, but not a LipsFormer checkpoint (no '{METADATA_KEY}' metadata)"
+                )
             tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return json.loads(metadata[METADATA_KEY]), tensors
     except (SafetensorError, json.JSONDecodeError, OSError) as error:

@@ -58,7 +58,9 @@ class SwinConfig:
                 raise InputError(f"{name}={list(value)!r}: {stages} whole numbers of at least 1 are needed")
         for stage, heads in enumerate(self.num_heads):
             if self.channels(stage) % heads:
-                raise InputError(f"num_heads={list(self.num_heads)}: {heads} does not divide {self.channels(stage)} channels")
+                raise InputError(
+                    f"num_heads={list(self.num_heads)}: {heads} does not divide {self.channels(stage)} channels"
+                )
         if not 0.0 <= self.drop_path < 1.0:
             raise InputError(f"drop_path={self.drop_path!r}: a rate of at least 0 and below 1 is needed")
         if self.mlp_ratio <= 0 or self.temperature <= 0:
@@ -117,7 +119,9 @@ class SwinConfig:
             f"image_size={self.image_size} cannot be tiled with patch_size={self.patch_size} and "
             f"window_size={self.window_size}"
         )
-        sizes = sorted((s for s in IMAGE_SIZES if self._tiles(s, self.window_size)), key=lambda s: abs(s - self.image_size))
+        sizes = sorted(
+            (s for s in IMAGE_SIZES if self._tiles(s, self.window_size)), key=lambda s: abs(s - self.image_size)
+        )
         windows = [w for w in range(2, 33) if self._tiles(self.image_size, w)]
         ways = []
         if sizes:

@@ -85,7 +85,9 @@ def _open_stream(source: Path | bytes, limits: ImageLimits, label: str) -> Binar
         if size == 0:
             raise ImageError("empty", f"{label}: empty; send {_known()}")
         if size > limits.max_bytes:
-            raise ImageError("too_many_bytes", f"{label}: {size} bytes, at most {limits.max_bytes} are taken; scale it down")
+            raise ImageError(
+                "too_many_bytes", f"{label}: {size} bytes, at most {limits.max_bytes} are taken; scale it down"
+            )
         return io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
     except FileNotFoundError:
         raise InputError(f"{label}: no such image file; check the path") from None

@@ -1,0 +1,111 @@
+"""The manifest of a bundle: what `lipsformer export` promises and every consumer checks before it trusts a file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from .errors import GateError, InputError
+from .outputs import sha256_of
+from .preprocessing import Preprocessing
+
+__all__ = ["MANIFEST_NAME", "BundleFile", "Manifest", "read_manifest"]
+
+MANIFEST_NAME = "manifest.json"
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BundleFile:
+    """One file of a bundle: `kind` is "onnx" for graphs and "report" for what documents them."""
+
+    name: str
+    kind: str
+    sha256: str
+    size: int
+    precision: str | None = None
+    runtime: str | None = None
+
+    @classmethod
+    def describe(cls, path: Path, kind: str, *, precision: str | None = None, runtime: str | None = None) -> Self:
+        """Measures a file that lies in the bundle."""
+        return cls(
+            name=path.name,
+            kind=kind,
+            sha256=sha256_of(path),
+            size=path.stat().st_size,
+            precision=precision,
+            runtime=runtime,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Everything about a bundle: its classes, its preprocessing, its files with their hashes, and the parity summary."""
+
+    model: Mapping[str, Any]
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    files: tuple[BundleFile, ...]
+    checkpoint_sha256: str
+    metrics: Mapping[str, Any]
+    parity: Mapping[str, Any]
+    versions: Mapping[str, str]
+    created: str
+
+    def write(self, folder: Path) -> None:
+        """Writes `manifest.json` into `folder`."""
+        data = {"format": FORMAT, **dataclasses.asdict(self)}
+        (folder / MANIFEST_NAME).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+
+    def graph(self) -> BundleFile:
+        """The graph that runs in ONNX Runtime."""
+        return next(file for file in self.files if file.kind == "onnx")
+
+
+def read_manifest(bundle: Path) -> Manifest:
+    """Reads a bundle's manifest and checks the hash of every file it names.
+
+    Raises:
+        InputError: if `bundle` is not a bundle or its manifest cannot be read.
+        GateError: if a file is missing or its hash differs.
+    """
+    path = bundle / MANIFEST_NAME
+    if not path.is_file():
+        raise InputError(f"{bundle}: not a bundle (no {MANIFEST_NAME}); make one with `lipsformer export`")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        found = data.pop("format")
+        if found != FORMAT:
+            raise InputError(f"{path}: bundle format {found}, this version reads {FORMAT}; export it again")
+        manifest = Manifest(
+            **{
+                **data,
+                "classes": tuple(data["classes"]),
+                "preprocessing": Preprocessing.from_dict(data["preprocessing"]),
+                "files": tuple(BundleFile(**file) for file in data["files"]),
+            }
+        )
+        manifest.graph()
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
+        raise InputError(
+            f"{path}: damaged manifest ({type(error).__name__}: {error}); export the bundle again"
+        ) from None
+    for file in manifest.files:
+        _check(bundle, file)
+    return manifest
+
+
+def _check(bundle: Path, file: BundleFile) -> None:
+    path = bundle / file.name
+    if Path(file.name).name != file.name:
+        raise GateError(f"{bundle}: its manifest names '{file.name}', a path outside the bundle; do not use it")
+    if not path.is_file():
+        raise GateError(f"{path}: missing from the bundle; export it again")
+    if sha256_of(path) != file.sha256:
+        raise GateError(f"{path}: its SHA-256 is not the manifest's: damaged or changed; export the bundle again")

@@ -1,0 +1,133 @@
+"""Predictions from anything that MODEL may be: a checkpoint, an ONNX file or a bundle."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .errors import InputError
+from .images import ImageLimits, open_image
+from .manifest import read_manifest
+from .preprocessing import Preprocessing
+from .runtimes import OnnxRuntime, Pixels, Runtime, TorchRuntime
+
+__all__ = ["Prediction", "Predictor", "load_predictor", "softmax"]
+
+BATCH = 16
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """One class for one image: `score` is its softmax probability."""
+
+    label: str
+    index: int
+    score: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Predictor:
+    """A runtime with the meaning of its input and output: preprocessing before it, class names after it."""
+
+    runtime: Runtime
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+
+    def prepare(self, image: Path | bytes | Image.Image, limits: ImageLimits | None = None) -> Pixels:
+        """Network input (S, S, 3) of an image file, of its bytes, or of a Pillow image.
+
+        Raises:
+            InputError: (as ImageError) if the image is refused.
+        """
+        if not isinstance(image, Image.Image):
+            image = open_image(image, limits=limits)
+        return self.preprocessing.apply(image)
+
+    def rank(self, logits: NDArray[np.float32], top_k: int) -> list[Prediction]:
+        """The `top_k` best classes of one image's logits (K,), by falling score.
+
+        Raises:
+            InputError: if `top_k` is below 1; one above K means K.
+        """
+        if top_k < 1:
+            raise InputError(f"top_k={top_k}: at least 1 is needed")
+        scores = softmax(logits)
+        # A stable sort of the negated scores: equal scores keep the order of their classes.
+        order = np.argsort(-scores, kind="stable")[:top_k]
+        return [Prediction(label=self.classes[i], index=int(i), score=float(scores[i])) for i in order]
+
+    def predict(self, images: Iterable[str | Path | bytes | Image.Image], top_k: int = 5) -> list[list[Prediction]]:
+        """The `top_k` best classes of each image, by falling score.
+
+        Raises:
+            InputError: if an image cannot be used (the message names it) or `top_k` is below 1.
+        """
+        pixels = (self.prepare(Path(image) if isinstance(image, str) else image) for image in images)
+        return [self.rank(logits, top_k) for batch in _batches(pixels) for logits in self.runtime.infer(batch)]
+
+
+def load_predictor(model: str | Path, device: str = "auto", threads: int | None = None) -> Predictor:
+    """Loads a checkpoint (.safetensors), an exported graph (.onnx) or a bundle (a folder) for prediction.
+
+    Args:
+        model: its path.
+        device: "auto", "cpu" or "cuda".
+        threads: CPU threads for one inference; by default all cores.
+
+    Raises:
+        InputError: if it is none of these, or `device` cannot be had.
+        GateError: if a bundle's file does not have the hash that its manifest promises.
+    """
+    path = Path(model)
+    if device not in ("auto", "cpu", "cuda"):
+        raise InputError(f"--device {device}: one of auto, cpu, cuda is needed")
+    if path.is_dir():
+        manifest = read_manifest(path)
+        runtime = OnnxRuntime(path / manifest.graph().name, device, threads)
+        return Predictor(runtime=runtime, preprocessing=manifest.preprocessing, classes=manifest.classes)
+    if path.suffix == ".onnx":
+        runtime = OnnxRuntime(path, device, threads)
+        metadata = runtime.metadata()
+        return Predictor(
+            runtime=runtime,
+            preprocessing=Preprocessing.from_dict(metadata["preprocessing"]),
+            classes=tuple(metadata["classes"]),
+        )
+    if path.suffix == ".safetensors":
+        return _from_checkpoint(path, device, threads)
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder; give a checkpoint, an .onnx file or a bundle")
+    raise InputError(f"{path}: not a model; give a checkpoint (.safetensors), an .onnx file or a bundle folder")
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Probabilities over the last dimension, computed in float64."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    exponentials = np.exp(shifted)
+    result: NDArray[np.float64] = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    return result
+
+
+def _from_checkpoint(path: Path, device: str, threads: int | None) -> Predictor:
+    import torch
+
+    from .checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(path)
+    if threads:
+        torch.set_num_threads(threads)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    runtime = TorchRuntime(checkpoint, device)
+    return Predictor(runtime=runtime, preprocessing=checkpoint.preprocessing, classes=checkpoint.classes)
+
+
+def _batches(pixels: Iterator[Pixels]) -> Iterator[Pixels]:
+    while batch := list(itertools.islice(pixels, BATCH)):
+        yield np.stack(batch)
