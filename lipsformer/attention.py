@@ -28,7 +28,7 @@ def merge_windows(windows: Tensor, window: int, height: int, width: int) -> Tens
 
 
 def relative_position_index(window: int) -> Tensor:
-    """For each pair of the window's tokens, the row of the bias table of their offset: (window**2, window**2), int64."""
+    """For each pair of a window's tokens, the bias table's row of their offset: (window**2, window**2), int64."""
     axis = torch.arange(window)
     rows, columns = torch.meshgrid(axis, axis, indexing="ij")
     coordinates = torch.stack([rows.flatten(), columns.flatten()])  # (2, N)

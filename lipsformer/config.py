@@ -70,11 +70,11 @@ class SwinConfig:
 
     def channels(self, stage: int) -> int:
         """Channels of `stage` (0 to 3)."""
-        return int(self.embed_dim * 2**stage)
+        return self.embed_dim << stage
 
     def resolution(self, stage: int) -> int:
         """Tokens along one side of the feature map of `stage`."""
-        return self.image_size // self.patch_size // 2**stage
+        return self.image_size // self.patch_size >> stage
 
     def window(self, stage: int) -> int:
         """Side of the attention windows of `stage`: `window_size`, or the whole map where that is smaller."""

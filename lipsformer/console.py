@@ -17,7 +17,7 @@ PLAIN_INTERVAL_SECONDS = 10.0
 
 def say(message: str) -> None:
     """Prints one line on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    print(message, file=sys.stderr, flush=True)  # noqa: T201
 
 
 @contextlib.contextmanager

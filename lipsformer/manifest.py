@@ -44,7 +44,7 @@ class BundleFile:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """Everything about a bundle: its classes, its preprocessing, its files with their hashes, and the parity summary."""
+    """Everything about a bundle: classes, preprocessing, files with their hashes, and the parity summary."""
 
     model: Mapping[str, Any]
     classes: tuple[str, ...]

@@ -6,6 +6,7 @@ specification. Normalisation is not part of it: the network's input is uint8, an
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, Self
@@ -94,10 +95,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises:
         ImageError: if the pixel mode cannot be read as a photo.
     """
-    try:
+    with contextlib.suppress(*DECODER_ERRORS):  # damaged EXIF says nothing about orientation; the pixels are fine
         image = ImageOps.exif_transpose(image)
-    except DECODER_ERRORS:
-        pass  # damaged EXIF says nothing about orientation; the pixels are fine
     try:
         if image.mode.startswith("I") or image.mode == "F":
             return _from_deep_grey(image).convert("RGB")

@@ -59,9 +59,8 @@ class TorchRuntime:
         import torch
 
         with torch.inference_mode():
-            normalise = Normalise(self.preprocessing).to(self.device)
-            batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)
-            logits: Logits = self.model(normalise(batch)).float().cpu().numpy()
+            batch = torch.tensor(pixels, device=self.device)
+            logits: Logits = self.model(self.normalise(batch)).cpu().numpy()
         return logits
 
 
@@ -74,7 +73,7 @@ class OnnxRuntime:
         threads: CPU threads for one inference; by default all cores this process may use.
 
     Raises:
-        InputError: if ONNX Runtime is missing, the file is not a graph that we exported, or `device` "cuda" does not work.
+        InputError: if ONNX Runtime is missing, the file is not a graph that we exported, or "cuda" does not work.
     """
 
     def __init__(self, model: Path | bytes, device: str = "auto", threads: int | None = None) -> None:
@@ -90,7 +89,7 @@ class OnnxRuntime:
         try:
             source = model if isinstance(model, bytes) else os.fspath(model)
             self.session = ort.InferenceSession(source, options, providers=providers)
-        except Exception as error:  # ONNX Runtime raises its own types, without a common base
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime raises its own types, without a common base
             raise InputError(f"{label}: ONNX Runtime cannot load it ({_first_line(error)}); export it again") from None
         self.provider: str = self.session.get_providers()[0]  # what runs, not what was asked for
         if device == "cuda" and self.provider != "CUDAExecutionProvider":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -13,8 +15,8 @@ __all__ = ["initialise_spectral", "spectral_norm"]
 def spectral_norm(matrix: Tensor, *, tolerance: float = 1e-7, max_iterations: int = 2000) -> float:
     """Largest singular value of a 2-D `matrix` by power iteration on its smaller Gram matrix, in float64.
 
-    An estimate from below that stops once a step changes it by less than `tolerance` relative. A full SVD of every layer
-    of a Tiny takes most of a minute; this takes about a second. The start vector is fixed, so the result is too.
+    An estimate from below that stops once a step changes it by less than `tolerance` relative; far cheaper than an SVD.
+    The start vector is fixed, so the result is too.
     """
     matrix = matrix.detach().double()
     gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
@@ -27,16 +29,16 @@ def spectral_norm(matrix: Tensor, *, tolerance: float = 1e-7, max_iterations: in
         if abs(largest - previous) <= tolerance * largest:
             break
         previous = largest
-    return largest**0.5
+    return math.sqrt(largest)
 
 
 @torch.no_grad()
 def initialise_spectral(model: nn.Module) -> None:
     """Initialises `model` in place as LipsFormer does (section 4.1.4).
 
-    Linear layers and convolutions: Xavier-normal weights divided by their largest singular value (a convolution reshaped
-    to output channels x the rest), so that each starts with Lipschitz constant 1; linear biases 0, convolution biases
-    PyTorch's default. CenterNorm: weight 1, bias 0. Position bias tables: normal with deviation 0.02, cut at 2.
+    Linear layers and convolutions: Xavier-normal weights divided by their largest singular value (a convolution
+    reshaped to output channels x the rest), so that a linear layer starts with Lipschitz constant 1; linear biases 0,
+    convolution biases PyTorch's default. CenterNorm: weight 1, bias 0. Position bias tables: normal with deviation 0.02, cut at 2.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):

@@ -17,7 +17,7 @@ from .residual import DropPath, ResidualScale
 __all__ = ["LipsFormerSwin"]
 
 
-def convolve(layer: nn.Conv2d, x: Tensor) -> Tensor:
+def convolve(layer: nn.Module, x: Tensor) -> Tensor:
     """Applies a convolution to a channels-last map: (B, H, W, C) to (B, H', W', C')."""
     out: Tensor = layer(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     return out
