@@ -19,8 +19,8 @@ from .errors import InputError
 
 __all__ = ["EXTENSIONS", "ImageError", "ImageLimits", "open_image"]
 
-# Content formats, not name endings. MPO is the JPEG with appended views that phones write.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
+# Content formats, not name endings. JPEG stands for MPO too, the JPEG with appended views that phones write.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm", ".pgm")
 
 Reason = Literal["empty", "too_many_bytes", "not_an_image", "too_many_pixels", "damaged"]

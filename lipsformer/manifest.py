@@ -44,11 +44,15 @@ class BundleFile:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """Everything about a bundle: classes, preprocessing, files with their hashes, and the parity summary."""
+    """Everything about a bundle: classes, preprocessing, files with their hashes, and the parity summary.
+
+    `max_batch` is the largest batch that parity was shown for.
+    """
 
     model: Mapping[str, Any]
     classes: tuple[str, ...]
     preprocessing: Preprocessing
+    max_batch: int
     files: tuple[BundleFile, ...]
     checkpoint_sha256: str
     metrics: Mapping[str, Any]

@@ -38,7 +38,8 @@ def initialise_spectral(model: nn.Module) -> None:
 
     Linear layers and convolutions: Xavier-normal weights divided by their largest singular value (a convolution
     reshaped to output channels x the rest), so that a linear layer starts with Lipschitz constant 1; linear biases 0,
-    convolution biases PyTorch's default. CenterNorm: weight 1, bias 0. Position bias tables: normal with deviation 0.02, cut at 2.
+    convolution biases PyTorch's default. CenterNorm: weight 1, bias 0. Position bias tables: normal with deviation
+    0.02, as the official code has them.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):

@@ -1,0 +1,90 @@
+"""The ONNX graph of a checkpoint: uint8 NHWC pixels in, float32 logits out, any batch size."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from lipsformer.checkpoint import Checkpoint
+from lipsformer.normalise import Normalise
+from lipsformer.runtimes import INPUT_NAME, METADATA_KEY, OUTPUT_NAME
+
+__all__ = ["build_graph"]
+
+OPSET = 20  # the first with a Gelu operator; below it every GELU is a chain of five
+
+
+class _PixelsToLogits(nn.Module):
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__()
+        self.normalise = Normalise(checkpoint.preprocessing)
+        self.model = checkpoint.model
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        logits: Tensor = self.model(self.normalise(pixels))
+        return logits
+
+
+def build_graph(checkpoint: Checkpoint) -> onnx.ModelProto:
+    """The checkpoint as ONNX: `pixels` uint8 (batch, S, S, 3) to `logits` float32 (batch, K), batch dynamic.
+
+    Normalisation is inside. Class names and preprocessing travel in the metadata, for tools that have only the file.
+    """
+    size = checkpoint.preprocessing.image_size
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)  # 2: a batch of 1 would be taken for a constant
+    with _quiet():
+        program = torch.onnx.export(
+            _PixelsToLogits(checkpoint).eval(),
+            (example,),
+            dynamo=True,
+            optimize=True,
+            opset_version=OPSET,
+            input_names=[INPUT_NAME],
+            output_names=[OUTPUT_NAME],
+            dynamic_shapes={"pixels": {0: torch.export.Dim("batch", min=1, max=4096)}},
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned no program")
+    graph = program.model_proto
+    _drop_traces(graph)
+    metadata: dict[str, Any] = {
+        "model": checkpoint.config.to_dict(),
+        "classes": list(checkpoint.classes),
+        "preprocessing": checkpoint.preprocessing.to_dict(),
+    }
+    onnx.helper.set_model_props(graph, {METADATA_KEY: json.dumps(metadata)})
+    onnx.checker.check_model(graph, full_check=True)
+    return graph
+
+
+def _drop_traces(graph: onnx.ModelProto) -> None:
+    """Removes what the exporter notes about the source code: stack traces with paths of this machine."""
+    del graph.metadata_props[:]
+    for part in (*graph.graph.node, *graph.graph.value_info, *graph.graph.input, *graph.graph.output):
+        del part.metadata_props[:]
+        part.doc_string = ""
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the exporter's notes to itself: deprecations inside torch, and that torchvision is not installed."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,218 @@
+"""The `lipsformer` command: a thin table of commands; the work is in the modules that each imports when it is called.
+
+Exit status: 0 done, 1 a gate failed, 2 bad input or usage (one line on stderr, never a traceback).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .errors import LipsFormerError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Train LipsFormer, export it with proof, and serve it.",
+)
+
+Model = Annotated[str, typer.Argument(help="Checkpoint (.safetensors), .onnx file or bundle folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """List the variants: parameters, multiply-adds, image size."""
+    from .config import VARIANTS
+    from .models import summarise
+
+    rows = [summarise(name) for name in VARIANTS]
+    if as_json:
+        _print_json([dataclasses.asdict(row) for row in rows])
+        return
+    typer.echo(f"{'model':24}{'parameters':>14}{'multiply-adds':>16}{'image size':>12}")
+    for row in rows:
+        typer.echo(f"{row.name:24}{row.parameters:>14,}{row.multiply_adds / 1e9:>14.3f} G{row.image_size:>12}")
+
+
+@app.command()
+def data(
+    name: Annotated[str, typer.Argument(help="Built-in dataset: fruit, cifar10 or fashion-mnist.")],
+    output: Annotated[Path, typer.Option(help="Folder to write; it must not exist.")],
+    source: Annotated[Path | None, typer.Option(help="The dataset's file, where you already have it.")] = None,
+) -> None:
+    """Fetch a built-in dataset as class folders."""
+    from .fetch import fetch_dataset
+
+    typer.echo(fetch_dataset(name, output, source=source))
+
+
+@app.command()
+def train(
+    dataset: Annotated[str, typer.Argument(metavar="DATA", help="Folder of class folders, or a built-in dataset.")],
+    output: Annotated[Path, typer.Option(help="Run folder to write.")],
+    model: Annotated[
+        str | None, typer.Option(help="Variant, see `lipsformer models`; by default the recipe's.")
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="Packaged recipe or TOML file.")] = "default",
+    epochs: Annotated[int | None, typer.Option(help="Epochs, instead of the recipe's.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe; repeatable.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Train a model; writes checkpoints, metrics and plots into the run folder."""
+    from lipsformer.train import run_training
+
+    from .fetch import resolve_dataset
+
+    run_training(
+        resolve_dataset(dataset),
+        model=model,
+        output=output,
+        recipe=recipe,
+        epochs=epochs,
+        overrides=overrides or (),
+        resume=resume,
+        device=device,
+    )
+
+
+@app.command("eval")
+def evaluate_model(
+    model: Model,
+    dataset: Annotated[str, typer.Argument(metavar="DATA", help="Folder of class folders, or a built-in dataset.")],
+    split: Annotated[str | None, typer.Option(help="Split folder; by default test, else val.")] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure a model's accuracy on labelled images."""
+    from .datasets import open_labelled
+    from .evaluation import evaluate
+    from .fetch import resolve_dataset
+    from .prediction import load_predictor
+
+    predictor = load_predictor(model, device)
+    result = evaluate(predictor, open_labelled(resolve_dataset(dataset), predictor.classes, split))
+    if as_json:
+        _print_json(dataclasses.asdict(result))
+        return
+    typer.echo(f"top-1 {result.top1:.2%}, top-5 {result.top5:.2%} on {result.images} images ({result.split})")
+    typer.echo(f"{result.images_per_second:.0f} images/s with decoding, on {result.provider}")
+
+
+@app.command()
+def predict(
+    model: Model,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    top_k: Annotated[int, typer.Option(help="Classes to show for each image.")] = 5,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Classify image files."""
+    from .prediction import load_predictor
+
+    results = load_predictor(model, device).predict(images, top_k)
+    if as_json:
+        _print_json(
+            [
+                {"image": str(image), "predictions": [dataclasses.asdict(p) for p in predictions]}
+                for image, predictions in zip(images, results, strict=True)
+            ]
+        )
+        return
+    for image, predictions in zip(images, results, strict=True):
+        typer.echo(image)
+        for prediction in predictions:
+            typer.echo(f"  {prediction.score:7.2%}  {prediction.label}")
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint (.safetensors) to export.")],
+    output: Annotated[Path, typer.Option(help="Bundle folder to write; it must not exist.")],
+    parity_data: Annotated[
+        str | None, typer.Option(help="Images for the parity gate; by default the photos that the package ships.")
+    ] = None,
+    max_batch: Annotated[int, typer.Option(help="Largest batch to prove and serve.")] = 16,
+    as_json: Json = False,
+) -> None:
+    """Export a checkpoint to a bundle, if the graph answers exactly as the checkpoint does."""
+    from lipsformer.export import export_bundle
+
+    from .fetch import resolve_dataset
+
+    folder = None if parity_data is None else resolve_dataset(parity_data)
+    manifest = export_bundle(checkpoint, output, parity_data=folder, max_batch=max_batch)
+    if as_json:
+        _print_json(dataclasses.asdict(manifest))
+        return
+    typer.echo((output / "parity.md").read_text(encoding="utf-8"))
+    typer.echo(f"Bundle: {output}")
+
+
+@app.command()
+def serve(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder that `lipsformer export` wrote.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every network.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 3000,
+    workers: Annotated[int, typer.Option(help="Server processes; one for each GPU or few cores.")] = 1,
+    device: Device = "auto",
+) -> None:
+    """Serve a bundle over HTTP: POST /classify, and a page to drop photos on at /."""
+    from lipsformer.serving import serve as serve_bundle
+
+    serve_bundle(bundle, host=host, port=port, workers=workers, device=device)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Examine this machine: devices, providers, versions, conflicts, and what to install."""
+    from .doctor import examine, render
+
+    report = examine()
+    if as_json:
+        _print_json(report)
+    else:
+        typer.echo(render(report))
+
+
+def main() -> None:
+    """Runs the command line and exits with its status."""
+    try:
+        status = app(standalone_mode=False)
+    except LipsFormerError as error:
+        _fail(str(error), error.exit_code)
+    except typer.exceptions.TyperException as error:
+        if not error.format_message():  # no command given: the help has been shown
+            sys.exit(error.exit_code)
+        _fail(f"{error.format_message()} (see `lipsformer --help`)", error.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        _fail("interrupted", 130)
+    except BrokenPipeError:
+        # The reader of our output has gone; point stdout elsewhere so that its flush at exit is silent too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    else:
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(message: str, status: int) -> None:
+    line = " ".join(message.split())
+    typer.echo(f"lipsformer: {line}", err=True)
+    sys.exit(status)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2))

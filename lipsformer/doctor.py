@@ -1,0 +1,113 @@
+"""`lipsformer doctor`: what this machine can run, what is in the way, and the command that mends it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib import metadata
+from typing import Any
+
+__all__ = ["examine", "render"]
+
+PACKAGES = (
+    "lipsformer",
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "tensorrt",
+    "tensorrt-rtx",
+    "bentoml",
+    "pillow",
+    "typer",
+    "pyarrow",
+)
+
+
+def examine() -> dict[str, Any]:
+    """Versions, devices, execution providers that really start, and a list of problems with their remedies."""
+    versions = {name: _version(name) for name in PACKAGES}
+    problems: list[str] = []
+    report: dict[str, Any] = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": len(os.sched_getaffinity(0)),
+        "packages": versions,
+        "torch_devices": _torch_devices(),
+        "onnxruntime_providers": [],
+        "problems": problems,
+    }
+    cuda = any(device.startswith("cuda") for device in report["torch_devices"])
+    if versions["onnxruntime"] and versions["onnxruntime-gpu"]:
+        extra = "gpu" if cuda else "cpu"
+        problems.append(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files: "
+            f"pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'lipsformer[{extra}]'"
+        )
+    elif not versions["onnxruntime"] and not versions["onnxruntime-gpu"]:
+        problems.append(f"no ONNX Runtime: pip install 'lipsformer[{'gpu' if cuda else 'cpu'}]'")
+    else:
+        report["onnxruntime_providers"] = providers = _working_providers()
+        if cuda and "CUDAExecutionProvider" not in providers:
+            remedy = (
+                "check the driver and the CUDA libraries" if versions["onnxruntime-gpu"] else "install the GPU build"
+            )
+            problems.append(
+                f"ONNX Runtime cannot use the GPU ({remedy}): "
+                "pip uninstall -y onnxruntime && pip install 'lipsformer[gpu]'"
+            )
+    if cuda and not versions["tensorrt"]:
+        problems.append("no TensorRT for this GPU: pip install 'lipsformer[trt]'")
+    return report
+
+
+def render(report: dict[str, Any]) -> str:
+    """The report as text for a terminal."""
+    versions = report["packages"]
+    lines = [
+        f"python       {report['python']} on {report['platform']}, {report['cores']} cores",
+        f"torch runs   {', '.join(report['torch_devices'])}",
+        f"onnxruntime  {', '.join(report['onnxruntime_providers']) or 'not usable'}",
+        "",
+        *(f"{name:16} {version or '-'}" for name, version in versions.items()),
+        "",
+    ]
+    return "\n".join([*lines, *(f"! {problem}" for problem in report["problems"] or ["No problems found."])]).replace(
+        "! No problems", "No problems"
+    )
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _torch_devices() -> list[str]:
+    import torch
+
+    names = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+    return [f"cpu ({torch.backends.cpu.get_cpu_capability()})", *names]
+
+
+def _working_providers() -> list[str]:
+    """Providers with which a session really starts: a GPU wheel lists CUDA as available on machines without a GPU."""
+    import onnx
+    import onnxruntime
+
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    node = onnx.helper.make_node("Identity", ["x"], ["y"])
+    graph = onnx.helper.make_graph([node], "probe", [value], [result])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    wanted = [
+        p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in onnxruntime.get_available_providers()
+    ]
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=wanted)
+    if sys.platform == "linux" and "CUDAExecutionProvider" not in session.get_providers():
+        return ["CPUExecutionProvider"]
+    return list(session.get_providers())
