@@ -18,12 +18,14 @@ from lipsformer.checkpoint import Checkpoint
 from lipsformer.normalise import Normalise
 from lipsformer.runtimes import INPUT_NAME, METADATA_KEY, OUTPUT_NAME
 
-__all__ = ["build_graph"]
+__all__ = ["PixelsToLogits", "build_graph"]
 
 OPSET = 20  # the first with a Gelu operator; below it every GELU is a chain of five
 
 
-class _PixelsToLogits(nn.Module):
+class PixelsToLogits(nn.Module):
+    """A checkpoint's model with the normalisation in front: uint8 (B, S, S, 3) to float32 (B, K)."""
+
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__()
         self.normalise = Normalise(checkpoint.preprocessing)
@@ -43,7 +45,7 @@ def build_graph(checkpoint: Checkpoint) -> onnx.ModelProto:
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)  # 2: a batch of 1 would be taken for a constant
     with _quiet():
         program = torch.onnx.export(
-            _PixelsToLogits(checkpoint).eval(),
+            PixelsToLogits(checkpoint).eval(),
             (example,),
             dynamo=True,
             optimize=True,

@@ -1,0 +1,202 @@
+"""The command line's contract: exit status, one line on stderr, JSON alone on stdout."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from trained import Trained
+
+from lipsformer import cli
+from lipsformer.samples import SAMPLES
+
+PHOTO = str(SAMPLES / "Kaiser.jpg")
+README = Path(__file__).parents[1] / "README.md"
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command in this process: (status, stdout, stderr)."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["lipsformer", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(stop.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+def refused(run: Run, *arguments: object) -> str:
+    """The one line with which a command refuses its input."""
+    status, out, err = run(*arguments)
+    assert status == 2, err
+    assert out == ""
+    assert err.startswith("lipsformer: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['lipsformer', '--help']\nfrom lipsformer.cli import main\n"
+        "try: main()\nexcept SystemExit as stop: status = stop.code\n"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'bentoml', 'numpy', 'PIL', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(status or (f'imported {heavy}' if heavy else 0))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for command in ("models", "data", "train", "eval", "predict", "export", "serve", "doctor"):
+        assert re.search(rf"^\W+{command}\s", done.stdout, re.MULTILINE)
+
+
+def test_models_as_json_gives_the_official_counts(run: Run) -> None:
+    status, out, err = run("models", "--json")
+    assert (status, err) == (0, "")
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert rows["lipsformer_swin_tiny"]["parameters"] == 30_908_578
+    assert rows["lipsformer_swin_small"]["parameters"] == 54_479_794
+    assert rows["lipsformer_swin_base"]["parameters"] == 96_011_168
+    for name, giga in (("tiny", 4.978), ("small", 9.663), ("base", 16.969)):
+        assert rows[f"lipsformer_swin_{name}"]["multiply_adds"] == pytest.approx(giga * 1e9, rel=5e-3)
+
+
+def test_predict_as_json_and_as_text(run: Run, trained: Trained) -> None:
+    status, out, err = run("predict", trained.bundle, PHOTO, "--top-k", 3, "--json")
+    assert (status, err) == (0, "")
+    (answer,) = json.loads(out)
+    assert answer["image"] == PHOTO
+    scores = [p["score"] for p in answer["predictions"]]
+    assert scores == sorted(scores, reverse=True)
+    assert len(scores) == 3
+    status, out, _ = run("predict", trained.checkpoint, PHOTO)
+    assert status == 0
+    assert answer["predictions"][0]["label"] in out.splitlines()[1]
+
+
+def test_eval_counts_every_image(run: Run, trained: Trained) -> None:
+    status, out, _ = run("eval", trained.bundle, trained.data, "--json")
+    assert status == 0
+    assert json.loads(out)["images"] == len(list(trained.data.rglob("*.jpg")))
+
+
+def test_doctor_names_what_runs(run: Run) -> None:
+    status, out, _ = run("doctor", "--json")
+    assert status == 0
+    report = json.loads(out)
+    assert "CPUExecutionProvider" in report["onnxruntime_providers"]
+    assert run("doctor")[0] == 0
+
+
+def test_doctor_sees_runtimes_that_overwrite_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lipsformer import doctor
+
+    monkeypatch.setattr(doctor, "_version", lambda name: "1.0")
+    assert any("overwrite each other's files" in problem for problem in doctor.examine()["problems"])
+    monkeypatch.setattr(doctor, "_version", lambda name: None if name.startswith("onnxruntime") else "1.0")
+    assert any("no ONNX Runtime: pip install" in problem for problem in doctor.examine()["problems"])
+
+
+def test_bad_usage_is_one_line(run: Run) -> None:
+    assert "No such command 'trian'" in refused(run, "trian")
+    assert "--output" in refused(run, "export", "x.safetensors", "--outpt", "y")
+    assert "Missing argument" in refused(run, "predict", "x.onnx")
+    assert "--port" in refused(run, "serve", "bundle", "--port", "http")
+
+
+def test_bad_models_are_told_apart(run: Run, tmp_path: Path) -> None:
+    assert "no such file or folder" in refused(run, "predict", tmp_path / "none", PHOTO)
+    assert "not a bundle (no manifest.json)" in refused(run, "predict", tmp_path, PHOTO)
+    other = tmp_path / "weights.pt"
+    other.write_bytes(b"PK\x03\x04")
+    assert "not a model" in refused(run, "predict", other, PHOTO)
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"not a graph")
+    assert "ONNX Runtime cannot load it" in refused(run, "predict", broken, PHOTO)
+    checkpoint = tmp_path / "broken.safetensors"
+    checkpoint.write_bytes(b"\x10" + b"\x00" * 30)
+    assert "not a readable checkpoint" in refused(run, "predict", checkpoint, PHOTO)
+
+
+def test_bad_predict_input(run: Run, trained: Trained, tmp_path: Path) -> None:
+    bundle = trained.bundle
+    assert "no such image file" in refused(run, "predict", bundle, tmp_path / "none.jpg")
+    text = tmp_path / "text.jpg"
+    text.write_text("hello")
+    assert f"{text}: not an image" in refused(run, "predict", bundle, text)
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes(Path(PHOTO).read_bytes()[:5000])
+    assert f"{cut}: damaged or cut off" in refused(run, "predict", bundle, cut)
+    assert "top_k=0: at least 1 is needed" in refused(run, "predict", bundle, PHOTO, "--top-k", 0)
+    assert "--device tpu" in refused(run, "predict", bundle, PHOTO, "--device", "tpu")
+    assert "--device cuda" in refused(run, "predict", trained.checkpoint, PHOTO, "--device", "cuda")
+    assert "--device cuda" in refused(run, "predict", bundle, PHOTO, "--device", "cuda")
+
+
+def test_bad_export_input(run: Run, trained: Trained, tmp_path: Path) -> None:
+    output = tmp_path / "bundle"
+    assert "no such checkpoint" in refused(run, "export", tmp_path / "none.safetensors", "--output", output)
+    assert "--max-batch 0" in refused(run, "export", trained.checkpoint, "--output", output, "--max-batch", 0)
+    assert "no images" in refused(run, "export", trained.checkpoint, "--output", output, "--parity-data", tmp_path)
+    assert "exists already" in refused(run, "export", trained.checkpoint, "--output", trained.bundle)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_eval_input(run: Run, trained: Trained, tmp_path: Path) -> None:
+    assert "frui" in refused(run, "eval", trained.bundle, "frui")
+    assert "no split 'val'" in refused(run, "eval", trained.bundle, trained.data, "--split", "val")
+    (tmp_path / "unheard-of").mkdir()
+    (tmp_path / "unheard-of" / "photo.jpg").write_bytes(Path(PHOTO).read_bytes())
+    assert "class 'unheard-of' is unknown" in refused(run, "eval", trained.bundle, tmp_path)
+
+
+def test_bad_train_input(run: Run, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    assert "no-such-data" in refused(run, "train", "no-such-data", "--output", output)
+    assert "class folders" in refused(run, "train", tmp_path, "--output", output)
+    assert not output.exists()
+
+
+def test_bad_serve_input(run: Run, trained: Trained, tmp_path: Path) -> None:
+    assert "not a bundle" in refused(run, "serve", tmp_path)
+    assert "workers" in refused(run, "serve", trained.bundle, "--workers", 0)
+    assert "port" in refused(run, "serve", trained.bundle, "--port", 70000)
+    assert "not-a-host" in refused(run, "serve", trained.bundle, "--host", "not-a-host")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert str(port) in refused(run, "serve", trained.bundle, "--port", port)
+
+
+def test_a_failed_gate_exits_with_1(run: Run, trained: Trained, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    for file in trained.bundle.iterdir():
+        (bundle / file.name).write_bytes(file.read_bytes())
+    (bundle / "parity.md").write_text("all is well")
+    status, out, err = run("predict", bundle, PHOTO)
+    assert (status, out) == (1, "")
+    assert "parity.md: its SHA-256 is not the manifest's" in err
+
+
+def test_every_command_in_the_readme_parses() -> None:
+    """Names and options of the README's commands exist; what they do is tested elsewhere."""
+    import typer.main
+
+    group = typer.main.get_command(cli.app)
+    lines = re.findall(r"^lipsformer (.+?)(?:\s+#.*)?$", README.read_text(), re.MULTILINE)
+    assert len(lines) >= 5
+    for line in lines:
+        words = shlex.split(line)
+        assert words[0] in group.commands, line  # type: ignore[attr-defined]
+        known = {name for p in group.commands[words[0]].params for name in p.opts}  # type: ignore[attr-defined]
+        options = {word.split("=")[0] for word in words if word.startswith("--")}
+        assert options <= known | {"--help"}, line
