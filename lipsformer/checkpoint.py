@@ -73,7 +73,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             )
         config = SwinConfig.from_dict(metadata["config"])
         preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
-        classes, metrics = tuple(metadata["classes"]), dict(metadata["metrics"])
+        classes, metrics = metadata["classes"], dict(metadata["metrics"])
+        if not isinstance(classes, list) or not all(isinstance(label, str) for label in classes):
+            raise TypeError("its class names are not a list of texts")
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError) and str(error).startswith(str(path)):
             raise
@@ -82,13 +84,25 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise InputError(
             f"{path}: {len(classes)} class names for {config.num_classes} outputs; train or convert it again"
         )
+    if problem := _misfit(config, tensors):
+        raise InputError(f"{path}: its weights do not fit its configuration ({problem}); train or convert it again")
     model = LipsFormerSwin(config).eval()
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        problem = " ".join(str(error).split())[:300]
-        raise InputError(f"{path}: its weights do not fit its configuration: {problem}") from None
-    return Checkpoint(model=model, config=config, classes=classes, preprocessing=preprocessing, metrics=metrics)
+    model.load_state_dict(tensors)
+    return Checkpoint(model=model, config=config, classes=tuple(classes), preprocessing=preprocessing, metrics=metrics)
+
+
+def _misfit(config: SwinConfig, tensors: Mapping[str, Tensor]) -> str | None:
+    """What keeps `tensors` from being the weights of `config`'s model; None if they fit.
+
+    Compared on the meta device: a wrong configuration must not allocate what it asks for.
+    """
+    with torch.device("meta"):
+        needed = {name: list(tensor.shape) for name, tensor in LipsFormerSwin(config).state_dict().items()}
+    found = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    for name in sorted(needed.keys() | found.keys()):
+        if found.get(name) != needed.get(name):
+            return f"{name} is {found.get(name, 'missing')}, needed {needed.get(name, 'nothing of this name')}"
+    return None
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -103,5 +117,5 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 )
             tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return json.loads(metadata[METADATA_KEY]), tensors
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+    except (SafetensorError, json.JSONDecodeError, RecursionError, OSError) as error:
         raise InputError(f"{path}: not a readable checkpoint ({error}); is the file whole?") from None

@@ -64,7 +64,9 @@ def train(
     model: Annotated[
         str | None, typer.Option(help="Variant, see `lipsformer models`; by default the recipe's.")
     ] = None,
-    recipe: Annotated[str, typer.Option(help="Packaged recipe or TOML file.")] = "default",
+    recipe: Annotated[
+        str | None, typer.Option(help="Packaged recipe or TOML file; by default `default`, or the resumed run's.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs, instead of the recipe's.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe; repeatable.")

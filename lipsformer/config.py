@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -43,28 +44,32 @@ class SwinConfig:
     temperature: float = 10.0
 
     def __post_init__(self) -> None:
-        # JSON and TOML hand over lists; the annotations promise tuples.
-        object.__setattr__(self, "depths", tuple(self.depths))
-        object.__setattr__(self, "num_heads", tuple(self.num_heads))
-        positive = ("image_size", "patch_size", "num_classes", "embed_dim", "window_size")
-        for name in positive:
+        least = {"image_size": 1, "patch_size": 1, "num_classes": 1, "embed_dim": 2, "window_size": 1}
+        for name, minimum in least.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InputError(f"{name}={value!r}: a whole number of at least 1 is needed")
+            if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+                raise InputError(f"{name}={value!r}: a whole number of at least {minimum} is needed")
         stages = MERGES + 1
         for name in ("depths", "num_heads"):
             value = getattr(self, name)
-            if len(value) != stages or any(not isinstance(v, int) or v < 1 for v in value):
-                raise InputError(f"{name}={list(value)!r}: {stages} whole numbers of at least 1 are needed")
+            listed = isinstance(value, list | tuple) and len(value) == stages
+            if not listed or any(not isinstance(v, int) or v < 1 for v in value):
+                raise InputError(f"{name}={value!r}: {stages} whole numbers of at least 1 are needed")
+            # JSON and TOML hand over lists; the annotations promise tuples.
+            object.__setattr__(self, name, tuple(value))
         for stage, heads in enumerate(self.num_heads):
             if self.channels(stage) % heads:
                 raise InputError(
                     f"num_heads={list(self.num_heads)}: {heads} does not divide {self.channels(stage)} channels"
                 )
+        for name in ("drop_path", "mlp_ratio", "temperature"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                raise InputError(f"{name}={value!r}: a number is needed")
         if not 0.0 <= self.drop_path < 1.0:
             raise InputError(f"drop_path={self.drop_path!r}: a rate of at least 0 and below 1 is needed")
-        if self.mlp_ratio <= 0 or self.temperature <= 0:
-            raise InputError("mlp_ratio and temperature must be above 0")
+        if self.embed_dim * self.mlp_ratio < 1 or self.temperature <= 0:
+            raise InputError("mlp_ratio must leave the MLP a channel and temperature be above 0")
         if not self._tiles(self.image_size, self.window_size):
             raise InputError(self._tiling_error())
 

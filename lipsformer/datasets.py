@@ -58,8 +58,9 @@ def open_dataset(root: Path) -> ImageFolder:
             f"{train_root}: {len(classes)} class folders, at least 2 are needed; put images into {train_root}/<class>/"
         )
     train = _read_split("train", train_root, classes)
+    present = set(train.labels)
     for index, name in enumerate(classes):
-        if index not in train.labels:
+        if index not in present:
             raise InputError(f"{train_root / name}: holds no images; add some or remove the folder")
     for name in ("val", "test"):
         if name in splits:
@@ -74,7 +75,7 @@ def open_dataset(root: Path) -> ImageFolder:
 def open_labelled(root: Path, classes: Sequence[str], split: str | None = None) -> Split:
     """The labelled images to evaluate a model of `classes` on.
 
-    `split` names a split folder; by default test/, else val/, else the class folders that lie directly in `root`.
+    `split` names a split folder; by default test/, else val/, else train/, else the class folders directly in `root`.
 
     Raises:
         InputError: if the folder, the split or the images are missing, or a class is not the model's.
@@ -95,13 +96,21 @@ def open_labelled(root: Path, classes: Sequence[str], split: str | None = None) 
 def find_images(root: Path) -> list[Path]:
     """All image files below `root`, by name endings, sorted; hidden files and folders are left out.
 
+    Links are followed; a folder that several links lead to is read once, so a loop ends.
+
     Raises:
         InputError: if there is no such folder.
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give one that holds images")
     found = []
+    visited = set()
     for folder, subfolders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in visited:
+            subfolders.clear()
+            continue
+        visited.add(real)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         found += [Path(folder, n) for n in files if n.lower().endswith(EXTENSIONS) and not n.startswith(".")]
     return sorted(found)
@@ -146,11 +155,14 @@ def _hold_out(train: Split, root: Path) -> tuple[Split, Split]:
     """
 
     def rank(position: int) -> bytes:
-        return hashlib.sha256(train.paths[position].relative_to(root).as_posix().encode()).digest()
+        return hashlib.sha256(os.fsencode(train.paths[position].relative_to(root).as_posix())).digest()
 
+    by_class: dict[int, list[int]] = {}
+    for position, label in enumerate(train.labels):
+        by_class.setdefault(label, []).append(position)
     chosen: set[int] = set()
-    for label in sorted(set(train.labels)):
-        members = sorted((i for i, other in enumerate(train.labels) if other == label), key=rank)
+    for members in by_class.values():
+        members.sort(key=rank)
         count = max(1, round(len(members) * HELD_OUT_PERCENT / 100)) if len(members) > 1 else 0
         chosen.update(members[:count])
     if not chosen:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import struct
+import warnings
 import zlib
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -25,9 +26,14 @@ EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", 
 
 Reason = Literal["empty", "too_many_bytes", "not_an_image", "too_many_pixels", "damaged"]
 
-# What Pillow's decoders raise on damaged input, beyond OSError: header arithmetic, truncated structures, bad chunks.
-DECODER_ERRORS = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError,
-                  AttributeError, NotImplementedError, RuntimeError, struct.error, zlib.error, MemoryError)  # fmt: skip
+# What Pillow's decoders raise on damaged input, beyond OSError: header arithmetic, truncated structures, bad chunks;
+# and their warnings, where a process turns warnings into errors.
+DECODER_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, AttributeError,
+                  RuntimeError, struct.error, zlib.error, MemoryError, Warning)  # fmt: skip
+
+# Pillow warns about a file's oddities without naming the file: noise among our one-line messages. A filter for the
+# whole process, because `warnings.catch_warnings` is not safe where several threads decode.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class ImageError(InputError):
@@ -67,15 +73,17 @@ def open_image(source: Path | bytes, *, limits: ImageLimits | None = None, name:
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             raise _too_many_pixels(label, limits) from None
         except DECODER_ERRORS as error:
-            raise ImageError("damaged", f"{label}: damaged image header ({error}); save it again") from None
+            raise ImageError("damaged", f"{label}: damaged image header ({_line(error)}); save it again") from None
         if image.width * image.height > limits.max_pixels:
             raise _too_many_pixels(label, limits, image.size)
         if image.width == 0 or image.height == 0:
             raise ImageError("damaged", f"{label}: an image without pixels")
         try:
             image.load()
+        except Image.DecompressionBombError:
+            raise _too_many_pixels(label, limits) from None
         except DECODER_ERRORS as error:
-            raise ImageError("damaged", f"{label}: damaged or cut off ({error}); save it again") from None
+            raise ImageError("damaged", f"{label}: damaged or cut off ({_line(error)}); save it again") from None
     return image
 
 
@@ -98,6 +106,10 @@ def _open_stream(source: Path | bytes, limits: ImageLimits, label: str) -> Binar
 def _too_many_pixels(label: str, limits: ImageLimits, size: tuple[int, int] | None = None) -> ImageError:
     found = f"{size[0]} x {size[1]} pixels" if size else "too many pixels"
     return ImageError("too_many_pixels", f"{label}: {found}, at most {limits.max_pixels} are taken; scale it down")
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _known() -> str:

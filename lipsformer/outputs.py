@@ -31,8 +31,14 @@ def _fsync(path: Path) -> None:
 
 @contextlib.contextmanager
 def publish_file(path: Path) -> Iterator[Path]:
-    """Gives a path beside `path` to write to; once the block ends without an error, renames it to `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Gives a path beside `path` to write to; once the block ends without an error, renames it to `path`.
+
+    Raises:
+        InputError: if `path` is a folder, or its own folder cannot be made.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: a folder; give the name of a file in it")
+    _make_folder(path.parent)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     os.close(handle)
     draft = Path(name)
@@ -51,13 +57,14 @@ def publish_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Gives an empty folder beside `path` to fill; once the block ends without an error, renames it to `path`.
 
     Raises:
-        InputError: if `path` exists already and `overwrite` is not set (an empty folder counts as free).
+        InputError: if `path` exists already, or appears meanwhile, and `overwrite` is not set (an empty folder counts
+            as free), or its own folder cannot be made.
     """
-    taken = path.is_symlink() or path.is_file() or (path.is_dir() and any(path.iterdir()))
-    if taken and not overwrite:
-        raise InputError(f"{path}: exists already; choose another --output or remove it first")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if _taken(path) and not overwrite:
+        raise _exists(path)
+    _make_folder(path.parent)
     draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    old = draft.with_suffix(".old")
     try:
         yield draft
         draft.chmod(0o777 & ~_umask())
@@ -65,14 +72,42 @@ def publish_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             for name in files:
                 _fsync(Path(folder, name))
             _fsync(Path(folder))
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        elif taken:
-            path.unlink()
-        draft.replace(path)
+        if overwrite and _taken(path):
+            path.rename(old)  # a folder cannot be renamed onto one that holds files
+        try:
+            draft.rename(path)
+        except OSError:
+            if not _taken(path):
+                if _taken(old):
+                    old.rename(path)
+                raise
+            raise _exists(path) from None
         _fsync(path.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+        _remove(old)
+
+
+def _taken(path: Path) -> bool:
+    return path.is_symlink() or path.is_file() or (path.is_dir() and any(path.iterdir()))
+
+
+def _exists(path: Path) -> InputError:
+    return InputError(f"{path}: exists already; choose another --output or remove it first")
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be made a folder ({error.strerror}); choose another --output") from None
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _umask() -> int:

@@ -6,19 +6,28 @@ specification. Normalisation is not part of it: the network's input is uint8, an
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from .errors import InputError
 from .images import DECODER_ERRORS, ImageError
 
 __all__ = ["Preprocessing", "to_rgb"]
 
+# What makes an image upright, by the value of its EXIF orientation.
+ORIENTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -43,14 +52,15 @@ class Preprocessing:
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(self.mean))
         object.__setattr__(self, "std", tuple(self.std))
-        if self.image_size < 1:
-            raise InputError(f"preprocessing: image_size={self.image_size!r} must be at least 1")
+        if type(self.image_size) is not int or self.image_size < 1:
+            raise InputError(f"preprocessing: image_size={self.image_size!r} must be a whole number of at least 1")
         if not 0.0 < self.crop_fraction <= 1.0:
             raise InputError(f"preprocessing: crop_fraction={self.crop_fraction!r} must be above 0 and at most 1")
         if self.interpolation not in FILTERS:
             raise InputError(f"preprocessing: interpolation={self.interpolation!r} is not one of {', '.join(FILTERS)}")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise InputError("preprocessing: mean and std need three numbers each, std above 0")
+        three = len(self.mean) == 3 and len(self.std) == 3
+        if not three or not np.isfinite(self.mean + self.std).all() or min(self.std) <= 0:
+            raise InputError("preprocessing: mean and std need three finite numbers each, std above 0")
 
     def apply(self, image: Image.Image) -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:
         """Pixels (image_size, image_size, 3), uint8 RGB.
@@ -60,9 +70,9 @@ class Preprocessing:
         """
         rgb = to_rgb(image)
         shorter = round(self.image_size / self.crop_fraction)
-        scale = shorter / min(rgb.size)
-        # The box is cut in source coordinates and resized once: only the pixels that count are resampled.
-        side = self.image_size / scale
+        # The box is cut in source coordinates and resized once: only the pixels that count are resampled. Multiplying
+        # first keeps the whole side exact; rounded up it would lie outside the image.
+        side = min(rgb.size) * self.image_size / shorter
         left, top = (rgb.width - side) / 2, (rgb.height - side) / 2
         size = (self.image_size, self.image_size)
         resized = rgb.resize(size, FILTERS[self.interpolation], box=(left, top, left + side, top + side))
@@ -95,8 +105,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises:
         ImageError: if the pixel mode cannot be read as a photo.
     """
-    with contextlib.suppress(*DECODER_ERRORS):  # damaged EXIF says nothing about orientation; the pixels are fine
-        image = ImageOps.exif_transpose(image)
+    image = _upright(image)
     try:
         if image.mode.startswith("I") or image.mode == "F":
             return _from_deep_grey(image).convert("RGB")
@@ -107,6 +116,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return image.convert("RGB")
     except DECODER_ERRORS as error:
         raise ImageError("damaged", f"image of mode {image.mode} cannot be read as RGB ({error})") from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # Not ImageOps.exif_transpose: it writes the EXIF block anew, and gives up where a camera's block cannot be.
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except DECODER_ERRORS:  # damaged EXIF says nothing about orientation; the pixels are fine
+        return image
+    return image.transpose(ORIENTATIONS[orientation]) if orientation in ORIENTATIONS else image
 
 
 def _from_deep_grey(image: Image.Image) -> Image.Image:

@@ -19,7 +19,12 @@ import pytest
 from trained import Trained
 
 ROOT = Path(__file__).parents[1]
-PARTS = {"lipsformer": "lipsformer", "train": "lipsformer/train", "export": "lipsformer/export", "serving": "lipsformer/serving"}  # fmt: skip
+PARTS = {
+    "lipsformer": "lipsformer",
+    "train": "lipsformer/train",
+    "export": "lipsformer/export",
+    "serving": "lipsformer/serving",
+}
 PHOTO = ROOT / "lipsformer" / "samples" / "Kaiser.jpg"
 
 pytestmark = pytest.mark.slow
@@ -43,7 +48,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The `lipsformer` command of another environment: the wheel, and this one's packages but for the editable install."""
+    """The command in another environment: the wheel, with this one's packages but not its editable install."""
     root = tmp_path_factory.mktemp("environment")
     venv.create(root, with_pip=False)
     python = root / "bin" / "python"
