@@ -1,0 +1,184 @@
+"""A training learns, stops and goes on: resumed, it ends with the very bits of one that was never stopped."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from training import CLASSES, contents, make_photos, train_tiny
+
+from lipsformer import LipsFormerError, load_checkpoint
+from lipsformer.train import loop, run
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_photos(tmp_path_factory.mktemp("photos") / "photos")
+
+
+@pytest.fixture(scope="module")
+def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbed."""
+    output = tmp_path_factory.mktemp("finished") / "run"
+    train_tiny(photos, output)
+    return output
+
+
+def assert_same(run_a: Path, run_b: Path) -> None:
+    tensors_a, records_a = contents(run_a)
+    tensors_b, records_b = contents(run_b)
+    assert records_a == records_b
+    assert tensors_a.keys() == tensors_b.keys()
+    different = [name for name in tensors_a if not torch.equal(tensors_a[name], tensors_b[name])]
+    assert not different
+
+
+def interrupt_after(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
+    """Makes the training that follows stop, as by Ctrl-C, in the midst of the epoch after `epochs`."""
+    evaluate, calls = run.evaluate, []
+
+    def interrupted(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) > epochs:
+            raise KeyboardInterrupt
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(run, "evaluate", interrupted)
+
+
+def test_training_learns(photos: Path, tmp_path: Path) -> None:
+    best = train_tiny(photos, tmp_path / "run", "learning_rate=3e-3", epochs=12)
+    _, records = contents(tmp_path / "run")
+    assert [record["epoch"] for record in records] == list(range(1, 13))
+    assert [record["step"] for record in records] == list(range(3, 37, 3))
+    assert records[-1]["train_loss"] < 0.8 * records[0]["train_loss"]
+    assert records[-1]["val_top1"] == 1.0
+    checkpoint = load_checkpoint(best)
+    assert checkpoint.classes == CLASSES
+    assert checkpoint.preprocessing.image_size == 32
+    assert checkpoint.metrics["split"] == "val"
+    assert checkpoint.metrics["top1"] == max(record["val_top1"] for record in records)
+
+
+def test_run_folder_is_complete(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    tensors = {"best.safetensors", "last.safetensors", "state.safetensors"}
+    assert names == tensors | {"metrics.jsonl", "recipe.toml", "curves.png", "confusion.png"}
+    for name in ("curves.png", "confusion.png"):
+        with Image.open(finished / name) as image:
+            assert image.width > 500
+
+
+def test_recipe_as_run_gives_the_same_run(photos: Path, finished: Path, tmp_path: Path) -> None:
+    train_tiny(photos, tmp_path / "run", recipe=str(finished / "recipe.toml"), epochs=None)
+    assert_same(finished, tmp_path / "run")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_interrupted_run_resumes_bit_for_bit(
+    photos: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    output = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            train_tiny(photos, output)
+    assert (output / "curves.png").exists()
+    assert len((output / "metrics.jsonl").read_text().splitlines()) == 2
+    train_tiny(photos, output, f"workers={workers}", epochs=None, resume=True)
+    assert_same(finished, output)
+
+
+def test_resume_does_not_depend_on_where_the_dataset_lies(photos: Path, tmp_path: Path) -> None:
+    train_tiny(photos, tmp_path / "run", epochs=1)
+    moved = make_photos(tmp_path / "moved")
+    assert train_tiny(moved, tmp_path / "run", epochs=None, resume=True) == tmp_path / "run" / "best.safetensors"
+
+
+def test_interruption_of_the_first_epoch_leaves_nothing(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt_after(monkeypatch, 0)
+    with pytest.raises(KeyboardInterrupt):
+        train_tiny(photos, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_killed_run_resumes_bit_for_bit(photos: Path, finished: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    script = "import sys, pathlib, training; training.train_tiny(*map(pathlib.Path, sys.argv[1:]))"
+    process = subprocess.Popen([sys.executable, "-c", script, photos, output], cwd=Path(__file__).parent)
+    deadline = time.monotonic() + 60
+    while not (output / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    (output / ".last.safetensors.abc.tmp").write_bytes(b"half a file")  # what a kill in mid-write leaves
+    train_tiny(photos, output, resume=True)
+    assert_same(finished, output)
+    assert not list(output.glob(".*"))
+
+
+def test_resume_of_a_finished_run_returns_at_once(
+    photos: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(finished)[1]
+    assert train_tiny(photos, finished, resume=True) == finished / "best.safetensors"
+    assert "finished already" in capsys.readouterr().err
+    assert contents(finished)[1] == before
+
+
+def test_resume_in_an_empty_folder_starts(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    assert train_tiny(photos, tmp_path / "run", epochs=1, resume=True).is_file()
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, steps: range) -> None:
+    """Makes the training loss not a number in `steps`."""
+    cross_entropy, calls = loop.F.cross_entropy, []
+
+    def poisoned(*arguments: Any, **options: Any) -> torch.Tensor:
+        loss: torch.Tensor = cross_entropy(*arguments, **options)
+        if "label_smoothing" in options:
+            calls.append(1)
+            if len(calls) - 1 in steps:
+                return loss * float("nan")
+        return loss
+
+    monkeypatch.setattr(loop.F, "cross_entropy", poisoned)
+
+
+def test_step_with_nan_loss_is_skipped_and_counted(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, range(3))  # the whole first epoch: then it has no training loss to tell
+    best = train_tiny(photos, tmp_path / "run", epochs=2)
+    _, records = contents(tmp_path / "run")
+    assert [record["skipped_steps"] for record in records] == [3, 0]
+    assert records[0]["train_loss"] is None
+    assert all(bool(p.isfinite().all()) for p in load_checkpoint(best).model.parameters())
+
+
+def test_divergence_aborts_and_the_run_can_be_resumed(
+    photos: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "MAX_SKIPPED_IN_A_ROW", 2)
+    with monkeypatch.context() as patch:
+        poison(patch, range(7, 100))
+        with pytest.raises(LipsFormerError, match=r"step 9: the loss or its gradient was not finite.*learning_rate"):
+            train_tiny(photos, tmp_path / "run")
+    train_tiny(photos, tmp_path / "run", resume=True)
+    assert_same(finished, tmp_path / "run")
+
+
+def test_metrics_are_strict_json(finished: Path) -> None:
+    for line in (finished / "metrics.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=pytest.fail)

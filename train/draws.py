@@ -1,0 +1,35 @@
+"""Counter-based randomness: every draw is a function of the seed and of what it is for, never of what was drawn before.
+
+A run that is resumed, or that has another number of workers, so draws exactly what an uninterrupted one would have
+drawn, and no generator's state needs to be saved.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import numpy as np
+import torch
+
+__all__ = ["Purpose", "generator", "seed_torch"]
+
+
+class Purpose(enum.IntEnum):
+    """What a draw is for; draws for different purposes are independent."""
+
+    WEIGHTS = 0
+    ORDER = 1
+    CROP = 2
+    STEP = 3
+
+
+def generator(seed: int, purpose: Purpose, *counters: int) -> np.random.Generator:
+    """A generator for (seed, purpose, up to three counters), by the Philox cipher (Salmon et al. 2011)."""
+    high = [*counters, 0, 0, 0][:3]
+    # The lowest word counts the draws from this generator.
+    return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, *high]))
+
+
+def seed_torch(seed: int, purpose: Purpose, *counters: int) -> None:
+    """Seeds PyTorch's global generators, on every device, for (seed, purpose, counters)."""
+    torch.manual_seed(int(generator(seed, purpose, *counters).integers(2**63)))

@@ -1,0 +1,215 @@
+"""Recipes: everything that decides how a model is trained, as validated data.
+
+A recipe is a TOML file that says how it differs from `recipes/default.toml`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from lipsformer.config import make_config
+from lipsformer.errors import InputError
+
+__all__ = ["Recipe", "load_recipe", "recipe_names"]
+
+PACKAGED = Path(__file__).parent / "recipes"
+KINDS = {int: "a whole number", float: "a number", str: "a text", tuple: "two numbers, as in [0.35, 1.0]"}
+RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "epochs": (lambda v: v >= 1, "at least 1"),
+    "batch_size": (lambda v: v >= 1, "at least 1"),
+    "learning_rate": (lambda v: v > 0, "above 0"),
+    "weight_decay": (lambda v: v >= 0, "at least 0"),
+    "betas": (lambda v: all(0 <= beta < 1 for beta in v), "each at least 0 and below 1"),
+    "clip_grad": (lambda v: v > 0, "above 0"),
+    "label_smoothing": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
+    "ema_decay": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
+    "crop_scale": (lambda v: 0 < v[0] <= v[1] <= 1, "rising, above 0 and at most 1"),
+    "flip": (lambda v: 0 <= v <= 1, "between 0 and 1"),
+    "crop_fraction": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
+    "seed": (lambda v: 0 <= v < 2**63, "at least 0 and below 2**63"),
+    "workers": (lambda v: v >= 0, "at least 0"),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How to train; `recipes/default.toml` explains each value.
+
+    `model` holds the variant's `name` and the fields of its configuration to change.
+
+    Raises:
+        InputError: if a value has the wrong type or is out of range; the message names it.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    betas: tuple[float, float]
+    clip_grad: float
+    label_smoothing: float
+    ema_decay: float
+    crop_scale: tuple[float, float]
+    flip: float
+    crop_fraction: float
+    seed: int
+    workers: int
+    model: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        # TOML and JSON hand over lists; the annotations promise tuples.
+        for name in ("betas", "crop_scale"):
+            value = getattr(self, name)
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+        for name, kind in self._kinds().items():
+            if not _is_a(kind, getattr(self, name)):
+                raise InputError(f"recipe: {name}={_toml(getattr(self, name))}: {KINDS[kind]} is needed")
+        for name, (holds, needed) in RANGES.items():
+            if not holds(getattr(self, name)):
+                raise InputError(f"recipe: {name}={_toml(getattr(self, name))}: it must be {needed}")
+        if not isinstance(self.model.get("name"), str):
+            raise InputError(
+                "recipe: the [model] table needs the name of a variant, as in name = 'lipsformer_swin_tiny'"
+            )
+        if "num_classes" in self.model:
+            raise InputError("recipe: model.num_classes: leave it out, the class folders decide it")
+        make_config(**self.model)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; `from_dict` reads it back."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The recipe of `data`, which must hold every value.
+
+        Raises:
+            InputError: if a value is unknown (the near one is suggested), missing or invalid.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in data:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+                raise InputError(f"recipe: unknown key '{name}': {hint}")
+        missing = [name for name in known if name not in data]
+        if missing:
+            raise InputError(f"recipe: {', '.join(missing)} missing")
+        return cls(**data)
+
+    def to_toml(self) -> str:
+        """The recipe as a file that `load_recipe` reads."""
+        data = self.to_dict()
+        model = data.pop("model")
+        lines = [f"{name} = {_toml(value)}" for name, value in data.items()]
+        return "\n".join([*lines, "", "[model]", *(f"{name} = {_toml(value)}" for name, value in model.items()), ""])
+
+    def differences(self, other: Recipe) -> list[str]:
+        """What `other` changes, a line for each value; values that cannot change the result are left out."""
+        before, after = _flat(self.to_dict()), _flat(other.to_dict())
+        names = [name for name in before | after if name != "workers" and before.get(name) != after.get(name)]
+        return [f"{name} was {_toml(before.get(name))}, is {_toml(after.get(name))}" for name in names]
+
+    @classmethod
+    def _kinds(cls) -> dict[str, type]:
+        names = {"int": int, "float": float, "tuple[float, float]": tuple}
+        return {field.name: names[str(field.type)] for field in dataclasses.fields(cls) if str(field.type) in names}
+
+
+def recipe_names() -> list[str]:
+    """Names of the packaged recipes."""
+    return sorted(path.stem for path in PACKAGED.glob("*.toml"))
+
+
+def load_recipe(name: str | Path | Recipe, overrides: Mapping[str, Any] | Sequence[str] = ()) -> Recipe:
+    """Reads a recipe and applies `overrides`.
+
+    Args:
+        name: a packaged recipe, the path of a TOML file, or a recipe to start from.
+        overrides: values by dotted key ({"model.drop_path": 0.1}), or texts "key=value" with the value in TOML.
+
+    Raises:
+        InputError: if there is no such recipe, or it or an override cannot be read or is invalid.
+    """
+    if isinstance(name, Recipe):
+        data = name.to_dict()
+    else:
+        data = _read(PACKAGED / "default.toml")
+        _merge(data, _read(_find(str(name))))
+    if not isinstance(overrides, Mapping):
+        overrides = dict(_parse(text) for text in overrides)
+    for key, value in overrides.items():
+        table, _, field = key.rpartition(".")
+        if table not in ("", "model"):
+            raise InputError(f"recipe: unknown key '{key}': only model.<field> has a dot")
+        _merge(data, {table: {field: value}} if table else {field: value})
+    return Recipe.from_dict(data)
+
+
+def _find(name: str) -> Path:
+    if name in recipe_names():
+        return PACKAGED / f"{name}.toml"
+    if name.endswith(".toml") or "/" in name:
+        return Path(name)
+    near = difflib.get_close_matches(name, recipe_names(), 1)
+    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(recipe_names())}, or the path of a .toml file"
+    raise InputError(f"unknown recipe '{name}': {hint}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such recipe; packaged ones: {', '.join(recipe_names())}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a TOML file ({error})") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _merge(data: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    for name, value in changes.items():
+        if name != "model":
+            data[name] = value
+        elif isinstance(value, Mapping):
+            # Another variant brings its own configuration: changes that were meant for the first do not carry over.
+            kept = {} if value.get("name", data["model"]["name"]) != data["model"]["name"] else data["model"]
+            data["model"] = {**kept, **value}
+        else:
+            raise InputError(f"recipe: model={_toml(value)}: it is a table; set model.name, model.drop_path and so on")
+
+
+def _parse(text: str) -> tuple[str, Any]:
+    """Splits "key=value". A value that is not TOML is taken as a text, so that names need no quotes."""
+    key, equals, value = (part.strip() for part in text.partition("="))
+    if not key or not equals or not value:
+        raise InputError(f"--set {text}: give it as key=value, as in --set learning_rate=2e-3")
+    try:
+        return key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, value
+
+
+def _is_a(kind: type, value: Any) -> bool:
+    if kind is tuple:
+        return isinstance(value, tuple) and len(value) == 2 and all(_is_a(float, item) for item in value)
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, int | float) and math.isfinite(value) if kind is float else isinstance(value, kind)
+
+
+def _flat(data: Mapping[str, Any]) -> dict[str, Any]:
+    model = {f"model.{name}": value for name, value in data["model"].items()}
+    return {name: value for name, value in data.items() if name != "model"} | model
+
+
+def _toml(value: Any) -> str:
+    return "unset" if value is None else json.dumps(value, ensure_ascii=False, default=str)

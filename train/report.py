@@ -1,0 +1,124 @@
+"""Pictures of a training: learning curves and the confusion matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from torch import Tensor
+
+from lipsformer.outputs import publish_file
+
+__all__ = ["plot_confusion", "plot_curves"]
+
+Record = Mapping[str, Any]
+
+TRAINING, VALIDATION, RATE, INK, FAINT = "#8a94a6", "#1f5fbf", "#c2571a", "#1d2433", "#d8dde6"
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": FAINT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+}
+MOST_NAMES, MOST_NUMBERS = 60, 30  # classes beyond which names, or counts in the cells, could not be read
+
+FEW_EPOCHS = 10  # up to here each epoch is marked: a single one draws no line
+
+
+def plot_curves(path: Path, history: Sequence[Record], title: str) -> None:
+    """Draws loss, accuracy and learning rate over the epochs of `history` into the PNG file `path`."""
+    best, last = max(history, key=lambda record: record["val_top1"]), history[-1]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(11, 5.6), layout="constrained")
+        figure.suptitle(
+            f"{title}: top-1 {last['val_top1']:.1%} after epoch {last['epoch']}, best {best['val_top1']:.1%} "
+            f"after epoch {best['epoch']}",
+            fontweight="bold",
+            fontsize=13,
+        )
+        grid = figure.add_gridspec(2, 2, height_ratios=(4, 1))
+        loss, accuracy = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])
+        rate = figure.add_subplot(grid[1, :])
+        _lines(loss, history, "train_loss", "val_loss")
+        loss.set(title="Loss", ylabel="cross entropy (nats)")
+        _lines(accuracy, history, "train_top1", "val_top1")
+        accuracy.set(title="Accuracy", ylabel="top-1")
+        accuracy.set_ylim(0, 1)
+        accuracy.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+        accuracy.plot(best["epoch"], best["val_top1"], "o", color=VALIDATION, markersize=7, markerfacecolor="white")
+        rates = [record["learning_rate"] for record in history]
+        rate.plot(_epochs(history), rates, color=RATE, marker=_marker(history))
+        rate.set(title="Learning rate", xlabel="epoch")
+        rate.set_ylim(bottom=0)
+        rate.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        rate.yaxis.set_major_locator(MaxNLocator(3))
+        for axes in (loss, accuracy, rate):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+            axes.set_xlim(0.5, last["epoch"] + 0.5)
+        with publish_file(path) as draft:
+            figure.savefig(draft, format="png", dpi=150)
+
+
+def plot_confusion(path: Path, counts: Tensor, classes: Sequence[str], title: str, record: Record) -> None:
+    """Draws the confusion matrix `counts` (K, K), rows true and columns predicted, into the PNG file `path`."""
+    matrix = counts.numpy()
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    side = max(5.0, 2.5 + 0.48 * min(len(classes), MOST_NUMBERS)) if len(classes) <= MOST_NAMES else 8.0
+    with mpl.rc_context({**STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+        axes = figure.add_subplot()
+        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        axes.set_title(f"{title}\ntop-1 {record['val_top1']:.1%} on {matrix.sum()} images, epoch {record['epoch']}")
+        axes.set(xlabel="predicted", ylabel="true")
+        if len(classes) <= MOST_NAMES:
+            size = 10 if len(classes) <= MOST_NUMBERS else 7
+            axes.set_xticks(
+                range(len(classes)), classes, rotation=45, ha="right", rotation_mode="anchor", fontsize=size
+            )
+            axes.set_yticks(range(len(classes)), classes, fontsize=size)
+        if len(classes) <= MOST_NUMBERS:
+            for row, column in zip(*np.nonzero(matrix), strict=True):
+                colour = "white" if shares[row, column] > 0.55 else INK
+                axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color=colour, fontsize=9)
+        axes.tick_params(length=0)
+        bar = figure.colorbar(image, ax=axes, shrink=0.6, format=PercentFormatter(xmax=1, decimals=0))
+        bar.set_label("share of the true class")
+        bar.outline.set_visible(False)
+        with publish_file(path) as draft:
+            figure.savefig(draft, format="png", dpi=150)
+
+
+def _lines(axes: Axes, history: Sequence[Record], train: str, validation: str) -> None:
+    for name, colour, label in (
+        (train, TRAINING, "training (random crops, smoothed labels)"),
+        (validation, VALIDATION, "validation (averaged weights)"),
+    ):
+        values = [np.nan if record[name] is None else record[name] for record in history]
+        axes.plot(_epochs(history), values, color=colour, label=label, linewidth=1.8, marker=_marker(history))
+    axes.set_xlabel("epoch")
+    axes.legend()
+
+
+def _marker(history: Sequence[Record]) -> str:
+    return "." if len(history) <= FEW_EPOCHS else ""
+
+
+def _epochs(history: Sequence[Record]) -> list[int]:
+    return [record["epoch"] for record in history]
