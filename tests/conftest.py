@@ -1,0 +1,30 @@
+"""What several test files share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from server import server
+from trained import trained
+
+__all__ = ["reference", "samples", "server", "trained"]
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def samples() -> list[Path]:
+    """The 14 real photos that come with the package, one per kind of fruit."""
+    found = sorted((REPOSITORY / "lipsformer" / "samples").glob("*.jpg"))
+    assert len(found) == 14
+    return found
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The folder of the official code's checkpoint and outputs; it lies beside the repository, where there is one."""
+    folder = REPOSITORY.parent / "shared" / "reference"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}: the official reference files are not part of a clone")
+    return folder

@@ -1,0 +1,157 @@
+"""Class folders: what is found, what is held out, and what is told when something is wrong."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from lipsformer.datasets import find_images, open_dataset, open_labelled
+from lipsformer.errors import InputError
+
+
+def plant(root: Path, *files: str) -> Path:
+    """Makes empty files: names are all that these functions read."""
+    for file in files:
+        path = root / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return root
+
+
+def relative(root: Path, paths: tuple[Path, ...] | list[Path]) -> list[str]:
+    return [path.relative_to(root).as_posix() for path in paths]
+
+
+def test_splits_and_labels(tmp_path: Path) -> None:
+    root = plant(
+        tmp_path, "train/cat/1.jpg", "train/ant/2.PNG", "train/ant/deep/3.webp", "val/cat/4.jpg", "test/ant/5.jpg"
+    )
+    data = open_dataset(root)
+    assert data.classes == ("ant", "cat")
+    assert relative(root, data.train.paths) == ["train/ant/2.PNG", "train/ant/deep/3.webp", "train/cat/1.jpg"]
+    assert data.train.labels == (0, 0, 1)
+    assert (data.validation.name, data.validation.labels) == ("val", (1,))
+
+
+@pytest.mark.parametrize(("folder", "name"), [("test", "test"), ("valid", "val"), ("Validation", "val")])
+def test_what_is_validated_on(folder: str, name: str, tmp_path: Path) -> None:
+    data = open_dataset(plant(tmp_path, "train/a/1.jpg", "train/b/2.jpg", f"{folder}/b/3.jpg"))
+    assert (data.validation.name, data.validation.labels) == (name, (1,))
+
+
+def test_a_tenth_of_each_class_is_held_out_by_name(tmp_path: Path) -> None:
+    files = [f"{label}/{i}.jpg" for label, count in (("a", 40), ("b", 3), ("c", 1)) for i in range(count)]
+    data = open_dataset(plant(tmp_path / "one", *files))
+    counts = [[split.labels.count(label) for label in range(3)] for split in (data.train, data.validation)]
+    assert counts == [[36, 2, 1], [4, 1, 0]]
+    assert set(data.train.paths).isdisjoint(data.validation.paths)
+    again = open_dataset(plant(tmp_path / "two", *reversed(files)))
+    assert relative(tmp_path / "one", data.validation.paths) == relative(tmp_path / "two", again.validation.paths)
+    more = open_dataset(plant(tmp_path / "two", *(f"d/{i}.jpg" for i in range(20))))
+    held_out = set(relative(tmp_path / "two", more.validation.paths))
+    assert set(relative(tmp_path / "one", data.validation.paths)) < held_out
+
+
+def test_a_thousand_classes_open_in_linear_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = [tmp_path / f"{i}.jpg" for i in range(200)]
+    monkeypatch.setattr("lipsformer.datasets._class_names", lambda _: tuple(f"class{i:04d}" for i in range(1000)))
+    monkeypatch.setattr("lipsformer.datasets.find_images", lambda _: images)
+    started = time.process_time()
+    data = open_dataset(tmp_path)
+    assert (len(data.train), len(data.validation)) == (180_000, 20_000)
+    assert time.process_time() - started < 6
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        (["train/a/1.jpg"], "train: 1 class folders, at least 2 are needed"),
+        (["1.jpg", "2.jpg"], "0 class folders, at least 2 are needed"),
+        (["a/1.jpg", "b/notes.txt"], "b: holds no images; add some or remove the folder"),
+        (["test/a/1.jpg", "test/b/1.jpg"], "has test but no train folder"),
+        (["train/a/1.jpg", "train/b/1.jpg", "val/a/x.txt"], "val: holds no images"),
+        (
+            ["train/a/1.jpg", "train/b/1.jpg", "val/Bee/2.jpg"],
+            "class 'Bee' is unknown; rename or remove it (known: a, b)",
+        ),
+        (["a/1.jpg", "b/1.jpg"], "one image per class leaves none to validate on"),
+    ],
+)
+def test_a_dataset_that_cannot_be_used_is_told(files: list[str], told: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as failure:
+        open_dataset(plant(tmp_path, *files))
+    assert told in str(failure.value)
+    assert str(failure.value).startswith(str(tmp_path))
+
+
+def test_a_missing_folder_is_told(tmp_path: Path) -> None:
+    for use in (open_dataset, find_images, lambda root: open_labelled(root, ["a"])):
+        with pytest.raises(InputError, match="none: no such folder"):
+            use(tmp_path / "none")
+
+
+def test_an_empty_folder_of_an_unknown_class_is_no_error(tmp_path: Path) -> None:
+    root = plant(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "val/a/2.jpg", "val/c/readme.txt")
+    assert len(open_dataset(root).validation) == 1
+
+
+def test_hidden_and_other_files_are_left_out(tmp_path: Path) -> None:
+    root = plant(tmp_path, "b.jpg", "a.TIFF", ".hidden.jpg", "._b.jpg", "notes.txt", ".git/c.jpg", "deep/.x/d.jpg")
+    assert relative(root, find_images(root)) == ["a.TIFF", "b.jpg"]
+
+
+def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
+    plant(tmp_path, "elsewhere/1.jpg", "root/a/2.jpg")
+    (tmp_path / "root" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "root" / "a" / "loop").symlink_to(tmp_path / "root")
+    found = find_images(tmp_path / "root")
+    assert sorted(path.name for path in found) == ["1.jpg", "2.jpg"]
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    for label in (b"a", b"b"):
+        folder = os.fsencode(tmp_path) + b"/" + label
+        os.mkdir(folder)  # noqa: PTH102 - a name of bytes
+        for name in (b"\xff1.jpg", b"\xfe2.jpg"):
+            with open(folder + b"/" + name, "wb"):  # noqa: PTH123
+                pass
+    data = open_dataset(tmp_path)
+    assert (len(data.train), len(data.validation)) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("files", "split", "name", "expected"),
+    [
+        (["train/a/1.jpg", "val/a/2.jpg", "test/b/3.jpg"], None, "test", ["test/b/3.jpg"]),
+        (["train/a/1.jpg", "val/a/2.jpg"], None, "val", ["val/a/2.jpg"]),
+        (["train/a/1.jpg"], None, "train", ["train/a/1.jpg"]),
+        (["a/1.jpg", "b/2.jpg"], None, "all", ["a/1.jpg", "b/2.jpg"]),
+        (["train/a/1.jpg", "test/b/3.jpg"], "train", "train", ["train/a/1.jpg"]),
+        (["train/a/1.jpg", "valid/b/3.jpg"], "validation", "val", ["valid/b/3.jpg"]),
+    ],
+)
+def test_what_is_evaluated_on(
+    files: list[str], split: str | None, name: str, expected: list[str], tmp_path: Path
+) -> None:
+    found = open_labelled(plant(tmp_path, *files), ["b", "a"], split)
+    assert found.name == name
+    assert relative(tmp_path, found.paths) == expected
+    assert [("b", "a")[label] for label in found.labels] == [path.parent.name for path in found.paths]
+
+
+@pytest.mark.parametrize(
+    ("files", "split", "told"),
+    [
+        (["test/a/1.jpg"], "val", "has no split 'val'; it has test"),
+        (["a/1.jpg"], "val", "has no split 'val'; it has none"),
+        (["z/1.jpg"], None, "class 'z' is unknown"),
+        (["a/1.txt"], None, "holds no images"),
+    ],
+)
+def test_what_cannot_be_evaluated_on_is_told(files: list[str], split: str | None, told: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as failure:
+        open_labelled(plant(tmp_path, *files), ["a", "b"], split)
+    assert told in str(failure.value)
