@@ -6,12 +6,11 @@ Sizes are from the official code of LipsFormer (ICLR 2023, arXiv 2304.09856); `n
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Mapping
 from typing import Any, Self
 
-from .errors import InputError
+from .errors import InputError, suggest
 
 __all__ = ["VARIANTS", "SwinConfig", "make_config"]
 
@@ -90,9 +89,7 @@ class SwinConfig:
         known = [field.name for field in dataclasses.fields(self)]
         for name in changes:
             if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
-                raise InputError(f"unknown model setting '{name}': {hint}")
+                raise InputError(f"unknown model setting '{name}': {suggest(name, known)}")
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -152,7 +149,5 @@ def make_config(name: str, **overrides: Any) -> SwinConfig:
         InputError: for an unknown name or setting (the near one is suggested) or an invalid combination.
     """
     if name not in VARIANTS:
-        near = difflib.get_close_matches(name, VARIANTS, 1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(VARIANTS)}"
-        raise InputError(f"unknown model '{name}': {hint}")
+        raise InputError(f"unknown model '{name}': {suggest(name, VARIANTS)}")
     return VARIANTS[name].replace(**overrides)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["GateError", "InputError", "LipsFormerError"]
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["GateError", "InputError", "LipsFormerError", "suggest"]
 
 
 class LipsFormerError(Exception):
@@ -19,3 +22,10 @@ class InputError(LipsFormerError, ValueError):
     """The input or its usage is wrong and the caller can mend it. Exit status 2."""
 
     exit_code = 2
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the near one that may have been meant, or all that are known."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, 1)
+    return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}"

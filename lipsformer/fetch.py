@@ -6,7 +6,6 @@ No source is trusted further than its hash: archives are read in place, never un
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import gzip
 import hashlib
 import http.client
@@ -31,7 +30,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .console import say, track
-from .errors import InputError
+from .errors import InputError, suggest
 from .outputs import publish_directory, sha256_of
 
 __all__ = ["BUILT_IN", "fetch_dataset", "resolve_dataset"]
@@ -79,7 +78,7 @@ def fetch_dataset(name: str, output: Path, *, source: Path | None = None) -> Pat
             the published one.
     """
     if name not in _DATASETS:
-        raise InputError(f"unknown dataset '{name}': {_near(name)}")
+        raise InputError(f"unknown dataset '{name}': {suggest(name, BUILT_IN)}")
     dataset = _DATASETS[name]
     try:
         with publish_directory(output) as draft, tempfile.TemporaryDirectory(prefix="lipsformer-") as scratch:
@@ -104,7 +103,7 @@ def resolve_dataset(data: str) -> Path:
         return path
     if data not in _DATASETS:
         kind = "a file, not a folder" if path.exists() else "no such folder"
-        raise InputError(f"{data}: {kind}, nor a built-in dataset; {_near(data)}")
+        raise InputError(f"{data}: {kind}, nor a built-in dataset; {suggest(data, BUILT_IN)}")
     cached = Path(os.environ.get("LIPSFORMER_CACHE") or Path.home() / ".cache" / "lipsformer") / "datasets" / data
     if not cached.is_dir():
         say(f"fetching {data} ({BUILT_IN[data]}) into {cached}")
@@ -114,11 +113,6 @@ def resolve_dataset(data: str) -> Path:
             if not cached.is_dir():  # else another process finished it while this one was at work
                 raise
     return cached
-
-
-def _near(name: str) -> str:
-    near = difflib.get_close_matches(name, BUILT_IN, 1)
-    return f"did you mean '{near[0]}'?" if near else f"built-in: {', '.join(BUILT_IN)}"
 
 
 def _write_samples(folder: Path, samples: Iterable[Sample], title: str, total: int) -> None:

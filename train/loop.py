@@ -50,7 +50,7 @@ def train_epoch(
     device = normalise.offset.device
     total = steps * recipe.epochs
     loss_mean, top1_mean = MeanMetric().to(device), MeanMetric().to(device)
-    seen = skipped = skipped_in_a_row = 0
+    seen = skipped = 0
     started = time.perf_counter()
     state.model.train()
     with console.track(f"epoch {state.epoch + 1}/{recipe.epochs}", steps) as advance:
@@ -64,12 +64,13 @@ def train_epoch(
             seen += len(batch.labels)
             if result is None:
                 note = "skipped"
-                skipped, skipped_in_a_row = skipped + 1, skipped_in_a_row + 1
-                if skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
+                skipped += 1
+                state.skipped_in_a_row += 1
+                if state.skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
                     raise LipsFormerError(_diverged(state.step))
             else:
                 note = f"loss {float(result[0]):.3f}"
-                skipped_in_a_row = 0
+                state.skipped_in_a_row = 0
                 loss_mean.update(result[0], len(batch.labels))
                 top1_mean.update(result[1], len(batch.labels))
             advance(1, f"{note}  {seen / (time.perf_counter() - started):.0f} images/s")

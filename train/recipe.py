@@ -6,7 +6,6 @@ A recipe is a TOML file that says how it differs from `recipes/default.toml`.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import math
 import tomllib
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from lipsformer.config import make_config
-from lipsformer.errors import InputError
+from lipsformer.errors import InputError, suggest
 
 __all__ = ["Recipe", "load_recipe", "recipe_names"]
 
@@ -97,9 +96,7 @@ class Recipe:
         known = [field.name for field in dataclasses.fields(cls)]
         for name in data:
             if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
-                raise InputError(f"recipe: unknown key '{name}': {hint}")
+                raise InputError(f"recipe: unknown key '{name}': {suggest(name, known)}")
         missing = [name for name in known if name not in data]
         if missing:
             raise InputError(f"recipe: {', '.join(missing)} missing")
@@ -159,9 +156,7 @@ def _find(name: str) -> Path:
         return PACKAGED / f"{name}.toml"
     if name.endswith(".toml") or "/" in name:
         return Path(name)
-    near = difflib.get_close_matches(name, recipe_names(), 1)
-    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(recipe_names())}, or the path of a .toml file"
-    raise InputError(f"unknown recipe '{name}': {hint}")
+    raise InputError(f"unknown recipe '{name}', nor the path of a .toml file: {suggest(name, recipe_names())}")
 
 
 def _read(path: Path) -> dict[str, Any]:

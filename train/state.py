@@ -46,6 +46,7 @@ class TrainingState:
     step: int = 0
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     best_confusion: Tensor | None = None
+    skipped_in_a_row: int = 0  # not saved: a resumed run is given the full number of tries again
 
     @property
     def epoch(self) -> int:
