@@ -1,4 +1,4 @@
-"""Serving a bundle over HTTP: bounded uploads, decoding in threads, micro-batches in front of one runtime."""
+"""The HTTP service: limits before decoding, micro-batches in one process, one preprocessing, answers with a reason."""
 
 from __future__ import annotations
 

@@ -14,12 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from numpy.typing import NDArray
+
+from lipsformer.runtimes import Logits, Pixels
 
 __all__ = ["Answer", "BatchQueue", "Overloaded"]
-
-Pixels = NDArray[np.uint8]
-Logits = NDArray[np.float32]
 
 
 class Overloaded(Exception):  # noqa: N818 - a state of the server that is answered, not an error of its code
@@ -28,7 +26,7 @@ class Overloaded(Exception):  # noqa: N818 - a state of the server that is answe
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Answer:
-    """Logits (K,) of one image, the size of the batch it was computed in, and the seconds it waited and was computed."""
+    """Logits (K,) of one image, the size of its batch, and the seconds that it waited and that the batch took."""
 
     logits: Logits
     batch: int
@@ -74,7 +72,7 @@ class BatchQueue:
         """Ends after the batch that is being computed; whoever still waits gets Overloaded."""
         if self._collector is not None:
             self._collector.cancel()
-            await asyncio.wait([self._collector])
+            await asyncio.gather(self._collector, return_exceptions=True)
         while not self._waiting.empty():
             item = self._waiting.get_nowait()
             if not item.answer.done():
@@ -111,11 +109,13 @@ class BatchQueue:
 
     async def _collect(self) -> None:
         while True:
-            batch = [await self._waiting.get()]
+            item = await self._waiting.get()
+            batch = [] if item.answer.done() else [item]  # done means cancelled: its client is gone
             while len(batch) < self.max_batch and not self._waiting.empty():
-                batch.append(self._waiting.get_nowait())
-            # A cancelled item has lost its client. Those that came behind it wait for the next round.
-            if batch := [item for item in batch if not item.answer.done()]:
+                item = self._waiting.get_nowait()
+                if not item.answer.done():
+                    batch.append(item)
+            if batch:
                 await self._answer(batch)
 
     async def _answer(self, batch: Sequence[_Item]) -> None:

@@ -1,90 +1,132 @@
-"""The model of a server process: bytes of an image in, ranked classes out."""
+"""One loaded bundle at work: threads that decode, a queue that batches, a runtime that infers."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
+from lipsformer.errors import InputError
 from lipsformer.manifest import Manifest, read_manifest
 from lipsformer.prediction import Prediction, Predictor, load_predictor
+from lipsformer.runtimes import Pixels
 
-from .batching import MicroBatcher
+from .batching import BatchQueue
 from .settings import Settings
 
-__all__ = ["Answer", "Engine"]
+__all__ = ["Classification", "Engine", "load_engine"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Answer:
-    """The best classes of an image, and the milliseconds of decoding it and of waiting for and running the model."""
+class Classification:
+    """The best classes of one image by falling score, the batch it was computed in, and milliseconds by stage."""
 
     predictions: list[Prediction]
-    decode_ms: float
-    infer_ms: float
+    batch: int
+    timing_ms: dict[str, float]
 
 
 class Engine:
-    """Loads a bundle and answers requests; images are decoded in threads, inference is batched.
+    """Classifies uploads with one predictor; `load_engine` makes one. To be started and used in one event loop."""
 
-    Raises:
-        InputError: if the bundle or the device cannot be used.
-        GateError: if a file of the bundle is not what its manifest promises.
-    """
-
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, manifest: Manifest, predictor: Predictor) -> None:
         self.settings = settings
-        self.manifest: Manifest = read_manifest(settings.bundle)
-        self.predictor: Predictor = load_predictor(settings.bundle, settings.device, settings.threads)
-        self._warm_up()
+        self.manifest = manifest
+        self.predictor = predictor
+        self.max_batch = settings.max_batch or manifest.max_batch
+        self.queue = BatchQueue(predictor.runtime.infer, max_batch=self.max_batch, max_pending=settings.max_pending)
         self._decoders = ThreadPoolExecutor(settings.threads, thread_name_prefix="decode")
-        self._batcher = MicroBatcher(self.predictor.runtime.infer, self.manifest.max_batch)
 
-    async def classify(self, image: bytes, top_k: int) -> Answer:
-        """Classifies an encoded image.
+    def warm_up(self) -> None:
+        """Runs the smallest and the largest batch once, so that no client pays for first-time work.
+
+        Raises:
+            InputError: if the graph does not give one logit for each class.
+        """
+        size = self.manifest.preprocessing.image_size
+        for batch in (1, self.max_batch):
+            logits = self.predictor.runtime.infer(np.zeros((batch, size, size, 3), np.uint8))
+            if logits.shape != (batch, len(self.manifest.classes)):
+                raise InputError(
+                    f"{self.settings.bundle}: the graph answers in shape {logits.shape}, not with "
+                    f"{len(self.manifest.classes)} classes for each of {batch} images; export the bundle again"
+                )
+
+    async def close(self) -> None:
+        """Ends the threads, once the batch that is being computed is done."""
+        await self.queue.close()
+        await asyncio.to_thread(self._decoders.shutdown, cancel_futures=True)
+
+    async def classify(self, unpack: Callable[[], tuple[bytes, int]]) -> Classification:
+        """Classifies the encoded image that `unpack` gives, with the number of classes wanted; it runs in a thread.
 
         Raises:
             ImageError: if the image is refused.
         """
-        started = time.perf_counter()
-        loop = asyncio.get_running_loop()
-        pixels = await loop.run_in_executor(self._decoders, self.predictor.prepare, image, self.settings.limits)
+        start = time.perf_counter()
+
+        def prepare() -> tuple[Pixels, int]:
+            image, top_k = unpack()
+            return self.predictor.prepare(image, self.settings.limits), top_k
+
+        pixels, top_k = await asyncio.get_running_loop().run_in_executor(self._decoders, prepare)
         decoded = time.perf_counter()
-        logits = await self._batcher.submit(pixels)
-        return Answer(
-            predictions=self.predictor.rank(logits, top_k),
-            decode_ms=round((decoded - started) * 1000, 2),
-            infer_ms=round((time.perf_counter() - decoded) * 1000, 2),
+        answer = await self.queue.infer(pixels)
+        seconds = {"decode": decoded - start, "queue": answer.waited, "infer": answer.computed}
+        return Classification(
+            predictions=self.predictor.rank(answer.logits, top_k),
+            batch=answer.batch,
+            timing_ms={stage: round(value * 1000, 2) for stage, value in seconds.items()},
         )
 
-    def info(self) -> dict[str, Any]:
-        """What is served, by what, and what is accepted."""
-        manifest, graph = self.manifest, self.manifest.graph()
+    def describe(self) -> dict[str, Any]:
+        """What runs here, as plain data: classes, model, preprocessing, runtime, provenance and limits."""
+        graph = self.manifest.graph()
+        limits = self.settings.limits
         return {
-            "model": dict(manifest.model),
-            "classes": list(manifest.classes),
-            "metrics": dict(manifest.metrics),
-            "preprocessing": manifest.preprocessing.to_dict(),
-            "provider": self.predictor.runtime.provider,
-            "precision": graph.precision,
-            "graph_sha256": graph.sha256,
-            "checkpoint_sha256": manifest.checkpoint_sha256,
-            "parity": dict(manifest.parity),
-            "limits": dataclasses.asdict(self.settings.limits),
-            "max_batch": manifest.max_batch,
+            "model": dict(self.manifest.model),
+            "classes": list(self.manifest.classes),
+            "preprocessing": self.manifest.preprocessing.to_dict(),
+            "runtime": {
+                "provider": self.predictor.runtime.provider,
+                "precision": graph.precision,
+                "threads": self.settings.threads,
+            },
+            "parity": dict(self.manifest.parity),
+            "metrics": dict(self.manifest.metrics),
+            "bundle": {
+                "created": self.manifest.created,
+                "graph": graph.name,
+                "graph_sha256": graph.sha256,
+                "checkpoint_sha256": self.manifest.checkpoint_sha256,
+                "versions": dict(self.manifest.versions),
+            },
+            "limits": {
+                "max_bytes": limits.max_bytes,
+                "max_pixels": limits.max_pixels,
+                "max_batch": self.max_batch,
+                "max_pending": self.settings.max_pending,
+                "deadline_seconds": self.settings.deadline,
+            },
         }
 
-    async def close(self) -> None:
-        """Stops the threads; what is being computed is finished."""
-        await self._batcher.close()
-        self._decoders.shutdown()
 
-    def _warm_up(self) -> None:
-        """Runs the smallest and the largest batch, so that no request pays for what the runtime does only once."""
-        size = self.manifest.preprocessing.image_size
-        for batch in (1, self.manifest.max_batch):
-            self.predictor.runtime.infer(np.zeros((batch, size, size, 3), dtype=np.uint8))
+def load_engine(settings: Settings) -> Engine:
+    """The engine of the bundle that `settings` names, loaded and not yet warmed up.
+
+    Raises:
+        InputError: if the bundle or a setting cannot be used.
+        GateError: if a file of the bundle is not what its manifest promises.
+    """
+    manifest = read_manifest(settings.bundle)
+    if settings.max_batch is not None and settings.max_batch > manifest.max_batch:
+        raise InputError(
+            f"LIPSFORMER_MAX_BATCH={settings.max_batch}: the export proved batches up to {manifest.max_batch}; "
+            "lower it, or export again with a larger --max-batch"
+        )
+    return Engine(settings, manifest, load_predictor(settings.bundle, settings.device, settings.threads))

@@ -92,7 +92,9 @@ class _FormReader:
             parser.write(body)
             parser.finalize()
         except FormParserError:
-            raise Problem(400, "malformed_form", "the body is not a multipart form; let the HTTP client build it") from None
+            raise Problem(
+                400, "malformed_form", "the body is not a multipart form; let the HTTP client build it"
+            ) from None
         if not self.complete:
             raise Problem(400, "malformed_form", "the form is cut off before its closing boundary; send it again")
         return self.parts

@@ -1,84 +1,107 @@
-"""`lipsformer serve`: checks everything that can be checked, then becomes the BentoML server."""
+"""`lipsformer serve`: everything that can be refused is refused here, in one line, before a server process exists."""
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import socket
 import sys
+import tempfile
 from pathlib import Path
+from typing import NoReturn
 
+import lipsformer
 from lipsformer.console import say
 from lipsformer.errors import InputError
-from lipsformer.prediction import load_predictor
 
-from .settings import Settings
+from .engine import load_engine
+from .settings import DEVICES, Settings
 
 __all__ = ["serve"]
 
-SERVICE = "lipsformer.serving.service:Classifier"
+DRAIN_SECONDS = 30
 
 
-def serve(bundle: Path, *, host: str, port: int, workers: int, device: str = "auto") -> None:
-    """Replaces this process by a server of `bundle`; does not return.
-
-    Args:
-        bundle: the folder that `lipsformer export` wrote.
-        host: the address to listen on, or "localhost".
-        port: 1 to 65535, not in use.
-        workers: server processes; the cores are shared out among them.
-        device: "auto", "cpu" or "cuda".
+def serve(bundle: Path, *, host: str, port: int, workers: int, device: str = "auto") -> NoReturn:
+    """Serves a bundle over HTTP: checks everything, then becomes the server's process.
 
     Raises:
-        InputError: if the bundle, the address or the device cannot be used.
+        InputError: if an argument or the bundle cannot be used, the port is taken, or no runtime loads the graph.
         GateError: if a file of the bundle is not what its manifest promises.
     """
     if workers < 1:
         raise InputError(f"--workers {workers}: at least 1 is needed")
-    address = _address(host)
-    _check_port(address, port)
-    load_predictor(bundle, device)
-    cores = len(os.sched_getaffinity(0))
-    given = Settings.from_environment()
-    settings = Settings(
-        bundle=bundle.resolve(),
-        device=device,
-        workers=workers,
-        threads=max(1, cores // workers),
-        max_bytes=given.max_bytes,
-        max_pixels=given.max_pixels,
-        max_pending=given.max_pending,
-        timeout=given.timeout,
-    )
-    environment = {
-        **os.environ,
-        **settings.to_environment(),
-        "BENTOML_DO_NOT_TRACK": "True",  # a server makes no calls of its own to the outside
-    }
+    if device not in DEVICES:
+        raise InputError(f"--device {device}: one of {', '.join(DEVICES)} is needed")
+    address = _listenable(host, port)
+    environment = os.environ | _environment(bundle.absolute(), port, workers, device)
+    engine = load_engine(Settings.from_environment(environment))
+    provider = engine.predictor.runtime.provider
     shown = f"[{address}]" if ":" in address else address
-    say(f"serving {bundle} on http://{shown}:{port} with {workers} worker{'s' if workers > 1 else ''}; Ctrl-C stops it")
-    command = [sys.executable, "-m", "bentoml", "serve", SERVICE, "--host", address, "--port", str(port)]
-    os.execve(sys.executable, command, environment)  # noqa: S606 - no shell: our own interpreter and arguments
+    say(
+        f"serving {bundle} ({provider}, {workers} worker{'s'[: workers - 1]}) on http://{shown}:{port}; Ctrl+C stops it"
+    )
+    # An absolute working directory that holds the package: where the command was typed, a file named like one of our
+    # imports would be run instead of it. -P and PYTHONSAFEPATH keep that directory out of the workers as well.
+    home = str(Path(lipsformer.__file__).parents[1])
+    command = [sys.executable, "-P", "-m", "bentoml", "serve", f"{__package__}.service:Classifier"]
+    options = ["--host", address, "--port", str(port), "--working-dir", home]
+    os.execve(  # noqa: S606 - the server must get the signals itself
+        sys.executable, [*command, *options, "--timeout-graceful-shutdown", str(DRAIN_SECONDS)], environment
+    )
 
 
-def _address(host: str) -> str:
-    if host == "localhost":
-        return "127.0.0.1"
+def _listenable(host: str, port: int) -> str:
+    """The IP address of `host`, on which `port` is free.
+
+    Raises:
+        InputError: if one of them cannot be used.
+    """
+    address = "127.0.0.1" if host == "localhost" else host
     try:
-        return str(ipaddress.ip_address(host))
+        version = ipaddress.ip_address(address).version
     except ValueError:
         raise InputError(
-            f"--host {host}: not an IP address; 127.0.0.1 is this machine, 0.0.0.0 every network"
+            f"--host {host}: an IP address is needed, such as 127.0.0.1 (this machine) or 0.0.0.0 (every network)"
         ) from None
-
-
-def _check_port(address: str, port: int) -> None:
     if not 1 <= port <= 65535:
         raise InputError(f"--port {port}: a number from 1 to 65535 is needed")
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket(socket.AF_INET6 if version == 6 else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
             probe.bind((address, port))
-    except OSError as error:
-        raise InputError(f"--port {port} on {address}: cannot be used ({error.strerror}); choose another") from None
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise InputError(f"--port {port}: in use on {address}; choose another") from None
+            raise InputError(f"--host {host} --port {port}: cannot listen there ({error.strerror})") from None
+    return address
+
+
+def _environment(bundle: Path, port: int, workers: int, device: str) -> dict[str, str]:
+    """What the server's processes are told; what the user has set for BentoML stays as it is."""
+    defaults = {
+        "BENTOML_DO_NOT_TRACK": "True",
+        "BENTOML_HOME": str(_state_folder(port)),
+    }
+    return {
+        **{name: os.environ.get(name, value) for name, value in defaults.items()},
+        "LIPSFORMER_BUNDLE": str(bundle),
+        "LIPSFORMER_DEVICE": device,
+        "LIPSFORMER_WORKERS": str(workers),
+        "PYTHONSAFEPATH": "1",
+    }
+
+
+def _state_folder(port: int) -> Path:
+    """Where the workers put their metrics together: one folder for each port, as two servers would delete each other's.
+
+    A new temporary one where the cache cannot be written, as in a read-only container.
+    """
+    cache = Path(os.environ.get("LIPSFORMER_CACHE") or Path.home() / ".cache" / "lipsformer")
+    folder = cache / "serve" / str(port)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="lipsformer-serve-"))
+    return folder

@@ -1,106 +1,150 @@
-// The page: takes a photo by drop, paste or choice, sends it to /classify, and shows the answer. Nothing is kept.
-"use strict";
+// One photo at a time: show it, send its bytes as they are, show the answer or the reason in words.
 
-const at = (id) => document.getElementById(id);
-const drop = at("drop");
-let latest = 0; // answers to an older photo are not shown over a newer one
+const element = (id) => document.getElementById(id);
+const drop = element("drop");
+const preview = element("preview");
+const result = element("result");
 
-function say(text, isError = false) {
-  at("message").textContent = text;
-  at("message").hidden = !text;
-  at("message").classList.toggle("error", isError);
+const TITLES = {
+  too_many_bytes: "That file is too large",
+  too_many_pixels: "That image has too many pixels",
+  empty: "That file is empty",
+  not_an_image: "That is not an image",
+  wrong_content_type: "That is not an image",
+  damaged: "That image is damaged",
+  overloaded: "The server is busy",
+  deadline_exceeded: "That took too long",
+};
+
+let pending = null;
+
+function make(tag, className, text) {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  if (text !== undefined) made.textContent = text;
+  return made;
 }
 
-function clearAnswer() {
-  at("bars").replaceChildren();
-  at("facts").textContent = "";
+function show(state) {
+  result.dataset.state = state;
+  result.setAttribute("aria-busy", String(state === "busy"));
+}
+
+function showError(title, detail) {
+  element("error-title").textContent = title;
+  element("error-detail").textContent = detail;
+  show("error");
 }
 
 function showPreview(file) {
-  const preview = at("preview");
-  URL.revokeObjectURL(preview.src);
+  if (preview.src) URL.revokeObjectURL(preview.src);
   preview.src = URL.createObjectURL(file);
-  preview.onload = () => {
-    preview.hidden = false;
-    at("invite").hidden = true;
-    drop.classList.add("filled");
-  };
-  preview.onerror = () => {
-    preview.hidden = true;
-    at("invite").hidden = false;
-    drop.classList.remove("filled");
-  };
+  preview.alt = `Your photo: ${file.name}`;
+  preview.hidden = false;
+  element("invite").hidden = true;
+  element("file-name").textContent = file.name;
+  element("file-line").hidden = false;
+  drop.classList.add("filled");
 }
 
-function showAnswer(answer, seconds) {
-  for (const { label, score } of answer.predictions) {
-    const row = document.createElement("li");
-    const name = document.createElement("span");
-    const share = document.createElement("span");
-    const bar = document.createElement("progress");
-    name.textContent = label;
-    share.textContent = `${(100 * score).toFixed(1)} %`;
-    share.className = "score";
-    bar.value = score;
-    bar.setAttribute("aria-hidden", "true"); // the number beside it says the same
-    row.append(name, share, bar);
-    at("bars").append(row);
-  }
-  const { decode, infer } = answer.timing_ms;
-  at("facts").textContent =
-    `${Math.round(seconds * 1000)} ms in all: ${decode.toFixed(1)} ms to decode, ` +
-    `${infer.toFixed(1)} ms in the model (${answer.provider.replace("ExecutionProvider", "")}).`;
+// A file the browser cannot draw (a TIFF, or no image at all) may still be one the server can read.
+preview.addEventListener("error", () => {
+  preview.hidden = true;
+  element("invite").hidden = false;
+  drop.classList.remove("filled");
+});
+
+const percent = (score) => `${(score * 100).toFixed(1)} %`;
+
+function showAnswer(answer, elapsed) {
+  element("best").textContent = answer.predictions[0].label;
+  element("bars").replaceChildren(
+    ...answer.predictions.map(({ label, score }) => {
+      const line = make("div", "line");
+      line.append(make("span", "label", label), make("span", "score", percent(score)));
+      const fill = make("div", "fill");
+      fill.style.setProperty("--share", `${score * 100}%`);
+      const track = make("div", "track");
+      track.setAttribute("aria-hidden", "true");
+      track.append(fill);
+      const item = make("li");
+      item.append(line, track);
+      return item;
+    }),
+  );
+  const facts = {
+    Server: `${answer.timing_ms.total.toFixed(0)} ms`,
+    "With the network": `${elapsed.toFixed(0)} ms`,
+    Runtime: answer.provider.replace("ExecutionProvider", ""),
+    Model: answer.model,
+  };
+  element("facts").replaceChildren(
+    ...Object.entries(facts).map(([name, value]) => {
+      const pair = make("div");
+      pair.append(make("dt", "", name), make("dd", "", value));
+      return pair;
+    }),
+  );
+  show("done");
 }
 
 async function classify(file) {
-  const mine = ++latest;
-  clearAnswer();
+  pending?.abort();
+  const mine = (pending = new AbortController());
   showPreview(file);
-  say("Looking at it …");
-  const form = new FormData();
-  form.append("image", file);
-  const started = performance.now();
+  show("busy");
+  const start = performance.now();
   try {
-    const response = await fetch("classify", { method: "POST", body: form });
+    const response = await fetch("classify?top_k=5", {
+      method: "POST",
+      body: file,
+      headers: { "Content-Type": file.type || "application/octet-stream" },
+      signal: mine.signal,
+    });
     const answer = await response.json();
-    if (mine !== latest) return;
-    if (!response.ok) {
-      say(`${answer.title}: ${answer.detail ?? "refused"}`, true);
-      return;
-    }
-    say("");
-    showAnswer(answer, (performance.now() - started) / 1000);
+    if (mine.signal.aborted) return;
+    if (response.ok) showAnswer(answer, performance.now() - start);
+    else showError(TITLES[answer.reason] ?? answer.title, answer.detail);
   } catch {
-    if (mine === latest) say("The server does not answer. Try again in a moment.", true);
+    if (!mine.signal.aborted) showError("No answer", "The server cannot be reached. Check that it runs, then try again.");
   }
 }
 
 function take(files) {
-  if (files?.length) classify(files[0]);
+  if (files.length) classify(files[0]);
 }
 
-at("file").addEventListener("change", (event) => take(event.target.files));
-document.addEventListener("paste", (event) => take(event.clipboardData.files));
-document.addEventListener("dragover", (event) => {
+element("file").addEventListener("change", (event) => {
+  take(event.target.files);
+  event.target.value = ""; // so that the same photo can be picked again
+});
+
+// The whole window takes the drop: a photo that misses the card must not replace the page.
+addEventListener("dragover", (event) => {
   event.preventDefault();
   drop.classList.add("over");
 });
-document.addEventListener("dragleave", (event) => {
+addEventListener("dragleave", (event) => {
   if (!event.relatedTarget) drop.classList.remove("over");
 });
-document.addEventListener("drop", (event) => {
+addEventListener("drop", (event) => {
   event.preventDefault();
   drop.classList.remove("over");
-  take(event.dataTransfer.files);
+  if (event.dataTransfer.files.length) take(event.dataTransfer.files);
+  else showError("That is not a file", "Drop the photo itself, from a folder or the desktop; addresses are never fetched.");
 });
+addEventListener("paste", (event) => take(event.clipboardData.files));
 
-at("origin").textContent = location.origin;
-fetch("info")
-  .then((response) => response.json())
-  .then(({ classes, preprocessing }) => {
-    const shown = classes.slice(0, 4).join(", ");
-    at("about").textContent =
-      `A LipsFormer that knows ${classes.length} classes: ${shown}${classes.length > 4 ? " …" : ""} ` +
-      `It looks at ${preprocessing.image_size} × ${preprocessing.image_size} pixels.`;
-  })
-  .catch(() => {});
+async function introduce() {
+  const info = await (await fetch("info")).json();
+  const { model, classes, runtime } = info;
+  element("model").textContent = `${model.name} · ${classes.length} classes · ${runtime.provider.replace("ExecutionProvider", "")}`;
+  element("model").hidden = false;
+  const some = classes.slice(0, 3).join(", ");
+  const more = classes.length - 3;
+  element("classes").textContent =
+    `This model knows ${classes.length} classes: ${some}${more > 0 ? ` and ${more} more` : ""}.`;
+}
+
+element("curl").textContent = `curl -F image=@photo.jpg '${new URL("classify?top_k=5", location.href)}'`;
+introduce().catch(() => {}); // the page works without; the first photo will tell what is wrong
