@@ -245,7 +245,7 @@ def test_an_unknown_name_suggests_the_near_one(call: object, tmp_path: Path) -> 
     assert callable(call)
     with pytest.raises(InputError, match=r"did you mean 'fashion-mnist'\?"):
         call("fashion-minst", tmp_path / "out")
-    with pytest.raises(InputError, match="built-in: fruit, cifar10, fashion-mnist"):
+    with pytest.raises(InputError, match="known: fruit, cifar10, fashion-mnist"):
         call("zzz", tmp_path / "out")
 
 

@@ -156,7 +156,7 @@ def _find(name: str) -> Path:
         return PACKAGED / f"{name}.toml"
     if name.endswith(".toml") or "/" in name:
         return Path(name)
-    raise InputError(f"unknown recipe '{name}', nor the path of a .toml file: {suggest(name, recipe_names())}")
+    raise InputError(f"unknown recipe '{name}': {suggest(name, recipe_names())} (a path ends in .toml)")
 
 
 def _read(path: Path) -> dict[str, Any]:
