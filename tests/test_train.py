@@ -179,6 +179,15 @@ def test_divergence_aborts_and_the_run_can_be_resumed(
     assert_same(finished, tmp_path / "run")
 
 
+def test_skipped_steps_are_counted_across_short_epochs(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "MAX_SKIPPED_IN_A_ROW", 4)
+    poison(monkeypatch, range(100))
+    with pytest.raises(LipsFormerError, match="step 4: "):
+        train_tiny(photos, tmp_path / "run")
+
+
 def test_metrics_are_strict_json(finished: Path) -> None:
     for line in (finished / "metrics.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=pytest.fail)

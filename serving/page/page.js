@@ -98,7 +98,7 @@ async function classify(file) {
     const response = await fetch("classify?top_k=5", {
       method: "POST",
       body: file,
-      headers: { "Content-Type": file.type || "application/octet-stream" },
+      headers: { "Content-Type": "application/octet-stream" }, // what it is, the server finds out from its bytes
       signal: mine.signal,
     });
     const answer = await response.json();
@@ -138,7 +138,7 @@ addEventListener("paste", (event) => take(event.clipboardData.files));
 async function introduce() {
   const info = await (await fetch("info")).json();
   const { model, classes, runtime } = info;
-  element("model").textContent = `${model.name} · ${classes.length} classes · ${runtime.provider.replace("ExecutionProvider", "")}`;
+  element("model").textContent = `${model.architecture} · ${classes.length} classes · ${runtime.provider.replace("ExecutionProvider", "")}`;
   element("model").hidden = false;
   const some = classes.slice(0, 3).join(", ");
   const more = classes.length - 3;
