@@ -84,6 +84,11 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise InputError(
             f"{path}: {len(classes)} class names for {config.num_classes} outputs; train or convert it again"
         )
+    if preprocessing.image_size != config.image_size:
+        raise InputError(
+            f"{path}: preprocessing gives {preprocessing.image_size} pixels to a model of {config.image_size}; "
+            "train or convert it again"
+        )
     if problem := _misfit(config, tensors):
         raise InputError(f"{path}: its weights do not fit its configuration ({problem}); train or convert it again")
     model = LipsFormerSwin(config).eval()

@@ -14,6 +14,7 @@ from lipsformer.images import ImageLimits
 __all__ = ["DEVICES", "Settings", "worker_count"]
 
 DEVICES = ("auto", "cpu", "cuda")
+PACKED_BUNDLE = Path(__file__).parents[1] / "bundle"
 
 Default = TypeVar("Default", int, None)
 
@@ -23,7 +24,7 @@ class Settings:
     """One worker's settings.
 
     Args:
-        bundle: folder that `lipsformer export` wrote (LIPSFORMER_BUNDLE).
+        bundle: folder that `lipsformer export` wrote (LIPSFORMER_BUNDLE); by default the one that a Bento carries.
         device: "auto", "cpu" or "cuda" (LIPSFORMER_DEVICE).
         workers: worker processes of the server (LIPSFORMER_WORKERS).
         threads: CPU threads of one worker, for decoding and for inference (LIPSFORMER_THREADS); by default an equal
@@ -48,11 +49,8 @@ class Settings:
         """The settings that environment variables give.
 
         Raises:
-            InputError: if LIPSFORMER_BUNDLE is missing or a value cannot be used; the message names the variable.
+            InputError: if a value cannot be used; the message names the variable.
         """
-        bundle = environment.get("LIPSFORMER_BUNDLE")
-        if not bundle:
-            raise InputError("LIPSFORMER_BUNDLE is not set; set it to the folder that `lipsformer export` wrote")
         device = environment.get("LIPSFORMER_DEVICE", "auto")
         if device not in DEVICES:
             raise InputError(f"LIPSFORMER_DEVICE={device}: one of {', '.join(DEVICES)} is needed")
@@ -60,7 +58,7 @@ class Settings:
         cores = len(os.sched_getaffinity(0))
         limits = ImageLimits()
         return cls(
-            bundle=Path(bundle),
+            bundle=Path(environment.get("LIPSFORMER_BUNDLE") or PACKED_BUNDLE),
             device=device,
             workers=workers,
             threads=_count(environment, "LIPSFORMER_THREADS", max(1, cores // workers)),

@@ -152,6 +152,7 @@ def test_a_header_that_promises_too_much(tmp_path: Path) -> None:
         (lambda m: m["config"].update(colour="red"), "unknown model setting 'colour'"),
         (lambda m: m["preprocessing"].update(image_size=-1), "image_size=-1 must be a whole number"),
         (lambda m: m["preprocessing"].pop("image_size"), "image_size"),
+        (lambda m: m["preprocessing"].update(image_size=64), "preprocessing gives 64 pixels to a model of 32"),
         (lambda m: m.update(preprocessing=None), "its metadata cannot be read"),
         (lambda m: m["config"].update(embed_dim=16), "configuration (head.weight is [3, 64], needed [3, 128])"),
         (lambda m: m["config"].update(depths=[1, 1, 2, 1]), "layers.2.blocks.1.alpha1.scale is missing, needed [32]"),

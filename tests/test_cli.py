@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -159,11 +160,51 @@ def test_bad_eval_input(run: Run, trained: Trained, tmp_path: Path) -> None:
     assert "class 'unheard-of' is unknown" in refused(run, "eval", trained.bundle, tmp_path)
 
 
-def test_bad_train_input(run: Run, tmp_path: Path) -> None:
+def test_bad_train_input(run: Run, trained: Trained, tmp_path: Path) -> None:
     output = tmp_path / "run"
+    empty = tmp_path / "empty"
+    empty.mkdir()
     assert "no-such-data" in refused(run, "train", "no-such-data", "--output", output)
-    assert "class folders" in refused(run, "train", tmp_path, "--output", output)
+    assert "class folders" in refused(run, "train", empty, "--output", output)
+    train = ("train", trained.data, "--output", output)
+    assert "did you mean 'lipsformer_swin_nano'" in refused(run, *train, "--model", "lipsformer_swin_nan")
+    assert "did you mean 'fruit'" in refused(run, *train, "--recipe", "friut")
+    assert "did you mean 'learning_rate'" in refused(run, *train, "--set", "learning_rat=1")
+    assert "give it as key=value" in refused(run, *train, "--set", "learning_rate")
+    assert "epochs=0" in refused(run, *train, "--epochs", 0)
+    assert "--device tpu" in refused(run, *train, "--device", "tpu")
     assert not output.exists()
+    output.mkdir()
+    (output / "notes.txt").write_text("mine")
+    assert "exists already" in refused(run, *train)
+    assert (output / "notes.txt").read_text() == "mine"
+
+
+def test_a_photo_that_cannot_be_read_is_named_by_train(run: Run, trained: Trained, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    shutil.copytree(trained.data, photos)
+    for label in trained.classes:  # two of each: one may be held out
+        shutil.copy(photos / label / f"{label}.jpg", photos / label / "second.jpg")
+    for name in ("Kaiser.jpg", "second.jpg"):
+        (photos / "Kaiser" / name).write_bytes(Path(PHOTO).read_bytes()[:4000])
+    small = ("--model", "lipsformer_swin_nano", "--set", "model.embed_dim=16", "--set", "model.image_size=32")
+    status, _, err = run("train", photos, "--output", tmp_path / "run", "--epochs", 1, *small)
+    progress, message = err.splitlines()
+    assert status == 2
+    assert progress.startswith("training ")
+    assert message.startswith(f"lipsformer: {photos / 'Kaiser'}")
+    assert "damaged or cut off" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_data_input(run: Run, tmp_path: Path) -> None:
+    assert "did you mean 'fruit'" in refused(run, "data", "friut", "--output", tmp_path / "out")
+    assert "no such file" in refused(
+        run, "data", "fruit", "--output", tmp_path / "out", "--source", tmp_path / "no.whl"
+    )
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    assert "exists already" in refused(run, "data", "fruit", "--output", tmp_path / "taken")
 
 
 def test_bad_serve_input(run: Run, trained: Trained, tmp_path: Path) -> None:

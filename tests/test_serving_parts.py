@@ -155,7 +155,6 @@ def test_settings_come_from_the_environment() -> None:
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({}, "LIPSFORMER_BUNDLE is not set"),
         ({"LIPSFORMER_BUNDLE": "b", "LIPSFORMER_MAX_BYTES": "lots"}, "LIPSFORMER_MAX_BYTES=lots: a whole number"),
         ({"LIPSFORMER_BUNDLE": "b", "LIPSFORMER_MAX_PENDING": "0"}, "LIPSFORMER_MAX_PENDING=0: a whole number from 1"),
         ({"LIPSFORMER_BUNDLE": "b", "LIPSFORMER_DEVICE": "tpu"}, "LIPSFORMER_DEVICE=tpu: one of auto, cpu, cuda"),
