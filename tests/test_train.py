@@ -43,15 +43,15 @@ def assert_same(run_a: Path, run_b: Path) -> None:
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
     """Makes the training that follows stop, as by Ctrl-C, in the midst of the epoch after `epochs`."""
-    evaluate, calls = run.evaluate, []
+    validate, calls = run.validate, []
 
     def interrupted(*arguments: Any) -> Any:
         calls.append(1)
         if len(calls) > epochs:
             raise KeyboardInterrupt
-        return evaluate(*arguments)
+        return validate(*arguments)
 
-    monkeypatch.setattr(run, "evaluate", interrupted)
+    monkeypatch.setattr(run, "validate", interrupted)
 
 
 def test_training_learns(photos: Path, tmp_path: Path) -> None:

@@ -23,13 +23,13 @@ from .optimisation import learning_rate
 from .recipe import Recipe
 from .state import TrainingState
 
-__all__ = ["Evaluation", "evaluate", "train_epoch"]
+__all__ = ["Validation", "train_epoch", "validate"]
 
 MAX_SKIPPED_IN_A_ROW = 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class Validation:
     """Mean cross entropy, share of images whose top class is right, and counts (K, K): rows true, columns predicted."""
 
     loss: float
@@ -106,10 +106,10 @@ def _step(state: TrainingState, batch: Batch, normalise: Normalise, recipe: Reci
 
 
 @torch.inference_mode()
-def evaluate(
+def validate(
     model: Callable[[Tensor], Tensor], batches: Iterable[Batch], normalise: Normalise, classes: int
-) -> Evaluation:
-    """Evaluates `model` (in eval mode, normalised images to logits) on `batches`."""
+) -> Validation:
+    """Runs `model` (in eval mode, normalised images to logits) on `batches`."""
     device = normalise.offset.device
     loss_mean = MeanMetric().to(device)
     confusion = MulticlassConfusionMatrix(classes).to(device)
@@ -121,7 +121,7 @@ def evaluate(
         loss_mean.update(loss, len(labels))
         confusion.update(logits, labels)
     counts: Tensor = confusion.compute().cpu()
-    return Evaluation(loss=float(loss_mean.compute()), top1=float(counts.trace() / counts.sum()), confusion=counts)
+    return Validation(loss=float(loss_mean.compute()), top1=float(counts.trace() / counts.sum()), confusion=counts)
 
 
 def _diverged(step: int) -> str:

@@ -24,7 +24,7 @@ from lipsformer.preprocessing import Preprocessing
 
 from .data import TrainingBatches, TrainingImages, ValidationImages, load_training, load_validation
 from .draws import Purpose, seed_torch
-from .loop import evaluate, train_epoch
+from .loop import train_epoch, validate
 from .optimisation import average_weights, build_optimizer
 from .recipe import Recipe, load_recipe
 from .report import plot_confusion, plot_curves
@@ -119,7 +119,7 @@ class Run:
             while state.epoch < recipe.epochs:
                 started = time.perf_counter()
                 record = train_epoch(state, batches, self.normalise, recipe, order.steps_per_epoch)
-                found = evaluate(state.average.module, validation, self.normalise, len(self.dataset.classes))
+                found = validate(state.average.module, validation, self.normalise, len(self.dataset.classes))
                 record |= {"val_loss": found.loss if math.isfinite(found.loss) else None, "val_top1": found.top1}
                 record["seconds"] = round(time.perf_counter() - started, 2)
                 state.finish_epoch(record, found.confusion)
