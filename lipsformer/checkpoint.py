@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .config import SwinConfig
 from .errors import InputError
+from .manifest import class_names
 from .outputs import publish_file
 from .preprocessing import Preprocessing
 from .swin import LipsFormerSwin
@@ -73,9 +74,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             )
         config = SwinConfig.from_dict(metadata["config"])
         preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
-        classes, metrics = metadata["classes"], dict(metadata["metrics"])
-        if not isinstance(classes, list) or not all(isinstance(label, str) for label in classes):
-            raise TypeError("its class names are not a list of texts")
+        classes, metrics = class_names(metadata["classes"]), dict(metadata["metrics"])
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError) and str(error).startswith(str(path)):
             raise
@@ -93,7 +92,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise InputError(f"{path}: its weights do not fit its configuration ({problem}); train or convert it again")
     model = LipsFormerSwin(config).eval()
     model.load_state_dict(tensors)
-    return Checkpoint(model=model, config=config, classes=tuple(classes), preprocessing=preprocessing, metrics=metrics)
+    return Checkpoint(model=model, config=config, classes=classes, preprocessing=preprocessing, metrics=metrics)
 
 
 def _misfit(config: SwinConfig, tensors: Mapping[str, Tensor]) -> str | None:

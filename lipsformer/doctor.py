@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 from importlib import metadata
 from typing import Any
+
+from .runtimes import CUDA, open_session
 
 __all__ = ["examine", "render"]
 
@@ -49,12 +50,15 @@ def examine() -> dict[str, Any]:
         problems.append(f"no ONNX Runtime: pip install 'lipsformer[{'gpu' if cuda else 'cpu'}]'")
     else:
         report["onnxruntime_providers"] = providers = _working_providers()
-        if cuda and "CUDAExecutionProvider" not in providers:
-            remedy = (
-                "check the driver and the CUDA libraries" if versions["onnxruntime-gpu"] else "install the GPU build"
-            )
+        if versions["onnxruntime-gpu"] and CUDA not in providers:
             problems.append(
-                f"ONNX Runtime cannot use the GPU ({remedy}): "
+                "onnxruntime-gpu is installed but CUDA does not start: see whether `nvidia-smi` works, then "
+                "pip install 'lipsformer[gpu]'; on a machine without a GPU "
+                "pip uninstall -y onnxruntime-gpu && pip install 'lipsformer[cpu]'"
+            )
+        elif cuda and versions["onnxruntime"]:
+            problems.append(
+                "this ONNX Runtime cannot use the GPU that PyTorch sees: "
                 "pip uninstall -y onnxruntime && pip install 'lipsformer[gpu]'"
             )
     if cuda and not versions["tensorrt"]:
@@ -95,19 +99,11 @@ def _torch_devices() -> list[str]:
 def _working_providers() -> list[str]:
     """Providers with which a session really starts: a GPU wheel lists CUDA as available on machines without a GPU."""
     import onnx
-    import onnxruntime
 
     value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
     result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
     node = onnx.helper.make_node("Identity", ["x"], ["y"])
     graph = onnx.helper.make_graph([node], "probe", [value], [result])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    wanted = [
-        p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in onnxruntime.get_available_providers()
-    ]
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=wanted)
-    if sys.platform == "linux" and "CUDAExecutionProvider" not in session.get_providers():
-        return ["CPUExecutionProvider"]
-    return list(session.get_providers())
+    providers: list[str] = open_session(model.SerializeToString(), cuda=True).get_providers()
+    return providers

@@ -12,7 +12,7 @@ from .errors import GateError, InputError
 from .outputs import sha256_of
 from .preprocessing import Preprocessing
 
-__all__ = ["MANIFEST_NAME", "BundleFile", "Manifest", "read_manifest"]
+__all__ = ["MANIFEST_NAME", "BundleFile", "Manifest", "class_names", "read_manifest"]
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = 1
@@ -70,6 +70,17 @@ class Manifest:
         return next(file for file in self.files if file.kind == "onnx")
 
 
+def class_names(value: object) -> tuple[str, ...]:
+    """Class names as read from a file.
+
+    Raises:
+        TypeError: if `value` is not a list of texts.
+    """
+    if not isinstance(value, list) or not all(isinstance(label, str) for label in value):
+        raise TypeError("its class names are not a list of texts")
+    return tuple(value)
+
+
 def read_manifest(bundle: Path) -> Manifest:
     """Reads a bundle's manifest and checks the hash of every file it names.
 
@@ -88,7 +99,7 @@ def read_manifest(bundle: Path) -> Manifest:
         manifest = Manifest(
             **{
                 **data,
-                "classes": tuple(data["classes"]),
+                "classes": class_names(data["classes"]),
                 "preprocessing": Preprocessing.from_dict(data["preprocessing"]),
                 "files": tuple(BundleFile(**file) for file in data["files"]),
             }

@@ -13,7 +13,7 @@ from PIL import Image
 
 from .errors import InputError
 from .images import ImageLimits, open_image
-from .manifest import read_manifest
+from .manifest import class_names, read_manifest
 from .preprocessing import Preprocessing
 from .runtimes import OnnxRuntime, Pixels, Runtime, TorchRuntime
 
@@ -90,15 +90,16 @@ def load_predictor(model: str | Path, device: str = "auto", threads: int | None 
     if path.is_dir():
         manifest = read_manifest(path)
         runtime = OnnxRuntime(path / manifest.graph().name, device, threads)
-        return Predictor(runtime=runtime, preprocessing=manifest.preprocessing, classes=manifest.classes)
+        return _for_graph(runtime, manifest.preprocessing, manifest.classes)
     if path.suffix == ".onnx":
         runtime = OnnxRuntime(path, device, threads)
         metadata = runtime.metadata()
-        return Predictor(
-            runtime=runtime,
-            preprocessing=Preprocessing.from_dict(metadata["preprocessing"]),
-            classes=tuple(metadata["classes"]),
-        )
+        try:
+            preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
+            classes = class_names(metadata["classes"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: its metadata cannot be read ({error}); export it again") from None
+        return _for_graph(runtime, preprocessing, classes)
     if path.suffix == ".safetensors":
         return _from_checkpoint(path, device, threads)
     if not path.exists():
@@ -112,6 +113,17 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     exponentials = np.exp(shifted)
     result: NDArray[np.float64] = exponentials / exponentials.sum(axis=-1, keepdims=True)
     return result
+
+
+def _for_graph(runtime: OnnxRuntime, preprocessing: Preprocessing, classes: tuple[str, ...]) -> Predictor:
+    if len(classes) != runtime.outputs:
+        raise InputError(f"{runtime.model}: {len(classes)} class names for {runtime.outputs} outputs; export it again")
+    if preprocessing.image_size != runtime.image_size:
+        raise InputError(
+            f"{runtime.model}: preprocessing gives {preprocessing.image_size} pixels to a graph of "
+            f"{runtime.image_size}; export it again"
+        )
+    return Predictor(runtime=runtime, preprocessing=preprocessing, classes=classes)
 
 
 def _from_checkpoint(path: Path, device: str, threads: int | None) -> Predictor:

@@ -6,6 +6,8 @@ provider that was asked for and silently replaced is an error, not a slow answer
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 from pathlib import Path
@@ -14,12 +16,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .console import say
 from .errors import InputError
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
 
-__all__ = ["OnnxRuntime", "Pixels", "Runtime", "TorchRuntime"]
+__all__ = ["CUDA", "Logits", "OnnxRuntime", "Pixels", "Runtime", "TorchRuntime", "open_session"]
 
 Pixels = NDArray[np.uint8]  # (N, S, S, 3)
 Logits = NDArray[np.float32]  # (N, K)
@@ -27,6 +30,9 @@ Logits = NDArray[np.float32]  # (N, K)
 INPUT_NAME = "pixels"
 OUTPUT_NAME = "logits"
 METADATA_KEY = "lipsformer"
+
+CUDA = "CUDAExecutionProvider"
+ERRORS_AND_WORSE, FATAL = 3, 4  # ONNX Runtime's log severities
 
 
 class Runtime(Protocol):
@@ -68,48 +74,42 @@ class OnnxRuntime:
     """Runs an exported graph in ONNX Runtime.
 
     Args:
-        model: the .onnx file, or its bytes.
-        device: "auto" (CUDA if it works, else the CPU), "cpu" or "cuda".
+        model: the .onnx file.
+        device: "auto" (CUDA if it works, else the CPU, which is said on stderr), "cpu" or "cuda".
         threads: CPU threads for one inference; by default all cores this process may use.
 
     Raises:
         InputError: if ONNX Runtime is missing, the file is not a graph that we exported, or "cuda" does not work.
     """
 
-    def __init__(self, model: Path | bytes, device: str = "auto", threads: int | None = None) -> None:
-        ort = _import_onnxruntime()
-        label = str(model) if isinstance(model, Path) else "model"
-        if isinstance(model, Path) and not model.is_file():
+    def __init__(self, model: Path, device: str = "auto", threads: int | None = None) -> None:
+        if not model.is_file():
             raise InputError(f"{model}: no such file; give the .onnx file that `lipsformer export` wrote")
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
-        options.log_severity_level = 3
-        cuda = device != "cpu" and "CUDAExecutionProvider" in ort.get_available_providers()
-        providers = (["CUDAExecutionProvider"] if cuda else []) + ["CPUExecutionProvider"]
-        try:
-            source = model if isinstance(model, bytes) else os.fspath(model)
-            self.session = ort.InferenceSession(source, options, providers=providers)
-        except Exception as error:  # noqa: BLE001 - ONNX Runtime raises its own types, without a common base
-            raise InputError(f"{label}: ONNX Runtime cannot load it ({_first_line(error)}); export it again") from None
+        self.model = model
+        self.session = open_session(model, cuda=device != "cpu", threads=threads)
         self.provider: str = self.session.get_providers()[0]  # what runs, not what was asked for
-        if device == "cuda" and self.provider != "CUDAExecutionProvider":
+        if self.provider != CUDA and device == "cuda":
             raise InputError("--device cuda: ONNX Runtime fell back to the CPU; run `lipsformer doctor`")
-        inputs = self.session.get_inputs()
-        if [i.name for i in inputs] != [INPUT_NAME] or inputs[0].type != "tensor(uint8)":
-            raise InputError(
-                f"{label}: not a graph that `lipsformer export` wrote (its input is not uint8 '{INPUT_NAME}')"
-            )
+        if self.provider != CUDA and device == "auto" and CUDA in _import_onnxruntime().get_available_providers():
+            say("ONNX Runtime is built for CUDA but runs on the CPU here; `lipsformer doctor` says why")
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        described = [(value.name, value.type, len(value.shape)) for value in (*inputs, *outputs)]
+        if described != [(INPUT_NAME, "tensor(uint8)", 4), (OUTPUT_NAME, "tensor(float)", 2)]:
+            raise InputError(f"{model}: not a graph that `lipsformer export` wrote (uint8 pixels in, float logits out)")
+        self.image_size: int = inputs[0].shape[1]
+        self.outputs: int = outputs[0].shape[1]
 
     def metadata(self) -> dict[str, Any]:
         """What the export wrote into the graph: classes, preprocessing, and where it came from.
 
         Raises:
-            InputError: if the graph carries none.
+            InputError: if the graph carries none that can be read.
         """
-        text = self.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-        if text is None:
-            raise InputError("the ONNX file carries no LipsFormer metadata; export it with `lipsformer export`")
-        metadata: dict[str, Any] = json.loads(text)
+        text = self.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "")
+        try:
+            metadata: dict[str, Any] = dict(json.loads(text))
+        except (ValueError, TypeError, RecursionError):
+            raise InputError(f"{self.model}: carries no LipsFormer metadata; export it again") from None
         return metadata
 
     def infer(self, pixels: Pixels) -> Logits:
@@ -118,8 +118,27 @@ class OnnxRuntime:
         return logits
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+def open_session(model: Path | bytes, *, cuda: bool, threads: int | None = None) -> Any:
+    """An ONNX Runtime session of an .onnx file or of its bytes; its `get_providers()` says what it really runs on.
+
+    Raises:
+        InputError: if ONNX Runtime is missing or cannot load the model.
+    """
+    ort = _import_onnxruntime()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    options.log_severity_level = ERRORS_AND_WORSE
+    providers = ["CPUExecutionProvider"]
+    if cuda and CUDA in ort.get_available_providers():
+        providers.insert(0, CUDA)
+        ort.set_default_logger_severity(FATAL)  # a missing CUDA library is told by our own line, not by four of its
+        with contextlib.redirect_stdout(io.StringIO()):
+            ort.preload_dlls()  # from the CUDA packages beside it, where there are any
+    try:
+        return ort.InferenceSession(model if isinstance(model, bytes) else os.fspath(model), options, providers)
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime raises its own types, without a common base
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{model!s:.300}: ONNX Runtime cannot load it ({reason}); export it again") from None
 
 
 def _import_onnxruntime() -> Any:

@@ -1,0 +1,82 @@
+"""Prediction: what may be a model, what is said when it is none, and which device really runs it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from trained import Trained
+
+from lipsformer import load_predictor, runtimes
+from lipsformer.errors import InputError
+from lipsformer.prediction import softmax
+from lipsformer.samples import SAMPLES
+
+
+def test_ranking_is_by_falling_score_and_stable(trained: Trained) -> None:
+    predictor = load_predictor(trained.bundle)
+    ranked = predictor.rank(np.array([0.0, 2.0, 1.0, 2.0] + [0.0] * 10, dtype=np.float32), 3)
+    assert [p.index for p in ranked] == [1, 3, 2]
+    assert [p.label for p in ranked] == [trained.classes[i] for i in (1, 3, 2)]
+    assert len(predictor.rank(np.zeros(14, dtype=np.float32), 99)) == 14
+
+
+def test_softmax_survives_large_logits() -> None:
+    scores = softmax(np.array([[1e4, 0.0], [-1e4, -1e4]], dtype=np.float32))
+    assert scores.tolist() == [[1.0, 0.0], [0.5, 0.5]]
+
+
+def test_more_images_than_a_batch(trained: Trained) -> None:
+    photos = sorted(SAMPLES.glob("*.jpg")) * 3
+    answers = load_predictor(trained.bundle).predict(photos, 1)
+    assert len(answers) == 42
+    assert answers[:14] == answers[14:28]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [None, "no json", "[]", "3", "{}", '{"classes": 3, "preprocessing": {"image_size": 32}}', '{"classes": ["a"]}'],
+)
+def test_a_graph_without_usable_metadata_is_refused(text: str | None, trained: Trained, tmp_path: Path) -> None:
+    graph = onnx.load(trained.bundle / "model.onnx")
+    del graph.metadata_props[:]
+    if text is not None:
+        onnx.helper.set_model_props(graph, {"lipsformer": text})
+    path = tmp_path / "model.onnx"
+    onnx.save(graph, path)
+    with pytest.raises(InputError, match=r"model\.onnx: "):
+        load_predictor(path)
+
+
+def test_class_names_must_match_the_outputs(trained: Trained, tmp_path: Path) -> None:
+    graph = onnx.load(trained.bundle / "model.onnx")
+    metadata = json.loads(graph.metadata_props[0].value)
+    metadata["classes"].pop()
+    onnx.helper.set_model_props(graph, {"lipsformer": json.dumps(metadata)})
+    onnx.save(graph, tmp_path / "model.onnx")
+    with pytest.raises(InputError, match="13 class names for 14 outputs"):
+        load_predictor(tmp_path / "model.onnx")
+
+
+def test_a_cuda_build_that_falls_back_says_so(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the GPU wheel does on a machine without a GPU: it lists CUDA, starts on the CPU and says nothing."""
+    listed = [runtimes.CUDA, "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("noise")  # noqa: T201)
+    session = onnxruntime.InferenceSession
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda source, options, _: session(source, options))
+    predictor = load_predictor(trained.bundle)
+    assert predictor.runtime.provider == "CPUExecutionProvider"
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("ONNX Runtime is built for CUDA but runs on the CPU here")
+    load_predictor(trained.bundle, "cpu")
+    assert capsys.readouterr().err == ""  # as asked for
+    with pytest.raises(InputError, match="--device cuda: ONNX Runtime fell back to the CPU"):
+        load_predictor(trained.bundle, "cuda")
