@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,7 @@ def test_a_cuda_build_that_falls_back_says_so(
     """As the GPU wheel does on a machine without a GPU: it lists CUDA, starts on the CPU and says nothing."""
     listed = [runtimes.CUDA, "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
-    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("noise")  # noqa: T201)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: sys.stdout.write("noise"))
     session = onnxruntime.InferenceSession
     monkeypatch.setattr(onnxruntime, "InferenceSession", lambda source, options, _: session(source, options))
     predictor = load_predictor(trained.bundle)
