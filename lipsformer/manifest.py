@@ -29,6 +29,10 @@ class BundleFile:
     precision: str | None = None
     runtime: str | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or Path(self.name).name != self.name:
+            raise ValueError(f"{self.name!r} is not the name of a file in the bundle")
+
     @classmethod
     def describe(cls, path: Path, kind: str, *, precision: str | None = None, runtime: str | None = None) -> Self:
         """Measures a file that lies in the bundle."""
@@ -59,6 +63,13 @@ class Manifest:
     parity: Mapping[str, Any]
     versions: Mapping[str, str]
     created: str
+
+    def __post_init__(self) -> None:
+        for name in ("model", "metrics", "parity", "versions"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise TypeError(f"{name} is not a table")
+        if type(self.max_batch) is not int or self.max_batch < 1:
+            raise TypeError("max_batch is not a whole number of at least 1")
 
     def write(self, folder: Path) -> None:
         """Writes `manifest.json` into `folder`."""
@@ -94,32 +105,33 @@ def read_manifest(bundle: Path) -> Manifest:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         found = data.pop("format")
-        if found != FORMAT:
-            raise InputError(f"{path}: bundle format {found}, this version reads {FORMAT}; export it again")
-        manifest = Manifest(
-            **{
-                **data,
-                "classes": class_names(data["classes"]),
-                "preprocessing": Preprocessing.from_dict(data["preprocessing"]),
-                "files": tuple(BundleFile(**file) for file in data["files"]),
-            }
-        )
-        manifest.graph()
-    except InputError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
-        raise InputError(
-            f"{path}: damaged manifest ({type(error).__name__}: {error}); export the bundle again"
-        ) from None
+        manifest = _parse(data) if found == FORMAT else None
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OSError) as error:
+        reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        raise InputError(f"{path}: damaged manifest ({reason}); export the bundle again") from None
+    if manifest is None:
+        raise InputError(f"{path}: bundle format {found}, this version reads {FORMAT}; export it again")
     for file in manifest.files:
         _check(bundle, file)
     return manifest
 
 
+def _parse(data: dict[str, Any]) -> Manifest:
+    manifest = Manifest(
+        **{
+            **data,
+            "classes": class_names(data["classes"]),
+            "preprocessing": Preprocessing.from_dict(data["preprocessing"]),
+            "files": tuple(BundleFile(**file) for file in data["files"]),
+        }
+    )
+    if not any(file.kind == "onnx" for file in manifest.files):
+        raise ValueError("it names no graph")
+    return manifest
+
+
 def _check(bundle: Path, file: BundleFile) -> None:
     path = bundle / file.name
-    if Path(file.name).name != file.name:
-        raise GateError(f"{bundle}: its manifest names '{file.name}', a path outside the bundle; do not use it")
     if not path.is_file():
         raise GateError(f"{path}: missing from the bundle; export it again")
     if sha256_of(path) != file.sha256:

@@ -1,0 +1,73 @@
+"""The manifest: what it promises is checked, and what is not a manifest is refused in one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trained import Trained
+
+from lipsformer.errors import GateError, InputError
+from lipsformer.manifest import read_manifest
+
+
+@pytest.fixture
+def bundle(trained: Trained, tmp_path: Path) -> Path:
+    return shutil.copytree(trained.bundle, tmp_path / "bundle")
+
+
+def test_it_comes_back_as_it_was_written(bundle: Path) -> None:
+    manifest = read_manifest(bundle)
+    before = (bundle / "manifest.json").read_bytes()
+    manifest.write(bundle)
+    assert (bundle / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda m: m.update(format=2), "bundle format 2, this version reads 1; export it again"),
+        (lambda m: m.pop("format"), "damaged manifest (KeyError: 'format')"),
+        (lambda m: m.pop("max_batch"), "damaged manifest"),
+        (lambda m: m.update(max_batch=None), "max_batch is not a whole number"),
+        (lambda m: m.update(parity=None), "parity is not a table"),
+        (lambda m: m.update(surprise=1), "damaged manifest"),
+        (lambda m: m.update(classes="abc"), "its class names are not a list of texts"),
+        (lambda m: m.update(preprocessing=None), "preprocessing"),
+        (lambda m: m.update(files=[]), "it names no graph"),
+        (lambda m: m.update(files=[1]), "damaged manifest"),
+        (lambda m: m["files"][0].update(name="../model.onnx"), "'../model.onnx' is not the name of a file"),
+        (lambda m: m["files"][0].update(name="/etc/passwd"), "'/etc/passwd' is not the name of a file in the bundle"),
+        (lambda m: m["files"][0].update(name=None), "None is not the name of a file in the bundle"),
+        (lambda m: m["classes"].pop(), "13 class names for 14 outputs"),
+        (lambda m: m["preprocessing"].update(image_size=64), "preprocessing gives 64 pixels to a graph of 32"),
+    ],
+)  # fmt: skip
+def test_a_tampered_manifest_is_refused(change: Callable[[dict[str, Any]], object], told: str, bundle: Path) -> None:
+    from lipsformer import load_predictor
+
+    path = bundle / "manifest.json"
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+    with pytest.raises(InputError) as refusal:
+        load_predictor(bundle)
+    assert told in str(refusal.value)
+    assert str(bundle) in str(refusal.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"null", b"[]", b"\xff\xfe", b"[" * 100_000])
+def test_what_is_no_manifest_at_all(content: bytes, bundle: Path) -> None:
+    (bundle / "manifest.json").write_bytes(content)
+    with pytest.raises(InputError, match="damaged manifest"):
+        read_manifest(bundle)
+
+
+def test_a_missing_file_fails_the_gate(bundle: Path) -> None:
+    (bundle / "model.onnx").unlink()
+    with pytest.raises(GateError, match=r"model\.onnx: missing from the bundle"):
+        read_manifest(bundle)
