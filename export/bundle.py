@@ -36,7 +36,7 @@ def export_bundle(
     *,
     parity_data: Path | None = None,
     max_batch: int = 16,
-    build: Callable[[Checkpoint], onnx.ModelProto] = build_graph,
+    build: Callable[[Checkpoint, int], onnx.ModelProto] = build_graph,
 ) -> Manifest:
     """Exports a checkpoint to the folder `output`: ONNX graph, parity report and manifest.
 
@@ -45,7 +45,7 @@ def export_bundle(
         output: the bundle's folder; it must not exist.
         parity_data: a folder of images for the gate; by default the sample photos that the package ships.
         max_batch: the largest batch that is proved and will be served.
-        build: makes the graph of the checkpoint.
+        build: makes the graph of the checkpoint, for batches up to the given one.
 
     Returns:
         The manifest that was written.
@@ -60,7 +60,7 @@ def export_bundle(
     pixels = _parity_pixels(parity_data or SAMPLES, loaded.preprocessing, max_batch)
     with publish_directory(output) as draft:
         graph_path = draft / GRAPH_NAME
-        onnx.save(build(loaded), graph_path)
+        onnx.save(build(loaded, max_batch), graph_path)
         report = check_parity(
             OnnxRuntime(graph_path, device="cpu"),
             one_at_a_time(TorchRuntime(loaded), pixels),

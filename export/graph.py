@@ -36,10 +36,11 @@ class PixelsToLogits(nn.Module):
         return logits
 
 
-def build_graph(checkpoint: Checkpoint) -> onnx.ModelProto:
+def build_graph(checkpoint: Checkpoint, max_batch: int) -> onnx.ModelProto:
     """The checkpoint as ONNX: `pixels` uint8 (batch, S, S, 3) to `logits` float32 (batch, K), batch dynamic.
 
-    Normalisation is inside. Class names and preprocessing travel in the metadata, for tools that have only the file.
+    Normalisation is inside. Class names, preprocessing and `max_batch`, the largest batch that will be proved, travel
+    in the metadata, for tools that have only the file.
     """
     size = checkpoint.preprocessing.image_size
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)  # 2: a batch of 1 would be taken for a constant
@@ -63,6 +64,7 @@ def build_graph(checkpoint: Checkpoint) -> onnx.ModelProto:
         "model": checkpoint.config.to_dict(),
         "classes": list(checkpoint.classes),
         "preprocessing": checkpoint.preprocessing.to_dict(),
+        "max_batch": max_batch,
     }
     onnx.helper.set_model_props(graph, {METADATA_KEY: json.dumps(metadata)})
     onnx.checker.check_model(graph, full_check=True)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Self
 
-from .errors import InputError, suggest
+from .errors import InputError, check_fields, suggest
 
 __all__ = ["VARIANTS", "SwinConfig", "make_config"]
 
@@ -101,13 +101,14 @@ class SwinConfig:
         """The configuration that `to_dict` wrote.
 
         Raises:
-            InputError: if the architecture is another one or a field is unknown or invalid.
+            InputError: if the architecture is another one or a field is unknown, missing or invalid.
         """
         fields = dict(data)
         architecture = fields.pop("architecture", None)
         if architecture != "lipsformer_swin":
             raise InputError(f"architecture {architecture!r} is not known to this version; known: 'lipsformer_swin'")
-        return cls().replace(**fields)
+        check_fields(fields, [field.name for field in dataclasses.fields(cls)], "model setting")
+        return cls(**fields)
 
     def _tiles(self, image_size: int, window_size: int) -> bool:
         grid, rest = divmod(image_size, self.patch_size)

@@ -40,29 +40,35 @@ def examine() -> dict[str, Any]:
         "problems": problems,
     }
     cuda = any(device.startswith("cuda") for device in report["torch_devices"])
-    if versions["onnxruntime"] and versions["onnxruntime-gpu"]:
-        extra = "gpu" if cuda else "cpu"
+    installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if versions[name]]
+    extra = f"'lipsformer[{'gpu' if cuda else 'cpu'}]'"
+    if not installed:
+        problems.append(f"no ONNX Runtime: pip install {extra}")
+        return report
+    if len(installed) == 2:
         problems.append(
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files: "
-            f"pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'lipsformer[{extra}]'"
+            f"pip uninstall -y onnxruntime onnxruntime-gpu && pip install {extra}"
         )
-    elif not versions["onnxruntime"] and not versions["onnxruntime-gpu"]:
-        problems.append(f"no ONNX Runtime: pip install 'lipsformer[{'gpu' if cuda else 'cpu'}]'")
-    else:
+    try:
         report["onnxruntime_providers"] = providers = _working_providers()
-        if versions["onnxruntime-gpu"] and CUDA not in providers:
-            problems.append(
-                "onnxruntime-gpu is installed but CUDA does not start: see whether `nvidia-smi` works, then "
-                "pip install 'lipsformer[gpu]'; on a machine without a GPU "
-                "pip uninstall -y onnxruntime-gpu && pip install 'lipsformer[cpu]'"
-            )
-        elif cuda and versions["onnxruntime"]:
-            problems.append(
-                "this ONNX Runtime cannot use the GPU that PyTorch sees: "
-                "pip uninstall -y onnxruntime && pip install 'lipsformer[gpu]'"
-            )
-    if cuda and not versions["tensorrt"]:
-        problems.append("no TensorRT for this GPU: pip install 'lipsformer[trt]'")
+    except Exception as error:  # noqa: BLE001 - a broken installation fails in any way it likes
+        problems.append(
+            f"ONNX Runtime does not start ({' '.join(str(error).split())[:200]}): "
+            f"pip uninstall -y {' '.join(installed)} && pip install {extra}"
+        )
+        return report
+    if "onnxruntime-gpu" in installed and CUDA not in providers:
+        problems.append(
+            "onnxruntime-gpu is installed but CUDA does not start: see whether `nvidia-smi` works, then "
+            "pip install 'lipsformer[gpu]'; on a machine without a GPU "
+            "pip uninstall -y onnxruntime-gpu && pip install 'lipsformer[cpu]'"
+        )
+    elif cuda and CUDA not in providers:
+        problems.append(
+            "this ONNX Runtime cannot use the GPU that PyTorch sees: "
+            "pip uninstall -y onnxruntime && pip install 'lipsformer[gpu]'"
+        )
     return report
 
 
@@ -77,9 +83,8 @@ def render(report: dict[str, Any]) -> str:
         *(f"{name:16} {version or '-'}" for name, version in versions.items()),
         "",
     ]
-    return "\n".join([*lines, *(f"! {problem}" for problem in report["problems"] or ["No problems found."])]).replace(
-        "! No problems", "No problems"
-    )
+    lines += [f"! {problem}" for problem in report["problems"]] or ["No problems found."]
+    return "\n".join(lines)
 
 
 def _version(name: str) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["GateError", "InputError", "LipsFormerError", "suggest"]
+__all__ = ["GateError", "InputError", "LipsFormerError", "check_fields", "suggest"]
 
 
 class LipsFormerError(Exception):
@@ -22,6 +22,20 @@ class InputError(LipsFormerError, ValueError):
     """The input or its usage is wrong and the caller can mend it. Exit status 2."""
 
     exit_code = 2
+
+
+def check_fields(given: Iterable[str], needed: Iterable[str], what: str) -> None:
+    """Compares the names that were given with those that are needed, all of them and no others.
+
+    Raises:
+        InputError: naming an unknown one, with the near one that may have been meant, or those that are missing.
+    """
+    given, needed = list(given), list(needed)
+    for name in given:
+        if name not in needed:
+            raise InputError(f"unknown {what} '{name}': {suggest(name, needed)}")
+    if missing := [name for name in needed if name not in given]:
+        raise InputError(f"missing {what}: {', '.join(missing)}")
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 
 from .console import track
 from .datasets import Split
-from .prediction import BATCH, Predictor
+from .prediction import Predictor
 from .runtimes import Pixels
 
 __all__ = ["Evaluation", "evaluate"]
@@ -65,8 +65,8 @@ def _prepared(predictor: Predictor, paths: tuple[Path, ...]) -> Iterator[Pixels]
     """Batches of network input, decoded in threads one batch ahead of the one in use."""
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         remaining = iter(paths)
-        ahead = [pool.submit(predictor.prepare, path) for path in itertools.islice(remaining, BATCH)]
+        ahead = [pool.submit(predictor.prepare, path) for path in itertools.islice(remaining, predictor.max_batch)]
         while ahead:
             current = ahead
-            ahead = [pool.submit(predictor.prepare, path) for path in itertools.islice(remaining, BATCH)]
+            ahead = [pool.submit(predictor.prepare, path) for path in itertools.islice(remaining, predictor.max_batch)]
             yield np.stack([future.result() for future in current])

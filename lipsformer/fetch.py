@@ -80,13 +80,9 @@ def fetch_dataset(name: str, output: Path, *, source: Path | None = None) -> Pat
     if name not in _DATASETS:
         raise InputError(f"unknown dataset '{name}': {suggest(name, BUILT_IN)}")
     dataset = _DATASETS[name]
-    try:
-        with publish_directory(output) as draft, tempfile.TemporaryDirectory(prefix="lipsformer-") as scratch:
-            samples = dataset.read(source or dataset.download(Path(scratch)))
-            _write_samples(draft, samples, f"writing {name}", dataset.images)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(f"{output}: {name} cannot be written ({reason}); check the path and the free space") from None
+    with publish_directory(output) as draft, tempfile.TemporaryDirectory(prefix="lipsformer-") as scratch:
+        samples = dataset.read(source or dataset.download(Path(scratch)))
+        _write_samples(draft, samples, f"writing {name}", dataset.images)
     return output
 
 

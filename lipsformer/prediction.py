@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +13,13 @@ from PIL import Image
 
 from .errors import InputError
 from .images import ImageLimits, open_image
-from .manifest import class_names, read_manifest
+from .manifest import Manifest, class_names, read_manifest
 from .preprocessing import Preprocessing
 from .runtimes import OnnxRuntime, Pixels, Runtime, TorchRuntime
 
-__all__ = ["Prediction", "Predictor", "load_predictor", "softmax"]
+__all__ = ["Prediction", "Predictor", "load_bundle", "load_predictor", "softmax"]
 
-BATCH = 16
+DEFAULT_BATCH = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,11 +33,15 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Predictor:
-    """A runtime with the meaning of its input and output: preprocessing before it, class names after it."""
+    """A runtime with the meaning of its input and output: preprocessing before it, class names after it.
+
+    `max_batch` is the largest batch to run; for an exported graph, the largest that parity was shown for.
+    """
 
     runtime: Runtime
     preprocessing: Preprocessing
     classes: tuple[str, ...]
+    max_batch: int = DEFAULT_BATCH
 
     def prepare(self, image: Path | bytes | Image.Image, limits: ImageLimits | None = None) -> Pixels:
         """Network input (S, S, 3) of an image file, of its bytes, or of a Pillow image.
@@ -69,7 +73,8 @@ class Predictor:
             InputError: if an image cannot be used (the message names it) or `top_k` is below 1.
         """
         pixels = (self.prepare(Path(image) if isinstance(image, str) else image) for image in images)
-        return [self.rank(logits, top_k) for batch in _batches(pixels) for logits in self.runtime.infer(batch)]
+        batches = iter(lambda: list(itertools.islice(pixels, self.max_batch)), [])
+        return [self.rank(logits, top_k) for batch in batches for logits in self.runtime.infer(np.stack(batch))]
 
 
 def load_predictor(model: str | Path, device: str = "auto", threads: int | None = None) -> Predictor:
@@ -88,23 +93,32 @@ def load_predictor(model: str | Path, device: str = "auto", threads: int | None 
     if device not in ("auto", "cpu", "cuda"):
         raise InputError(f"--device {device}: one of auto, cpu, cuda is needed")
     if path.is_dir():
-        manifest = read_manifest(path)
-        runtime = OnnxRuntime(path / manifest.graph().name, device, threads)
-        return _for_graph(runtime, manifest.preprocessing, manifest.classes)
+        return load_bundle(path, read_manifest(path), device, threads)
     if path.suffix == ".onnx":
         runtime = OnnxRuntime(path, device, threads)
         metadata = runtime.metadata()
         try:
             preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
             classes = class_names(metadata["classes"])
+            max_batch = int(metadata["max_batch"])
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: its metadata cannot be read ({error}); export it again") from None
-        return _for_graph(runtime, preprocessing, classes)
+        return _for_graph(runtime, preprocessing, classes, max_batch)
     if path.suffix == ".safetensors":
         return _from_checkpoint(path, device, threads)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder; give a checkpoint, an .onnx file or a bundle")
     raise InputError(f"{path}: not a model; give a checkpoint (.safetensors), an .onnx file or a bundle folder")
+
+
+def load_bundle(bundle: Path, manifest: Manifest, device: str, threads: int | None) -> Predictor:
+    """The predictor of a bundle whose manifest has been read, and so its files checked.
+
+    Raises:
+        InputError: if the graph does not fit the manifest, or `device` cannot be had.
+    """
+    runtime = OnnxRuntime(bundle / manifest.graph().name, device, threads)
+    return _for_graph(runtime, manifest.preprocessing, manifest.classes, manifest.max_batch)
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -115,7 +129,9 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return result
 
 
-def _for_graph(runtime: OnnxRuntime, preprocessing: Preprocessing, classes: tuple[str, ...]) -> Predictor:
+def _for_graph(
+    runtime: OnnxRuntime, preprocessing: Preprocessing, classes: tuple[str, ...], max_batch: int
+) -> Predictor:
     if len(classes) != runtime.outputs:
         raise InputError(f"{runtime.model}: {len(classes)} class names for {runtime.outputs} outputs; export it again")
     if preprocessing.image_size != runtime.image_size:
@@ -123,7 +139,7 @@ def _for_graph(runtime: OnnxRuntime, preprocessing: Preprocessing, classes: tupl
             f"{runtime.model}: preprocessing gives {preprocessing.image_size} pixels to a graph of "
             f"{runtime.image_size}; export it again"
         )
-    return Predictor(runtime=runtime, preprocessing=preprocessing, classes=classes)
+    return Predictor(runtime=runtime, preprocessing=preprocessing, classes=classes, max_batch=max_batch)
 
 
 def _from_checkpoint(path: Path, device: str, threads: int | None) -> Predictor:
@@ -138,8 +154,3 @@ def _from_checkpoint(path: Path, device: str, threads: int | None) -> Predictor:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     runtime = TorchRuntime(checkpoint, device)
     return Predictor(runtime=runtime, preprocessing=checkpoint.preprocessing, classes=checkpoint.classes)
-
-
-def _batches(pixels: Iterator[Pixels]) -> Iterator[Pixels]:
-    while batch := list(itertools.islice(pixels, BATCH)):
-        yield np.stack(batch)

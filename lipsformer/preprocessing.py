@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 from PIL import ExifTags, Image
 
-from .errors import InputError
+from .errors import InputError, check_fields
 from .images import DECODER_ERRORS, ImageError
 
 __all__ = ["Preprocessing", "to_rgb"]
@@ -90,6 +90,7 @@ class Preprocessing:
             InputError: if a field is missing, unknown or invalid.
         """
         try:
+            check_fields(data, [field.name for field in dataclasses.fields(cls)], "preprocessing field")
             return cls(**data)
         except TypeError as error:
             raise InputError(f"preprocessing: {error}") from None

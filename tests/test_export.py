@@ -62,7 +62,7 @@ def test_the_onnx_file_alone_carries_classes_and_preprocessing(trained: Trained)
 
 
 def test_one_changed_weight_fails_the_gate(trained: Trained, graph: onnx.ModelProto, tmp_path: Path) -> None:
-    def spoil(_: Checkpoint) -> onnx.ModelProto:
+    def spoil(_: Checkpoint, __: int) -> onnx.ModelProto:
         spoiled = copy_of(graph)
         tensor = next(t for t in spoiled.graph.initializer if list(t.dims) == [16, 64])  # of the first MLP
         values = numpy_helper.to_array(tensor).copy()
@@ -79,7 +79,7 @@ def test_one_changed_weight_fails_the_gate(trained: Trained, graph: onnx.ModelPr
 def test_a_frozen_batch_fails_the_gate(trained: Trained, tmp_path: Path) -> None:
     """The official code's trap: `int()` on a batch size bakes the trace's batch into the graph."""
 
-    def freeze(checkpoint: Checkpoint) -> onnx.ModelProto:
+    def freeze(checkpoint: Checkpoint, _: int) -> onnx.ModelProto:
         example = torch.zeros(2, 32, 32, 3, dtype=torch.uint8)
         model = PixelsToLogits(checkpoint).eval()
         program = torch.onnx.export(model, (example,), input_names=["pixels"], output_names=["logits"], verbose=False)

@@ -257,10 +257,17 @@ def test_survives_json() -> None:
 )
 def test_a_bad_specification_is_told(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(InputError, match="preprocessing") as failure:
-        Preprocessing.from_dict({"image_size": 64, **changes})
+        Preprocessing.from_dict({**Preprocessing(image_size=64).to_dict(), **changes})
     assert told in str(failure.value)
 
 
 def test_a_missing_field_is_told() -> None:
     with pytest.raises(InputError, match="image_size"):
         Preprocessing.from_dict({})
+
+
+def test_a_missing_field_is_not_replaced_by_a_default() -> None:
+    with pytest.raises(InputError, match="missing preprocessing field: std"):
+        Preprocessing.from_dict(
+            {name: v for name, v in Preprocessing(image_size=64).to_dict().items() if name != "std"}
+        )

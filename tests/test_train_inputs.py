@@ -60,7 +60,7 @@ def test_corrupt_image(photos: Path, tmp_path: Path, split: str, workers: int) -
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("learning_rte=1e-3", "unknown key 'learning_rte': did you mean 'learning_rate'?"),
+        ("learning_rte=1e-3", "unknown recipe key 'learning_rte': did you mean 'learning_rate'?"),
         ("model.window=4", "unknown model setting 'window': did you mean 'window_size'?"),
         ("optimiser.rate=4", "unknown key 'optimiser.rate'"),
         ("model.name=lipsformer_swin_tinny", "did you mean 'lipsformer_swin_tiny'?"),

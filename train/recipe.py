@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from lipsformer.config import make_config
-from lipsformer.errors import InputError, suggest
+from lipsformer.errors import InputError, check_fields, suggest
 
 __all__ = ["Recipe", "load_recipe", "recipe_names"]
 
@@ -93,13 +93,7 @@ class Recipe:
         Raises:
             InputError: if a value is unknown (the near one is suggested), missing or invalid.
         """
-        known = [field.name for field in dataclasses.fields(cls)]
-        for name in data:
-            if name not in known:
-                raise InputError(f"recipe: unknown key '{name}': {suggest(name, known)}")
-        missing = [name for name in known if name not in data]
-        if missing:
-            raise InputError(f"recipe: {', '.join(missing)} missing")
+        check_fields(data, [field.name for field in dataclasses.fields(cls)], "recipe key")
         return cls(**data)
 
     def to_toml(self) -> str:
