@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .config import SwinConfig
+from .config import SwinConfig, config_from_dict
 from .errors import InputError
 from .manifest import class_names
 from .outputs import publish_file
@@ -68,17 +68,15 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     metadata, tensors = _read(path)
     try:
-        if metadata["format"] != FORMAT:
-            raise InputError(
-                f"{path}: checkpoint format {metadata['format']}, this version reads {FORMAT}; update lipsformer"
-            )
-        config = SwinConfig.from_dict(metadata["config"])
-        preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
-        classes, metrics = class_names(metadata["classes"]), dict(metadata["metrics"])
+        found = metadata["format"]
+        if found == FORMAT:
+            config = config_from_dict(metadata["config"])
+            preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
+            classes, metrics = class_names(metadata["classes"]), dict(metadata["metrics"])
     except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, InputError) and str(error).startswith(str(path)):
-            raise
         raise InputError(f"{path}: its metadata cannot be read ({error}); train or convert it again") from None
+    if found != FORMAT:
+        raise InputError(f"{path}: checkpoint format {found}, this version reads {FORMAT}; update lipsformer")
     if len(classes) != config.num_classes:
         raise InputError(
             f"{path}: {len(classes)} class names for {config.num_classes} outputs; train or convert it again"

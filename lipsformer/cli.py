@@ -1,6 +1,7 @@
 """The `lipsformer` command: a thin table of commands; the work is in the modules that each imports when it is called.
 
-Exit status: 0 done, 1 a gate failed, 2 bad input or usage (one line on stderr, never a traceback).
+Exit status: 0 done, 1 a gate failed or a training diverged, 2 bad input or usage (one line on stderr, never a
+traceback), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -150,7 +151,7 @@ def export(
     max_batch: Annotated[int, typer.Option(help="Largest batch to prove and serve.")] = 16,
     as_json: Json = False,
 ) -> None:
-    """Export a checkpoint to a bundle, if the graph answers exactly as the checkpoint does."""
+    """Export a checkpoint to a bundle, if the graph answers as the checkpoint does."""
     from lipsformer.export import export_bundle
 
     from .fetch import resolve_dataset
@@ -169,8 +170,10 @@ def serve(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder that `lipsformer export` wrote.")],
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 3000,
-    workers: Annotated[int, typer.Option(help="Server processes; one for each GPU or few cores.")] = 1,
-    device: Device = "auto",
+    workers: Annotated[
+        int, typer.Option(envvar="LIPSFORMER_WORKERS", help="Server processes; one for each GPU or few cores.")
+    ] = 1,
+    device: Annotated[str, typer.Option(envvar="LIPSFORMER_DEVICE", help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Serve a bundle over HTTP: POST /classify, and a page to drop photos on at /."""
     from lipsformer.serving import serve as serve_bundle

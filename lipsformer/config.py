@@ -8,11 +8,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from .errors import InputError, check_fields, suggest
 
-__all__ = ["VARIANTS", "SwinConfig", "make_config"]
+__all__ = ["VARIANTS", "SwinConfig", "config_from_dict", "make_config"]
 
 MERGES = 3  # four stages, each but the first entered by halving height and width
 IMAGE_SIZES = range(32, 385)
@@ -41,6 +41,8 @@ class SwinConfig:
     mlp_ratio: float = 4.0
     drop_path: float = 0.0
     temperature: float = 10.0
+
+    architecture: ClassVar[str] = "lipsformer_swin"
 
     def __post_init__(self) -> None:
         least = {"image_size": 1, "patch_size": 1, "num_classes": 1, "embed_dim": 2, "window_size": 1}
@@ -93,22 +95,8 @@ class SwinConfig:
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON, the architecture's name included; `from_dict` reads it back."""
-        return {"architecture": "lipsformer_swin", **dataclasses.asdict(self)}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The configuration that `to_dict` wrote.
-
-        Raises:
-            InputError: if the architecture is another one or a field is unknown, missing or invalid.
-        """
-        fields = dict(data)
-        architecture = fields.pop("architecture", None)
-        if architecture != "lipsformer_swin":
-            raise InputError(f"architecture {architecture!r} is not known to this version; known: 'lipsformer_swin'")
-        check_fields(fields, [field.name for field in dataclasses.fields(cls)], "model setting")
-        return cls(**fields)
+        """Plain data for JSON, the architecture's name included; `config_from_dict` reads it back."""
+        return {"architecture": self.architecture, **dataclasses.asdict(self)}
 
     def _tiles(self, image_size: int, window_size: int) -> bool:
         grid, rest = divmod(image_size, self.patch_size)
@@ -133,6 +121,26 @@ class SwinConfig:
             windows.sort(key=lambda w: abs(w - self.window_size))
             ways.append("window_size " + " or ".join(str(w) for w in sorted(windows[:2])))
         return f"{message}; use {', or keep the rest and use '.join(ways)}" if ways else f"{message}; lower patch_size"
+
+
+ARCHITECTURES = {config.architecture: config for config in (SwinConfig,)}
+
+
+def config_from_dict(data: Mapping[str, Any]) -> SwinConfig:
+    """The configuration that `to_dict` wrote.
+
+    Raises:
+        InputError: if the architecture is unknown, or a field is unknown, missing or invalid.
+    """
+    fields = dict(data)
+    architecture = fields.pop("architecture", None)
+    if architecture not in ARCHITECTURES:
+        raise InputError(
+            f"architecture {architecture!r} is not known to this version; known: {', '.join(ARCHITECTURES)}"
+        )
+    config = ARCHITECTURES[architecture]
+    check_fields(fields, [field.name for field in dataclasses.fields(config)], "model setting")
+    return config(**fields)
 
 
 VARIANTS: dict[str, SwinConfig] = {

@@ -1,4 +1,4 @@
-"""The two ways a command can refuse to go on, each with its exit status."""
+"""The ways in which a command refuses to go on, each with its exit status."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["GateError", "InputError", "LipsFormerError", "check_fields", "sugges
 
 
 class LipsFormerError(Exception):
-    """A failure that is told to the user in one line: what, where, and how to mend it."""
+    """A failure that is told to the user in one line: what, where, and how to mend it. Exit status 1."""
 
     exit_code = 1
 

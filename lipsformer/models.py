@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from .config import VARIANTS, SwinConfig, make_config
+from .config import VARIANTS, make_config
 from .spectral import initialise_spectral
 from .swin import LipsFormerSwin
 
@@ -42,9 +42,9 @@ class ModelSummary:
     image_size: int
 
 
-def summarise(name: str, config: SwinConfig | None = None) -> ModelSummary:
-    """Counts parameters and multiply-adds of `config` (by default the variant `name`), without allocating weights."""
-    config = config or VARIANTS[name]
+def summarise(name: str) -> ModelSummary:
+    """Counts parameters and multiply-adds of variant `name`, without allocating weights."""
+    config = VARIANTS[name]
     with torch.device("meta"), torch.no_grad():
         model = LipsFormerSwin(config).eval()
         with FlopCounterMode(display=False) as counter:

@@ -123,8 +123,8 @@ def _upload_reader(content_type: str) -> Callable[[bytes], Upload]:
     raise Problem(
         415,
         "wrong_content_type",
-        f"content type '{media_type}' cannot be classified; send a form ({FORM_TYPE}) with the photo in the field "
-        "'image', or the photo itself as image/jpeg, image/png and the like",
+        f"content type '{media_type or 'none'}' cannot be classified; send a form ({FORM_TYPE}) with the photo in the "
+        "field 'image', or the photo itself as image/jpeg, image/png and the like",
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from lipsformer.errors import InputError
 from lipsformer.manifest import Manifest, read_manifest
-from lipsformer.prediction import Prediction, Predictor, load_predictor
+from lipsformer.prediction import Prediction, Predictor, load_bundle
 from lipsformer.runtimes import Pixels
 
 from .batching import BatchQueue
@@ -129,4 +129,4 @@ def load_engine(settings: Settings) -> Engine:
             f"LIPSFORMER_MAX_BATCH={settings.max_batch}: the export proved batches up to {manifest.max_batch}; "
             "lower it, or export again with a larger --max-batch"
         )
-    return Engine(settings, manifest, load_predictor(settings.bundle, settings.device, settings.threads))
+    return Engine(settings, manifest, load_bundle(settings.bundle, manifest, settings.device, settings.threads))

@@ -37,6 +37,7 @@ def serve(bundle: Path, *, host: str, port: int, workers: int, device: str = "au
     address = _listenable(host, port)
     environment = os.environ | _environment(bundle.absolute(), port, workers, device)
     engine = load_engine(Settings.from_environment(environment))
+    engine.warm_up()
     provider = engine.predictor.runtime.provider
     shown = f"[{address}]" if ":" in address else address
     say(

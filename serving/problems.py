@@ -48,7 +48,8 @@ class Problem(Exception):  # noqa: N818 - the standard's own word
             "detail": self.detail,
             "reason": self.reason,
         }
-        return JSONResponse(content, self.status, self.headers, media_type="application/problem+json")
+        headers = {"X-Content-Type-Options": "nosniff", **(self.headers or {})}
+        return JSONResponse(content, self.status, headers, media_type="application/problem+json")
 
 
 async def answer_error(request: Request, error: Exception) -> Response:

@@ -10,7 +10,6 @@ from starlette.types import Receive, Scope, Send
 
 from lipsformer.console import say
 from lipsformer.errors import LipsFormerError
-from lipsformer.manifest import read_manifest
 
 from .app import create_app
 from .engine import load_engine
@@ -39,9 +38,9 @@ class Classifier:
     def check() -> None:
         """Once, before any worker: a bundle that cannot be served ends the server instead of restarting it for ever."""
         try:
-            read_manifest(Settings.from_environment(os.environ).bundle)
+            load_engine(Settings.from_environment(os.environ)).warm_up()
         except LipsFormerError as error:
-            say(f"error: {error}")
+            say(f"lipsformer: {error}")
             raise SystemExit(error.exit_code) from None
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]

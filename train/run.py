@@ -83,7 +83,11 @@ def run_training(
         run.state.restore(saved)
         console.say(f"{output}: resumed after epoch {run.state.epoch} of {chosen.epochs}")
     run.train()
-    return output / BEST
+    best, last = output / BEST, output / LAST
+    console.say(
+        f"{best} and {last.name} are ready, {CURVES} and {CONFUSION} beside them; next: lipsformer export {last}"
+    )
+    return best
 
 
 class Run:

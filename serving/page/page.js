@@ -25,15 +25,15 @@ function make(tag, className, text) {
   return made;
 }
 
-function show(state) {
+function show(state, spoken) {
   result.dataset.state = state;
-  result.setAttribute("aria-busy", String(state === "busy"));
+  element("status").textContent = spoken; // all that a screen reader is told of it
 }
 
 function showError(title, detail) {
   element("error-title").textContent = title;
   element("error-detail").textContent = detail;
-  show("error");
+  show("error", `${title}. ${detail}`);
 }
 
 function showPreview(file) {
@@ -85,14 +85,15 @@ function showAnswer(answer, elapsed) {
       return pair;
     }),
   );
-  show("done");
+  const [best] = answer.predictions;
+  show("done", `${best.label}, ${percent(best.score)}`);
 }
 
 async function classify(file) {
   pending?.abort();
   const mine = (pending = new AbortController());
   showPreview(file);
-  show("busy");
+  show("busy", `Looking at ${file.name}`);
   const start = performance.now();
   try {
     const response = await fetch("classify?top_k=5", {
@@ -101,7 +102,7 @@ async function classify(file) {
       headers: { "Content-Type": "application/octet-stream" }, // what it is, the server finds out from its bytes
       signal: mine.signal,
     });
-    const answer = await response.json();
+    const answer = await response.json().catch(() => ({ title: `Status ${response.status}`, detail: "Try again later." }));
     if (mine.signal.aborted) return;
     if (response.ok) showAnswer(answer, performance.now() - start);
     else showError(TITLES[answer.reason] ?? answer.title, answer.detail);
