@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import shutil
 import signal
@@ -133,5 +132,7 @@ Try next     lipsformer serve {bundle}                  and drop a photo on http
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("PYTHONUNBUFFERED", "1")
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)  # the step that ran has told; run it again to go on from there

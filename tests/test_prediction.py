@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -13,7 +15,9 @@ import pytest
 from trained import Trained
 
 from lipsformer import load_predictor, runtimes
+from lipsformer.datasets import open_labelled
 from lipsformer.errors import InputError
+from lipsformer.evaluation import evaluate
 from lipsformer.prediction import softmax
 from lipsformer.samples import SAMPLES
 
@@ -36,6 +40,36 @@ def test_more_images_than_a_batch(trained: Trained) -> None:
     answers = load_predictor(trained.bundle).predict(photos, 1)
     assert len(answers) == 42
     assert answers[:14] == answers[14:28]
+
+
+def test_evaluation_counts_what_prediction_says(trained: Trained) -> None:
+    predictor = load_predictor(trained.bundle)
+    split = open_labelled(trained.data, trained.classes)
+    answers = predictor.predict(split.paths, 5)
+    first = [answer[0].index == label for answer, label in zip(answers, split.labels, strict=True)]
+    five = [label in [p.index for p in answer] for answer, label in zip(answers, split.labels, strict=True)]
+    found = evaluate(predictor, split)
+    assert (found.images, found.top1, found.top5) == (14, sum(first) / 14, sum(five) / 14)
+    perfect = dataclasses.replace(split, labels=tuple(answer[0].index for answer in answers))
+    assert evaluate(predictor, perfect).top1 == 1.0
+    second = dataclasses.replace(split, labels=tuple(answer[1].index for answer in answers))
+    assert (evaluate(predictor, second).top1, evaluate(predictor, second).top5) == (0.0, 1.0)
+
+
+def test_no_batch_is_larger_than_the_proved_one(trained: Trained) -> None:
+    class Recorder:
+        provider = "recorder"
+        batches: ClassVar[list[int]] = []
+
+        def infer(self, pixels: np.ndarray) -> np.ndarray:
+            self.batches.append(len(pixels))
+            return np.zeros((len(pixels), 14), dtype=np.float32)
+
+    assert load_predictor(trained.bundle).max_batch == load_predictor(trained.bundle / "model.onnx").max_batch == 16
+    predictor = dataclasses.replace(load_predictor(trained.bundle), runtime=Recorder(), max_batch=4)
+    predictor.predict(sorted(SAMPLES.glob("*.jpg")))
+    evaluate(predictor, open_labelled(trained.data, trained.classes))
+    assert Recorder.batches == [4, 4, 4, 2] * 2
 
 
 @pytest.mark.parametrize(

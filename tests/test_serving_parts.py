@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import os
+import shutil
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import httpx
 import numpy as np
 import pytest
 from starlette.requests import ClientDisconnect
 from trained import Trained
 
 from lipsformer.errors import GateError, InputError
+from lipsformer.samples import SAMPLES
 from lipsformer.serving import serve
+from lipsformer.serving.app import create_app
 from lipsformer.serving.batching import BatchQueue, Overloaded
 from lipsformer.serving.body import while_connected
 from lipsformer.serving.engine import load_engine
+from lipsformer.serving.forms import parse_form
+from lipsformer.serving.problems import Problem
 from lipsformer.serving.settings import Settings
 
 
@@ -140,10 +151,81 @@ def test_work_for_a_client_that_left_is_cancelled() -> None:
             return {"type": "http.disconnect"}
 
     async def main() -> None:
+        cancelled = asyncio.Event()
+
+        async def work() -> None:
+            try:
+                await asyncio.sleep(30)
+            except asyncio.CancelledError:
+                cancelled.set()
+                raise
+
         with pytest.raises(ClientDisconnect):
-            await while_connected(Left(), asyncio.sleep(30))  # type: ignore[arg-type]
+            await while_connected(Left(), work())  # type: ignore[arg-type]
+        await asyncio.wait_for(cancelled.wait(), 5)
 
     asyncio.run(main())
+
+
+def test_a_late_answer_is_given_up(trained: Trained) -> None:
+    """The deadline, with the real application in front of a runtime that hangs."""
+
+    async def main() -> None:
+        environment = {"LIPSFORMER_BUNDLE": str(trained.bundle), "LIPSFORMER_DEADLINE": "1"}
+        engine = load_engine(Settings.from_environment(environment))
+        gate = threading.Event()
+        engine.queue.infer_batch = lambda pixels: (gate.wait(20), np.zeros((len(pixels), 14), np.float32))[1]
+        engine.queue.start()
+        transport = httpx.ASGITransport(create_app(engine))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            photo = (SAMPLES / "Kaiser.jpg").read_bytes()
+            response = await client.post("/classify", content=photo, headers={"Content-Type": "image/jpeg"})
+            assert response.status_code == 504
+            assert response.json()["reason"] == "deadline_exceeded"
+            assert engine.queue.pending == 0
+            gate.set()
+        await engine.close()
+
+    asyncio.run(main())
+
+
+def test_warm_up_runs_the_smallest_and_the_largest_batch_and_checks_the_answer(trained: Trained) -> None:
+    class Recorder:
+        provider = "recorder"
+        batches: ClassVar[list[int]] = []
+
+        def infer(self, pixels: np.ndarray) -> np.ndarray:
+            self.batches.append(len(pixels))
+            return np.zeros((len(pixels), 14 if len(pixels) == 1 else 13), np.float32)
+
+    engine = load_engine(Settings.from_environment({"LIPSFORMER_BUNDLE": str(trained.bundle)}))
+    engine.predictor = dataclasses.replace(engine.predictor, runtime=Recorder())
+    with pytest.raises(InputError, match=r"answers in shape \(16, 13\), not with 14 classes"):
+        engine.warm_up()
+    assert Recorder.batches == [1, 16]
+
+
+def test_a_part_with_a_type_but_no_file_name_is_a_file() -> None:
+    head = b'Content-Disposition: form-data; name="image"\r\nContent-Type: image/png'
+    body = b"--x\r\n" + head + b"\r\n\r\nbytes\r\n--x--\r\n"
+    assert parse_form(body, "multipart/form-data; boundary=x").image == b"bytes"
+    with pytest.raises(Problem, match="cut off before its closing boundary"):
+        parse_form(body[:-6], "multipart/form-data; boundary=x")
+
+
+def test_a_bundle_that_cannot_be_served_ends_bentoml_instead_of_restarting_it(trained: Trained, tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "LIPSFORMER_BUNDLE": str(trained.bundle),
+        "LIPSFORMER_MAX_BATCH": "64",
+        "BENTOML_HOME": str(tmp_path),
+        "BENTOML_DO_NOT_TRACK": "True",
+    }
+    command = [sys.executable, "-m", "bentoml", "serve", "lipsformer.serving.service:Classifier", "--port", "0"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "lipsformer: LIPSFORMER_MAX_BATCH=64: the export proved batches up to 16" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_settings_come_from_the_environment() -> None:
@@ -171,10 +253,12 @@ def test_a_batch_beyond_the_proved_one_is_refused(trained: Trained) -> None:
         load_engine(Settings.from_environment(environment))
 
 
-def test_a_tampered_bundle_is_not_served(trained: Trained, tmp_path: Path) -> None:
-    bundle = tmp_path / "bundle"
-    bundle.mkdir()
-    for file in trained.bundle.iterdir():
-        (bundle / file.name).write_bytes(file.read_bytes() + b" ")
-    with pytest.raises((GateError, InputError)):
-        serve(bundle, host="127.0.0.1", port=50999, workers=1)
+def test_a_tampered_bundle_is_not_served(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = shutil.copytree(trained.bundle, tmp_path / "bundle")
+    with (bundle / "model.onnx").open("ab") as file:
+        file.write(b" ")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("it was served"))
+    with pytest.raises(GateError, match="SHA-256"):
+        serve(bundle, host="127.0.0.1", port=port, workers=1)

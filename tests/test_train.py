@@ -15,8 +15,12 @@ import torch
 from PIL import Image
 from training import CLASSES, contents, make_photos, train_tiny
 
-from lipsformer import LipsFormerError, load_checkpoint
-from lipsformer.train import loop, run
+from lipsformer import LipsFormerError, Preprocessing, load_checkpoint, load_predictor
+from lipsformer.datasets import open_dataset, open_labelled
+from lipsformer.evaluation import evaluate
+from lipsformer.train import load_recipe, loop, run
+from lipsformer.train.data import TrainingImages
+from lipsformer.train.optimisation import learning_rate
 
 
 @pytest.fixture(scope="module")
@@ -191,3 +195,50 @@ def test_skipped_steps_are_counted_across_short_epochs(
 def test_metrics_are_strict_json(finished: Path) -> None:
     for line in (finished / "metrics.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=pytest.fail)
+
+
+def test_the_saved_checkpoint_is_the_averaged_model_that_was_validated(photos: Path, finished: Path) -> None:
+    tensors, records = contents(finished)
+    checkpoint = load_checkpoint(finished / "last.safetensors")
+    weights = checkpoint.model.state_dict()
+    averaged = {name: tensors[f"state/average.module.{name}"] for name in weights}
+    assert all(torch.equal(weights[name], averaged[name]) for name in weights)
+    assert any(not torch.equal(weights[name], tensors[f"state/model.{name}"]) for name in weights)
+    split = open_labelled(photos, checkpoint.classes, "val")
+    found = evaluate(load_predictor(finished / "last.safetensors"), split)
+    assert found.top1 == pytest.approx(records[-1]["val_top1"])
+    assert checkpoint.metrics["top1"] == records[-1]["val_top1"]
+
+
+def test_the_average_moves_away_from_the_initial_weights(photos: Path, tmp_path: Path, finished: Path) -> None:
+    train_tiny(photos, tmp_path / "one", epochs=1)
+    one, _ = contents(tmp_path / "one")
+    four, _ = contents(finished)
+    assert not torch.equal(one["last/head.weight"], four["last/head.weight"])
+
+
+def test_each_epoch_ends_at_the_rate_of_the_schedule(finished: Path) -> None:
+    _, records = contents(finished)
+    total = records[-1]["step"]
+    for record in records:
+        assert record["learning_rate"] == pytest.approx(learning_rate(record["step"] - 1, total, 1e-3))
+
+
+@pytest.mark.parametrize("change", ["learning_rate=2e-3", "clip_grad=0.01", "label_smoothing=0.3", "weight_decay=5.0",
+                                    "ema_decay=0.1", "flip=0.0", "crop_scale=[0.9, 1.0]", "seed=1"])  # fmt: skip
+def test_every_setting_reaches_the_result(change: str, photos: Path, tmp_path: Path) -> None:
+    train_tiny(photos, tmp_path / "plain", epochs=1)
+    train_tiny(photos, tmp_path / "changed", change, epochs=1)
+    plain, changed = contents(tmp_path / "plain")[0], contents(tmp_path / "changed")[0]
+    assert not torch.equal(plain["last/head.weight"], changed["last/head.weight"])
+
+
+def test_a_flipped_crop_is_the_mirror_of_the_plain_one(photos: Path) -> None:
+    split = open_dataset(photos).train
+    preprocessing = Preprocessing(image_size=32)
+    plain, flipped = (
+        TrainingImages(split, load_recipe("default", {"flip": flip}), preprocessing)[3, 1] for flip in (0.0, 1.0)
+    )
+    assert isinstance(plain, tuple)
+    assert isinstance(flipped, tuple)
+    assert (plain[0][:, ::-1] == flipped[0]).all()
