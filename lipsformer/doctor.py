@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from importlib import metadata
 from typing import Any
 
+from .machine import cores
 from .runtimes import CUDA, open_session
 
 __all__ = ["examine", "render"]
@@ -33,7 +33,7 @@ def examine() -> dict[str, Any]:
     report: dict[str, Any] = {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "packages": versions,
         "torch_devices": _torch_devices(),
         "onnxruntime_providers": [],

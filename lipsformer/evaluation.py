@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ import numpy as np
 
 from .console import track
 from .datasets import Split
+from .machine import cores
 from .prediction import Predictor
 from .runtimes import Pixels
 
@@ -63,7 +63,7 @@ def evaluate(predictor: Predictor, split: Split) -> Evaluation:
 
 def _prepared(predictor: Predictor, paths: tuple[Path, ...]) -> Iterator[Pixels]:
     """Batches of network input, decoded in threads one batch ahead of the one in use."""
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         remaining = iter(paths)
         ahead = [pool.submit(predictor.prepare, path) for path in itertools.islice(remaining, predictor.max_batch)]
         while ahead:

@@ -11,7 +11,6 @@ import hashlib
 import http.client
 import io
 import json
-import os
 import pickletools
 import shutil
 import subprocess
@@ -31,6 +30,7 @@ from PIL import Image
 
 from .console import say, track
 from .errors import InputError, suggest
+from .machine import cache_folder
 from .outputs import publish_directory, sha256_of
 
 __all__ = ["BUILT_IN", "fetch_dataset", "resolve_dataset"]
@@ -100,7 +100,7 @@ def resolve_dataset(data: str) -> Path:
     if data not in _DATASETS:
         kind = "a file, not a folder" if path.exists() else "no such folder"
         raise InputError(f"{data}: {kind}, nor a built-in dataset; {suggest(data, BUILT_IN)}")
-    cached = Path(os.environ.get("LIPSFORMER_CACHE") or Path.home() / ".cache" / "lipsformer") / "datasets" / data
+    cached = cache_folder() / "datasets" / data
     if not cached.is_dir():
         say(f"fetching {data} ({BUILT_IN[data]}) into {cached}")
         try:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from .errors import InputError
 from .images import ImageLimits, open_image
+from .machine import check_device
 from .manifest import Manifest, class_names, read_manifest
 from .preprocessing import Preprocessing
 from .runtimes import OnnxRuntime, Pixels, Runtime, TorchRuntime
@@ -90,8 +91,7 @@ def load_predictor(model: str | Path, device: str = "auto", threads: int | None 
         GateError: if a bundle's file does not have the hash that its manifest promises.
     """
     path = Path(model)
-    if device not in ("auto", "cpu", "cuda"):
-        raise InputError(f"--device {device}: one of auto, cpu, cuda is needed")
+    check_device(device)
     if path.is_dir():
         return load_bundle(path, read_manifest(path), device, threads)
     if path.suffix == ".onnx":
@@ -150,7 +150,5 @@ def _from_checkpoint(path: Path, device: str, threads: int | None) -> Predictor:
     checkpoint = load_checkpoint(path)
     if threads:
         torch.set_num_threads(threads)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     runtime = TorchRuntime(checkpoint, device)
     return Predictor(runtime=runtime, preprocessing=checkpoint.preprocessing, classes=checkpoint.classes)

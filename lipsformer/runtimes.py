@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from .console import say
 from .errors import InputError
+from .machine import cores, torch_device
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
@@ -46,17 +47,17 @@ class Runtime(Protocol):
 
 
 class TorchRuntime:
-    """Runs a checkpoint in float32 on `device` ("cpu" or "cuda")."""
+    """Runs a checkpoint in float32 on `device`: "auto" (CUDA where there is one), "cpu" or "cuda".
+
+    Raises:
+        InputError: if the device cannot be had.
+    """
 
     def __init__(self, checkpoint: Checkpoint, device: str = "cpu") -> None:
-        import torch
-
         from .normalise import Normalise
 
-        if device == "cuda" and not torch.cuda.is_available():
-            raise InputError("--device cuda: PyTorch finds no CUDA device; run `lipsformer doctor`")
-        self.provider = f"torch-{device}"
-        self.device = torch.device(device)
+        self.device = torch_device(device)
+        self.provider = f"torch-{self.device.type}"
         self.normalise = Normalise(checkpoint.preprocessing).to(self.device)
         self.model = checkpoint.model.to(self.device)
 
@@ -126,7 +127,7 @@ def open_session(model: Path | bytes, *, cuda: bool, threads: int | None = None)
     """
     ort = _import_onnxruntime()
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = threads or cores()
     options.log_severity_level = ERRORS_AND_WORSE
     providers = ["CPUExecutionProvider"]
     if cuda and CUDA in ort.get_available_providers():

@@ -14,9 +14,10 @@ from typing import NoReturn
 import lipsformer
 from lipsformer.console import say
 from lipsformer.errors import InputError
+from lipsformer.machine import cache_folder, check_device
 
 from .engine import load_engine
-from .settings import DEVICES, Settings
+from .settings import Settings
 
 __all__ = ["serve"]
 
@@ -32,8 +33,7 @@ def serve(bundle: Path, *, host: str, port: int, workers: int, device: str = "au
     """
     if workers < 1:
         raise InputError(f"--workers {workers}: at least 1 is needed")
-    if device not in DEVICES:
-        raise InputError(f"--device {device}: one of {', '.join(DEVICES)} is needed")
+    check_device(device)
     address = _listenable(host, port)
     environment = os.environ | _environment(bundle.absolute(), port, workers, device)
     engine = load_engine(Settings.from_environment(environment))
@@ -99,8 +99,7 @@ def _state_folder(port: int) -> Path:
 
     A new temporary one where the cache cannot be written, as in a read-only container.
     """
-    cache = Path(os.environ.get("LIPSFORMER_CACHE") or Path.home() / ".cache" / "lipsformer")
-    folder = cache / "serve" / str(port)
+    folder = cache_folder() / "serve" / str(port)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:

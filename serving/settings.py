@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self, TypeVar
 
 from lipsformer.errors import InputError
 from lipsformer.images import ImageLimits
+from lipsformer.machine import check_device, cores
 
-__all__ = ["DEVICES", "Settings", "worker_count"]
+__all__ = ["Settings", "worker_count"]
 
-DEVICES = ("auto", "cpu", "cuda")
 PACKED_BUNDLE = Path(__file__).parents[1] / "bundle"
 
 Default = TypeVar("Default", int, None)
@@ -52,16 +51,14 @@ class Settings:
             InputError: if a value cannot be used; the message names the variable.
         """
         device = environment.get("LIPSFORMER_DEVICE", "auto")
-        if device not in DEVICES:
-            raise InputError(f"LIPSFORMER_DEVICE={device}: one of {', '.join(DEVICES)} is needed")
+        check_device(device)
         workers = worker_count(environment)
-        cores = len(os.sched_getaffinity(0))
         limits = ImageLimits()
         return cls(
             bundle=Path(environment.get("LIPSFORMER_BUNDLE") or PACKED_BUNDLE),
             device=device,
             workers=workers,
-            threads=_count(environment, "LIPSFORMER_THREADS", max(1, cores // workers)),
+            threads=_count(environment, "LIPSFORMER_THREADS", max(1, cores() // workers)),
             limits=ImageLimits(
                 max_bytes=_count(environment, "LIPSFORMER_MAX_BYTES", limits.max_bytes),
                 max_pixels=_count(environment, "LIPSFORMER_MAX_PIXELS", limits.max_pixels),

@@ -239,7 +239,7 @@ def test_settings_come_from_the_environment() -> None:
     [
         ({"LIPSFORMER_BUNDLE": "b", "LIPSFORMER_MAX_BYTES": "lots"}, "LIPSFORMER_MAX_BYTES=lots: a whole number"),
         ({"LIPSFORMER_BUNDLE": "b", "LIPSFORMER_MAX_PENDING": "0"}, "LIPSFORMER_MAX_PENDING=0: a whole number from 1"),
-        ({"LIPSFORMER_BUNDLE": "b", "LIPSFORMER_DEVICE": "tpu"}, "LIPSFORMER_DEVICE=tpu: one of auto, cpu, cuda"),
+        ({"LIPSFORMER_BUNDLE": "b", "LIPSFORMER_DEVICE": "tpu"}, "--device tpu: one of auto, cpu, cuda"),
     ],
 )
 def test_bad_settings_are_named(environment: dict[str, str], message: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from lipsformer.datasets import Split
 from lipsformer.errors import InputError
 from lipsformer.images import open_image
+from lipsformer.machine import cores
 from lipsformer.preprocessing import FILTERS, Preprocessing, to_rgb
 
 from .draws import Purpose, generator
@@ -212,5 +212,4 @@ def _read(split: Split, index: int) -> Image.Image:
 
 
 def _usable(workers: int) -> int:
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(workers, available)
+    return min(workers, cores())

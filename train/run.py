@@ -17,6 +17,7 @@ from lipsformer import console
 from lipsformer.checkpoint import save_checkpoint
 from lipsformer.datasets import ImageFolder, open_dataset
 from lipsformer.errors import InputError
+from lipsformer.machine import torch_device
 from lipsformer.models import create_model
 from lipsformer.normalise import Normalise
 from lipsformer.outputs import publish_file
@@ -69,7 +70,7 @@ def run_training(
             be resumed is another one.
         LipsFormerError: if the training diverges.
     """
-    target = _find_device(device)
+    target = torch_device(device)
     saved = _open_run(output, resume)
     chosen = _choose_recipe(recipe, saved, model, epochs, overrides)
     dataset = open_dataset(data)
@@ -200,14 +201,6 @@ def _writing(output: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         raise InputError(f"{output}: cannot be written ({error}); mend that, then --resume") from None
-
-
-def _find_device(name: str) -> torch.device:
-    if name not in ("auto", "cpu", "cuda"):
-        raise InputError(f"--device {name}: one of auto, cpu, cuda is needed")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: PyTorch finds no CUDA device; run `lipsformer doctor`")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def _open_run(output: Path, resume: bool) -> SavedState | None:

@@ -1,0 +1,47 @@
+"""What this process may use of the machine: cores, devices by name, and a place for what can be fetched again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["cache_folder", "check_device", "cores", "torch_device"]
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_device(name: str) -> None:
+    """Refuses a device that is not "auto", "cpu" or "cuda" with an `InputError`."""
+    if name not in DEVICES:
+        raise InputError(f"--device {name}: one of {', '.join(DEVICES)} is needed")
+
+
+def torch_device(name: str) -> torch.device:
+    """PyTorch's device for "auto" (CUDA where there is one), "cpu" or "cuda".
+
+    Raises:
+        InputError: if the name is another one, or "cuda" cannot be had.
+    """
+    import torch
+
+    check_device(name)
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise InputError("--device cuda: PyTorch finds no CUDA device; run `lipsformer doctor`")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def cache_folder() -> Path:
+    """$LIPSFORMER_CACHE, by default ~/.cache/lipsformer."""
+    return Path(os.environ.get("LIPSFORMER_CACHE") or Path.home() / ".cache" / "lipsformer")
