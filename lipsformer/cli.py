@@ -209,6 +209,10 @@ def main() -> None:
         # The reader of our output has gone; point stdout elsewhere so that its flush at exit is silent too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        _fail(f"{error.filename or 'the operation'}: {error.strerror or error}; check the path and its permissions", 2)
+    except MemoryError:
+        _fail("not enough memory for these settings; choose smaller ones", 2)
     else:
         sys.exit(status if isinstance(status, int) else 0)
 

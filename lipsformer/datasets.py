@@ -105,7 +105,7 @@ def find_images(root: Path) -> list[Path]:
         raise InputError(f"{root}: no such folder; give one that holds images")
     found = []
     visited = set()
-    for folder, subfolders, files in os.walk(root, followlinks=True):
+    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=_refuse):
         real = os.path.realpath(folder)
         if real in visited:
             subfolders.clear()
@@ -114,6 +114,10 @@ def find_images(root: Path) -> list[Path]:
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         found += [Path(folder, n) for n in files if n.lower().endswith(EXTENSIONS) and not n.startswith(".")]
     return sorted(found)
+
+
+def _refuse(error: OSError) -> None:
+    raise InputError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions")
 
 
 def _split_folders(root: Path) -> dict[str, Path]:

@@ -20,9 +20,10 @@ from .errors import InputError
 
 __all__ = ["EXTENSIONS", "ImageError", "ImageLimits", "open_image"]
 
-# Content formats, not name endings. JPEG stands for MPO too, the JPEG with appended views that phones write.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
-EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm", ".pgm")
+# Content formats, not name endings. JPEG stands for MPO too, the JPEG with appended views that phones write. PPM is
+# left out: Pillow reads the comments of its text form in quadratic time, ten seconds for one MB.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 
 Reason = Literal["empty", "too_many_bytes", "not_an_image", "too_many_pixels", "damaged"]
 
@@ -113,4 +114,4 @@ def _line(error: BaseException) -> str:
 
 
 def _known() -> str:
-    return "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or PPM"
+    return "JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"

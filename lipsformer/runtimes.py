@@ -143,6 +143,7 @@ def open_session(model: Path | bytes, *, cuda: bool, threads: int | None = None)
 
 
 def _import_onnxruntime() -> Any:
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported; it would call its makers
     try:
         import onnxruntime
     except ImportError:

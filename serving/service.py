@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import os
+from typing import Any
 
 import bentoml
-from starlette.types import Receive, Scope, Send
+from _bentoml_sdk import Service
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lipsformer.console import say
 from lipsformer.errors import LipsFormerError
 
-from .app import create_app
+from .app import PAGE, create_app
 from .engine import load_engine
 from .settings import Settings, worker_count
 
 __all__ = ["Classifier"]
+
+OWN_PATHS = {"/classify", "/info", "/livez", "/readyz", "/healthz", "/metrics", *PAGE}
+UNKNOWN_PATH = "/no-such-path"
 
 
 async def _dispatch(scope: Scope, receive: Receive, send: Send) -> None:
@@ -23,10 +28,29 @@ async def _dispatch(scope: Scope, receive: Receive, send: Send) -> None:
     await bentoml.get_current_service().app(scope, receive, send)
 
 
+class BoundedPaths(Service[Any]):  # type: ignore[misc]
+    """A service whose metrics know our own paths alone.
+
+    BentoML keeps a set of metrics for every path that was ever asked for: a scanner would fill memory and disk.
+    """
+
+    def to_asgi(self, is_main: bool = True) -> ASGIApp:
+        """BentoML's application behind a door that gives every path that is not ours one name."""
+        app: ASGIApp = super().to_asgi(is_main)
+
+        async def door(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http" and scope["path"] not in OWN_PATHS:
+                scope = {**scope, "path": UNKNOWN_PATH, "raw_path": UNKNOWN_PATH.encode()}
+            await app(scope, receive, send)
+
+        return door
+
+
 # The application answers with its own deadline; BentoML's is the net below it.
 @bentoml.service(
+    service_class=BoundedPaths,
     workers=worker_count(os.environ),
-    traffic={"timeout": 300},
+    traffic={"timeout": Settings.from_environment(os.environ).deadline + 5},  # it keeps each request for that long
     logging={"access": {"enabled": False}},
 )
 @bentoml.asgi_app(_dispatch, path="/", name="web")

@@ -167,6 +167,14 @@ def test_health_and_metrics_are_bentomls(client: httpx.Client) -> None:
     assert "bentoml_service" in client.get("/metrics").text
 
 
+def test_unknown_paths_do_not_grow_the_metrics(client: httpx.Client) -> None:
+    for number in range(50):
+        assert client.get(f"/scan/{number}").status_code == 404
+    metrics = client.get("/metrics").text
+    assert "/scan/" not in metrics
+    assert "/no-such-path" in metrics
+
+
 def test_the_page_is_whole_and_closed(client: httpx.Client) -> None:
     page = client.get("/")
     assert page.headers["content-type"].startswith("text/html")
