@@ -13,12 +13,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .config import SwinConfig, config_from_dict
+from .config import ModelConfig, config_from_dict
 from .errors import InputError
 from .manifest import class_names
+from .models import build_model
+from .network import LipsFormer
 from .outputs import publish_file
 from .preprocessing import Preprocessing
-from .swin import LipsFormerSwin
 
 __all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint"]
 
@@ -30,8 +31,8 @@ FORMAT = 1
 class Checkpoint:
     """A trained model with everything that gives its outputs a meaning; `model` is in eval mode, on the CPU."""
 
-    model: LipsFormerSwin
-    config: SwinConfig
+    model: LipsFormer
+    config: ModelConfig
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     metrics: dict[str, Any]
@@ -40,7 +41,7 @@ class Checkpoint:
 def save_checkpoint(
     path: Path,
     *,
-    config: SwinConfig,
+    config: ModelConfig,
     weights: Mapping[str, Tensor],
     classes: Sequence[str],
     preprocessing: Preprocessing,
@@ -88,19 +89,19 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         )
     if problem := _misfit(config, tensors):
         raise InputError(f"{path}: its weights do not fit its configuration ({problem}); train or convert it again")
-    model = LipsFormerSwin(config).eval()
+    model = build_model(config).eval()
     model.load_state_dict(tensors)
     return Checkpoint(model=model, config=config, classes=classes, preprocessing=preprocessing, metrics=metrics)
 
 
-def _misfit(config: SwinConfig, tensors: Mapping[str, Tensor]) -> str | None:
+def _misfit(config: ModelConfig, tensors: Mapping[str, Tensor]) -> str | None:
     """What keeps `tensors` from being the weights of `config`'s model; None if they fit.
 
     Compared on the meta device: a wrong configuration must not allocate what it asks for.
     """
     try:
         with torch.device("meta"):
-            needed = {name: list(tensor.shape) for name, tensor in LipsFormerSwin(config).state_dict().items()}
+            needed = {name: list(tensor.shape) for name, tensor in build_model(config).state_dict().items()}
     except RuntimeError as error:  # sizes beyond 64 bits
         return str(error)
     found = {name: list(tensor.shape) for name, tensor in tensors.items()}

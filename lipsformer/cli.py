@@ -34,8 +34,8 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 @app.command()
 def models(as_json: Json = False) -> None:
     """List the variants: parameters, multiply-adds, image size."""
-    from .config import VARIANTS
     from .models import summarise
+    from .variants import VARIANTS
 
     rows = [summarise(name) for name in VARIANTS]
     if as_json:

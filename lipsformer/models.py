@@ -8,27 +8,43 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from .config import VARIANTS, make_config
-from .spectral import initialise_spectral
+from .config import CSwinConfig, ModelConfig, SwinConfig
+from .cswin import LipsFormerCSwin
+from .initialise import initialise
+from .network import LipsFormer
 from .swin import LipsFormerSwin
+from .variants import VARIANTS, make_config
 
-__all__ = ["ModelSummary", "create_model", "summarise"]
+__all__ = ["ModelSummary", "build_model", "create_model", "summarise"]
 
 
-def create_model(name: str, num_classes: int = 1000, image_size: int | None = None, **overrides: Any) -> LipsFormerSwin:
-    """Builds variant `name` with spectral initialisation.
+def build_model(config: ModelConfig) -> LipsFormer:
+    """The network of `config`, with weights still to be initialised or loaded.
+
+    Raises:
+        TypeError: if `config` belongs to no form.
+    """
+    if isinstance(config, SwinConfig):
+        return LipsFormerSwin(config)
+    if isinstance(config, CSwinConfig):
+        return LipsFormerCSwin(config)
+    raise TypeError(f"no network for {type(config).__name__}")
+
+
+def create_model(name: str, num_classes: int = 1000, image_size: int | None = None, **overrides: Any) -> LipsFormer:
+    """Builds variant `name` and initialises it as its configuration says.
 
     The model maps normalised float images (B, 3, image_size, image_size) to logits (B, num_classes);
     `forward_features` gives the pooled features. `overrides` are fields of its configuration, such as `window_size`,
-    `embed_dim`, `depths`, `num_heads`, `drop_path`.
+    `embed_dim`, `depths`, `num_heads`, `drop_path`, `norm`, `attention`.
 
     Raises:
         InputError: for an unknown name or override, or an image size that cannot be tiled.
     """
     if image_size is not None:
         overrides["image_size"] = image_size
-    model = LipsFormerSwin(make_config(name, num_classes=num_classes, **overrides))
-    initialise_spectral(model)
+    model = build_model(make_config(name, num_classes=num_classes, **overrides))
+    initialise(model, model.config.init)
     return model
 
 
@@ -46,7 +62,7 @@ def summarise(name: str) -> ModelSummary:
     """Counts parameters and multiply-adds of variant `name`, without allocating weights."""
     config = VARIANTS[name]
     with torch.device("meta"), torch.no_grad():
-        model = LipsFormerSwin(config).eval()
+        model = build_model(config).eval()
         with FlopCounterMode(display=False) as counter:
             model(torch.empty(1, 3, config.image_size, config.image_size))
     return ModelSummary(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["CenterNorm"]
+__all__ = ["CenterNorm", "build_norm"]
 
 
 class CenterNorm(nn.Module):
@@ -30,3 +30,8 @@ class CenterNorm(nn.Module):
 
     def extra_repr(self) -> str:
         return str(self.dim)
+
+
+def build_norm(kind: str, dim: int) -> nn.Module:
+    """The norm that a configuration names: "center" or "layer"."""
+    return CenterNorm(dim) if kind == "center" else nn.LayerNorm(dim)

@@ -1,78 +1,97 @@
 """The Swin form of LipsFormer (ICLR 2023, arXiv 2304.09856), as the official code computes it.
 
-Feature maps are (B, H, W, C) throughout. Seen as (B, C, H, W) that is torch's channels_last format, so convolutions run
-on it without a copy. Parameter names are the official code's: its state dicts load as they are.
+Parameter names are the official code's: its state dicts load as they are. With layer norm in front, dot products, plain
+residuals and shifted windows it is Swin itself (Liu et al., ICCV 2021).
 """
 
 from __future__ import annotations
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 
-from .attention import WindowAttention
 from .config import SwinConfig
-from .norm import CenterNorm
-from .residual import DropPath, ResidualScale
+from .network import LipsFormer
+from .norm import build_norm
+from .similarity import build_similarity
+from .windows import join_heads, merge_windows, split_heads, split_windows
 
-__all__ = ["LipsFormerSwin"]
+__all__ = ["LipsFormerSwin", "WindowAttention"]
 
-
-def convolve(layer: nn.Module, x: Tensor) -> Tensor:
-    """Applies a convolution to a channels-last map: (B, H, W, C) to (B, H', W', C')."""
-    out: Tensor = layer(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-    return out
+FORBIDDEN = -100.0  # added to the scores of two tokens that only share a window because the map was rolled
 
 
-class Mlp(nn.Module):
-    """Linear, GELU, linear, on the last dimension."""
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
-        return out
+def relative_position_index(window: int) -> Tensor:
+    """For each pair of a window's tokens, the bias table's row of their offset: (window**2, window**2), int64."""
+    axis = torch.arange(window)
+    rows, columns = torch.meshgrid(axis, axis, indexing="ij")
+    coordinates = torch.stack([rows.flatten(), columns.flatten()])  # (2, N)
+    offset = coordinates[:, :, None] - coordinates[:, None, :] + window - 1  # (2, N, N), from 0
+    return offset[0] * (2 * window - 1) + offset[1]
 
 
-class Block(nn.Module):
-    """Two depthwise 7x7 branches, window attention, MLP: each a weighted residual; CenterNorm after the last two."""
+def shift_mask(resolution: int, window: int, shift: int) -> Tensor:
+    """What keeps tokens from opposite ends of a map that was rolled by `shift` apart: (windows, 1, N, N)."""
+    axis = torch.arange(resolution)
+    region = (axis >= resolution - window).long() + (axis >= resolution - shift).long()
+    regions = split_windows((3 * region[:, None] + region)[None, :, :, None], window, window)  # (windows, N, 1)
+    return torch.where(regions == regions.transpose(1, 2), 0.0, FORBIDDEN)[:, None]
 
-    def __init__(self, config: SwinConfig, stage: int, drop_path: float) -> None:
+
+class WindowAttention(nn.Module):
+    """Attention inside square windows, with a learned bias for each relative position.
+
+    Args:
+        config: the configuration of the network.
+        stage: the stage, which gives channels, heads and window.
+        shift: tokens by which the windows are moved to the right and down, around the map's edges.
+    """
+
+    relative_position_index: Tensor
+    mask: Tensor
+
+    def __init__(self, config: SwinConfig, stage: int, shift: int) -> None:
         super().__init__()
         dim = config.channels(stage)
-        alpha = 1.0 / sum(config.depths)
-        self.dwconv_layers = nn.ModuleList(nn.Conv2d(dim, dim, 7, padding=3, groups=dim) for _ in range(2))
-        self.scale_layers = nn.ModuleList(ResidualScale(dim, alpha) for _ in range(2))
-        self.nin = nn.Conv2d(dim, dim, 1)
-        self.attn = WindowAttention(dim, config.window(stage), config.num_heads[stage], config.temperature)
-        self.alpha1 = ResidualScale(dim, alpha)
-        self.norm1 = CenterNorm(dim)
-        self.mlp = Mlp(dim, int(dim * config.mlp_ratio))
-        self.alpha2 = ResidualScale(dim, alpha)
-        self.norm2 = CenterNorm(dim)
-        self.drop_path = DropPath(drop_path)
+        self.window = config.window(stage)
+        self.num_heads = config.num_heads[stage]
+        self.shift = shift
+        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * self.window - 1) ** 2, self.num_heads))
+        self.register_buffer("relative_position_index", relative_position_index(self.window), persistent=False)
+        if shift:
+            self.register_buffer("mask", shift_mask(config.resolution(stage), self.window, shift), persistent=False)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.similarity = build_similarity(config, self.num_heads)
+        self.proj = nn.Linear(dim, dim)
+
+    def position_bias(self) -> Tensor:
+        """The bias of every pair of tokens: (heads, N, N) with N = window**2."""
+        return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (B, H, W, C) to (B, H, W, C)."""
-        mixing, plain = self.dwconv_layers
-        mixing_scale, plain_scale = self.scale_layers
-        branch = convolve(self.nin, F.gelu(convolve(mixing, x)))
-        x = x + self.drop_path(mixing_scale(F.gelu(branch)))
-        x = x + self.drop_path(plain_scale(F.gelu(convolve(plain, x))))
-        x = self.norm1(x + self.drop_path(self.alpha1(self.attn(x))))
-        out: Tensor = self.norm2(x + self.drop_path(self.alpha2(self.mlp(x))))
-        return out
+        """Maps (B, H, W, C) to (B, H, W, C); H and W are multiples of the window."""
+        _, rows, columns, _ = x.shape
+        if self.shift:
+            x = x.roll((-self.shift, -self.shift), dims=(1, 2))
+        q, k, v = split_heads(self.qkv(split_windows(x, self.window, self.window)), self.num_heads)
+        bias = self.position_bias()
+        if self.shift:
+            q, k, v = (
+                part.reshape(-1, len(self.mask), *part.shape[1:]) for part in (q, k, v)
+            )  # (B, windows, heads, N, d)
+            bias = bias + self.mask
+        out = self.similarity(q, k, v, bias)
+        out = self.proj(join_heads(out.flatten(0, 1) if self.shift else out))
+        x = merge_windows(out, self.window, self.window, rows, columns)
+        return x.roll((self.shift, self.shift), dims=(1, 2)) if self.shift else x
 
 
 class PatchEmbed(nn.Module):
-    """Cuts the image into patches, each one linear projection, then CenterNorm."""
+    """Cuts the image into patches, each one linear projection, then a norm."""
 
     def __init__(self, config: SwinConfig) -> None:
         super().__init__()
         self.proj = nn.Conv2d(3, config.embed_dim, config.patch_size, stride=config.patch_size)
-        self.norm = CenterNorm(config.embed_dim)
+        self.norm = build_norm(config.norm, config.embed_dim)
 
     def forward(self, image: Tensor) -> Tensor:
         """Maps (B, 3, S, S) to (B, S/patch, S/patch, C)."""
@@ -83,9 +102,10 @@ class PatchEmbed(nn.Module):
 class PatchMerging(nn.Module):
     """Joins each 2x2 square of tokens into one of twice the channels."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, config: SwinConfig, stage: int) -> None:
         super().__init__()
-        self.norm = CenterNorm(4 * dim)
+        dim = config.channels(stage)
+        self.norm = build_norm(config.norm, 4 * dim)
         self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -98,57 +118,19 @@ class PatchMerging(nn.Module):
         return out
 
 
-class Stage(nn.Module):
-    """Blocks at one resolution, then a patch merging, but for the last stage."""
+class LipsFormerSwin(LipsFormer):
+    """The Swin form: non-overlapping patches and merges, attention in square windows."""
 
-    def __init__(self, config: SwinConfig, stage: int, drop_path: list[float]) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(Block(config, stage, rate) for rate in drop_path)
-        last = stage == len(config.depths) - 1
-        self.downsample = nn.Identity() if last else PatchMerging(config.channels(stage))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps (B, H, W, C) to (B, H/2, W/2, 2C), or the same shape in the last stage."""
-        for block in self.blocks:
-            x = block(x)
-        out: Tensor = self.downsample(x)
-        return out
-
-
-class LipsFormerSwin(nn.Module):
-    """Maps normalised float images (B, 3, S, S) to logits (B, num_classes), S being `config.image_size`."""
+    config: SwinConfig
 
     def __init__(self, config: SwinConfig) -> None:
-        super().__init__()
-        self.config = config
-        blocks = sum(config.depths)
-        rates = [config.drop_path * block / max(blocks - 1, 1) for block in range(blocks)]
-        starts = [sum(config.depths[:stage]) for stage in range(len(config.depths))]
-        self.patch_embed = PatchEmbed(config)
-        self.layers = nn.ModuleList(
-            Stage(config, stage, rates[start : start + depth])
-            for stage, (start, depth) in enumerate(zip(starts, config.depths, strict=True))
-        )
-        features = config.channels(len(config.depths) - 1)
-        self.norm = CenterNorm(features)
-        self.head = nn.Linear(features, config.num_classes)
+        super().__init__(config)
 
-    def forward_features(self, image: Tensor) -> Tensor:
-        """Pooled features (B, C) of normalised float images (B, 3, S, S).
+    def _embedding(self) -> nn.Module:
+        return PatchEmbed(self.config)
 
-        Raises:
-            ValueError: if the images have another size than the model was built for.
-        """
-        size = self.config.image_size
-        if tuple(image.shape[1:]) != (3, size, size):
-            raise ValueError(f"images of shape {tuple(image.shape)} given, (batch, 3, {size}, {size}) needed")
-        x = self.patch_embed(image)
-        for stage in self.layers:
-            x = stage(x)
-        features: Tensor = self.norm(x).mean(dim=(1, 2))
-        return features
+    def _attention(self, stage: int, block: int) -> nn.Module:
+        return WindowAttention(self.config, stage, self.config.shift(stage, block))
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Logits (B, num_classes) of normalised float images (B, 3, S, S)."""
-        logits: Tensor = self.head(self.forward_features(image))
-        return logits
+    def _merging(self, stage: int) -> nn.Module:
+        return PatchMerging(self.config, stage)

@@ -11,14 +11,15 @@ import pytest
 import torch
 from official import official_forward
 
-from lipsformer.attention import WindowAttention, merge_windows, split_windows
-from lipsformer.config import VARIANTS, SwinConfig, config_from_dict, make_config
+from lipsformer.config import SwinConfig, config_from_dict
 from lipsformer.errors import InputError
 from lipsformer.models import create_model, summarise
 from lipsformer.norm import CenterNorm
 from lipsformer.residual import DropPath
 from lipsformer.spectral import spectral_norm
-from lipsformer.swin import LipsFormerSwin
+from lipsformer.swin import LipsFormerSwin, WindowAttention
+from lipsformer.variants import VARIANTS, make_config
+from lipsformer.windows import merge_windows, split_windows
 
 MICRO = SwinConfig(
     image_size=64, window_size=4, embed_dim=32, depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8), num_classes=10
@@ -26,6 +27,8 @@ MICRO = SwinConfig(
 SMALLEST = SwinConfig(
     image_size=32, window_size=8, embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), num_classes=3
 )
+
+WINDOWS = SwinConfig(image_size=32, window_size=2, embed_dim=8, num_heads=(2, 2, 2, 2))
 
 
 def official_outputs(model: LipsFormerSwin, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -149,15 +152,15 @@ def test_an_images_logits_do_not_depend_on_its_batch() -> None:
 
 def test_windows_split_and_merge_are_inverse() -> None:
     x = torch.arange(2 * 6 * 9 * 4.0).reshape(2, 6, 9, 4)
-    windows = split_windows(x, 3)
-    assert windows.shape == (2 * 2 * 3, 9, 4)
-    assert torch.equal(windows[1].reshape(3, 3, 4), x[0, :3, 3:6])
-    assert torch.equal(merge_windows(windows, 3, 6, 9), x)
+    windows = split_windows(x, 2, 3)
+    assert windows.shape == (2 * 3 * 3, 6, 4)
+    assert torch.equal(windows[1].reshape(2, 3, 4), x[0, :2, 3:6])
+    assert torch.equal(merge_windows(windows, 2, 3, 6, 9), x)
 
 
 def test_attention_sees_its_window_only_and_has_exact_gradients() -> None:
     torch.manual_seed(0)
-    attention = WindowAttention(dim=4, window=2, num_heads=2, temperature=10.0).double()
+    attention = WindowAttention(WINDOWS.replace(embed_dim=4), stage=0, shift=0).double()
     x = torch.randn(1, 4, 4, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(attention, (x,))
     attention(x)[0, :2, :2].sum().backward()
@@ -169,7 +172,7 @@ def test_attention_sees_its_window_only_and_has_exact_gradients() -> None:
 
 def test_attention_is_blind_to_the_lengths_of_queries_and_keys() -> None:
     torch.manual_seed(0)
-    attention = WindowAttention(dim=8, window=2, num_heads=2, temperature=10.0).double()
+    attention = WindowAttention(WINDOWS, stage=0, shift=0).double()
     x = torch.randn(1, 4, 4, 8, dtype=torch.float64)
     before = attention(x)
     with torch.no_grad():
@@ -244,7 +247,7 @@ def test_spectral_norm_of_special_matrices() -> None:
         ({"mlp_ratio": "4"}, "mlp_ratio='4': a number is needed"),
         ({"mlp_ratio": 0.001}, "mlp_ratio must leave the MLP a channel"),
         ({"temperature": math.inf}, "temperature=inf: a number is needed"),
-        ({"temperature": -1}, "temperature be above 0"),
+        ({"temperature": -1}, "must be above 0"),
         ({"windowsize": 8}, "unknown model setting 'windowsize': did you mean 'window_size'?"),
     ],
 )

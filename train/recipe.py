@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from lipsformer.config import make_config
 from lipsformer.errors import InputError, check_fields, suggest
+from lipsformer.variants import make_config
 
 __all__ = ["Recipe", "load_recipe", "recipe_names"]
 

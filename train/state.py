@@ -20,8 +20,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from lipsformer.datasets import ImageFolder, Split
 from lipsformer.errors import InputError
+from lipsformer.network import LipsFormer
 from lipsformer.outputs import publish_file
-from lipsformer.swin import LipsFormerSwin
 
 from .recipe import Recipe
 
@@ -40,7 +40,7 @@ class TrainingState:
     (K, K), rows true and columns predicted, of the best epoch.
     """
 
-    model: LipsFormerSwin
+    model: LipsFormer
     average: AveragedModel
     optimizer: torch.optim.AdamW
     step: int = 0

@@ -1,0 +1,43 @@
+"""Initial weights: LipsFormer's spectral initialisation, and the two that it is compared with."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from .norm import CenterNorm
+from .spectral import spectral_norm
+
+__all__ = ["initialise"]
+
+
+@torch.no_grad()
+def initialise(model: nn.Module, scheme: str) -> None:
+    """Initialises `model` in place.
+
+    * "spectral" (LipsFormer, section 4.1.4): linear layers and convolutions get Xavier-normal weights divided by their
+      largest singular value (a convolution reshaped to output channels x the rest), so that a linear layer starts with
+      Lipschitz constant 1.
+    * "xavier": the same without the division (Glorot and Bengio 2010).
+    * "trunc_normal": linear weights from a normal of deviation 0.02, convolutions as PyTorch has them: what Swin and
+      CSwin do.
+
+    In all of them linear biases are 0, convolution biases PyTorch's default, norms the identity up to centring, and
+    tables of position biases normal with deviation 0.02. Everything else keeps the values it was built with.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            if scheme != "trunc_normal":
+                nn.init.xavier_normal_(module.weight)
+            elif isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+            if scheme == "spectral":
+                module.weight /= spectral_norm(module.weight.flatten(1))
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, CenterNorm | nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+    for name, parameter in model.named_parameters():
+        if name.endswith("relative_position_bias_table"):
+            nn.init.trunc_normal_(parameter, std=0.02)

@@ -1,0 +1,61 @@
+"""Between queries, keys and values: scaled cosine similarity attention, and the dot product that it replaces."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .config import ModelConfig
+
+__all__ = ["CosineSimilarity", "DotProduct", "build_similarity", "normalise"]
+
+
+def normalise(x: Tensor, epsilon: float) -> Tensor:
+    """x / sqrt(|x|**2 + epsilon) over the last dimension; its Lipschitz constant is epsilon**-0.5."""
+    return x * torch.rsqrt(x.square().sum(dim=-1, keepdim=True) + epsilon)
+
+
+class CosineSimilarity(nn.Module):
+    """nu * softmax(tau * cos(q, k) + bias) v: scaled cosine similarity attention (LipsFormer, section 4.1.2).
+
+    The paper normalises v too (`value_norm`), without which the map is not Lipschitz; the official Swin code does not.
+    tau (`temperature`) and nu (`value_scale`) are constants, or a parameter for each head where
+    `config.learned_scales` is set.
+    """
+
+    temperature: Tensor | float
+    value_scale: Tensor | float
+
+    def __init__(self, config: ModelConfig, num_heads: int) -> None:
+        super().__init__()
+        self.value_norm = config.value_norm
+        self.epsilon = config.epsilon
+        if config.learned_scales:
+            self.temperature = nn.Parameter(torch.full((num_heads, 1, 1), config.temperature))
+            self.value_scale = nn.Parameter(torch.full((num_heads, 1, 1), config.value_scale))
+        else:
+            self.temperature = config.temperature
+            self.value_scale = config.value_scale
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Maps q, k and v, each (..., heads, N, d), to (..., heads, N, d); `bias` is added to the (N, N) scores."""
+        q = normalise(q, self.epsilon) * self.temperature
+        k = normalise(k, self.epsilon)
+        v = normalise(v, self.epsilon) if self.value_norm else v
+        scores = q @ k.transpose(-2, -1)
+        out: Tensor = torch.softmax(scores if bias is None else scores + bias, dim=-1) @ v
+        return out if isinstance(self.value_scale, float) and self.value_scale == 1.0 else out * self.value_scale
+
+
+class DotProduct(nn.Module):
+    """softmax(q k / sqrt(d) + bias) v (Vaswani et al. 2017), which is not Lipschitz (Kim, Papamakarios, Mnih 2021)."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Maps q, k and v, each (..., heads, N, d), to (..., heads, N, d); `bias` is added to the (N, N) scores."""
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+        return torch.softmax(scores if bias is None else scores + bias, dim=-1) @ v
+
+
+def build_similarity(config: ModelConfig, num_heads: int) -> nn.Module:
+    """The attention that `config` names, for `num_heads` heads."""
+    return CosineSimilarity(config, num_heads) if config.attention == "cosine" else DotProduct()

@@ -1,0 +1,38 @@
+"""Cutting feature maps into windows, and tokens into heads.
+
+Batch sizes stay symbolic (-1): computing them with `int()`, as the official code does, bakes the batch size of the
+trace into an exported graph.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+__all__ = ["join_heads", "merge_windows", "split_heads", "split_windows"]
+
+
+def split_windows(x: Tensor, height: int, width: int) -> Tensor:
+    """Cuts maps (B, H, W, C) into windows (B * H/height * W/width, height * width, C)."""
+    _, rows, columns, channels = x.shape
+    x = x.reshape(-1, rows // height, height, columns // width, width, channels)
+    return x.transpose(2, 3).reshape(-1, height * width, channels)
+
+
+def merge_windows(windows: Tensor, height: int, width: int, rows: int, columns: int) -> Tensor:
+    """Inverse of `split_windows`: (B * rows/height * columns/width, height * width, C) to (B, rows, columns, C)."""
+    channels = windows.shape[-1]
+    x = windows.reshape(-1, rows // height, columns // width, height, width, channels)
+    return x.transpose(2, 3).reshape(-1, rows, columns, channels)
+
+
+def split_heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values (B, heads, N, C / heads) of the joint projection (B, N, 3 * C)."""
+    _, tokens, channels = qkv.shape
+    q, k, v = qkv.reshape(-1, tokens, 3, num_heads, channels // (3 * num_heads)).permute(2, 0, 3, 1, 4).unbind(0)
+    return q, k, v
+
+
+def join_heads(out: Tensor) -> Tensor:
+    """Maps (B, heads, N, d) to (B, N, heads * d)."""
+    _, heads, tokens, channels = out.shape
+    return out.transpose(1, 2).reshape(-1, tokens, heads * channels)
