@@ -13,30 +13,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from torch import Tensor
 
-from lipsformer.outputs import publish_file
+from lipsformer.plotting import ACCENT, INK, PRIMARY, SECONDARY, STYLE, save_figure
 
 __all__ = ["plot_confusion", "plot_curves"]
 
 Record = Mapping[str, Any]
 
-TRAINING, VALIDATION, RATE, INK, FAINT = "#8a94a6", "#1f5fbf", "#c2571a", "#1d2433", "#d8dde6"
-STYLE: dict[Any, Any] = {
-    "font.size": 10,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": FAINT,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "grid.color": FAINT,
-    "grid.linewidth": 0.6,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.frameon": False,
-}
+TRAINING, VALIDATION, RATE = SECONDARY, PRIMARY, ACCENT
 MOST_NAMES, MOST_NUMBERS = 60, 30  # classes beyond which names, or counts in the cells, could not be read
 
 FEW_EPOCHS = 10  # up to here each epoch is marked: a single one draws no line
@@ -72,8 +55,7 @@ def plot_curves(path: Path, history: Sequence[Record], title: str) -> None:
         for axes in (loss, accuracy, rate):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             axes.set_xlim(0.5, last["epoch"] + 0.5)
-        with publish_file(path) as draft:
-            figure.savefig(draft, format="png", dpi=150)
+        save_figure(figure, path)
 
 
 def plot_confusion(path: Path, counts: Tensor, classes: Sequence[str], title: str, record: Record) -> None:
@@ -101,8 +83,7 @@ def plot_confusion(path: Path, counts: Tensor, classes: Sequence[str], title: st
         bar = figure.colorbar(image, ax=axes, shrink=0.6, format=PercentFormatter(xmax=1, decimals=0))
         bar.set_label("share of the true class")
         bar.outline.set_visible(False)
-        with publish_file(path) as draft:
-            figure.savefig(draft, format="png", dpi=150)
+        save_figure(figure, path)
 
 
 def _lines(axes: Axes, history: Sequence[Record], train: str, validation: str) -> None:
