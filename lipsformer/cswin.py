@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import CSwinConfig
+from .depthwise import DepthwiseConv2d
 from .network import LipsFormer, convolve
 from .norm import build_norm
 from .similarity import build_similarity
@@ -32,7 +33,7 @@ class StripeAttention(nn.Module):
         self.height = height
         self.width = width
         self.similarity = build_similarity(config, num_heads)
-        self.lepe = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+        self.lepe = DepthwiseConv2d(dim, 3)
 
     def forward(self, qkv: Tensor) -> Tensor:
         """Maps queries, keys and values (B, H, W, 3 * C) to (B, H, W, C)."""

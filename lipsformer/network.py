@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import ModelConfig
+from .depthwise import DepthwiseConv2d
 from .norm import build_norm
 from .residual import DropPath, ResidualScale
 
@@ -46,7 +47,7 @@ class Block(nn.Module):
         dim = config.channels(stage)
         branches = range(config.conv_branches)
         self.pre_norm = config.norm_position == "pre"
-        self.dwconv_layers = nn.ModuleList(nn.Conv2d(dim, dim, 7, padding=3, groups=dim) for _ in branches)
+        self.dwconv_layers = nn.ModuleList(DepthwiseConv2d(dim, 7) for _ in branches)
         self.scale_layers = nn.ModuleList(self._scale(config, dim) for _ in branches)
         if branches:
             self.nin = nn.Conv2d(dim, dim, 1)
