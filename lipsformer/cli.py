@@ -26,7 +26,10 @@ app = typer.Typer(
     help="Train LipsFormer, export it with proof, and serve it.",
 )
 
-Model = Annotated[str, typer.Argument(help="Checkpoint (.safetensors), .onnx file or bundle folder.")]
+Model = Annotated[
+    str,
+    typer.Argument(help="Checkpoint (.safetensors), .onnx file, bundle folder, or lipsformer_cifar10, which we ship."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
@@ -92,6 +95,49 @@ def train(
     )
 
 
+@app.command()
+def stability(
+    dataset: Annotated[str, typer.Argument(metavar="DATA", help="Folder of class folders, or a built-in dataset.")],
+    output: Annotated[Path, typer.Option(help="Folder to write; called again, it goes on where it was stopped.")],
+    model: Annotated[str, typer.Option(help="Variant, see `lipsformer models`.")] = "lipsformer_cswin_nano",
+    baseline: Annotated[str, typer.Option(help="Variant to compare it with.")] = "cswin_nano",
+    learning_rates: Annotated[
+        str, typer.Option(help="Learning rates, with commas between them.")
+    ] = "1e-4,3e-4,1e-3,3e-3,1e-2,3e-2,1e-1",
+    seeds: Annotated[int, typer.Option(help="Trainings of each model at each rate.")] = 1,
+    recipe: Annotated[str, typer.Option(help="Packaged recipe or TOML file.")] = "default",
+    epochs: Annotated[int | None, typer.Option(help="Epochs, instead of the recipe's.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting for both; repeatable.")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(help="Trainings at once; by default one per core, on a GPU one.")] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Train a model and a plain one over a grid of learning rates without warm-up, and compare."""
+    from lipsformer.train.stability import measure_stability
+
+    from .fetch import resolve_dataset
+
+    report = measure_stability(
+        resolve_dataset(dataset),
+        output=output,
+        model=model,
+        baseline=baseline,
+        learning_rates=learning_rates,
+        seeds=seeds,
+        recipe=recipe,
+        epochs=epochs,
+        overrides=overrides or (),
+        jobs=jobs,
+        device=device,
+    )
+    if as_json:
+        _print_json(report)
+    else:
+        typer.echo((output / "stability.md").read_text(encoding="utf-8"))
+
+
 @app.command("eval")
 def evaluate_model(
     model: Model,
@@ -143,7 +189,7 @@ def predict(
 
 @app.command()
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint (.safetensors) to export.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint (.safetensors) to export, or lipsformer_cifar10.")],
     output: Annotated[Path, typer.Option(help="Bundle folder to write; it must not exist.")],
     parity_data: Annotated[
         str | None, typer.Option(help="Images for the parity gate; by default the photos that the package ships.")
@@ -166,8 +212,32 @@ def export(
 
 
 @app.command()
+def convert(
+    official: Annotated[Path, typer.Argument(help="Checkpoint (.pth) of the official code's Swin form.")],
+    output: Annotated[Path, typer.Option(help="Checkpoint (.safetensors) to write.")],
+    image_size: Annotated[
+        int | None, typer.Option(help="Pixels along a side, where the checkpoint leaves it open.")
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="Class names, one to a line or a JSON list; by default 'class 0' and so on.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Convert an official checkpoint, without running anything in it."""
+    from .convert import convert as convert_official
+
+    conversion = convert_official(official, output, image_size=image_size, classes=classes)
+    if as_json:
+        _print_json(dataclasses.asdict(conversion))
+    else:
+        typer.echo(conversion)
+
+
+@app.command()
 def serve(
-    bundle: Annotated[Path, typer.Argument(help="Bundle folder that `lipsformer export` wrote.")],
+    model: Annotated[
+        str, typer.Argument(help="Bundle folder; or a checkpoint or lipsformer_cifar10, which is exported first.")
+    ],
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 3000,
     workers: Annotated[
@@ -175,10 +245,41 @@ def serve(
     ] = 1,
     device: Annotated[str, typer.Option(envvar="LIPSFORMER_DEVICE", help="auto, cpu or cuda.")] = "auto",
 ) -> None:
-    """Serve a bundle over HTTP: POST /classify, and a page to drop photos on at /."""
+    """Serve a model over HTTP: POST /classify, and a page to drop photos on at /."""
     from lipsformer.serving import serve as serve_bundle
 
+    from .pretrained import resolve_model
+
+    bundle = resolve_model(model)
+    if bundle.suffix == ".safetensors":
+        from lipsformer.export import cached_bundle
+
+        bundle = cached_bundle(bundle)
     serve_bundle(bundle, host=host, port=port, workers=workers, device=device)
+
+
+@app.command()
+def lipschitz(
+    model: Annotated[Path, typer.Argument(help="Checkpoint (.safetensors) to measure.")],
+    dataset: Annotated[
+        str | None, typer.Option("--data", help="Images to measure at; by default the photos that the package ships.")
+    ] = None,
+    images: Annotated[int, typer.Option(help="Images to measure at, evenly chosen.")] = 4,
+    output: Annotated[Path | None, typer.Option(help="Folder to write table, JSON and plot to.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Bound how much a model's answers can change with its input, and measure how much they do."""
+    from .fetch import resolve_dataset
+    from .lipschitz_report import measure_lipschitz, render, write_report
+    from .samples import SAMPLES
+
+    report = measure_lipschitz(model, SAMPLES if dataset is None else resolve_dataset(dataset), images)
+    if output is not None:
+        write_report(report, output)
+    if as_json:
+        _print_json(report.to_dict())
+    else:
+        typer.echo(render(report))
 
 
 @app.command()

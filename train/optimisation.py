@@ -13,6 +13,9 @@ from .recipe import Recipe
 
 __all__ = ["average_weights", "build_optimizer", "decay_groups", "learning_rate"]
 
+# Known by name, since they have as many dimensions as a matrix: position biases, and the tau and nu of attention.
+FREE = ("relative_position_bias_table", "temperature", "value_scale")
+
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
@@ -21,7 +24,7 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        is_free = parameter.ndim < 2 or name.endswith("relative_position_bias_table")
+        is_free = parameter.ndim < 2 or name.endswith(FREE)
         (free if is_free else decayed).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
 

@@ -20,6 +20,7 @@ __all__ = ["Recipe", "load_recipe", "recipe_names"]
 
 PACKAGED = Path(__file__).parent / "recipes"
 KINDS = {int: "a whole number", float: "a number", str: "a text", tuple: "two numbers, as in [0.35, 1.0]"}
+PRECISIONS = ("auto", "float32", "bfloat16")
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "epochs": (lambda v: v >= 1, "at least 1"),
     "batch_size": (lambda v: v >= 1, "at least 1"),
@@ -29,6 +30,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "clip_grad": (lambda v: v > 0, "above 0"),
     "label_smoothing": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
     "ema_decay": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
+    "precision": (lambda v: v in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
     "crop_scale": (lambda v: 0 < v[0] <= v[1] <= 1, "rising, above 0 and at most 1"),
     "flip": (lambda v: 0 <= v <= 1, "between 0 and 1"),
     "crop_fraction": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
@@ -55,6 +57,7 @@ class Recipe:
     clip_grad: float
     label_smoothing: float
     ema_decay: float
+    precision: str
     crop_scale: tuple[float, float]
     flip: float
     crop_fraction: float
@@ -109,9 +112,13 @@ class Recipe:
         names = [name for name in before | after if name != "workers" and before.get(name) != after.get(name)]
         return [f"{name} was {_toml(before.get(name))}, is {_toml(after.get(name))}" for name in names]
 
+    def autocasts(self, device: str) -> bool:
+        """Whether matrix products and convolutions are computed in bfloat16 on a device of type `device`."""
+        return self.precision == "bfloat16" or (self.precision == "auto" and device == "cuda")
+
     @classmethod
     def _kinds(cls) -> dict[str, type]:
-        names = {"int": int, "float": float, "tuple[float, float]": tuple}
+        names = {"int": int, "float": float, "str": str, "tuple[float, float]": tuple}
         return {field.name: names[str(field.type)] for field in dataclasses.fields(cls) if str(field.type) in names}
 
 
