@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .bundle import export_bundle
+from .bundle import cached_bundle, export_bundle
 
-__all__ = ["export_bundle"]
+__all__ = ["cached_bundle", "export_bundle"]

@@ -12,19 +12,22 @@ import numpy as np
 import onnx
 
 from lipsformer.checkpoint import Checkpoint, load_checkpoint
+from lipsformer.console import say
 from lipsformer.datasets import find_images
 from lipsformer.errors import GateError, InputError
 from lipsformer.images import open_image
+from lipsformer.machine import cache_folder
 from lipsformer.manifest import BundleFile, Manifest
 from lipsformer.outputs import publish_directory, sha256_of
 from lipsformer.preprocessing import Preprocessing
+from lipsformer.pretrained import resolve_model
 from lipsformer.runtimes import OnnxRuntime, Pixels, TorchRuntime
 from lipsformer.samples import SAMPLES
 
 from .graph import build_graph
 from .parity import ParityReport, check_parity, one_at_a_time
 
-__all__ = ["export_bundle"]
+__all__ = ["cached_bundle", "export_bundle"]
 
 GRAPH_NAME = "model.onnx"
 PARITY_IMAGES = 64
@@ -41,7 +44,7 @@ def export_bundle(
     """Exports a checkpoint to the folder `output`: ONNX graph, parity report and manifest.
 
     Args:
-        checkpoint: a .safetensors checkpoint.
+        checkpoint: a .safetensors checkpoint, or the name of a trained model that comes with the package.
         output: the bundle's folder; it must not exist.
         parity_data: a folder of images for the gate; by default the sample photos that the package ships.
         max_batch: the largest batch that is proved and will be served.
@@ -56,6 +59,7 @@ def export_bundle(
     """
     if max_batch < 1:
         raise InputError(f"--max-batch {max_batch}: at least 1 is needed")
+    checkpoint = resolve_model(checkpoint)
     loaded = load_checkpoint(checkpoint)
     pixels = _parity_pixels(parity_data or SAMPLES, loaded.preprocessing, max_batch)
     with publish_directory(output) as draft:
@@ -89,6 +93,21 @@ def export_bundle(
         )
         manifest.write(draft)
     return manifest
+
+
+def cached_bundle(checkpoint: Path) -> Path:
+    """The bundle of a checkpoint in the cache folder, exported now if this version has not done so before.
+
+    Raises:
+        InputError: if the checkpoint cannot be used.
+        GateError: if its graph does not answer as it does.
+    """
+    version = metadata.version("lipsformer")
+    bundle = cache_folder() / "bundles" / f"{checkpoint.stem}-{version}-{sha256_of(checkpoint)[:16]}"
+    if not bundle.is_dir():
+        say(f"exporting {checkpoint.name} to {bundle}")
+        export_bundle(checkpoint, bundle)
+    return bundle
 
 
 def _parity_pixels(folder: Path, preprocessing: Preprocessing, max_batch: int) -> Pixels:

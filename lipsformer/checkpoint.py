@@ -20,6 +20,7 @@ from .models import build_model
 from .network import LipsFormer
 from .outputs import publish_file
 from .preprocessing import Preprocessing
+from .pretrained import resolve_model
 
 __all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint"]
 
@@ -61,12 +62,12 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Reads a checkpoint.
+    """Reads a checkpoint, by its path or by the name of a trained model that comes with the package.
 
     Raises:
         InputError: if the file is missing, cut off, not a LipsFormer checkpoint, or does not match its configuration.
     """
-    path = Path(path)
+    path = resolve_model(path)
     metadata, tensors = _read(path)
     try:
         found = metadata["format"]
@@ -102,7 +103,7 @@ def _misfit(config: ModelConfig, tensors: Mapping[str, Tensor]) -> str | None:
     try:
         with torch.device("meta"):
             needed = {name: list(tensor.shape) for name, tensor in build_model(config).state_dict().items()}
-    except RuntimeError as error:  # sizes beyond 64 bits
+    except (OverflowError, RuntimeError, TypeError) as error:  # sizes beyond 64 bits
         return str(error)
     found = {name: list(tensor.shape) for name, tensor in tensors.items()}
     for name in sorted(needed.keys() | found.keys()):

@@ -16,6 +16,7 @@ from .images import ImageLimits, open_image
 from .machine import check_device
 from .manifest import Manifest, class_names, read_manifest
 from .preprocessing import Preprocessing
+from .pretrained import resolve_model
 from .runtimes import OnnxRuntime, Pixels, Runtime, TorchRuntime
 
 __all__ = ["Prediction", "Predictor", "load_bundle", "load_predictor", "softmax"]
@@ -82,7 +83,7 @@ def load_predictor(model: str | Path, device: str = "auto", threads: int | None 
     """Loads a checkpoint (.safetensors), an exported graph (.onnx) or a bundle (a folder) for prediction.
 
     Args:
-        model: its path.
+        model: its path, or the name of a trained model that comes with the package.
         device: "auto", "cpu" or "cuda".
         threads: CPU threads for one inference; by default all cores.
 
@@ -90,7 +91,7 @@ def load_predictor(model: str | Path, device: str = "auto", threads: int | None 
         InputError: if it is none of these, or `device` cannot be had.
         GateError: if a bundle's file does not have the hash that its manifest promises.
     """
-    path = Path(model)
+    path = resolve_model(model)
     check_device(device)
     if path.is_dir():
         return load_bundle(path, read_manifest(path), device, threads)

@@ -32,7 +32,7 @@ SWIN = {
 }
 CSWIN = {
     "nano": CSwinConfig(
-        image_size=32, patch_size=2, embed_dim=32, depths=(1, 2, 6, 1), num_heads=(2, 2, 4, 8), split_sizes=(2, 4, 4, 4)
+        image_size=32, patch_size=2, embed_dim=32, depths=(1, 4, 3, 1), num_heads=(2, 2, 4, 8), split_sizes=(2, 4, 4, 4)
     ),
     "tiny": CSwinConfig(),
     "small": CSwinConfig(depths=(2, 4, 32, 2)),
