@@ -270,7 +270,7 @@ def lipschitz(
 ) -> None:
     """Bound how much a model's answers can change with its input, and measure how much they do."""
     from .fetch import resolve_dataset
-    from .lipschitz_report import measure_lipschitz, render, write_report
+    from .lipschitz import measure_lipschitz, render, write_report
     from .samples import SAMPLES
 
     report = measure_lipschitz(model, SAMPLES if dataset is None else resolve_dataset(dataset), images)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-__all__ = ["spectral_norm"]
+__all__ = ["spectral_norm", "spectral_norms"]
+
+
+def spectral_norms(matrices: Tensor) -> Tensor:
+    """Largest singular values (...) of matrices (..., m, n), real or complex, in double precision.
+
+    The root of the smaller Gram matrix's largest eigenvalue. As exact as an SVD and, for the layers of a Tiny, far
+    cheaper; power iteration costs nearly as much, since the largest singular values of a random matrix lie close
+    together.
+    """
+    matrices = matrices.detach().to(torch.complex128 if matrices.is_complex() else torch.float64)
+    wide = matrices.shape[-2] <= matrices.shape[-1]
+    gram = matrices @ matrices.mH if wide else matrices.mH @ matrices
+    largest: Tensor = torch.linalg.eigvalsh(gram)[..., -1]
+    return largest.clamp_min(0).sqrt()
 
 
 def spectral_norm(matrix: Tensor) -> float:
-    """Largest singular value of a 2-D `matrix`: the root of its smaller Gram matrix's largest eigenvalue, in float64.
-
-    As exact as an SVD and, for the layers of a Tiny, far cheaper; power iteration costs nearly as much, since the
-    largest singular values of a random matrix lie close together.
-    """
-    matrix = matrix.detach().double()
-    gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
-    return math.sqrt(max(0.0, float(torch.linalg.eigvalsh(gram)[-1])))
+    """Largest singular value of a 2-D `matrix`; see `spectral_norms`."""
+    return float(spectral_norms(matrix))

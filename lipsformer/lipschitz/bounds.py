@@ -1,0 +1,228 @@
+"""Upper bounds of Lipschitz constants: of every layer, and of a network of either form with any of its components.
+
+All norms are Euclidean, over all entries of a map. The domain is every input: images as the network takes them, that
+is normalised, to logits. `Bound.log10` is a decimal logarithm because the constants themselves overflow.
+
+How the parts combine (Lip is the least constant, L a bound of it):
+
+* a sequence: Lip(g after f) <= L(g) L(f);
+* a residual: Lip(x + alpha f(x)) <= 1 + Lip(alpha f), with each alpha put into its branch's last matrix;
+* stochastic depth is the identity: the network is bounded as it is evaluated.
+
+What each number is:
+
+* linear layers: exact (`spectral_norm`);
+* convolutions at their true resolution, with padding and stride: exact on small maps, else a true bound (see
+  `convolution_norms`);
+* CenterNorm, diag(w) (I - 11^T/D) D/(D-1): exact. The simple bound D/(D-1) max|w| is never smaller;
+* LayerNorm: exact, |diag(w) (I - 11^T/D)| / sqrt(eps): its derivative is diag(w) C (I - z z^T/D) C / sqrt(var + eps)
+  with C = I - 11^T/D and |z|**2 <= D, and var = 0 at constant inputs. The paper calls LayerNorm unbounded, as it
+  is for eps = 0; the eps of 1e-5 makes each one cost a factor of 316;
+* GELU, x Phi(x): exact, the largest slope, at sqrt(2): Phi(sqrt 2) + sqrt(2) phi(sqrt 2) = 1.12890...;
+* cosine attention with normalised values: a theorem, with its proof in `attention.py`;
+* attention with plain values or dot products is not bounded (Kim, Papamakarios and Mnih 2021), and neither is a
+  network that has it, except where windows are single tokens, whose softmax is 1.
+
+Everything is computed in float64 from the weights as they are; `ROUNDING` covers its errors. The numbers hold for the
+network in real arithmetic; one that computes in float32 adds rounding noise to its outputs, which is not a slope.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from lipsformer.cswin import CrossShapedAttention, StripeAttention
+from lipsformer.network import Block, LipsFormer, Stage
+from lipsformer.norm import CenterNorm
+from lipsformer.residual import ResidualScale
+from lipsformer.spectral import spectral_norm
+from lipsformer.swin import WindowAttention
+
+from .attention import attention_bound, heads_of, paper_bound
+from .convolution import convolution_norm_estimate, convolution_norms
+
+__all__ = ["GELU_SLOPE", "LEAST", "Bound", "bound_attention", "bound_block", "bound_layer", "bound_network", "flatten"]
+
+Attention = WindowAttention | CrossShapedAttention
+
+GELU_SLOPE = (1 + math.erf(1)) / 2 + math.exp(-1) / math.sqrt(math.pi)
+ROUNDING = 1e-9  # added to each logarithm: float64 leaves errors of about 1e-12
+LEAST = 1e-300  # instead of 0, which has no logarithm
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bound:
+    """An upper bound of the Lipschitz constant of one part of a network, and those of the parts that it is made of.
+
+    `log10` is None where there is no bound, and `reason` says why. `details` holds numbers that explain it: of a
+    convolution `norm_log10`, the bound of its own norm, and `power_iteration_log10`, an estimate of it from below; of
+    attention `tokens` in the largest window, `epsilon`, the largest `temperature` and `value_scale`, and `paper_log10`,
+    the same bound with the paper's theorem for ours.
+    """
+
+    name: str
+    log10: float | None
+    reason: str | None = None
+    details: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    parts: tuple[Bound, ...] = ()
+
+
+def bound_network(model: LipsFormer) -> Bound:
+    """The bound of `model` from normalised images to logits.
+
+    Its parts are the embedding, the stages (blocks, then what merges tokens), the pooling and the head.
+    """
+    config = model.config
+    stages = [
+        _bound_stage(cast(Stage, stage), config.resolution(index), index + 1)
+        for index, stage in enumerate(model.layers)
+    ]
+    tokens = config.resolution(len(stages) - 1) ** 2
+    mean = _bound("mean", tokens**-0.5)  # exact: rows of length 1 / sqrt(tokens) that share no input
+    pooling = _sequence("pooling", [bound_layer(model.norm, "norm"), mean])
+    embedding = _bound_layers("embedding", model.patch_embed, config.image_size)
+    return _sequence("network", [embedding, *stages, pooling, bound_layer(model.head, "head")])
+
+
+def flatten(network: Bound) -> list[Bound]:
+    """The steps of `bound_network`'s answer in order: embedding, each block, each merging, pooling, head."""
+    embedding, *stages, pooling, head = network.parts
+    return [embedding, *itertools.chain(*(stage.parts for stage in stages)), pooling, head]
+
+
+def bound_block(block: Block, side: int, name: str = "block") -> Bound:
+    """The bound of a block on maps of `side` x `side` tokens; those of its branches include their alpha."""
+    convolutions = [_bound_convolution(block, index, side) for index in range(len(block.dwconv_layers))]
+    attention = bound_attention(cast(Attention, block.attn), _alpha(block.alpha1))
+    mlp = _bound_mlp(block)
+    norm1, norm2 = bound_layer(block.norm1, "norm 1"), bound_layer(block.norm2, "norm 2")
+    steps = [_residual(branch) for branch in convolutions]
+    for branch, norm in ((attention, norm1), (mlp, norm2)):
+        if block.pre_norm:
+            steps.append(_residual(_sequence(branch.name, [norm, branch])))
+        else:
+            steps += [_residual(branch), norm]
+    whole = _sequence(name, steps)
+    reason = whole.reason and f"{name}: {whole.reason}"
+    return dataclasses.replace(whole, reason=reason, parts=(*convolutions, attention, norm1, mlp, norm2))
+
+
+def bound_attention(attention: Attention, alpha: Tensor | None = None) -> Bound:
+    """The bound of alpha * attention(x), for the attention of either form; `alpha` (C,) is 1 by default.
+
+    The heads' outputs (`attention_bound`) and LePE, which convolves each channel of the plain values, are added; the
+    projection follows.
+    """
+    groups = heads_of(attention)
+    for heads in groups:
+        if heads.unbounded:
+            return Bound(name="attention", log10=None, reason=heads.unbounded)
+    projection = attention.proj.weight.detach().double()
+    output = spectral_norm(projection if alpha is None else alpha[:, None] * projection)
+    lepe = _lepe_norm(attention) if isinstance(attention, CrossShapedAttention) else 0.0
+    details = {
+        "tokens": max(heads.tokens for heads in groups),
+        "epsilon": groups[0].epsilon,
+        "temperature": max(float(heads.temperature.max()) for heads in groups),
+        "value_scale": max(float(heads.value_scale.max()) for heads in groups),
+    }
+    if groups[0].value_norm:
+        details["paper_log10"] = _log10(output * (paper_bound(groups) + lepe))
+    return _bound("attention", output * (attention_bound(groups) + lepe), **details)
+
+
+def _lepe_norm(attention: CrossShapedAttention) -> float:
+    """The norm of the map from tokens to LePE: each channel of the values, then its convolution within windows."""
+    stripes = (cast(StripeAttention, stripe) for stripe in attention.stripes)
+    channels = torch.cat([convolution_norms(stripe.lepe, stripe.height, stripe.width) for stripe in stripes])
+    values = attention.qkv.weight.detach().double()[-len(channels) :]
+    return spectral_norm(channels[:, None] * values)
+
+
+def _bound_convolution(block: Block, index: int, side: int) -> Bound:
+    """alpha * gelu(A gelu(w * x)) for the first branch, with A the 1x1 convolution; alpha * gelu(w * x) for the second.
+
+    The depthwise convolution acts on each channel alone and GELU on each number alone, so what scales channels commutes
+    with the slopes of GELU: alpha and the channels' norms go into the matrix between them.
+    """
+    layer = cast(nn.Conv2d, block.dwconv_layers[index])
+    alpha, channels = _alpha(block.scale_layers[index]), convolution_norms(layer, side, side)
+    if index == 0:
+        mixing = block.nin.weight.detach().double().flatten(1)
+        value = GELU_SLOPE**2 * spectral_norm(alpha[:, None] * mixing * channels)
+    else:
+        value = GELU_SLOPE * float((alpha * channels).abs().max())
+    return _bound(f"convolution {index + 1}", value, **_convolution_details(layer, channels, side))
+
+
+def _bound_mlp(block: Block) -> Bound:
+    first, second = (layer.weight.detach().double() for layer in (block.mlp.fc1, block.mlp.fc2))
+    return _bound("mlp", GELU_SLOPE * spectral_norm(_alpha(block.alpha2)[:, None] * second) * spectral_norm(first))
+
+
+def _alpha(scale: nn.Module) -> Tensor:
+    """The factors of a residual branch: (C,), or (1,) for a plain one."""
+    return scale.scale.detach().double() if isinstance(scale, ResidualScale) else torch.ones(1, dtype=torch.float64)
+
+
+def _bound_stage(stage: Stage, side: int, number: int) -> Bound:
+    blocks = enumerate(stage.blocks, start=1)
+    parts = [bound_block(cast(Block, block), side, f"stage {number}, block {index}") for index, block in blocks]
+    if not isinstance(stage.downsample, nn.Identity):
+        parts.append(_bound_layers(f"stage {number}, merging", stage.downsample, side))
+    return _sequence(f"stage {number}", parts)
+
+
+def _bound_layers(name: str, module: nn.Module, side: int) -> Bound:
+    """The bound of an embedding or a merging, which applies each of its layers once and nothing that stretches."""
+    return _sequence(name, [bound_layer(layer, kind, side) for kind, layer in module.named_children()])
+
+
+def bound_layer(layer: nn.Module, name: str, side: int = 1) -> Bound:
+    """The bound of a linear layer or norm, or of a convolution of maps of `side` x `side`."""
+    if isinstance(layer, nn.Conv2d):
+        norms = convolution_norms(layer, side, side)
+        return _bound(name, float(norms.max()), **_convolution_details(layer, norms, side))
+    if isinstance(layer, nn.Linear):
+        return _bound(name, spectral_norm(layer.weight))
+    assert isinstance(layer, CenterNorm | nn.LayerNorm)  # noqa: S101 - there are no others
+    weight = layer.weight.detach().double()
+    centring = torch.eye(len(weight), dtype=torch.float64) - 1 / len(weight)
+    factor = len(weight) / (len(weight) - 1) if isinstance(layer, CenterNorm) else layer.eps**-0.5
+    return _bound(name, factor * spectral_norm(weight[:, None] * centring))
+
+
+def _convolution_details(layer: nn.Conv2d, norms: Tensor, side: int) -> dict[str, float]:
+    estimate = convolution_norm_estimate(layer, side, side)
+    return {"norm_log10": _log10(float(norms.max())), "power_iteration_log10": _log10(estimate) - ROUNDING}
+
+
+def _bound(name: str, value: float, **details: float) -> Bound:
+    return Bound(name=name, log10=_log10(value), details=details)
+
+
+def _log10(value: float) -> float:
+    return math.log10(max(value, LEAST)) + ROUNDING
+
+
+def _sequence(name: str, parts: Sequence[Bound]) -> Bound:
+    """The product of the bounds of `parts`, or the first reason for which there is none."""
+    for part in parts:
+        if part.log10 is None:
+            return Bound(name=name, log10=None, reason=part.reason, parts=tuple(parts))
+    return Bound(name=name, log10=math.fsum(part.log10 or 0.0 for part in parts), parts=tuple(parts))
+
+
+def _residual(branch: Bound) -> Bound:
+    """The bound of x + branch(x), without overflow."""
+    if branch.log10 is None:
+        return branch
+    larger = max(0.0, branch.log10)
+    return dataclasses.replace(branch, log10=larger + math.log10(1 + 10 ** -abs(branch.log10)))

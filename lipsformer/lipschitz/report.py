@@ -1,0 +1,186 @@
+"""`lipsformer lipschitz`: how steep a checkpoint can be, and how steep it is at photos, as data and as a table."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lipsformer.checkpoint import load_checkpoint
+from lipsformer.console import track
+from lipsformer.datasets import find_images
+from lipsformer.errors import InputError
+from lipsformer.images import open_image
+from lipsformer.normalise import Normalise
+from lipsformer.outputs import publish_directory
+
+from .bounds import LEAST, Bound, bound_network, flatten
+from .local import local_norm, local_profile
+
+__all__ = ["LipschitzReport", "cumulative", "measure_lipschitz", "render", "write_report"]
+
+COLUMNS = ("convolution 1", "convolution 2", "attention", "mlp", "norm 1", "norm 2")  # parts of a block
+PAPER = "by the paper"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LipschitzReport:
+    """Bounds of the Lipschitz constant of a checkpoint, from normalised images to logits.
+
+    All norms are Euclidean and all numbers but `pixel_factor` decimal logarithms: `upper` for all images; `lower`, by
+    image file, the norm of the Jacobian there; `profile` the same from the first of the images to the output of each
+    step of `flatten(upper)`. From pixels in 0..1 the upper bound is `pixel_factor` times as large: 1 / the smallest of
+    the deviations that the preprocessing divides by.
+    """
+
+    model: str
+    architecture: str
+    image_size: int
+    classes: int
+    pixel_factor: float
+    upper: Bound
+    lower: dict[str, float]
+    profile: tuple[float, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, with what the numbers mean."""
+        lower = list(self.lower.values())
+        return {
+            "norm": "Euclidean",
+            "domain": "images after normalisation",
+            "range": "logits",
+            "unit": "decimal logarithm",
+            **dataclasses.asdict(self),
+            "lower_largest": max(lower),
+            "lower_median": statistics.median(lower),
+        }
+
+
+def measure_lipschitz(model: Path, folder: Path, images: int) -> LipschitzReport:
+    """Bounds checkpoint `model` for all images, and measures it at `images` of those in `folder`, evenly chosen.
+
+    Raises:
+        InputError: if the checkpoint or an image cannot be read, or there are none.
+    """
+    if images < 1:
+        raise InputError(f"--images {images}: at least 1 is needed")
+    checkpoint = load_checkpoint(model)
+    for name, weights in checkpoint.model.named_parameters():
+        if not bool(weights.isfinite().all()):
+            raise InputError(
+                f"{model}: {name} has values that are not finite; use a checkpoint from before it diverged"
+            )
+    paths = find_images(folder)
+    if not paths:
+        raise InputError(f"{folder}: holds no images; give a folder of photos")
+    chosen = [paths[index * len(paths) // images] for index in range(images)] if images < len(paths) else paths
+    prepared = [torch.from_numpy(checkpoint.preprocessing.apply(open_image(path)).copy()) for path in chosen]
+    inputs = Normalise(checkpoint.preprocessing)(torch.stack(prepared))
+    with track("lipschitz", len(chosen) + 2) as advance:
+        upper = bound_network(checkpoint.model)
+        advance(1, "upper bound")
+        lower = {}
+        for path, image in zip(chosen, inputs, strict=True):
+            lower[str(path)] = _log10(local_norm(checkpoint.model, image))
+            advance(1, path.name)
+        profile = tuple(map(_log10, local_profile(checkpoint.model, inputs[0])))
+    return LipschitzReport(
+        model=str(model),
+        architecture=checkpoint.config.architecture,
+        image_size=checkpoint.config.image_size,
+        classes=len(checkpoint.classes),
+        pixel_factor=1 / min(checkpoint.preprocessing.std),
+        upper=upper,
+        lower=lower,
+        profile=profile,
+    )
+
+
+def write_report(report: LipschitzReport, output: Path) -> None:
+    """Writes lipschitz.json, lipschitz.md and lipschitz.png into the new folder `output`, all or none.
+
+    Raises:
+        InputError: if `output` is taken or cannot be written.
+    """
+    from .plot import plot_bounds
+
+    with publish_directory(output) as draft:
+        (draft / "lipschitz.json").write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
+        (draft / "lipschitz.md").write_text(render(report) + "\n", encoding="utf-8")
+        plot_bounds(draft / "lipschitz.png", report)
+
+
+def cumulative(report: LipschitzReport) -> list[float | None]:
+    """The upper bound from the image to the output of each step; None from the first step that has none."""
+    sums: list[float | None] = []
+    for step in flatten(report.upper):
+        before = sums[-1] if sums else 0.0
+        sums.append(None if before is None or step.log10 is None else before + step.log10)
+    return sums
+
+
+def render(report: LipschitzReport) -> str:
+    """The report as Markdown that is also readable as it stands."""
+    largest, median = max(report.lower.values()), statistics.median(report.lower.values())
+    upper = report.upper
+    total = f"not bounded ({upper.reason})" if upper.log10 is None else f"10^{upper.log10:.2f}"
+    return "\n".join(
+        [
+            f"# Lipschitz constant of {report.model}",
+            "",
+            f"{report.architecture}, {report.image_size} pixels, {report.classes} classes. From normalised images to "
+            "logits, Euclidean norms.",
+            "",
+            f"- upper bound: {total}",
+            f"- lower bound: 10^{largest:.2f} = {10**largest:.3g}, the largest of {len(report.lower)} images'; median "
+            f"{10**median:.3g}",
+            f"- from pixels in 0..1 the upper bound is {report.pixel_factor:.3g} times as large",
+            "",
+            "Decimal logarithms. Branches include their alpha; a block is the product of its 1 + branch and its norms.",
+            f"'{PAPER}': attention by the paper's theorem 1, for comparison. 'up to here': the product so far. 'at the",
+            "image': the norm of the Jacobian from the first image to there.",
+            "",
+            *_table(report),
+        ]
+    )
+
+
+def _table(report: LipschitzReport) -> list[str]:
+    """Lines of a Markdown table: a row for each step, and one for each stage as a whole."""
+    steps = flatten(report.upper)
+    names = {part.name for step in steps for part in step.parts}
+    columns = [name for name in COLUMNS if name in names]
+    here = zip(cumulative(report), report.profile, strict=True)
+    found = {step.name: list(map(_cell, values)) for step, values in zip(steps, here, strict=True)}
+    if any("paper_log10" in part.details for step in steps for part in step.parts):
+        columns.insert(columns.index("attention") + 1, PAPER)
+    rows = [["step", *columns, "whole", "up to here", "at the image"]]
+    for part in report.upper.parts:
+        stage = part.name not in found
+        rows += [[*_cells(step, columns), *found[step.name]] for step in (part.parts if stage else (part,))]
+        if stage:
+            rows.append([*_cells(part, columns), "", ""])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
+    return ["| " + " | ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) + " |" for row in rows]
+
+
+def _cells(step: Bound, columns: list[str]) -> list[str]:
+    """What a row starts with: the step's name, its parts' bounds and its own."""
+    cells = {part.name: _cell(part.log10) for part in step.parts}
+    papers = [part.details["paper_log10"] for part in step.parts if "paper_log10" in part.details]
+    cells[PAPER] = "".join(map(_cell, papers))
+    return [step.name, *(cells.get(name, "") for name in columns), _cell(step.log10)]
+
+
+def _cell(value: float | None) -> str:
+    return "not bounded" if value is None else f"{value:.2f}"
+
+
+def _log10(value: float) -> float:
+    return math.log10(max(value, LEAST))
