@@ -83,9 +83,7 @@ class ModelConfig:
         for name in ("depths", "num_heads"):
             self._check_per_stage(name)
         for name in ("drop_path", "mlp_ratio", "temperature", "value_scale", "epsilon"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-                raise InputError(f"{name}={value!r}: a number is needed")
+            self._check_number(name)
         for name in (field.name for field in dataclasses.fields(self) if field.type == "bool"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name}={getattr(self, name)!r}: true or false is needed")
@@ -99,7 +97,7 @@ class ModelConfig:
                 )
         if not 0.0 <= self.drop_path < 1.0:
             raise InputError(f"drop_path={self.drop_path!r}: a rate of at least 0 and below 1 is needed")
-        if self.embed_dim * self.mlp_ratio < 1 or min(self.temperature, self.value_scale, self.epsilon) <= 0:
+        if self.mlp_ratio < 1 / self.embed_dim or min(self.temperature, self.value_scale, self.epsilon) <= 0:
             raise InputError(
                 "mlp_ratio must leave the MLP a channel; temperature, value_scale, epsilon must be above 0"
             )
@@ -132,6 +130,17 @@ class ModelConfig:
         value = getattr(self, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
             raise InputError(f"{name}={value!r}: a whole number of at least {minimum} is needed")
+
+    def _check_number(self, name: str) -> None:
+        value = getattr(self, name)
+        try:
+            number = math.nan if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
+        except OverflowError:  # a whole number beyond the largest float
+            number = math.inf
+        if not math.isfinite(number):
+            raise InputError(f"{name}={value!r}: a number is needed")
+        # JSON and TOML hand over whole numbers; the annotations promise floats, and a parameter has to be one.
+        object.__setattr__(self, name, number)
 
     def _check_per_stage(self, name: str) -> None:
         value = getattr(self, name)

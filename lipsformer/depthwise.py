@@ -1,8 +1,8 @@
 """Depthwise convolutions whose weights train fast on a CPU.
 
-oneDNN's gradient of the weights of a depthwise 7x7 convolution takes 8 to 90 times as long as the convolution itself on
-small maps, and nearly half of a small model's whole step. Where a map is small enough to correlate every pair of its
-positions, two matrix products give the same gradient.
+oneDNN's gradient of the weights of a depthwise 7x7 convolution takes many times as long as the convolution itself, and
+on small maps a good part of a small model's whole step. Where a map is small enough to correlate every pair of its
+positions, two matrix products give the same gradient several times faster (benchmarks/depthwise/).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The official LipsFormer-Swin forward pass, written out a second time, in the order of its paper and its code.
 
 Plain functions over a state dict, token sequences (B, H*W, C) as in the official code, nothing shared with the package:
-an error would have to be made twice, in two forms, to go unseen. `test_model.py` holds it against the official code's
+an error would have to be made twice, in two forms, to go unseen. `test_swin.py` holds it against the official code's
 own outputs where those are at hand.
 """
 

@@ -21,12 +21,12 @@ START_SECONDS = 90
 
 @contextlib.contextmanager
 def serving(
-    bundle: Path, log: Path, *options: str, **environment: str
+    model: Path | str, log: Path, *options: str, **environment: str
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Serves `bundle` as a user would; gives the URL and the process, ready to answer, and ends it."""
+    """Serves `model` as a user would; gives the URL and the process, ready to answer, and ends it."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = str(probe.getsockname()[1])
-    command = [sys.executable, "-m", "lipsformer", "serve", str(bundle), "--port", port]
+    command = [sys.executable, "-m", "lipsformer", "serve", str(model), "--port", port]
     with log.open("wb") as sink:
         process = subprocess.Popen(command, stdout=sink, stderr=sink, env={**os.environ, **environment})
     url = f"http://127.0.0.1:{port}"

@@ -13,19 +13,14 @@ from .recipe import Recipe
 
 __all__ = ["average_weights", "build_optimizer", "decay_groups", "learning_rate"]
 
-# Known by name, since they have as many dimensions as a matrix: position biases, and the tau and nu of attention.
-FREE = ("relative_position_bias_table", "temperature", "value_scale")
-
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """AdamW's two groups: matrices and kernels decay; biases, norms, scales and position bias tables do not."""
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        is_free = parameter.ndim < 2 or name.endswith(FREE)
-        (free if is_free else decayed).append(parameter)
+    """AdamW's two groups: weights of linear layers and convolutions decay; biases, norms, scales and tables do not."""
+    weights = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)}
+    decayed = [parameter for parameter in model.parameters() if id(parameter) in weights]
+    free = [parameter for parameter in model.parameters() if id(parameter) not in weights]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
 
 
