@@ -106,7 +106,11 @@ def cached_bundle(checkpoint: Path) -> Path:
     bundle = cache_folder() / "bundles" / f"{checkpoint.stem}-{version}-{sha256_of(checkpoint)[:16]}"
     if not bundle.is_dir():
         say(f"exporting {checkpoint.name} to {bundle}")
-        export_bundle(checkpoint, bundle)
+        try:
+            export_bundle(checkpoint, bundle)
+        except InputError:
+            if not bundle.is_dir():  # else another process was faster
+                raise
     return bundle
 
 

@@ -6,6 +6,7 @@ traceback), 130 interrupted.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -25,6 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train LipsFormer, export it with proof, and serve it.",
 )
+
+NO_MEMORY = "not enough memory for these settings; choose a smaller model, batch or image"
 
 Model = Annotated[
     str,
@@ -224,13 +227,14 @@ def convert(
     as_json: Json = False,
 ) -> None:
     """Convert an official checkpoint, without running anything in it."""
+    from .console import printable
     from .convert import convert as convert_official
 
     conversion = convert_official(official, output, image_size=image_size, classes=classes)
     if as_json:
         _print_json(dataclasses.asdict(conversion))
     else:
-        typer.echo(conversion)
+        typer.echo(printable(str(conversion)))
 
 
 @app.command()
@@ -260,7 +264,7 @@ def serve(
 
 @app.command()
 def lipschitz(
-    model: Annotated[Path, typer.Argument(help="Checkpoint (.safetensors) to measure.")],
+    model: Annotated[str, typer.Argument(help="Checkpoint (.safetensors) to measure, or lipsformer_cifar10.")],
     dataset: Annotated[
         str | None, typer.Option("--data", help="Images to measure at; by default the photos that the package ships.")
     ] = None,
@@ -271,11 +275,13 @@ def lipschitz(
     """Bound how much a model's answers can change with its input, and measure how much they do."""
     from .fetch import resolve_dataset
     from .lipschitz import measure_lipschitz, render, write_report
+    from .outputs import publish_directory
     from .samples import SAMPLES
 
-    report = measure_lipschitz(model, SAMPLES if dataset is None else resolve_dataset(dataset), images)
-    if output is not None:
-        write_report(report, output)
+    with contextlib.nullcontext() if output is None else publish_directory(output) as folder:
+        report = measure_lipschitz(model, SAMPLES if dataset is None else resolve_dataset(dataset), images)
+        if folder is not None:
+            write_report(report, folder)
     if as_json:
         _print_json(report.to_dict())
     else:
@@ -313,14 +319,19 @@ def main() -> None:
     except OSError as error:
         _fail(f"{error.filename or 'the operation'}: {error.strerror or error}; check the path and its permissions", 2)
     except MemoryError:
-        _fail("not enough memory for these settings; choose smaller ones", 2)
+        _fail(NO_MEMORY, 2)
+    except RuntimeError as error:
+        if not any(words in str(error) for words in ("allocate memory", "out of memory")):  # as torch says it
+            raise
+        _fail(NO_MEMORY, 2)
     else:
         sys.exit(status if isinstance(status, int) else 0)
 
 
 def _fail(message: str, status: int) -> None:
-    line = " ".join(message.split())
-    typer.echo(f"lipsformer: {line}", err=True)
+    from .console import printable
+
+    typer.echo(f"lipsformer: {printable(' '.join(message.split()))}", err=True)
     sys.exit(status)
 
 

@@ -8,7 +8,6 @@ configuration of the same code.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self
 
@@ -26,7 +25,25 @@ CHOICES = {
     "residual": ("weighted", "plain"),
     "init": ("spectral", "xavier", "trunc_normal"),
 }
-OFFICIAL_EPSILON = 1e-24  # the square of the 1e-12 that torch's `normalize` guards against; vanishes in float32
+# Wider than any network needs, and narrow enough that one can be built and computes in float32.
+WHOLE = {
+    "image_size": (1, 384),
+    "patch_size": (1, 384),
+    "num_classes": (1, 1_000_000),
+    "embed_dim": (2, 4096),
+    "conv_branches": (0, 2),
+    "window_size": (1, 384),
+}
+NUMBERS = {
+    "mlp_ratio": (1e-3, 64.0),
+    "drop_path": (0.0, 0.99),
+    "temperature": (1e-6, 1e6),
+    "value_scale": (1e-6, 1e6),
+    "epsilon": (1e-30, 1.0),
+}
+MOST_PER_STAGE = 1000  # blocks, heads, tokens
+# The square of the 1e-12 that torch's `normalize` guards against: next to a squared length it is lost to rounding.
+OFFICIAL_EPSILON = 1e-24
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,14 +93,13 @@ class ModelConfig:
     architecture: ClassVar[str]
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "patch_size", "num_classes"):
-            self._check_whole(name, 1)
-        self._check_whole("embed_dim", 2)
-        self._check_whole("conv_branches", 0)
-        for name in ("depths", "num_heads"):
-            self._check_per_stage(name)
-        for name in ("drop_path", "mlp_ratio", "temperature", "value_scale", "epsilon"):
-            self._check_number(name)
+        for field in dataclasses.fields(self):
+            if field.name in WHOLE:
+                self._check_whole(field.name)
+            elif field.name in NUMBERS:
+                self._check_number(field.name)
+            elif field.type == "tuple[int, ...]":
+                self._check_per_stage(field.name)
         for name in (field.name for field in dataclasses.fields(self) if field.type == "bool"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name}={getattr(self, name)!r}: true or false is needed")
@@ -95,16 +111,10 @@ class ModelConfig:
                 raise InputError(
                     f"num_heads={list(self.num_heads)}: {heads} does not divide {self.channels(stage)} channels"
                 )
-        if not 0.0 <= self.drop_path < 1.0:
-            raise InputError(f"drop_path={self.drop_path!r}: a rate of at least 0 and below 1 is needed")
-        if self.mlp_ratio < 1 / self.embed_dim or min(self.temperature, self.value_scale, self.epsilon) <= 0:
-            raise InputError(
-                "mlp_ratio must leave the MLP a channel; temperature, value_scale, epsilon must be above 0"
-            )
-        if self.conv_branches > 2:
-            raise InputError(f"conv_branches={self.conv_branches}: use 0, 1 or 2")
+        if int(self.embed_dim * self.mlp_ratio) < 1:
+            raise InputError(f"mlp_ratio={self.mlp_ratio!r}: it leaves the MLP of {self.embed_dim} channels none")
         if self.attention == "dot" and (self.value_norm or self.learned_scales):
-            raise InputError("value_norm and learned_scales belong to attention='cosine'; leave them out with 'dot'")
+            raise InputError("value_norm and learned_scales belong to attention='cosine'; with 'dot' set both to false")
 
     def channels(self, stage: int) -> int:
         """Channels of `stage` (0 to 3)."""
@@ -126,27 +136,25 @@ class ModelConfig:
         """Plain data for JSON, the architecture's name included; `config_from_dict` reads it back."""
         return {"architecture": self.architecture, **dataclasses.asdict(self)}
 
-    def _check_whole(self, name: str, minimum: int) -> None:
-        value = getattr(self, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-            raise InputError(f"{name}={value!r}: a whole number of at least {minimum} is needed")
+    def _check_whole(self, name: str) -> None:
+        value, (low, high) = getattr(self, name), WHOLE[name]
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise InputError(f"{name}={shown(value)}: a whole number from {low} to {high} is needed")
 
     def _check_number(self, name: str) -> None:
-        value = getattr(self, name)
-        try:
-            number = math.nan if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
-        except OverflowError:  # a whole number beyond the largest float
-            number = math.inf
-        if not math.isfinite(number):
-            raise InputError(f"{name}={value!r}: a number is needed")
+        value, (low, high) = getattr(self, name), NUMBERS[name]
+        if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
+            raise InputError(f"{name}={shown(value)}: a number from {low:g} to {high:g} is needed")
         # JSON and TOML hand over whole numbers; the annotations promise floats, and a parameter has to be one.
-        object.__setattr__(self, name, number)
+        object.__setattr__(self, name, float(value))
 
     def _check_per_stage(self, name: str) -> None:
         value = getattr(self, name)
         listed = isinstance(value, list | tuple) and len(value) == STAGES
-        if not listed or any(not isinstance(v, int) or isinstance(v, bool) or v < 1 for v in value):
-            raise InputError(f"{name}={value!r}: {STAGES} whole numbers of at least 1 are needed")
+        if not listed or any(
+            not isinstance(v, int) or isinstance(v, bool) or not 1 <= v <= MOST_PER_STAGE for v in value
+        ):
+            raise InputError(f"{name}={shown(value)}: {STAGES} whole numbers from 1 to {MOST_PER_STAGE} are needed")
         # JSON and TOML hand over lists; the annotations promise tuples.
         object.__setattr__(self, name, tuple(value))
 
@@ -179,7 +187,6 @@ class SwinConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_whole("window_size", 1)
         if not self._tiles(self.image_size, self.window_size):
             sizes = nearest(self.image_size, (s for s in IMAGE_SIZES if self._tiles(s, self.window_size)))
             windows = nearest(self.window_size, (w for w in range(2, 33) if self._tiles(self.image_size, w)))
@@ -222,7 +229,6 @@ class CSwinConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_per_stage("split_sizes")
         for stage, heads in enumerate(self.num_heads):
             if heads % 2 and not self.attends_everywhere(stage):
                 raise InputError(f"num_heads={list(self.num_heads)}: rows and columns share them, so {heads} is odd")
@@ -244,6 +250,12 @@ class CSwinConfig(ModelConfig):
         )
 
 
+def shown(value: object) -> str:
+    """`value` for a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
 def nearest(value: int, candidates: Iterable[int]) -> list[int]:
     """The two of `candidates` that are nearest to `value`, rising."""
     return sorted(sorted(candidates, key=lambda candidate: abs(candidate - value))[:2])
@@ -252,7 +264,7 @@ def nearest(value: int, candidates: Iterable[int]) -> list[int]:
 def ways(**fitting: list[int]) -> str:
     """Says which values of which settings can be used instead."""
     texts = [f"{name} {' or '.join(map(str, values))}" for name, values in fitting.items() if values]
-    return f"use {', or keep the rest and use '.join(texts)}" if texts else "lower patch_size"
+    return f"use {', or keep the rest and use '.join(texts)}" if texts else "another patch_size is needed"
 
 
 ARCHITECTURES: dict[str, type[SwinConfig] | type[CSwinConfig]] = {
@@ -268,7 +280,7 @@ def config_from_dict(data: Mapping[str, Any]) -> ModelConfig:
     """
     fields = dict(data)
     architecture = fields.pop("architecture", None)
-    if architecture not in ARCHITECTURES:
+    if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
         raise InputError(
             f"architecture {architecture!r} is not known to this version; known: {', '.join(ARCHITECTURES)}"
         )

@@ -10,9 +10,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-__all__ = ["say", "track"]
+__all__ = ["printable", "say", "track"]
 
 PLAIN_INTERVAL_SECONDS = 10.0
+
+
+def printable(text: str) -> str:
+    """`text` without what a terminal would obey: names out of a file may hold control characters."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def say(message: str) -> None:

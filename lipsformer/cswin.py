@@ -106,9 +106,6 @@ class LipsFormerCSwin(LipsFormer):
 
     config: CSwinConfig
 
-    def __init__(self, config: CSwinConfig) -> None:
-        super().__init__(config)
-
     def _embedding(self) -> nn.Module:
         return ConvEmbed(self.config)
 

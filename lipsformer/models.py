@@ -13,7 +13,7 @@ from .cswin import LipsFormerCSwin
 from .initialise import initialise
 from .network import LipsFormer
 from .swin import LipsFormerSwin
-from .variants import VARIANTS, make_config
+from .variants import make_config
 
 __all__ = ["ModelSummary", "build_model", "create_model", "summarise"]
 
@@ -59,8 +59,12 @@ class ModelSummary:
 
 
 def summarise(name: str) -> ModelSummary:
-    """Counts parameters and multiply-adds of variant `name`, without allocating weights."""
-    config = VARIANTS[name]
+    """Counts parameters and multiply-adds of variant `name`, without allocating weights.
+
+    Raises:
+        InputError: for an unknown name.
+    """
+    config = make_config(name)
     with torch.device("meta"), torch.no_grad():
         model = build_model(config).eval()
         with FlopCounterMode(display=False) as counter:

@@ -11,7 +11,7 @@ import struct
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -63,9 +63,14 @@ class OfficialCheckpoint:
 
     part: str | None
     weights: dict[str, Tensor]
-    settings: Mapping[Any, Any]
+    settings: dict[Any, Any]
     metrics: dict[str, int | float]
     left: tuple[str, ...]
+
+    def stored_bytes(self) -> int:
+        """The size of everything that the weights are views of."""
+        storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in self.weights.values()}
+        return sum(storage.nbytes() for storage in storages.values())
 
     def setting(self, path: str) -> Any:
         """A number, a text or a list of them from the configuration, by its dotted path such as "DATA.IMG_SIZE".
@@ -74,7 +79,7 @@ class OfficialCheckpoint:
         """
         node: Any = self.settings
         for name in path.split("."):
-            node = node.get(name) if isinstance(node, Mapping) else None
+            node = _plain(node).get(name) if isinstance(node, dict) else None
         entries = list(node) if isinstance(node, list | tuple) else [node]
         if not all(isinstance(entry, str | int | float) for entry in entries):
             return None
@@ -95,7 +100,9 @@ def read_official(path: Path) -> OfficialCheckpoint:
     try:
         foreign = sorted(name for name in _named_globals(path) if not HARMLESS.fullmatch(name))
         content = None if foreign else _load(path)
-        parsed = _parse(content) if isinstance(content, Mapping) else None
+        parsed = _parse(_plain(content)) if isinstance(content, dict) else None
+        if parsed is not None and parsed.stored_bytes() > path.stat().st_size:
+            raise ValueError("fewer numbers in the file than its tensors have")  # torch leaves the rest uninitialised
     except DAMAGE:
         raise InputError(f"{path}: not a checkpoint that torch.save wrote, or damaged; is the file whole?") from None
     if foreign:
@@ -134,30 +141,34 @@ def _named_globals(path: Path) -> set[str]:
             compressed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
             if compressed or sum(member.file_size for member in members) > path.stat().st_size:
                 raise ValueError("unpacks to more than its size")
-            names: set[str] = set()
-            for member in members:
-                if member.filename.endswith(".pkl"):
-                    with archive.open(member) as stream:
-                        names.update(_globals_of_pickles(stream, 1))
-            return names
+    # By the reader that will load it: another one may find another record of that name in the same file.
+    record = torch._C.PyTorchFileReader(str(path)).get_record("data.pkl")
+    return set(_globals_of(pickletools.genops(record)))
 
 
 def _globals_of_pickles(stream: IO[bytes], count: int) -> Iterator[str]:
     """What up to `count` pickles in a row name; what is no pickle ends the search."""
+    binary = stream.read(1) == pickle.PROTO
+    stream.seek(0)
     for _ in range(count):
+        names: list[str] = []
         try:
-            operations = [(operation.name, argument) for operation, argument, _ in pickletools.genops(stream)]
+            for name in _globals_of(pickletools.genops(stream)):
+                names.append(name)  # noqa: PERF402 - those before an error count
         except ValueError:
+            # A text may start like a pickle of protocol 0, where a "c" names a global.
+            yield from names if binary else ()
             return
-        yield from _globals_of(operations)
+        yield from names
 
 
-def _globals_of(operations: list[tuple[str, Any]]) -> Iterator[str]:
+def _globals_of(operations: Iterable[tuple[pickletools.OpcodeInfo, Any, Any]]) -> Iterator[str]:
     # From protocol 4 on a name is made of the last two texts on the stack, which may come out of the memo.
     texts: list[str] = []
     memo: dict[int, Any] = {}
     latest: Any = None
-    for name, argument in operations:
+    for operation, argument, _ in operations:
+        name = operation.name
         if name in ("GLOBAL", "INST"):
             yield argument.replace(" ", ".")
         elif name == "STACK_GLOBAL":
@@ -171,26 +182,33 @@ def _globals_of(operations: list[tuple[str, Any]]) -> Iterator[str]:
             texts += [latest] if isinstance(latest, str) else []
 
 
-def _parse(content: Mapping[Any, Any]) -> OfficialCheckpoint | None:
+def _plain(node: dict[Any, Any]) -> dict[Any, Any]:
+    """`node` as an exact dictionary. What stands in for a foreign class may have been given attributes by the file, and
+    one named `get` would be called instead of the method.
+    """
+    return dict(list(dict.items(node)))
+
+
+def _parse(content: dict[Any, Any]) -> OfficialCheckpoint | None:
     """The parts of what was unpickled; None if there are no weights among them."""
     if content and all(isinstance(value, Tensor) for value in content.values()):
         return OfficialCheckpoint(part=None, weights=_named(content), settings={}, metrics={}, left=())
-    part = next((name for name in PARTS if isinstance(content.get(name), Mapping)), None)
+    part = next((name for name in PARTS if isinstance(content.get(name), dict)), None)
     if part is None:
         return None
     settings = content.get("config")
     metrics = {name: content[name] for name in METRICS if _is_number(content.get(name))}
-    taken = {part, *metrics, *(["config"] if isinstance(settings, Mapping) else [])}
+    taken = {part, *metrics, *(["config"] if isinstance(settings, dict) else [])}
     return OfficialCheckpoint(
         part=part,
-        weights=_named(content[part]),
-        settings=settings if isinstance(settings, Mapping) else {},
+        weights=_named(_plain(content[part])),
+        settings=settings if isinstance(settings, dict) else {},
         metrics=metrics,
         left=tuple(str(name) for name in content if name not in taken),
     )
 
 
-def _named(weights: Mapping[Any, Any]) -> dict[str, Tensor]:
+def _named(weights: dict[Any, Any]) -> dict[str, Tensor]:
     if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()):
         raise TypeError("not a state dict")
     prefix = "module." if all(name.startswith("module.") for name in weights) else ""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 __all__ = ["PRETRAINED", "resolve_model"]
 
-FOLDER = Path(__file__).parent / "pretrained"
+FOLDER = Path(__file__).parent / "weights"
 PRETRAINED = {"lipsformer_cifar10": FOLDER / "lipsformer_cifar10.safetensors"}
 
 

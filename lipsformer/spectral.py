@@ -16,10 +16,12 @@ def spectral_norms(matrices: Tensor) -> Tensor:
     together.
     """
     matrices = matrices.detach().to(torch.complex128 if matrices.is_complex() else torch.float64)
+    scale = matrices.abs().amax(dim=(-2, -1), keepdim=True)
+    matrices = matrices / scale.clamp_min(torch.finfo(scale.dtype).tiny)  # so that the squares keep within range
     wide = matrices.shape[-2] <= matrices.shape[-1]
     gram = matrices @ matrices.mH if wide else matrices.mH @ matrices
     largest: Tensor = torch.linalg.eigvalsh(gram)[..., -1]
-    return largest.clamp_min(0).sqrt()
+    return largest.clamp_min(0).sqrt() * scale[..., 0, 0]
 
 
 def spectral_norm(matrix: Tensor) -> float:

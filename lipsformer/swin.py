@@ -123,9 +123,6 @@ class LipsFormerSwin(LipsFormer):
 
     config: SwinConfig
 
-    def __init__(self, config: SwinConfig) -> None:
-        super().__init__(config)
-
     def _embedding(self) -> nn.Module:
         return PatchEmbed(self.config)
 

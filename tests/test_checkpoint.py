@@ -156,8 +156,8 @@ def test_a_header_that_promises_too_much(tmp_path: Path) -> None:
         (lambda m: m.update(preprocessing=None), "its metadata cannot be read"),
         (lambda m: m["config"].update(embed_dim=16), "configuration (head.weight is [3, 64], needed [3, 128])"),
         (lambda m: m["config"].update(depths=[1, 1, 2, 1]), "layers.2.blocks.1.alpha1.scale is missing, needed [32]"),
-        (lambda m: m["config"].update(embed_dim=2**20), "do not fit its configuration"),
-        (lambda m: m["config"].update(embed_dim=2**30), "do not fit its configuration"),
+        (lambda m: m["config"].update(embed_dim=2**12), "do not fit its configuration"),
+        (lambda m: m["config"].update(embed_dim=2**30), "embed_dim=1073741824: a whole number from 2 to 4096"),
     ],
 )  # fmt: skip
 def test_tampered_metadata(change: Callable[[dict[str, Any]], object], told: str, path: Path) -> None:

@@ -113,8 +113,6 @@ def measure_stability(
         LipsFormerError: if a training's process fails.
     """
     target = torch_device(device)
-    if model == baseline:
-        raise InputError(f"--baseline {baseline}: the model itself; choose another")
     if seeds < 1 or (jobs is not None and jobs < 1):
         raise InputError(f"--{'seeds' if seeds < 1 else 'jobs'}: at least 1 is needed")
     rates = parse_rates(learning_rates)
@@ -157,16 +155,19 @@ def _shared_recipe(
 ) -> tuple[Recipe, ...]:
     """The recipe with each of `models`, and the same changes to both."""
     for key, flag in (("learning_rate", "--learning-rates"), ("model.name", "--model and --baseline")):
-        if any(text.partition("=")[0].strip() == key for text in overrides):
+        if any(text.partition("=")[0].strip() in (key, key.partition(".")[0]) for text in overrides):
             raise InputError(f"--set {key}: the grid decides it; use {flag}")
     start = load_recipe(name)
     changes = start.model if start.model["name"] in models else {}
     fixed = {f"model.{field}": value for field, value in changes.items() if field != "name"} | {"learning_rate": rate}
     if epochs is not None:
         fixed["epochs"] = epochs
-    return tuple(
+    recipes = tuple(
         load_recipe(load_recipe(load_recipe(start, {"model.name": model}), fixed), overrides) for model in models
     )
+    if make_config(**recipes[0].model) == make_config(**recipes[1].model):
+        raise InputError(f"--model {models[0]} and --baseline {models[1]} are the same network here; choose another")
+    return recipes
 
 
 def _open_grid(output: Path, grid: Grid) -> None:

@@ -148,7 +148,6 @@ def render(report: Mapping[str, Any]) -> str:
             for name in names
         ]
         lines.append(f"| {rate:g} | {' | '.join(cells)} |")
-    sizes = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in report["parameters"].items())
     settings = {name: value for name, value in recipe.items() if name not in ("learning_rate", "seed", "workers")}
     settings["model"] = {name: value for name, value in recipe["model"].items() if name != "name"}
     lines += [
@@ -158,7 +157,7 @@ def render(report: Mapping[str, Any]) -> str:
         f"Trained on {dataset['training_images']:,} images of {dataset['classes']} classes, validated on "
         f"{dataset['validation_images']:,} ({dataset['validation_split']}); the learning rate starts at the value of "
         "the table and falls to 0 along half a cosine. Both models see the same images, crops and batches in the same "
-        f"order. Parameters: {sizes}. Seeds: {', '.join(map(str, grid['seeds']))}. Settings of both: "
+        f"order. Seeds: {', '.join(map(str, grid['seeds']))}. Settings of both: "
         f"{', '.join(f'{name} {value}' for name, value in settings.items())}.",
         "",
         f"Measured on {machine['platform']}, {machine['device']}, {machine['jobs']} at once with "
@@ -191,9 +190,14 @@ def _comparison(report: Mapping[str, Any]) -> str:
     gap = widths[0] - widths[1]
     verdict = "as wide as" if abs(gap) < 0.01 else "wider than" if gap > 0 else "narrower than"
     return (
-        f"On this grid the usable range of {model[0]} is {verdict} that of {baseline[0]}, measured in steps of the "
-        f"grid, with {seeds} seed{'s' if seeds > 1 else ''}."
+        f"On this grid the usable range of {model[0]} is {verdict} that of {baseline[0]}, in decades, with "
+        f"{seeds} seed{'s' if seeds > 1 else ''}. Of one shape, they have {_millions(report, model[0])} and "
+        f"{_millions(report, baseline[0])} parameters."
     )
+
+
+def _millions(report: Mapping[str, Any], name: str) -> str:
+    return f"{report['parameters'][name] / 1e6:.2f} M"
 
 
 def _decades(usable: Mapping[str, Any]) -> str:

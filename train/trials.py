@@ -40,7 +40,10 @@ class Trial:
     def result(self) -> dict[str, Any] | None:
         """What `run_trial` wrote, or nothing if the training has not ended."""
         path = self.folder / RESULT
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        except ValueError:
+            raise InputError(f"{path}: damaged; remove its folder to train again") from None
 
 
 def run_all(trials: Sequence[Trial], data: Path, device: str, jobs: int) -> None:

@@ -29,7 +29,8 @@ def convolution_norms(layer: nn.Conv2d, height: int, width: int) -> Tensor:
     * Large maps: that matrix is a part (a compression) of the periodic convolution's on a torus large enough that no
       kernel reaches around it. The periodic one is diagonal over frequencies, so its norm is the largest over them
       (Sedghi, Gupta and Long, ICLR 2019). A stride of s makes s * s phases of the input, each a channel of a
-      convolution of stride 1. A few per cent too large, less for larger maps; exact where kernels do not overlap.
+      convolution of stride 1. Too large by 1 to 4 % for 3x3 kernels of stride 2, 3 to 4 % for 7x7 ones on
+      28x28 maps and 7 to 15 % on 14x14; exact where kernels do not overlap.
 
     Args:
         layer: a zero-padded convolution without dilation.
@@ -38,7 +39,7 @@ def convolution_norms(layer: nn.Conv2d, height: int, width: int) -> Tensor:
     weight = layer.weight.detach().double()
     inputs = weight.shape[1] * height * width  # of one group
     outputs = weight.shape[0] // layer.groups * _outputs(layer, 0, height) * _outputs(layer, 1, width)
-    if layer.groups * min(inputs, outputs) ** 3 <= MOST_WORK:
+    if layer.groups * max(inputs, outputs) ** 3 <= MOST_WORK:
         return spectral_norms(_matrices(layer, weight, height, width))
     return _torus_norms(layer, weight, height, width)
 

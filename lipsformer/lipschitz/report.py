@@ -17,7 +17,6 @@ from lipsformer.datasets import find_images
 from lipsformer.errors import InputError
 from lipsformer.images import open_image
 from lipsformer.normalise import Normalise
-from lipsformer.outputs import publish_directory
 
 from .bounds import LEAST, Bound, bound_network, flatten
 from .local import local_norm, local_profile
@@ -61,7 +60,7 @@ class LipschitzReport:
         }
 
 
-def measure_lipschitz(model: Path, folder: Path, images: int) -> LipschitzReport:
+def measure_lipschitz(model: str | Path, folder: Path, images: int) -> LipschitzReport:
     """Bounds checkpoint `model` for all images, and measures it at `images` of those in `folder`, evenly chosen.
 
     Raises:
@@ -101,18 +100,13 @@ def measure_lipschitz(model: Path, folder: Path, images: int) -> LipschitzReport
     )
 
 
-def write_report(report: LipschitzReport, output: Path) -> None:
-    """Writes lipschitz.json, lipschitz.md and lipschitz.png into the new folder `output`, all or none.
-
-    Raises:
-        InputError: if `output` is taken or cannot be written.
-    """
+def write_report(report: LipschitzReport, folder: Path) -> None:
+    """Writes lipschitz.json, lipschitz.md and lipschitz.png into `folder`."""
     from .plot import plot_bounds
 
-    with publish_directory(output) as draft:
-        (draft / "lipschitz.json").write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
-        (draft / "lipschitz.md").write_text(render(report) + "\n", encoding="utf-8")
-        plot_bounds(draft / "lipschitz.png", report)
+    (folder / "lipschitz.json").write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
+    (folder / "lipschitz.md").write_text(render(report) + "\n", encoding="utf-8")
+    plot_bounds(folder / "lipschitz.png", report)
 
 
 def cumulative(report: LipschitzReport) -> list[float | None]:
@@ -137,8 +131,8 @@ def render(report: LipschitzReport) -> str:
             "logits, Euclidean norms.",
             "",
             f"- upper bound: {total}",
-            f"- lower bound: 10^{largest:.2f} = {10**largest:.3g}, the largest of {len(report.lower)} images'; median "
-            f"{10**median:.3g}",
+            f"- lower bound: 10^{largest:.2f} = {10**largest:.3g}, the largest that was measured at "
+            f"{len(report.lower)} image{'s' if len(report.lower) > 1 else ''}; median {10**median:.3g}",
             f"- from pixels in 0..1 the upper bound is {report.pixel_factor:.3g} times as large",
             "",
             "Decimal logarithms. Branches include their alpha; a block is the product of its 1 + branch and its norms.",
