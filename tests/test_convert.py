@@ -317,6 +317,33 @@ def test_foreign_code_is_named_and_not_run(
     assert marker.exists()
 
 
+def test_what_a_configuration_brings_along_is_not_called(
+    tmp_path: Path, config_node: Callable[[Mapping[str, Any]], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pickle may give the stand-in of a CfgNode attributes; one in the place of a method must not be called."""
+    node = config_node(settings_of(FIXED))
+    node.__dict__ |= {"get": torch.device, "keys": torch.device}
+    path = saved(tmp_path, {"model": official_state(FIXED), "config": node})
+    monkeypatch.undo()
+    assert convert(path, tmp_path / "ours.safetensors").model["image_size"] == FIXED.image_size
+
+
+def test_a_record_that_only_torch_finds_is_searched_too(tmp_path: Path) -> None:
+    path = saved(tmp_path, {"model": {"a": Malicious("true")}})
+    path.write_bytes(path.read_bytes().replace(b"/data.pkl", b"/DATA.PKL"))
+    assert "its pickle names posix.system" in reason(path)
+
+
+def test_tensors_of_which_the_file_holds_no_numbers_are_refused(tmp_path: Path) -> None:
+    """In the format before torch 1.6 the storages' numbers follow a list of their keys; torch trusts that list."""
+    path = saved(tmp_path, official_state(FIXED), _use_new_zipfile_serialization=False)
+    data = path.read_bytes()
+    keys = pickle.dumps([], protocol=2)
+    start = data.rindex(b"\x80\x02]")  # the list
+    path.write_bytes(data[:start] + keys)
+    assert "is the file whole?" in reason(path)
+
+
 @pytest.mark.parametrize(
     "name", ["torch.hub.load", "builtins.eval", "yacs.config.load_cfg", "numpy.core.multiarray.scalar"]
 )
