@@ -41,7 +41,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 def models(as_json: Json = False) -> None:
     """List the variants: parameters, multiply-adds, image size."""
     from .models import summarise
-    from .variants import VARIANTS
+    from .variants import ALIASES, VARIANTS
 
     rows = [summarise(name) for name in VARIANTS]
     if as_json:
@@ -50,6 +50,8 @@ def models(as_json: Json = False) -> None:
     typer.echo(f"{'model':24}{'parameters':>14}{'multiply-adds':>16}{'image size':>12}")
     for row in rows:
         typer.echo(f"{row.name:24}{row.parameters:>14,}{row.multiply_adds / 1e9:>14.3f} G{row.image_size:>12}")
+    for alias, name in ALIASES.items():
+        typer.echo(f"{alias} is short for {name}")
 
 
 @app.command()

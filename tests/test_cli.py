@@ -21,6 +21,19 @@ from lipsformer.samples import SAMPLES
 PHOTO = str(SAMPLES / "Kaiser.jpg")
 README = Path(__file__).parents[1] / "README.md"
 Run = Callable[..., tuple[int, str, str]]
+COMMANDS = (
+    "models",
+    "data",
+    "train",
+    "stability",
+    "eval",
+    "predict",
+    "convert",
+    "lipschitz",
+    "export",
+    "serve",
+    "doctor",
+)
 
 
 @pytest.fixture
@@ -56,7 +69,7 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for command in ("models", "data", "train", "eval", "predict", "export", "serve", "doctor"):
+    for command in COMMANDS:
         assert re.search(rf"^\W+{command}\s", done.stdout, re.MULTILINE)
 
 

@@ -208,7 +208,7 @@ def _conclude(
     runs = [describe(trial.recipe, result, chance) for trial in trials if (result := trial.result()) is not None]
     names = [recipe.model["name"] for recipe in grid.recipes]
     report = {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join(["lipsformer", *sys.argv[1:]]),
         "machine": machine,
         "dataset": {
             "name": dataset.root.resolve().name,
