@@ -292,6 +292,8 @@ def test_usable_range() -> None:
     assert usable(0.60, 0.54, 0.60, 0.20, None) == (1e-4, 1e-4, 0.0, True, False)  # a gap ends the range
     assert usable(0.10, 0.30, 0.60, 0.59, 0.60) == (1e-2, 1.0, 2.0, False, True)
     assert summarise(row(None, None))["usable"] is None
+    assert summarise(row(None, None))["highest_learned"] is None
+    assert summarise(row(0.60, 0.30, 0.20, None))["highest_learned"] == 1e-2
     two_seeds = row(0.5, 0.6, 0.59) + row(0.5, 0.58, None)
     assert summarise(two_seeds)["usable"]["to"] == 1e-3  # a rate at which one seed diverged is not usable
     assert summarise(two_seeds)["best"] == {"learning_rate": 1e-3, "top1": pytest.approx(0.59)}

@@ -28,7 +28,8 @@ from lipsformer.outputs import publish_file
 from lipsformer.variants import make_config
 
 from .recipe import Recipe, load_recipe
-from .stability_report import Chance, describe, plot_stability, render, summarise
+from .stability_plot import plot_stability
+from .stability_report import Chance, describe, render, summarise
 from .state import fingerprint
 from .trials import Trial, run_all
 

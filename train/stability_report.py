@@ -1,4 +1,4 @@
-"""What a stability grid has shown: outcomes, the range of learning rates that work, a table and a picture."""
+"""What a stability grid has shown: outcomes, the range of learning rates that work, and a table."""
 
 from __future__ import annotations
 
@@ -6,26 +6,18 @@ import collections
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Self
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
-
-from lipsformer.plotting import ACCENT, INK, PRIMARY, SECONDARY, STYLE, save_figure
 
 from .recipe import Recipe
 
-__all__ = ["Chance", "describe", "plot_stability", "render", "summarise"]
+__all__ = ["Chance", "decades", "describe", "render", "summarise"]
 
 Run = Mapping[str, Any]
 
 TOLERANCE = 0.05  # top-1 below a model's best at which a learning rate still counts as usable
 DEVIATIONS = 3  # of the binomial distribution, by which top-1 must exceed chance
-COLOURS = (PRIMARY, ACCENT)
 DEFINITIONS = f"""\
 - top-1: of the averaged weights, which are those that `lipsformer train` saves, on all validation images after the last
   epoch. Their average forgets the initial weights, but lags a little behind in a short training, for both models.
@@ -92,7 +84,8 @@ def describe(recipe: Recipe, result: Mapping[str, Any], chance: Chance) -> dict[
 def summarise(runs: Sequence[Run]) -> dict[str, Any]:
     """Counts of the outcomes of one model's `runs`, its best learning rate, and its usable range (`DEFINITIONS`).
 
-    `best` and `usable` are null if it learned from every seed at no rate.
+    `highest_learned` is the highest rate at which it learned from every seed; it, `best` and `usable` are null if there
+    is no such rate.
     """
     counts = collections.Counter(run["outcome"] for run in runs)
     rates = sorted({run["learning_rate"] for run in runs})
@@ -101,6 +94,7 @@ def summarise(runs: Sequence[Run]) -> dict[str, Any]:
         "trainings": len(runs),
         **{name.replace(" ", "_"): counts[name] for name in ("learned", "did not learn", "diverged")},
         "best": None,
+        "highest_learned": None,
         "usable": None,
     }
     best = max(range(len(rates)), key=lambda index: means[index])
@@ -112,9 +106,11 @@ def summarise(runs: Sequence[Run]) -> dict[str, Any]:
     while high < len(rates) - 1 and means[high + 1] >= means[best] - TOLERANCE:
         high += 1
     summary["best"] = {"learning_rate": rates[best], "top1": means[best]}
+    summary["highest_learned"] = max(rate for rate, mean in zip(rates, means, strict=True) if mean >= 0)
     summary["usable"] = {
         "from": rates[low],
         "to": rates[high],
+        "rates": high - low + 1,
         "decades": round(math.log10(rates[high] / rates[low]), 3),
         "open_below": low == 0,
         "open_above": high == len(rates) - 1,
@@ -179,20 +175,20 @@ def _sentence(name: str, summary: Mapping[str, Any]) -> str:
     usable, best = summary["usable"], summary["best"]
     return (
         f"{name} reaches {best['top1']:.1%} at a learning rate of {best['learning_rate']:g}, and stays within "
-        f"{100 * TOLERANCE:.0f} points of that from {usable['from']:g} to {usable['to']:g}: {_decades(usable)}. {ends}"
+        f"{100 * TOLERANCE:.0f} points of that from {usable['from']:g} to {usable['to']:g}: {decades(usable)}. The "
+        f"highest rate at which it learned is {summary['highest_learned']:g}. {ends}"
     )
 
 
 def _comparison(report: Mapping[str, Any]) -> str:
     """Says whose usable range is the wider, and on how much that rests."""
     seeds, (model, baseline) = len(report["grid"]["seeds"]), report["summary"].items()
-    widths = [-1.0 if summary["usable"] is None else summary["usable"]["decades"] for _, summary in (model, baseline)]
-    gap = widths[0] - widths[1]
-    verdict = "as wide as" if abs(gap) < 0.01 else "wider than" if gap > 0 else "narrower than"
+    widths = [0 if summary["usable"] is None else summary["usable"]["rates"] for _, summary in (model, baseline)]
+    verdict = "as wide as" if widths[0] == widths[1] else "wider than" if widths[0] > widths[1] else "narrower than"
     return (
-        f"On this grid the usable range of {model[0]} is {verdict} that of {baseline[0]}, in decades, with "
-        f"{seeds} seed{'s' if seeds > 1 else ''}. Of one shape, they have {_millions(report, model[0])} and "
-        f"{_millions(report, baseline[0])} parameters."
+        f"On this grid the usable range of {model[0]} is {verdict} that of {baseline[0]}: {widths[0]} and {widths[1]} "
+        f"of {len(report['grid']['learning_rates'])} rates, with {seeds} seed{'s' if seeds > 1 else ''}. Of one shape, "
+        f"they have {_millions(report, model[0])} and {_millions(report, baseline[0])} parameters."
     )
 
 
@@ -200,7 +196,8 @@ def _millions(report: Mapping[str, Any], name: str) -> str:
     return f"{report['parameters'][name] / 1e6:.2f} M"
 
 
-def _decades(usable: Mapping[str, Any]) -> str:
+def decades(usable: Mapping[str, Any]) -> str:
+    """The width of a usable range, in words."""
     least = "at least " if usable["open_below"] or usable["open_above"] else ""
     return f"{least}{usable['decades']:.1f} decades"
 
@@ -220,98 +217,3 @@ def _cell(runs: Sequence[Run]) -> str:
         texts.append(f"diverged at step {' and '.join(steps)}")
     skipped = sum(run["skipped_steps"] for run in runs)
     return ", ".join(texts + ([f"{skipped} steps skipped"] if skipped else []))
-
-
-def plot_stability(path: Path, report: Mapping[str, Any]) -> None:
-    """Draws final accuracy against learning rate, and the loss curves of both models, into the PNG file `path`."""
-    grid, dataset = report["grid"], report["dataset"]
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(13, 6.2), layout="constrained")
-        figure.suptitle(
-            f"Training on {dataset['name']} without warm-up, {grid['recipes'][0]['epochs']} "
-            f"epoch{'s' if grid['recipes'][0]['epochs'] > 1 else ''}, {len(grid['seeds'])} "
-            f"seed{'s' if len(grid['seeds']) > 1 else ''}",
-            fontweight="bold",
-            fontsize=14,
-            x=0.01,
-            ha="left",
-        )
-        layout = figure.add_gridspec(2, 2, width_ratios=(1.15, 1))
-        left = figure.add_subplot(layout[:, 0])
-        _plot_accuracy(left, report)
-        top = figure.add_subplot(layout[0, 1])
-        _plot_losses(top, report, 0)
-        _plot_losses(figure.add_subplot(layout[1, 1], sharex=top, sharey=top), report, 1)
-        top.tick_params(labelbottom=False)
-        figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=5)
-        figure.legend(*top.get_legend_handles_labels(), title="learning rate", loc="outside right center")
-        save_figure(figure, path)
-
-
-def _plot_accuracy(axes: Axes, report: Mapping[str, Any]) -> None:
-    rates = report["grid"]["learning_rates"]
-    for index, (name, summary) in enumerate(report["summary"].items()):
-        colour, runs = COLOURS[index], [run for run in report["runs"] if run["model"] == name]
-        ended = [run for run in runs if run["top1"] is not None]
-        for learned in (True, False):
-            some = [run for run in ended if (run["outcome"] == "learned") == learned]
-            axes.plot(
-                [run["learning_rate"] for run in some],
-                [run["top1"] for run in some],
-                "o",
-                color=colour,
-                markersize=7,
-                markerfacecolor=colour if learned else "white",
-                zorder=3,
-            )
-        tops = [[run["top1"] for run in ended if run["learning_rate"] == rate] for rate in rates]
-        means = np.array([np.mean(top) if top else np.nan for top in tops])
-        axes.plot(rates, means, color=colour, linewidth=1.6)
-        label, usable = name, summary["usable"]
-        if usable is not None:
-            label += f": usable over {_decades(usable)}"
-            inside = [usable["from"] <= rate <= usable["to"] for rate in rates]
-            axes.plot(rates, np.where(inside, means, np.nan), color=colour, linewidth=9, alpha=0.22)
-        axes.plot([], [], "o-", color=colour, label=label)
-        for run in runs:
-            if run["outcome"] == "diverged":  # beside those of the other model
-                rate = run["learning_rate"] * 10 ** (0.04 * (2 * index - 1))
-                axes.plot(rate, 0, "x", color=colour, markersize=10, markeredgewidth=2.5, clip_on=False, zorder=3)
-    axes.axhline(report["chance"]["top1"], color=SECONDARY, linewidth=1, linestyle=(0, (4, 3)), label="chance")
-    if any(run["outcome"] == "did not learn" for run in report["runs"]):
-        axes.plot([], [], "o", color=INK, markerfacecolor="white", label="did not learn")
-    if any(run["outcome"] == "diverged" for run in report["runs"]):
-        axes.plot([], [], "x", color=INK, markersize=8, markeredgewidth=2, label="diverged")
-    axes.set(title="Final accuracy", xlabel="learning rate at the first step", ylabel="top-1", xscale="log")
-    axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
-    best = max((run["top1"] for run in report["runs"] if run["top1"] is not None), default=1.0)
-    axes.set_ylim(0, 1.08 * best)
-
-
-def _plot_losses(axes: Axes, report: Mapping[str, Any], index: int) -> None:
-    """The loss curves of one model, light to dark with rising learning rate; those that diverged end in a cross."""
-    name, rates, chance = list(report["summary"])[index], report["grid"]["learning_rates"], report["chance"]["loss"]
-    colours = mpl.colormaps["plasma_r"](np.linspace(0.12, 1.0, len(rates)))
-    for run in report["runs"]:
-        if run["model"] != name:
-            continue
-        colour = colours[rates.index(run["learning_rate"])]
-        label = f"{run['learning_rate']:g}" if run["seed"] == report["grid"]["seeds"][0] else None
-        times = [time for time, _ in run["curve"]]
-        losses = [np.nan if loss is None else loss for _, loss in run["curve"]]
-        axes.plot(times, losses, color=colour, linewidth=1.6, label=label)
-        if run["outcome"] == "diverged":
-            end = max([time for time, loss in run["curve"] if loss is not None], default=times[0])
-            axes.plot(end, chance, "x", color=colour, markersize=9, markeredgewidth=2.5)
-    axes.axhline(chance, color=SECONDARY, linewidth=1, linestyle=(0, (4, 3)))
-    finite = [loss for run in report["runs"] for _, loss in run["curve"] if loss is not None]
-    lowest = min([chance, *finite])
-    axes.set_ylim(lowest - 0.05 * (chance - lowest), chance + 0.2 * max(chance - lowest, 0.1))
-    axes.set_xlim(0, report["grid"]["recipes"][0]["epochs"])
-    axes.set_title(f"Training loss: {name}", color=COLOURS[index])
-    axes.set_ylabel("cross entropy (nats)")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    if index == 1:
-        axes.set_xlabel("epochs")
