@@ -67,11 +67,17 @@ def summarise(name: str) -> ModelSummary:
     config = make_config(name)
     with torch.device("meta"), torch.no_grad():
         model = build_model(config).eval()
+        # The blocks of a stage cost the same: one of each is counted, as deep networks take seconds.
+        shallow = build_model(config.replace(depths=(1,) * len(config.depths))).eval()
         with FlopCounterMode(display=False) as counter:
-            model(torch.empty(1, 3, config.image_size, config.image_size))
+            shallow(torch.empty(1, 3, config.image_size, config.image_size))
+    flops = counter.get_total_flops()
+    for stage, depth in enumerate(config.depths):
+        block = counter.get_flop_counts()[f"{type(shallow).__name__}.layers.{stage}.blocks.0"]
+        flops += (depth - 1) * sum(block.values())
     return ModelSummary(
         name=name,
         parameters=sum(p.numel() for p in model.parameters()),
-        multiply_adds=counter.get_total_flops() // 2,
+        multiply_adds=flops // 2,
         image_size=config.image_size,
     )

@@ -74,7 +74,7 @@ def test_corrupt_image(photos: Path, tmp_path: Path, split: str, workers: int) -
         ("model=4", "model=4: it is a table"),
         ("model.num_classes=4", "the class folders decide it"),
         ("model.image_size=33", "image_size=33 cannot be tiled"),
-        ("model.drop_path=high", "drop_path='high': a number is needed"),
+        ("model.drop_path=high", "drop_path='high': a number from 0 to 0.99 is needed"),
         ("model.depths=4", "depths=4: 4 whole numbers"),
         ("learning_rate", "give it as key=value"),
     ],
@@ -85,7 +85,7 @@ def test_bad_override(photos: Path, tmp_path: Path, override: str, message: str)
 
 
 def test_unknown_model_recipe_and_device(photos: Path, tmp_path: Path) -> None:
-    assert "did you mean 'lipsformer_swin_nano'?" in refusal(photos, tmp_path / "run", model="lipsformer_nano")
+    assert "did you mean 'lipsformer_nano'?" in refusal(photos, tmp_path / "run", model="lipsformer_nan")
     assert "unknown recipe 'fruits': did you mean 'fruit'?" in refusal(photos, tmp_path / "run", recipe="fruits")
     assert "no such recipe" in refusal(photos, tmp_path / "run", recipe="mine.toml")
     assert "one of auto, cpu, cuda" in refusal(photos, tmp_path / "run", device="tpu")
