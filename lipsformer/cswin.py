@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .config import CSwinConfig
 from .depthwise import DepthwiseConv2d
-from .network import LipsFormer, convolve
+from .network import LipsFormer, PatchEmbed, convolve
 from .norm import build_norm
 from .similarity import build_similarity
 from .windows import join_heads, merge_windows, split_heads, split_windows
@@ -71,21 +71,6 @@ class CrossShapedAttention(nn.Module):
         return out
 
 
-class ConvEmbed(nn.Module):
-    """An overlapping convolution, 7x7 with stride 4 for patches of 4, then a norm."""
-
-    def __init__(self, config: CSwinConfig) -> None:
-        super().__init__()
-        patch = config.patch_size
-        self.proj = nn.Conv2d(3, config.embed_dim, 2 * patch - 1, stride=patch, padding=patch // 2)
-        self.norm = build_norm(config.norm, config.embed_dim)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Maps (B, 3, S, S) to (B, S/patch, S/patch, C)."""
-        out: Tensor = self.norm(self.proj(image).permute(0, 2, 3, 1).contiguous())
-        return out
-
-
 class ConvMerging(nn.Module):
     """A 3x3 convolution with stride 2 to twice the channels, then a norm."""
 
@@ -107,7 +92,8 @@ class LipsFormerCSwin(LipsFormer):
     config: CSwinConfig
 
     def _embedding(self) -> nn.Module:
-        return ConvEmbed(self.config)
+        patch = self.config.patch_size  # 4 makes it CSwin's 7x7 convolution with stride 4
+        return PatchEmbed(self.config, kernel_size=2 * patch - 1, padding=patch // 2)
 
     def _attention(self, stage: int, block: int) -> nn.Module:
         return CrossShapedAttention(self.config, stage)

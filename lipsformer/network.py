@@ -14,13 +14,27 @@ from .depthwise import DepthwiseConv2d
 from .norm import build_norm
 from .residual import DropPath, ResidualScale
 
-__all__ = ["Block", "LipsFormer", "Mlp", "Stage", "convolve"]
+__all__ = ["Block", "LipsFormer", "Mlp", "PatchEmbed", "Stage", "convolve"]
 
 
 def convolve(layer: nn.Module, x: Tensor) -> Tensor:
     """Applies a convolution to a channels-last map: (B, H, W, C) to (B, H', W', C')."""
     out: Tensor = layer(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     return out
+
+
+class PatchEmbed(nn.Module):
+    """A convolution whose stride is the patch size, then a norm; patches overlap where its kernel is larger."""
+
+    def __init__(self, config: ModelConfig, *, kernel_size: int, padding: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, config.embed_dim, kernel_size, stride=config.patch_size, padding=padding)
+        self.norm = build_norm(config.norm, config.embed_dim)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Maps (B, 3, S, S) to (B, S/patch, S/patch, C)."""
+        out: Tensor = self.norm(self.proj(image).permute(0, 2, 3, 1).contiguous())
+        return out
 
 
 class Mlp(nn.Module):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import SwinConfig
-from .network import LipsFormer
+from .network import LipsFormer, PatchEmbed
 from .norm import build_norm
 from .similarity import build_similarity
 from .windows import join_heads, merge_windows, split_heads, split_windows
@@ -85,20 +85,6 @@ class WindowAttention(nn.Module):
         return x.roll((self.shift, self.shift), dims=(1, 2)) if self.shift else x
 
 
-class PatchEmbed(nn.Module):
-    """Cuts the image into patches, each one linear projection, then a norm."""
-
-    def __init__(self, config: SwinConfig) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(3, config.embed_dim, config.patch_size, stride=config.patch_size)
-        self.norm = build_norm(config.norm, config.embed_dim)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Maps (B, 3, S, S) to (B, S/patch, S/patch, C)."""
-        out: Tensor = self.norm(self.proj(image).permute(0, 2, 3, 1).contiguous())
-        return out
-
-
 class PatchMerging(nn.Module):
     """Joins each 2x2 square of tokens into one of twice the channels."""
 
@@ -124,7 +110,7 @@ class LipsFormerSwin(LipsFormer):
     config: SwinConfig
 
     def _embedding(self) -> nn.Module:
-        return PatchEmbed(self.config)
+        return PatchEmbed(self.config, kernel_size=self.config.patch_size, padding=0)
 
     def _attention(self, stage: int, block: int) -> nn.Module:
         return WindowAttention(self.config, stage, self.config.shift(stage, block))

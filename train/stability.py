@@ -31,7 +31,7 @@ from .recipe import Recipe, load_recipe
 from .stability_plot import plot_stability
 from .stability_report import Chance, describe, render, summarise
 from .state import fingerprint
-from .trials import Trial, run_all
+from .trials import Trial, run_all, threads_each
 
 __all__ = ["measure_stability", "parse_rates"]
 
@@ -246,7 +246,7 @@ def _machine(device: torch.device, jobs: int) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "cores": cores(),
         "jobs": jobs,
-        "threads_per_job": max(1, cores() // jobs),
+        "threads_per_job": threads_each(jobs),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "lipsformer": lipsformer.__version__,

@@ -21,7 +21,7 @@ from lipsformer.variants import make_config
 from .recipe import Recipe, load_recipe
 from .trial import RECIPE, RESULT
 
-__all__ = ["Trial", "run_all"]
+__all__ = ["Trial", "run_all", "threads_each"]
 
 LOG = "log.txt"
 POLL_SECONDS = 0.1
@@ -46,6 +46,11 @@ class Trial:
             raise InputError(f"{path}: damaged; remove its folder to train again") from None
 
 
+def threads_each(jobs: int) -> int:
+    """Threads of each of `jobs` trainings at once: an equal share of the cores, one at least."""
+    return max(1, cores() // jobs)
+
+
 def run_all(trials: Sequence[Trial], data: Path, device: str, jobs: int) -> None:
     """Runs those of `trials` that have not ended yet on `data`, `jobs` at once, each with its share of the cores.
 
@@ -56,7 +61,7 @@ def run_all(trials: Sequence[Trial], data: Path, device: str, jobs: int) -> None
         LipsFormerError: if the process of one failed. That a training diverged is no failure.
     """
     waiting = [trial for trial in trials if trial.result() is None]
-    done, threads = len(trials) - len(waiting), max(1, cores() // jobs)
+    done, threads = len(trials) - len(waiting), threads_each(jobs)
     console.say(
         f"{len(trials)} trainings{f', {done} done before' if done else ''}; {jobs} at once, each on {device} with "
         f"{threads} thread{'s' if threads > 1 else ''}"
