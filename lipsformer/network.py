@@ -6,13 +6,15 @@ on it without a copy. Parameter names are the official code's.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .config import ModelConfig
 from .depthwise import DepthwiseConv2d
 from .norm import build_norm
-from .residual import DropPath, ResidualScale
+from .residual import ResidualScale, keep_weights
 
 __all__ = ["Block", "LipsFormer", "Mlp", "PatchEmbed", "Stage", "convolve"]
 
@@ -56,7 +58,7 @@ class Block(nn.Module):
     The first convolution branch mixes the channels too: depthwise, GELU, 1x1, GELU. The second is depthwise, GELU.
     """
 
-    def __init__(self, config: ModelConfig, stage: int, attention: nn.Module, drop_path: float) -> None:
+    def __init__(self, config: ModelConfig, stage: int, attention: nn.Module) -> None:
         super().__init__()
         dim = config.channels(stage)
         branches = range(config.conv_branches)
@@ -71,28 +73,34 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, int(dim * config.mlp_ratio))
         self.alpha2 = self._scale(config, dim)
         self.norm2 = build_norm(config.norm, dim)
-        self.drop_path = DropPath(drop_path)
 
     @staticmethod
     def _scale(config: ModelConfig, dim: int) -> nn.Module:
         return ResidualScale(dim, 1.0 / sum(config.depths)) if config.residual == "weighted" else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps (B, H, W, C) to (B, H, W, C)."""
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Maps (B, H, W, C) to (B, H, W, C); `keep` (conv_branches + 2, B) weighs the branches (stochastic depth)."""
         for index, (convolution, scale) in enumerate(zip(self.dwconv_layers, self.scale_layers, strict=True)):
             branch = F.gelu(convolve(convolution, x))
             if index == 0:
                 branch = F.gelu(convolve(self.nin, branch))
-            x = x + self.drop_path(scale(branch))
-        x = self._residual(x, self.attn, self.alpha1, self.norm1)
-        return self._residual(x, self.mlp, self.alpha2, self.norm2)
+            x = x + weighed(scale(branch), keep, index)
+        x = self._residual(x, self.attn, self.alpha1, self.norm1, keep, -2)
+        return self._residual(x, self.mlp, self.alpha2, self.norm2, keep, -1)
 
-    def _residual(self, x: Tensor, branch: nn.Module, scale: nn.Module, norm: nn.Module) -> Tensor:
+    def _residual(
+        self, x: Tensor, branch: nn.Module, scale: nn.Module, norm: nn.Module, keep: Tensor | None, index: int
+    ) -> Tensor:
         if self.pre_norm:
-            out: Tensor = x + self.drop_path(scale(branch(norm(x))))
+            out: Tensor = x + weighed(scale(branch(norm(x))), keep, index)
         else:
-            out = norm(x + self.drop_path(scale(branch(x))))
+            out = norm(x + weighed(scale(branch(x)), keep, index))
         return out
+
+
+def weighed(branch: Tensor, keep: Tensor | None, index: int) -> Tensor:
+    """A branch (B, H, W, C) times row `index` of `keep` (branches, B), where there is one."""
+    return branch if keep is None else branch * keep[index].to(branch.dtype)[:, None, None, None]
 
 
 class Stage(nn.Module):
@@ -103,10 +111,15 @@ class Stage(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.downsample = downsample
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps (B, H, W, C) to (B, H/2, W/2, 2C), or the same shape in the last stage."""
-        for block in self.blocks:
-            x = block(x)
+    def forward(self, x: Tensor, keep: Tensor | None = None, *, recompute: bool = False) -> Tensor:
+        """Maps (B, H, W, C) to (B, H/2, W/2, 2C), or the same shape in the last stage.
+
+        `keep` (blocks, conv_branches + 2, B) weighs the branches. With `recompute` a block's activations are not
+        stored: they are computed again for the gradient.
+        """
+        for index, block in enumerate(self.blocks):
+            weights = None if keep is None else keep[index]
+            x = checkpoint(block, x, weights, use_reentrant=False) if recompute else block(x, weights)
         out: Tensor = self.downsample(x)
         return out
 
@@ -115,17 +128,22 @@ class LipsFormer(nn.Module):
     """Maps normalised float images (B, 3, S, S) to logits (B, num_classes), S being `config.image_size`.
 
     A form says how it embeds an image, attends within a block, and merges tokens between two stages.
+
+    While training, stochastic depth (Huang et al. 2016) leaves out branches of single images. Which ones is an input:
+    uniform numbers (`drop_draws`, of `draws_shape`), so that it can be a function of step and image alone; without
+    them they are drawn from PyTorch's generator. `recompute` trades time for memory: activation checkpointing.
     """
+
+    recompute = False
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        rates = iter(_drop_path_rates(config))
         last = len(config.depths) - 1
         self.patch_embed = self._embedding()
         self.layers = nn.ModuleList(
             Stage(
-                [Block(config, stage, self._attention(stage, block), next(rates)) for block in range(depth)],
+                [Block(config, stage, self._attention(stage, block)) for block in range(depth)],
                 nn.Identity() if stage == last else self._merging(stage),
             )
             for stage, depth in enumerate(config.depths)
@@ -145,7 +163,11 @@ class LipsFormer(nn.Module):
         """Maps (B, H, W, C) of `stage` to (B, H/2, W/2, 2C) of the next."""
         raise NotImplementedError
 
-    def forward_features(self, image: Tensor) -> Tensor:
+    def draws_shape(self, batch: int) -> tuple[int, int, int]:
+        """Shape of the numbers that decide stochastic depth for `batch` images: (blocks, conv_branches + 2, batch)."""
+        return sum(self.config.depths), self.config.conv_branches + 2, batch
+
+    def forward_features(self, image: Tensor, drop_draws: Tensor | None = None) -> Tensor:
         """Pooled features (B, C) of normalised float images (B, 3, S, S).
 
         Raises:
@@ -154,18 +176,22 @@ class LipsFormer(nn.Module):
         size = self.config.image_size
         if tuple(image.shape[1:]) != (3, size, size):
             raise ValueError(f"images of shape {tuple(image.shape)} given, (batch, 3, {size}, {size}) needed")
+        keep = self._keep(image, drop_draws) if self.training and self.config.drop_path else None
         x = self.patch_embed(image)
-        for stage in self.layers:
-            x = stage(x)
+        block = 0
+        for stage, depth in zip(self.layers, self.config.depths, strict=True):
+            weights = None if keep is None else keep[block : block + depth]
+            x = stage(x, weights, recompute=self.recompute and self.training)
+            block += depth
         features: Tensor = self.norm(x).mean(dim=(1, 2))
         return features
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor, drop_draws: Tensor | None = None) -> Tensor:
         """Logits (B, num_classes) of normalised float images (B, 3, S, S)."""
-        logits: Tensor = self.head(self.forward_features(image))
+        logits: Tensor = self.head(self.forward_features(image, drop_draws))
         return logits
 
-
-def _drop_path_rates(config: ModelConfig) -> list[float]:
-    blocks = sum(config.depths)
-    return [config.drop_path * block / max(blocks - 1, 1) for block in range(blocks)]
+    def _keep(self, image: Tensor, drop_draws: Tensor | None) -> Tensor:
+        shape = self.draws_shape(image.shape[0])
+        draws = torch.rand(shape, device=image.device) if drop_draws is None else drop_draws
+        return keep_weights(draws, self.config.drop_path)

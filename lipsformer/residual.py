@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["DropPath", "ResidualScale"]
+__all__ = ["ResidualScale", "keep_weights"]
 
 
 class ResidualScale(nn.Module):
@@ -24,23 +24,15 @@ class ResidualScale(nn.Module):
         return x * self.scale
 
 
-class DropPath(nn.Module):
-    """Stochastic depth (Huang et al. 2016): while training, drops a branch for whole samples at `rate`.
+def keep_weights(draws: Tensor, drop_path: float) -> Tensor:
+    """What stochastic depth (Huang et al. 2016) multiplies each branch of each image by: 0, or 1 / (1 - rate).
 
-    Kept samples are divided by 1 - rate, so the expectation is unchanged and evaluation needs no correction.
+    The rate grows linearly from 0 at the first block to `drop_path` at the last. A branch that is kept is divided by
+    the probability of that, so the expectation is unchanged and evaluation needs no correction.
+
+    Args:
+        draws: uniform numbers in 0..1, (blocks, branches, B).
+        drop_path: the last block's rate, below 1.
     """
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps (B, ...) to (B, ...)."""
-        if not self.training or self.rate == 0.0:
-            return x
-        keep = 1.0 - self.rate
-        mask = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep)
-        return x * (mask / keep)
-
-    def extra_repr(self) -> str:
-        return f"rate={self.rate:g}"
+    rates = torch.linspace(0.0, drop_path, len(draws), device=draws.device)[:, None, None]
+    return (draws >= rates) / (1.0 - rates)

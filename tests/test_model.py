@@ -13,7 +13,7 @@ from lipsformer.config import ModelConfig
 from lipsformer.models import build_model, create_model, summarise
 from lipsformer.network import Block
 from lipsformer.norm import CenterNorm
-from lipsformer.residual import DropPath
+from lipsformer.residual import keep_weights
 from lipsformer.spectral import spectral_norm
 
 FORMS = {"swin": SWIN, "cswin": CSWIN, "plain swin": PLAIN_SWIN, "plain cswin": PLAIN_CSWIN}
@@ -101,34 +101,55 @@ def test_center_norm_is_linear_with_the_promised_lipschitz_constant() -> None:
     torch.testing.assert_close(norm(x + 100.0), norm(x))
 
 
-def test_drop_path_keeps_the_expectation_and_drops_whole_samples() -> None:
-    torch.manual_seed(0)
-    drop = DropPath(0.25)
-    x = torch.ones(20_000, 2, 3)
-    out = drop(x)
-    assert out.unique().tolist() == pytest.approx([0.0, 1 / 0.75])
-    assert torch.equal(out, out[:, :1, :1].expand_as(out))
-    assert float(out.mean()) == pytest.approx(1.0, abs=5 * math.sqrt(0.25 / 0.75 / len(x)))
-    assert drop.eval()(x) is x
-    assert DropPath(0.0)(x) is x
+def test_stochastic_depth_keeps_the_expectation_at_rates_that_grow_linearly() -> None:
+    draws = torch.rand(6, 2, 20_000, generator=torch.Generator().manual_seed(0))
+    keep = keep_weights(draws, 0.5)
+    for block, rate in enumerate([0.0, 0.1, 0.2, 0.3, 0.4, 0.5]):
+        assert set(keep[block].unique().tolist()) <= {0.0, float(torch.tensor(1.0) / (1 - torch.tensor(rate)))}
+        dropped = float((keep[block] == 0).float().mean())
+        assert dropped == pytest.approx(rate, abs=5 * math.sqrt(0.25 / keep[block].numel()))
+        assert float(keep[block].mean()) == pytest.approx(1.0, abs=0.05)
 
 
 @each_form
-def test_drop_path_rates_grow_linearly_over_the_blocks(config: ModelConfig) -> None:
-    model = build_model(config.replace(drop_path=0.5))  # six blocks
-    rates = [module.rate for module in model.modules() if isinstance(module, DropPath)]
-    assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 0.5])
+def test_drawn_branches_are_left_out_for_their_image_alone(config: ModelConfig) -> None:
+    model = scrambled(config.replace(drop_path=0.9)).train()
+    images = random_images(config, 3)
+    draws = torch.ones(model.draws_shape(3), dtype=torch.float64)
+    kept = model(images, draws)
+    draws[3:, :, 1] = 0.0  # the later half of the blocks, for the second image
+    dropped = model(images, draws)
+    assert torch.equal(kept[[0, 2]], dropped[[0, 2]])
+    assert not torch.allclose(kept[1], dropped[1])
+    torch.manual_seed(0)
+    free = model(images)
+    torch.manual_seed(0)
+    assert torch.equal(free, model(images, torch.rand(model.draws_shape(3))))
+    assert torch.equal(model.eval()(images), model(images, draws))
 
 
 @each_form
 @torch.no_grad()
 def test_a_block_whose_branches_are_dropped_leaves_its_norms_alone(config: ModelConfig) -> None:
     block: Any = next(m for m in scrambled(config).modules() if isinstance(m, Block))
-    block.drop_path.rate = 1 - 1e-12
     x = torch.randn(3, 16, 16, 8, dtype=torch.float64)
     kept = x if config.norm_position == "pre" else block.norm2(block.norm1(x))
-    assert torch.equal(block.train()(x), kept)
-    assert not torch.allclose(block.eval()(x), kept)
+    assert torch.equal(block(x, torch.zeros(config.conv_branches + 2, 3)), kept)
+    assert not torch.allclose(block(x), kept)
+
+
+@each_form
+def test_recomputed_activations_give_the_same_gradients(config: ModelConfig) -> None:
+    model = scrambled(config.replace(drop_path=0.5)).train()
+    images = random_images(config)
+    draws = torch.rand(model.draws_shape(2), generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for recompute in (False, True):
+        model.recompute = recompute
+        model.zero_grad()
+        model(images, draws).square().sum().backward()
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
 @pytest.mark.parametrize(
