@@ -1,0 +1,199 @@
+"""What a model answered for each labelled image, as data: every figure and report of an evaluation is made from it.
+
+NumPy alone: training gathers these arrays over its processes, `lipsformer eval` fills them from any runtime.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["UNREAD", "ClassOutcome", "Outcomes"]
+
+UNREAD = -1  # stands for the predicted class of an image that could not be read
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassOutcome:
+    """How a model did on one class of index `index`; a share that nothing was counted for is None.
+
+    `accuracy` is the share of the class's images that were named rightly (its recall), `precision` the share of the
+    images named so that were of the class. `confused` of its images were taken for `confused_with`, the class that it
+    was most often mistaken for; None if it never was.
+    """
+
+    index: int
+    images: int
+    accuracy: float | None
+    precision: float | None
+    f1: float | None
+    confused_with: int | None
+    confused: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Outcomes:
+    """The answers to N images, in the order of their split.
+
+    An image that could not be read has `predicted` -1, and counts in nothing: its other entries mean nothing.
+
+    Raises:
+        ValueError: if the arrays differ in length, or a label is not one of `classes` classes.
+    """
+
+    labels: NDArray[np.int64]  # (N,)
+    predicted: NDArray[np.int64]  # (N,)
+    rank: NDArray[
+        np.int64
+    ]  # (N,), how many classes scored above the true one; of equal scores the lower index is above
+    loss: NDArray[np.float64]  # (N,), cross entropy in nats
+    confidence: NDArray[np.float64]  # (N,), softmax probability of the predicted class
+    classes: int
+
+    def __post_init__(self) -> None:
+        for name in ("labels", "predicted", "rank"):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), np.int64))
+        for name in ("loss", "confidence"):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), np.float64))
+        shapes = {array.shape for array in (self.labels, self.predicted, self.rank, self.loss, self.confidence)}
+        if shapes != {(len(self.labels),)}:
+            raise ValueError(f"outcomes: the arrays have the shapes {shapes}; one entry per image is needed")
+        if len(self) and not 0 <= self.labels.min() <= self.labels.max() < self.classes:
+            raise ValueError(
+                f"outcomes: labels from {self.labels.min()} to {self.labels.max()}, not below {self.classes}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @classmethod
+    def of(cls, logits: ArrayLike, labels: ArrayLike, readable: ArrayLike | None = None) -> Self:
+        """The outcomes of `logits` (N, K) for the classes `labels` (N,).
+
+        Args:
+            logits: any floating-point type; not-a-number scores below everything.
+            labels: indices of the true classes.
+            readable: (N,) booleans; the logits of an image that is not readable are ignored. All are by default.
+        """
+        scores = np.asarray(logits, np.float64)
+        true = np.asarray(labels, np.int64)
+        classes, rows = scores.shape[1], np.arange(len(scores))
+        ordered = np.where(np.isnan(scores), -np.inf, scores)
+        own = ordered[rows, true][:, None]
+        above = (ordered > own) | ((ordered == own) & (np.arange(classes) < true[:, None]))
+        predicted = ordered.argmax(axis=1) if len(scores) else np.zeros(0, np.int64)  # the first of equal ones
+        with np.errstate(invalid="ignore", over="ignore"):  # scores that are not finite have a loss that is not either
+            shifted = scores - scores.max(axis=1, keepdims=True, initial=-np.inf)
+            log_total = np.log(np.exp(shifted).sum(axis=1))
+            loss, confidence = log_total - shifted[rows, true], np.exp(shifted[rows, predicted] - log_total)
+        if readable is not None:
+            predicted = np.where(np.asarray(readable, bool), predicted, UNREAD)
+        return cls(
+            labels=true, predicted=predicted, rank=above.sum(axis=1), loss=loss, confidence=confidence, classes=classes
+        )
+
+    @classmethod
+    def join(cls, parts: Sequence[Outcomes]) -> Self:
+        """The outcomes of several batches, one after the other.
+
+        Raises:
+            ValueError: if there is none, or they have different classes.
+        """
+        classes = {part.classes for part in parts}
+        if len(classes) != 1:
+            raise ValueError(f"outcomes: parts of {sorted(classes)} classes cannot be joined")
+        arrays = {
+            name: np.concatenate([getattr(part, name) for part in parts])
+            for name in ("labels", "predicted", "rank", "loss", "confidence")
+        }
+        return cls(classes=classes.pop(), **arrays)
+
+    @property
+    def counted(self) -> NDArray[np.bool_]:
+        """(N,) whether the image could be read, and so counts."""
+        return np.not_equal(self.predicted, UNREAD)
+
+    @property
+    def images(self) -> int:
+        """Number of images that count."""
+        return int(self.counted.sum())
+
+    @property
+    def unreadable(self) -> NDArray[np.int64]:
+        """Positions of the images that could not be read."""
+        return np.flatnonzero(~self.counted)
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """(N,) whether the image was named rightly."""
+        return np.equal(self.predicted, self.labels)
+
+    @property
+    def top1(self) -> float:
+        """Share of images whose class scored highest; not a number if none could be read."""
+        return self._mean(self.correct)
+
+    @property
+    def top5(self) -> float:
+        """Share of images whose class was among the five that scored highest."""
+        return self._mean(self.rank < 5)
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean cross entropy in nats; not finite if one image's is not."""
+        return self._mean(self.loss)
+
+    def confusion(self) -> NDArray[np.int64]:
+        """Counts (K, K): rows true, columns predicted."""
+        cells = self.labels[self.counted] * self.classes + self.predicted[self.counted]
+        return np.bincount(cells, minlength=self.classes**2).reshape(self.classes, self.classes)
+
+    def per_class(self) -> tuple[ClassOutcome, ...]:
+        """How each class did, in their order."""
+        counts = self.confusion()
+        mistakes = counts - np.diag(np.diag(counts))
+        worst = mistakes.argmax(axis=1)
+        images, named = counts.sum(axis=1), counts.sum(axis=0)
+        return tuple(
+            ClassOutcome(
+                index=k,
+                images=int(images[k]),
+                accuracy=_share(counts[k, k], images[k]),
+                precision=_share(counts[k, k], named[k]),
+                f1=_share(2 * counts[k, k], images[k] + named[k]),
+                confused_with=int(worst[k]) if mistakes[k, worst[k]] else None,
+                confused=int(mistakes[k, worst[k]]),
+            )
+            for k in range(self.classes)
+        )
+
+    def calibration_error(self, bins: int = 15) -> float:
+        """Expected calibration error (Guo et al. 2017): how far confidence is from accuracy, on average over images.
+
+        Images are put into `bins` even intervals of confidence; each contributes the distance between its mean
+        confidence and its accuracy, weighted by its share of the images.
+        """
+        confidence, correct = self.confidence[self.counted], self.correct[self.counted]
+        if not np.isfinite(confidence).all() or not len(confidence):
+            return float("nan")
+        edges = np.linspace(0.0, 1.0, bins + 1)[1:-1]
+        place = np.digitize(confidence, edges, right=True)  # interval m is (m / bins, (m + 1) / bins], as in the paper
+        surplus = np.bincount(place, weights=confidence - correct, minlength=bins)
+        return float(np.abs(surplus).sum() / len(confidence))
+
+    def worst(self, count: int) -> NDArray[np.int64]:
+        """Positions of the `count` mistakes with the highest loss, highest first; fewer if there are fewer."""
+        wrong = np.flatnonzero(self.counted & ~self.correct)
+        loss = np.where(np.isnan(self.loss[wrong]), np.inf, self.loss[wrong])
+        return wrong[np.argsort(-loss, kind="stable")[:count]]
+
+    def _mean(self, values: NDArray[np.bool_] | NDArray[np.float64]) -> float:
+        return float(values[self.counted].mean()) if self.images else float("nan")
+
+
+def _share(part: np.int64, whole: np.int64) -> float | None:
+    return float(part / whole) if whole else None
