@@ -7,7 +7,6 @@ import itertools
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 
@@ -42,8 +41,8 @@ def evaluate(predictor: Predictor, split: Split) -> Evaluation:
     top1 = top5 = 0
     with track("eval", len(split)) as advance:
         position = 0
-        for pixels in _prepared(predictor, split.paths):
-            labels = np.array(split.labels[position : position + len(pixels)])
+        for pixels in _prepared(predictor, split):
+            labels = split.labels[position : position + len(pixels)]
             ranked = np.argsort(-predictor.runtime.infer(pixels), axis=1, kind="stable")
             hits = ranked == labels[:, None]
             top1 += int(hits[:, :1].sum())
@@ -61,12 +60,16 @@ def evaluate(predictor: Predictor, split: Split) -> Evaluation:
     )
 
 
-def _prepared(predictor: Predictor, paths: tuple[Path, ...]) -> Iterator[Pixels]:
+def _prepared(predictor: Predictor, split: Split) -> Iterator[Pixels]:
     """Batches of network input, decoded in threads one batch ahead of the one in use."""
+
+    def prepare(index: int) -> Pixels:
+        return predictor.prepare(split.open(index))
+
     with ThreadPoolExecutor(cores()) as pool:
-        remaining = iter(paths)
-        ahead = [pool.submit(predictor.prepare, path) for path in itertools.islice(remaining, predictor.max_batch)]
+        remaining = iter(range(len(split)))
+        ahead = [pool.submit(prepare, index) for index in itertools.islice(remaining, predictor.max_batch)]
         while ahead:
             current = ahead
-            ahead = [pool.submit(predictor.prepare, path) for path in itertools.islice(remaining, predictor.max_batch)]
+            ahead = [pool.submit(prepare, index) for index in itertools.islice(remaining, predictor.max_batch)]
             yield np.stack([future.result() for future in current])

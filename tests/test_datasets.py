@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from lipsformer.datasets import find_images, open_dataset, open_labelled
+from lipsformer.datasets import Split, find_images, open_dataset, open_labelled
 from lipsformer.errors import InputError
+from lipsformer.images import ImageError
 
 
 def plant(root: Path, *files: str) -> Path:
@@ -20,7 +24,7 @@ def plant(root: Path, *files: str) -> Path:
     return root
 
 
-def relative(root: Path, paths: tuple[Path, ...] | list[Path]) -> list[str]:
+def relative(root: Path, paths: list[Path]) -> list[str]:
     return [path.relative_to(root).as_posix() for path in paths]
 
 
@@ -30,28 +34,27 @@ def test_splits_and_labels(tmp_path: Path) -> None:
     )
     data = open_dataset(root)
     assert data.classes == ("ant", "cat")
-    assert relative(root, data.train.paths) == ["train/ant/2.PNG", "train/ant/deep/3.webp", "train/cat/1.jpg"]
-    assert data.train.labels == (0, 0, 1)
-    assert (data.validation.name, data.validation.labels) == ("val", (1,))
+    assert list(data.train.names()) == ["train/ant/2.PNG", "train/ant/deep/3.webp", "train/cat/1.jpg"]
+    assert data.train.labels.tolist() == [0, 0, 1]
+    assert (data.validation.name, data.validation.labels.tolist()) == ("val", [1])
 
 
 @pytest.mark.parametrize(("folder", "name"), [("test", "test"), ("valid", "val"), ("Validation", "val")])
 def test_what_is_validated_on(folder: str, name: str, tmp_path: Path) -> None:
     data = open_dataset(plant(tmp_path, "train/a/1.jpg", "train/b/2.jpg", f"{folder}/b/3.jpg"))
-    assert (data.validation.name, data.validation.labels) == (name, (1,))
+    assert (data.validation.name, data.validation.labels.tolist()) == (name, [1])
 
 
 def test_a_tenth_of_each_class_is_held_out_by_name(tmp_path: Path) -> None:
     files = [f"{label}/{i}.jpg" for label, count in (("a", 40), ("b", 3), ("c", 1)) for i in range(count)]
     data = open_dataset(plant(tmp_path / "one", *files))
-    counts = [[split.labels.count(label) for label in range(3)] for split in (data.train, data.validation)]
+    counts = [np.bincount(split.labels, minlength=3).tolist() for split in (data.train, data.validation)]
     assert counts == [[36, 2, 1], [4, 1, 0]]
-    assert set(data.train.paths).isdisjoint(data.validation.paths)
+    assert set(data.train.names()).isdisjoint(data.validation.names())
     again = open_dataset(plant(tmp_path / "two", *reversed(files)))
-    assert relative(tmp_path / "one", data.validation.paths) == relative(tmp_path / "two", again.validation.paths)
+    assert list(data.validation.names()) == list(again.validation.names())
     more = open_dataset(plant(tmp_path / "two", *(f"d/{i}.jpg" for i in range(20))))
-    held_out = set(relative(tmp_path / "two", more.validation.paths))
-    assert set(relative(tmp_path / "one", data.validation.paths)) < held_out
+    assert set(data.validation.names()) < set(more.validation.names())
 
 
 @pytest.mark.parametrize(
@@ -127,8 +130,8 @@ def test_what_is_evaluated_on(
 ) -> None:
     found = open_labelled(plant(tmp_path, *files), ["b", "a"], split)
     assert found.name == name
-    assert relative(tmp_path, found.paths) == expected
-    assert [("b", "a")[label] for label in found.labels] == [path.parent.name for path in found.paths]
+    assert list(found.names()) == expected
+    assert [("b", "a")[label] for label in found.labels] == [Path(name).parent.name for name in found.names()]
 
 
 @pytest.mark.parametrize(
@@ -144,3 +147,34 @@ def test_what_cannot_be_evaluated_on_is_told(files: list[str], split: str | None
     with pytest.raises(InputError) as failure:
         open_labelled(plant(tmp_path, *files), ["a", "b"], split)
     assert told in str(failure.value)
+
+
+def test_folders_are_listed_as_paths_sort(tmp_path: Path) -> None:
+    root = plant(tmp_path, "a/c d/1.jpg", "a/c/2.jpg", "a/c.jpg", "a/c-d.jpg", "a b/3.jpg")
+    files = sorted(path for path in root.rglob("*.jpg"))
+    assert find_images(root) == files
+    assert [root / name for name in open_dataset(root).train.names()] == [
+        path for path in files if path in {root / name for name in open_dataset(root).train.names()}
+    ]
+
+
+def test_a_split_opens_selects_and_travels(tmp_path: Path) -> None:
+    for number, name in enumerate(("train/a/1.png", "train/a/2.png", "train/b/3.png", "val/b/4.png")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (2, 2), number).save(tmp_path / name)
+    split = open_dataset(tmp_path).train
+    chosen: Split = pickle.loads(pickle.dumps(split.select(np.array([2, 0]))))  # noqa: S301 - our own
+    assert list(chosen.names()) == ["train/b/3.png", "train/a/1.png"]
+    assert chosen.labels.tolist() == [1, 0]
+    assert [chosen.where(index) for index in range(2)] == [str(tmp_path / name) for name in chosen.names()]
+    assert [chosen.open(index).getpixel((0, 0)) for index in range(2)] == [2, 0]
+
+
+def test_what_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    split = open_dataset(plant(tmp_path, "train/a/1.jpg", "train/b/2.jpg", "val/a/3.jpg")).train
+    with pytest.raises(ImageError, match=r"train/a/1\.jpg: empty") as failure:
+        split.open(0)
+    assert str(failure.value).startswith(split.where(0))
+    (tmp_path / "train" / "b" / "2.jpg").unlink()
+    with pytest.raises(InputError, match=r"train/b/2\.jpg: no such image file"):
+        split.open(1)

@@ -45,14 +45,14 @@ def test_more_images_than_a_batch(trained: Trained) -> None:
 def test_evaluation_counts_what_prediction_says(trained: Trained) -> None:
     predictor = load_predictor(trained.bundle)
     split = open_labelled(trained.data, trained.classes)
-    answers = predictor.predict(split.paths, 5)
+    answers = predictor.predict([split.where(index) for index in range(len(split))], 5)
     first = [answer[0].index == label for answer, label in zip(answers, split.labels, strict=True)]
     five = [label in [p.index for p in answer] for answer, label in zip(answers, split.labels, strict=True)]
     found = evaluate(predictor, split)
     assert (found.images, found.top1, found.top5) == (14, sum(first) / 14, sum(five) / 14)
-    perfect = dataclasses.replace(split, labels=tuple(answer[0].index for answer in answers))
+    perfect = dataclasses.replace(split, labels=np.array([answer[0].index for answer in answers]))
     assert evaluate(predictor, perfect).top1 == 1.0
-    second = dataclasses.replace(split, labels=tuple(answer[1].index for answer in answers))
+    second = dataclasses.replace(split, labels=np.array([answer[1].index for answer in answers]))
     assert (evaluate(predictor, second).top1, evaluate(predictor, second).top5) == (0.0, 1.0)
 
 

@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lipsformer.datasets import Split
 from lipsformer.errors import InputError
-from lipsformer.images import open_image
 from lipsformer.machine import cores
 from lipsformer.preprocessing import FILTERS, Preprocessing, to_rgb
 
@@ -82,7 +81,7 @@ class TrainingImages(Dataset[Sample]):
         crop = image.resize((self.size, self.size), self.filter, box=box, reducing_gap=2.0)
         if draws.random() < self.recipe.flip:
             crop = ImageOps.mirror(crop)
-        return np.asarray(crop), self.split.labels[index]
+        return np.asarray(crop), int(self.split.labels[index])
 
 
 class ValidationImages(Dataset[Sample]):
@@ -97,7 +96,7 @@ class ValidationImages(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         try:
-            return self.preprocessing.apply(_read(self.split, index)), self.split.labels[index]
+            return self.preprocessing.apply(_read(self.split, index)), int(self.split.labels[index])
         except InputError as error:
             return Unreadable(str(error))
 
@@ -203,12 +202,11 @@ def collate(samples: Sequence[Sample]) -> Batch | Unreadable:
 
 
 def _read(split: Split, index: int) -> Image.Image:
-    path = split.paths[index]
-    image = open_image(path)
+    image = split.open(index)
     try:
         return to_rgb(image)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise InputError(f"{split.where(index)}: {error}") from None
 
 
 def _usable(workers: int) -> int:

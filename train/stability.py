@@ -205,7 +205,7 @@ def _conclude(
     output: Path, grid: Grid, trials: Sequence[Trial], dataset: ImageFolder, machine: dict[str, Any]
 ) -> dict[str, Any]:
     """Writes the report and returns it."""
-    chance = Chance.of(dataset.validation.labels, len(dataset.classes))
+    chance = Chance.of(dataset.validation.labels.tolist(), len(dataset.classes))
     runs = [describe(trial.recipe, result, chance) for trial in trials if (result := trial.result()) is not None]
     names = [recipe.model["name"] for recipe in grid.recipes]
     report = {

@@ -101,8 +101,7 @@ def fingerprint(dataset: ImageFolder) -> str:
     """SHA-256 of the classes, file names and labels of both splits; where the dataset lies makes no difference."""
 
     def listing(split: Split) -> list[tuple[str, int]]:
-        names = (path.relative_to(dataset.root).as_posix() for path in split.paths)
-        return list(zip(names, split.labels, strict=True))
+        return list(zip(split.names(), split.labels.tolist(), strict=True))
 
     content = [dataset.classes, listing(dataset.train), listing(dataset.validation)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
