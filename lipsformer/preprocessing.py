@@ -11,23 +11,13 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
 from .errors import InputError, check_fields
-from .images import DECODER_ERRORS, ImageError
+from .images import DECODER_ERRORS, ORIENTATIONS, ImageError, orientation
 
 __all__ = ["Preprocessing", "to_rgb"]
 
-# What makes an image upright, by the value of its EXIF orientation.
-ORIENTATIONS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -121,11 +111,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def _upright(image: Image.Image) -> Image.Image:
     # Not ImageOps.exif_transpose: it writes the EXIF block anew, and gives up where a camera's block cannot be.
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except DECODER_ERRORS:  # damaged EXIF says nothing about orientation; the pixels are fine
-        return image
-    return image.transpose(ORIENTATIONS[orientation]) if orientation in ORIENTATIONS else image
+    found = orientation(image)
+    return image.transpose(ORIENTATIONS[found]) if found in ORIENTATIONS else image
 
 
 def _from_deep_grey(image: Image.Image) -> Image.Image:

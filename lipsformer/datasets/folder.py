@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from lipsformer.errors import InputError
-from lipsformer.images import EXTENSIONS, open_image
+from lipsformer.images import EXTENSIONS, Smallest, open_image
 
 from .layout import SPLITS, Listing
 from .names import Names
@@ -35,9 +35,9 @@ class FolderSource:
         """See `Source`."""
         return str(self.root / self.name(position))
 
-    def open(self, position: int) -> Image.Image:
+    def open(self, position: int, smallest: Smallest | None) -> Image.Image:
         """See `Source`."""
-        return open_image(self.root / self.name(position))
+        return open_image(self.root / self.name(position), smallest=smallest)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lipsformer.images import Smallest
+
 __all__ = ["Source", "Split"]
 
 
@@ -22,8 +24,8 @@ class Source(Protocol):
     def where(self, position: int) -> str:
         """The image's place as messages show it."""
 
-    def open(self, position: int) -> Image.Image:
-        """The decoded image; see `images.open_image` for what is raised."""
+    def open(self, position: int, smallest: Smallest | None) -> Image.Image:
+        """The decoded image; see `images.open_image` for `smallest` and for what is raised."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,14 +51,14 @@ class Split:
         """Image `index` as messages show it: a file's path."""
         return self.source.where(int(self.members[index]))
 
-    def open(self, index: int) -> Image.Image:
-        """Image `index`, decoded.
+    def open(self, index: int, *, smallest: Smallest | None = None) -> Image.Image:
+        """Image `index`, decoded; at a fraction of its size where `smallest` allows, see `images.open_image`.
 
         Raises:
             ImageError: if it is empty, over a limit, damaged or not an image; the message names it.
             InputError: if it cannot be read.
         """
-        return self.source.open(int(self.members[index]))
+        return self.source.open(int(self.members[index]), smallest)
 
     def select(self, positions: NDArray[np.int64]) -> Self:
         """The images at these positions, in this order."""
