@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +23,27 @@ from .outputs import publish_file
 from .preprocessing import Preprocessing
 from .pretrained import resolve_model
 
-__all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint"]
+__all__ = ["Checkpoint", "CheckpointHeader", "load_checkpoint", "read_header", "save_checkpoint"]
 
 METADATA_KEY = "lipsformer"
 FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """A trained model with everything that gives its outputs a meaning; `model` is in eval mode, on the CPU."""
+class CheckpointHeader:
+    """What gives a checkpoint's weights a meaning."""
 
-    model: LipsFormer
     config: ModelConfig
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     metrics: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoint(CheckpointHeader):
+    """A trained model with everything that gives its outputs a meaning; `model` is in eval mode, on the CPU."""
+
+    model: LipsFormer
 
 
 def save_checkpoint(
@@ -68,7 +75,38 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         InputError: if the file is missing, cut off, not a LipsFormer checkpoint, or does not match its configuration.
     """
     path = resolve_model(path)
-    metadata, tensors = _read(path)
+    with _opened(path) as file:
+        header = _header(path, file)
+        tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if problem := _misfit(header.config, tensors):
+        raise InputError(f"{path}: its weights do not fit its configuration ({problem}); train or convert it again")
+    model = build_model(header.config).eval()
+    model.load_state_dict(tensors)
+    return Checkpoint(
+        model=model,
+        config=header.config,
+        classes=header.classes,
+        preprocessing=header.preprocessing,
+        metrics=header.metrics,
+    )
+
+
+def read_header(path: str | Path) -> CheckpointHeader:
+    """All of a checkpoint but its weights, which are not read.
+
+    Raises:
+        InputError: as `load_checkpoint`, but for what is wrong with the weights.
+    """
+    path = resolve_model(path)
+    with _opened(path) as file:
+        return _header(path, file)
+
+
+def _header(path: Path, file: Any) -> CheckpointHeader:
+    text = (file.metadata() or {}).get(METADATA_KEY)
+    if text is None:
+        raise InputError(f"{path}: a safetensors file, but not a LipsFormer checkpoint (no '{METADATA_KEY}' metadata)")
+    metadata = json.loads(text)
     try:
         found = metadata["format"]
         if found == FORMAT:
@@ -88,11 +126,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             f"{path}: preprocessing gives {preprocessing.image_size} pixels to a model of {config.image_size}; "
             "train or convert it again"
         )
-    if problem := _misfit(config, tensors):
-        raise InputError(f"{path}: its weights do not fit its configuration ({problem}); train or convert it again")
-    model = build_model(config).eval()
-    model.load_state_dict(tensors)
-    return Checkpoint(model=model, config=config, classes=classes, preprocessing=preprocessing, metrics=metrics)
+    return CheckpointHeader(config=config, classes=classes, preprocessing=preprocessing, metrics=metrics)
 
 
 def _misfit(config: ModelConfig, tensors: Mapping[str, Tensor]) -> str | None:
@@ -109,17 +143,12 @@ def _misfit(config: ModelConfig, tensors: Mapping[str, Tensor]) -> str | None:
     return None
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint; give the .safetensors file that `lipsformer train` wrote")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if METADATA_KEY not in metadata:
-                raise InputError(
-                    f"{path}: a safetensors file, but not a LipsFormer checkpoint (no '{METADATA_KEY}' metadata)"
-                )
-            tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return json.loads(metadata[METADATA_KEY]), tensors
+            yield file
     except (SafetensorError, json.JSONDecodeError, RecursionError, OSError) as error:
         raise InputError(f"{path}: not a readable checkpoint ({error}); is the file whole?") from None

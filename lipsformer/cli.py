@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .errors import LipsFormerError
+from .errors import InputError, LipsFormerError
 
 __all__ = ["app", "main"]
 
@@ -80,7 +80,9 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe; repeatable.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
+    resume: Annotated[
+        str, typer.Option(metavar="[auto|never]", help="auto: go on with the same run, if the folder holds it.")
+    ] = "auto",
     device: Device = "auto",
 ) -> None:
     """Train a model; writes checkpoints, metrics and plots into the run folder."""
@@ -95,7 +97,7 @@ def train(
         recipe=recipe,
         epochs=epochs,
         overrides=overrides or (),
-        resume=resume,
+        resume=_resumes(resume),
         device=device,
     )
 
@@ -148,22 +150,34 @@ def evaluate_model(
     model: Model,
     dataset: Annotated[str, typer.Argument(metavar="DATA", help="Folder of class folders, or a built-in dataset.")],
     split: Annotated[str | None, typer.Option(help="Split folder; by default test, else val.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder to write a report to: classes, confusion matrix, worst mistakes.")
+    ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Measure a model's accuracy on labelled images."""
+    """Measure a model's accuracy on labelled images, overall and by class."""
     from .datasets import open_labelled
-    from .evaluation import evaluate
+    from .evaluation import evaluate, render
     from .fetch import resolve_dataset
+    from .outputs import publish_directory
     from .prediction import load_predictor
 
     predictor = load_predictor(model, device)
-    result = evaluate(predictor, open_labelled(resolve_dataset(dataset), predictor.classes, split))
+    images = open_labelled(resolve_dataset(dataset), predictor.classes, split)
+    with contextlib.nullcontext() if output is None else publish_directory(output) as folder:
+        result = evaluate(predictor, images)
+        if folder is not None:
+            from .report.write import write_report
+
+            title = f"{model} on {Path(dataset).name}"
+            write_report(folder, result.outcomes, images, result.classes, predictor.preprocessing, title)
     if as_json:
-        _print_json(dataclasses.asdict(result))
+        _print_json(result.to_dict())
         return
-    typer.echo(f"top-1 {result.top1:.2%}, top-5 {result.top5:.2%} on {result.images} images ({result.split})")
-    typer.echo(f"{result.images_per_second:.0f} images/s with decoding, on {result.provider}")
+    typer.echo(render(result))
+    if output is not None:
+        typer.echo(f"\nReport: {output}")
 
 
 @app.command()
@@ -305,7 +319,7 @@ def doctor(as_json: Json = False) -> None:
 def main() -> None:
     """Runs the command line and exits with its status."""
     try:
-        status = app(standalone_mode=False)
+        status = app(_arguments(), standalone_mode=False)
     except LipsFormerError as error:
         _fail(str(error), error.exit_code)
     except typer.exceptions.TyperException as error:
@@ -328,6 +342,23 @@ def main() -> None:
         _fail(NO_MEMORY, 2)
     else:
         sys.exit(status if isinstance(status, int) else 0)
+
+
+def _arguments() -> list[str]:
+    """The command line, where a bare `--resume` stands for `--resume auto`."""
+    words = sys.argv[1:]
+    bare = [
+        i for i, word in enumerate(words) if word == "--resume" and words[i + 1 : i + 2] not in (["auto"], ["never"])
+    ]
+    for index in reversed(bare):
+        words.insert(index + 1, "auto")
+    return words
+
+
+def _resumes(resume: str) -> bool:
+    if resume not in ("auto", "never"):
+        raise InputError(f"--resume {resume}: auto or never is needed")
+    return resume == "auto"
 
 
 def _fail(message: str, status: int) -> None:

@@ -6,9 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from training import make_photos, train_tiny
+import torch
+from training import contents, make_photos, states, train_tiny
 
-from lipsformer import InputError
+from lipsformer import InputError, load_checkpoint
 
 
 @pytest.fixture
@@ -48,13 +49,28 @@ def test_class_only_in_validation(photos: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("split", ["train", "val"])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_corrupt_image(photos: Path, tmp_path: Path, split: str, workers: int) -> None:
+def test_corrupt_image_is_left_out_and_listed(
+    photos: Path, tmp_path: Path, split: str, workers: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     photo = photos / split / "Orange" / "0.jpg"
     photo.write_bytes(photo.read_bytes()[:2000])
-    message = refusal(photos, tmp_path / "run", f"workers={workers}")
-    assert message.startswith(f"{photo}: damaged or cut off")
-    assert message.endswith("or remove it")
-    assert not (tmp_path / "run").exists()
+    train_tiny(photos, tmp_path / "run", f"workers={workers}", epochs=2)
+    listed = (tmp_path / "run" / "unreadable.txt").read_text().splitlines()
+    assert len(listed) == 1
+    assert listed[0].startswith(f"{photo}: damaged or cut off")
+    err = capsys.readouterr().err
+    assert err.count("it is left out, as others will be: unreadable.txt lists them") == 1
+    assert "1 images unreadable" in err
+    checkpoint = load_checkpoint(tmp_path / "run" / "last.safetensors")
+    assert checkpoint.metrics["images"] == (2 if split == "val" else 3)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_nothing_but_corrupt_images(photos: Path, tmp_path: Path, split: str) -> None:
+    for photo in (photos / split).rglob("*.jpg"):
+        photo.write_bytes(photo.read_bytes()[:2000])
+    message = refusal(photos, tmp_path / "run")
+    assert ("12 images in a row cannot be read" if split == "train" else "none of the images to validate on") in message
 
 
 @pytest.mark.parametrize(
@@ -99,8 +115,8 @@ def test_recipe_file_that_is_not_toml(photos: Path, tmp_path: Path) -> None:
 def test_existing_output(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("five years of work")
-    assert "exists already; add --resume" in refusal(photos, tmp_path / "run")
-    assert "nothing to resume" in refusal(photos, tmp_path / "run", resume=True)
+    assert "exists already; use --resume auto" in refusal(photos, tmp_path / "run", resume=False)
+    assert "nothing to resume" in refusal(photos, tmp_path / "run")
     assert (tmp_path / "run" / "thesis.txt").read_text() == "five years of work"
     assert "not a folder" in refusal(photos, tmp_path / "run" / "thesis.txt")
 
@@ -108,31 +124,68 @@ def test_existing_output(photos: Path, tmp_path: Path) -> None:
 def test_resume_as_another_run(photos: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train_tiny(photos, run, epochs=1)
-    before = (run / "state.safetensors").read_bytes()
-    message = refusal(photos, run, "learning_rate=5e-3", epochs=1, resume=True)
+    before = [path.read_bytes() for path in states(run)]
+    message = refusal(photos, run, "learning_rate=5e-3", epochs=1)
     assert "another recipe (learning_rate was 0.001, is 0.005)" in message
-    assert "epochs was 1, is 2" in refusal(photos, run, epochs=2, resume=True)
+    assert "epochs was 1, is 2" in refusal(photos, run, epochs=2)
     (photos / "train" / "Orange" / "0.jpg").rename(photos / "train" / "Orange" / "9.jpg")
-    assert "another dataset" in refusal(photos, run, epochs=1, resume=True)
-    assert (run / "state.safetensors").read_bytes() == before
+    assert "another dataset" in refusal(photos, run, epochs=1)
+    assert [path.read_bytes() for path in states(run)] == before
 
 
-def test_state_that_cannot_be_read(photos: Path, tmp_path: Path) -> None:
+def spoil(path: Path, how: str) -> None:
+    whole = path.read_bytes()
+    if how == "cut off":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif how == "one bit":
+        path.write_bytes(whole[:-1000] + bytes([whole[-1000] ^ 1]) + whole[-999:])
+    elif how == "history":  # in the metadata: the hash covers it too
+        assert b"val_top1" in whole
+        path.write_bytes(whole.replace(b"val_top1", b"val_top7", 1))
+    elif how == "foreign":
+        shutil.copy(path.parent / "last.safetensors", path)
+    else:
+        path.write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("cut off", "not a readable state"),
+        ("one bit", "damaged, its content does not have the hash"),
+        ("history", "damaged, its content does not have the hash"),
+        ("foreign", "not a training state"),
+        ("empty", "not a readable state"),
+    ],
+)
+def test_state_that_cannot_be_used_is_told_and_the_one_before_taken(
+    photos: Path, tmp_path: Path, how: str, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
-    train_tiny(photos, run, epochs=1)
-    state = run / "state.safetensors"
-    whole = state.read_bytes()
-    state.write_bytes(whole[: len(whole) // 2])
-    assert f"{state}: not a readable state" in refusal(photos, run, epochs=1, resume=True)
-    shutil.copy(run / "last.safetensors", state)
-    assert f"{state}: not a training state" in refusal(photos, run, epochs=1, resume=True)
+    train_tiny(photos, run, epochs=3)
+    whole = contents(run)
+    newest = states(run)[-1]
+    spoil(newest, how)
+    train_tiny(photos, run, epochs=3)
+    err = capsys.readouterr().err
+    assert f"{newest}: {reason}" in err
+    assert "taking the state before it" in err
+    assert "resumed at step 6 of 9" in err
+    again = contents(run)
+    assert again[1] == whole[1]
+    assert all(torch.equal(again[0][name], whole[0][name]) for name in whole[0])
+    for path in states(run):
+        spoil(path, how)
+    message = refusal(photos, run, epochs=3)
+    assert reason in message
+    assert "no state is left to go on from" in message
 
 
 def test_output_that_cannot_be_written(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lipsformer.train import run
+    from lipsformer.train import run_folder
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(run, "save_state", full)
+    monkeypatch.setattr(run_folder, "save_state", full)
     assert "run: cannot be written" in refusal(photos, tmp_path / "run")

@@ -10,11 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from lipsformer import create_model
+from lipsformer import InputError, create_model
 from lipsformer.train import Recipe, load_recipe, recipe_names
 from lipsformer.train.data import TrainingBatches, random_box
 from lipsformer.train.draws import Purpose, generator
-from lipsformer.train.optimisation import average_weights, decay_groups, learning_rate
+from lipsformer.train.optimisation import average_weights, build_optimisers, freeze_stages, groups, learning_rate
+from lipsformer.train.order import Order, cuts
+from lipsformer.train.processes import Processes
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -34,19 +36,75 @@ def test_overrides_come_last_and_a_new_variant_brings_its_own_settings() -> None
     assert recipe.differences(load_recipe(recipe, ["workers=5", "seed=3"])) == ["seed was 0, is 3"]
 
 
+def make_order(images: int, *overrides: str, classes: int = 3) -> Order:
+    return Order(np.arange(images) % classes, load_recipe("default", ["batch_size=16", "epochs=3", *overrides]))
+
+
+def alone(rank: int = 0, count: int = 1) -> Processes:
+    return Processes(rank=rank, count=count, device=torch.device("cpu"))
+
+
 @pytest.mark.parametrize("images", [3, 64, 100])
 def test_each_epoch_shows_every_image_once(images: int) -> None:
-    recipe = load_recipe("default", {"batch_size": 16, "epochs": 3})
-    batches = TrainingBatches(images, recipe)
-    keys = list(batches)
-    assert len(keys) == len(batches) == 3 * batches.steps_per_epoch
+    order = make_order(images)
+    keys = list(TrainingBatches(order, alone()))
+    assert len(keys) == order.total == 3 * order.steps_per_epoch
     for epoch in range(3):
-        shown = [index for batch in keys for (e, index) in batch if e == epoch]
-        assert sorted(shown) == list(range(images))
+        shown = [(position, index) for batch in keys for (e, position, index) in batch if e == epoch]
+        assert [position for position, _ in shown] == list(range(images))
+        assert sorted(index for _, index in shown) == list(range(images))
     assert max(map(len, keys)) <= 16
     assert max(map(len, keys)) - min(map(len, keys)) <= 1
-    for start in (0, 1, batches.steps_per_epoch, len(keys) - 1):
-        assert list(TrainingBatches(images, recipe, start)) == keys[start:]
+    for start in (0, 1, order.steps_per_epoch, len(keys) - 1):
+        assert list(TrainingBatches(order, alone(), start)) == keys[start:]
+
+
+@pytest.mark.parametrize("images", [37, 64, 100])
+@pytest.mark.parametrize("count", [2, 4])
+def test_the_shares_of_the_processes_are_the_batch(images: int, count: int) -> None:
+    order = make_order(images)
+    shares = [list(TrainingBatches(order, alone(rank, count))) for rank in range(count)]
+    for whole, *parts in zip(TrainingBatches(order, alone()), *shares, strict=True):
+        assert [key for part in parts for key in part] == whole
+        assert all(len(part) % 2 == 0 for part in parts[:-1])  # no pair of partners is torn apart
+        assert min(map(len, parts)) > 0
+
+
+def test_cuts_of_accumulation_lie_within_the_shares() -> None:
+    for size in range(1, 70):
+        for count, accumulate in ((1, 1), (2, 2), (3, 4)):
+            parts, shares = cuts(size, count * accumulate), cuts(size, count)
+            assert [part.start for part in parts[::accumulate]] == [share.start for share in shares]
+            assert parts[-1].stop == size
+            assert all(a.stop == b.start and a.stop % 2 == 0 for a, b in itertools.pairwise(parts))
+
+
+def test_a_batch_that_cannot_be_shared_is_refused() -> None:
+    make_order(64).check_shares(8)
+    with pytest.raises(InputError, match=r"batch_size=16 cannot be shared evenly by 3 processes; use 15"):
+        make_order(64).check_shares(3)
+    with pytest.raises(InputError, match=r"cannot be shared evenly by 2 processes x 3 parts; use 18"):
+        make_order(64, "accumulate=3").check_shares(2)
+    with pytest.raises(InputError, match=r"batches of 8 images are too few for 8 processes"):
+        make_order(17).check_shares(8)
+
+
+def test_balanced_epochs_show_every_class_equally_often() -> None:
+    labels = np.array([0] * 80 + [1] * 15 + [2] * 5)
+    order = Order(labels, load_recipe("default", ["batch_size=16", "epochs=2", "balanced=true"]))
+    epochs = [
+        np.concatenate(
+            [order.images(step) for step in range(e * order.steps_per_epoch, (e + 1) * order.steps_per_epoch)]
+        )
+        for e in range(2)
+    ]
+    for shown in epochs:
+        assert len(shown) == 100
+        assert sorted(np.bincount(labels[shown])) == [33, 33, 34]
+        assert np.bincount(shown, minlength=100).max() == 7  # 33 or 34 of five images: each six or seven times
+        assert np.bincount(shown, minlength=100)[:80].max() == 1
+        assert np.bincount(shown, minlength=100)[80:95].min() >= 2
+    assert epochs[0].tolist() != epochs[1].tolist()
 
 
 def test_draws_depend_on_what_they_are_for_alone() -> None:
@@ -79,13 +137,75 @@ def test_schedule_starts_at_the_peak_and_ends_near_nothing() -> None:
 
 def test_only_matrices_and_kernels_decay() -> None:
     model = create_model("lipsformer_swin_nano", 3)
-    decayed, free = decay_groups(model, 0.05)
+    decayed, free = sorted(groups(model, load_recipe("default")), key=lambda g: -g["weight_decay"])
     names = {parameter: name for name, parameter in model.named_parameters()}
     assert len(decayed["params"]) + len(free["params"]) == len(names)
     assert (decayed["weight_decay"], free["weight_decay"]) == (0.05, 0.0)
     assert all(names[p].endswith("weight") and p.ndim >= 2 for p in decayed["params"])
     endings = {names[p].rsplit(".", 1)[-1] for p in free["params"]}
     assert endings == {"bias", "weight", "scale", "relative_position_bias_table"}
+
+
+def test_the_rate_decays_from_layer_to_layer() -> None:
+    model = create_model("lipsformer_swin_nano", 3)
+    depths = model.config.depths
+    factor = {
+        id(p): g["rate_factor"] for g in groups(model, load_recipe("default", ["layer_decay=0.5"])) for p in g["params"]
+    }
+    last = sum(depths) + 1
+    found = {name: round(-np.log2(factor[id(p)])) for name, p in model.named_parameters()}
+    assert found["head.weight"] == found["norm.bias"] == 0
+    assert found["patch_embed.proj.weight"] == last
+    assert found["layers.0.blocks.0.attn.qkv.weight"] == last - 1
+    assert (
+        found["layers.0.downsample.reduction.weight"] == found["layers.1.blocks.0.mlp.fc1.bias"] == last - 1 - depths[0]
+    )
+    assert found[f"layers.3.blocks.{depths[3] - 1}.attn.proj.weight"] == 1
+    assert set(factor) == {id(p) for p in model.parameters()}
+
+
+def test_frozen_stages_are_left_out_of_the_optimiser() -> None:
+    model = create_model("lipsformer_cswin_nano", 3)
+    freeze_stages(model, 2)
+    trained = {id(p) for g in groups(model, load_recipe("default")) for p in g["params"]}
+    names = {name for name, p in model.named_parameters() if id(p) not in trained}
+    assert {name.split(".")[0] for name in names} == {"patch_embed", "layers"}
+    assert {name.split(".")[1] for name in names if name.startswith("layers")} == {"0", "1"}
+    assert all(p.requires_grad == (id(p) in trained) for p in model.parameters())
+
+
+def test_muon_steps_the_matrices_of_the_blocks_and_adamw_the_rest() -> None:
+    model = create_model("lipsformer_swin_nano", 3)
+    adamw, muon = build_optimisers(model, load_recipe("default", ["optimizer=muon"])).members
+    assert isinstance(muon, torch.optim.Muon)
+    names = {id(p): name for name, p in model.named_parameters()}
+    by = [{names[id(p)] for g in member.param_groups for p in g["params"]} for member in (adamw, muon)]
+    assert by[0] | by[1] == set(names.values())
+    assert not by[0] & by[1]
+    assert all(
+        ".blocks." in name and name.endswith(("qkv.weight", "proj.weight", "fc1.weight", "fc2.weight"))
+        for name in by[1]
+    )
+    assert len(by[1]) == 4 * sum(model.config.depths)
+
+
+def test_a_rate_for_a_reference_batch_scales_with_the_batch() -> None:
+    assert load_recipe("default", ["batch_size=256"]).peak_rate == 1e-3
+    assert load_recipe("default", ["batch_size=256", "reference_batch=1024"]).peak_rate == 0.25e-3
+
+
+def test_recipes_extend_each_other(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('extends = "fruit"\nepochs = 7\n')
+    (tmp_path / "b.toml").write_text('extends = "a.toml"\nseed = 3\n[model]\ndrop_path = 0.3\n')
+    recipe = load_recipe(str(tmp_path / "b.toml"))
+    assert (recipe.epochs, recipe.seed, recipe.model["drop_path"]) == (7, 3, 0.3)
+    assert recipe.crop_scale == load_recipe("fruit").crop_scale
+    (tmp_path / "a.toml").write_text('extends = "b.toml"\n')
+    with pytest.raises(InputError, match=r"extends leads back to"):
+        load_recipe(str(tmp_path / "b.toml"))
+    (tmp_path / "a.toml").write_text("extends = 3\n")
+    with pytest.raises(InputError, match=r"a\.toml: extends=3: the name of one recipe is needed"):
+        load_recipe(str(tmp_path / "a.toml"))
 
 
 def test_average_forgets_the_initial_weights_in_a_short_run() -> None:

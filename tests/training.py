@@ -13,7 +13,7 @@ from safetensors import safe_open
 from lipsformer.samples import SAMPLES
 from lipsformer.train import run_training
 
-__all__ = ["CLASSES", "TINY", "contents", "make_photos", "train_tiny"]
+__all__ = ["CLASSES", "TINY", "contents", "make_photos", "states", "train_tiny"]
 
 CLASSES = ("Granny-Smith", "Orange", "Red-Delicious")
 TINY = (
@@ -27,7 +27,7 @@ TINY = (
     "ema_decay=0.9",
     "workers=0",
 )
-TIMINGS = ("images_per_second", "seconds")
+TIMINGS = ("images_per_second", "data_wait", "seconds")
 
 
 def make_photos(root: Path) -> Path:
@@ -50,11 +50,16 @@ def train_tiny(data: Path, output: Path, *overrides: str, epochs: int | None = 4
         torch.set_num_threads(threads)
 
 
+def states(run: Path) -> list[Path]:
+    """The state files of a run, the oldest first."""
+    return sorted(run.glob("state-*.safetensors"))
+
+
 def contents(run: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
     """All tensors of a run's state and checkpoints, and its metrics without the timings."""
     tensors = {}
-    for name in ("state", "last", "best"):
-        with safe_open(run / f"{name}.safetensors", framework="pt") as file:
-            tensors |= {f"{name}/{key}": file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    for name, path in (("state", states(run)[-1]), *((name, run / f"{name}.safetensors") for name in ("last", "best"))):
+        with safe_open(path, framework="pt") as file:
+            tensors |= {f"{name}/{key}": file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return tensors, [{key: value for key, value in r.items() if key not in TIMINGS} for r in records]

@@ -1,4 +1,8 @@
-"""Training and validation images as batches of uint8 pixels; worker processes decode, crop and flip, nothing more."""
+"""Training and validation images as batches of uint8 pixels; worker processes decode, crop and flip, nothing more.
+
+An image that cannot be read ends nothing: in training its neighbour in the listing stands in for it, in validation it
+is left out, and its name is handed on.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -19,49 +24,51 @@ from lipsformer.machine import cores
 from lipsformer.preprocessing import FILTERS, Preprocessing, to_rgb
 
 from .draws import Purpose, generator
+from .order import Order, cuts
+from .processes import Processes
 from .recipe import Recipe
 
 __all__ = [
     "Batch",
-    "Batches",
     "TrainingBatches",
     "TrainingImages",
+    "ValidationBatches",
     "ValidationImages",
     "load_training",
-    "load_validation",
 ]
 
 CROP_RATIO = (3 / 4, 4 / 3)  # width / height, as in Inception's random resized crop (Szegedy et al. 2015)
 KEPT_BYTES = 2**28  # validation pixels up to this size stay in memory between the epochs
+MOST_UNREADABLE = 100  # images in a row; beyond, the dataset itself must be broken
 
-Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
-Key = tuple[int, int]  # (epoch, index of the image)
-
-
-@dataclasses.dataclass(frozen=True)
-class Unreadable:
-    """An image that could not be decoded. A worker hands it over as data: an exception would lose its type there."""
-
-    message: str
+Pixels = NDArray[np.uint8]
+Key = tuple[int, int, int]  # (epoch, position in the epoch's order, index of the image)
 
 
-Sample = tuple[Pixels, int] | Unreadable
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One image (S, S, 3) and its label, or the index of its answer; and what could not be read on the way to it."""
+
+    pixels: Pixels | None
+    label: int
+    unreadable: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Pixels (B, S, S, 3) uint8 and labels (B,) int64."""
+    """Pixels (B, S, S, 3) uint8, labels (B,) int64 (or indices of the images), and images that could not be read."""
 
     pixels: Tensor
     labels: Tensor
+    unreadable: tuple[str, ...] = ()
 
     def pin_memory(self) -> Batch:
         """A copy in page-locked memory, from where a GPU reads while the CPU goes on; the loader calls this."""
-        return Batch(self.pixels.pin_memory(), self.labels.pin_memory())
+        return Batch(self.pixels.pin_memory(), self.labels.pin_memory(), self.unreadable)
 
 
 class TrainingImages(Dataset[Sample]):
-    """Random crops, each a function of (seed, epoch, index), so that the workers hold no state."""
+    """Random crops, each a function of (seed, epoch, position), so that the workers hold no state."""
 
     def __init__(self, split: Split, recipe: Recipe, preprocessing: Preprocessing) -> None:
         self.split = split
@@ -70,22 +77,31 @@ class TrainingImages(Dataset[Sample]):
         self.filter = FILTERS[preprocessing.interpolation]
 
     def __getitem__(self, key: Key) -> Sample:
-        epoch, index = key
-        try:
-            image = _read(self.split, index)
-        except InputError as error:
-            return Unreadable(str(error))
-        draws = generator(self.recipe.seed, Purpose.CROP, epoch, index)
+        epoch, position, index = key
+        image, index, unreadable = self._readable(index)
+        if image is None:
+            return Sample(pixels=None, label=0, unreadable=unreadable)
+        draws = generator(self.recipe.seed, Purpose.CROP, epoch, position)
         box = random_box(draws, image.size, self.recipe.crop_scale)
         # reducing_gap first shrinks a large crop by a whole factor: faster, and hard to tell apart from 2.0 on.
         crop = image.resize((self.size, self.size), self.filter, box=box, reducing_gap=2.0)
         if draws.random() < self.recipe.flip:
             crop = ImageOps.mirror(crop)
-        return np.asarray(crop), int(self.split.labels[index])
+        return Sample(pixels=np.asarray(crop), label=int(self.split.labels[index]), unreadable=unreadable)
+
+    def _readable(self, index: int) -> tuple[Image.Image | None, int, tuple[str, ...]]:
+        """The image of `index`, or the first after it that can be read; its index; the messages about the others."""
+        messages: list[str] = []
+        for candidate in range(index, index + min(MOST_UNREADABLE, len(self.split))):
+            try:
+                return _read(self.split, candidate % len(self.split)), candidate % len(self.split), tuple(messages)
+            except InputError as error:
+                messages.append(str(error))
+        return None, index, tuple(messages)
 
 
 class ValidationImages(Dataset[Sample]):
-    """Images through the toolkit's one preprocessing: what prediction and serving will see."""
+    """Images through the toolkit's one preprocessing: what prediction and serving will see. Labels are indices."""
 
     def __init__(self, split: Split, preprocessing: Preprocessing) -> None:
         self.split = split
@@ -96,83 +112,77 @@ class ValidationImages(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         try:
-            return self.preprocessing.apply(_read(self.split, index)), int(self.split.labels[index])
+            return Sample(pixels=self.preprocessing.apply(_read(self.split, index)), label=index)
         except InputError as error:
-            return Unreadable(str(error))
+            return Sample(pixels=None, label=index, unreadable=(str(error),))
 
 
 class TrainingBatches(Sampler[list[Key]]):
-    """The keys of the batches of steps `start`, `start` + 1, ... to the end of the training.
+    """The keys of this process's share of the batches of steps `start`, `start` + 1, ... to the training's end."""
 
-    Each epoch shows every image once, in an order that is a function of (seed, epoch), in batches of at most
-    `batch_size` whose sizes differ by at most one.
-    """
-
-    def __init__(self, images: int, recipe: Recipe, start: int = 0) -> None:
-        self.images = images
-        self.recipe = recipe
+    def __init__(self, order: Order, processes: Processes, start: int = 0) -> None:
+        self.order = order
+        self.processes = processes
         self.start = start
-        self.steps_per_epoch = math.ceil(images / recipe.batch_size)
 
     def __len__(self) -> int:
-        return self.steps_per_epoch * self.recipe.epochs - self.start
+        return self.order.total - self.start
 
     def __iter__(self) -> Iterator[list[Key]]:
-        first_epoch, skip = divmod(self.start, self.steps_per_epoch)
-        for epoch in range(first_epoch, self.recipe.epochs):
-            order = generator(self.recipe.seed, Purpose.ORDER, epoch).permutation(self.images)
-            for indices in np.array_split(order, self.steps_per_epoch)[skip:]:
-                yield [(epoch, int(index)) for index in indices]
-            skip = 0
+        for step in range(self.start, self.order.total):
+            epoch, positions, images = (
+                step // self.order.steps_per_epoch,
+                self.order.positions(step),
+                self.order.images(step),
+            )
+            share = cuts(len(images), self.processes.count)[self.processes.rank]
+            yield [(epoch, positions[at], int(images[at])) for at in range(share.start, share.stop)]
 
 
-class Batches:
-    """The batches of a loader; iterating raises `InputError`, naming the file, when one holds an unreadable image."""
+class ValidationBatches:
+    """This process's share of the validation images in batches; a small set is decoded only once."""
 
-    def __init__(self, loader: DataLoader[Any]) -> None:
-        self.loader = loader
+    def __init__(self, images: ValidationImages, recipe: Recipe, processes: Processes) -> None:
+        workers = _usable(recipe.workers)
+        share = range(processes.rank, len(images), processes.count)
+        keep = len(share) * images.preprocessing.image_size**2 * 3 <= KEPT_BYTES
+        self.kept: list[Batch] | None = [] if keep else None
+        self.loader: DataLoader[Any] = DataLoader(
+            images,
+            max(1, recipe.batch_size // (processes.count * recipe.accumulate)),
+            sampler=list(share),
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=processes.device.type == "cuda",
+            persistent_workers=workers > 0 and not keep,
+        )
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self.loader:
-            if isinstance(batch, Unreadable):
-                raise InputError(f"{batch.message}, or remove it")
-            yield batch
-
-
-class KeptBatches:
-    """Batches that are read once and then kept in memory."""
-
-    def __init__(self, batches: Batches) -> None:
-        self.batches = batches
-        self.kept: list[Batch] = []
-
-    def __iter__(self) -> Iterator[Batch]:
+        if self.kept is None:
+            return iter(self.loader)
         if not self.kept:
-            self.kept = list(self.batches)
+            self.kept = list(self.loader)
         return iter(self.kept)
 
 
-def load_training(images: TrainingImages, order: TrainingBatches, *, pin: bool) -> Iterator[Batch]:
-    """All batches of a training in order, one epoch after the other without a pause between them."""
-    workers = _usable(images.recipe.workers)
-    return iter(
-        Batches(DataLoader(images, batch_sampler=order, num_workers=workers, collate_fn=collate, pin_memory=pin))
-    )
+def load_training(images: TrainingImages, batches: TrainingBatches) -> Iterator[Batch]:
+    """This process's share of all batches of a training in order, without a pause between the epochs.
 
-
-def load_validation(images: ValidationImages, recipe: Recipe, *, pin: bool) -> Batches | KeptBatches:
-    """The validation batches, to be read once per epoch; a small set is decoded only once."""
-    workers = _usable(recipe.workers)
-    keep = len(images) * images.preprocessing.image_size**2 * 3 <= KEPT_BYTES
+    Raises:
+        InputError: if so many images in a row cannot be read that none stands in for them.
+    """
     loader = DataLoader(
         images,
-        recipe.batch_size,
-        num_workers=workers,
+        batch_sampler=batches,
+        num_workers=_usable(images.recipe.workers),
         collate_fn=collate,
-        pin_memory=pin,
-        persistent_workers=workers > 0 and not keep,
+        pin_memory=batches.processes.device.type == "cuda",
     )
-    return KeptBatches(Batches(loader)) if keep else Batches(loader)
+    for keys, batch in zip(batches, loader, strict=True):
+        if len(batch.labels) < len(keys):
+            known = len(set(batch.unreadable))
+            raise InputError(f"{batch.unreadable[0]}; {known} images in a row cannot be read")
+        yield batch
 
 
 def random_box(
@@ -190,15 +200,14 @@ def random_box(
     return left, top, left + width, top + height
 
 
-def collate(samples: Sequence[Sample]) -> Batch | Unreadable:
-    """Joins samples into a batch, or gives the first that is unreadable."""
-    pixels, labels = [], []
-    for sample in samples:
-        if isinstance(sample, Unreadable):
-            return sample
-        pixels.append(torch.from_numpy(sample[0].copy()))
-        labels.append(sample[1])
-    return Batch(torch.stack(pixels), torch.tensor(labels))
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Joins the samples that could be read into a batch."""
+    read = [(torch.from_numpy(s.pixels.copy()), s.label) for s in samples if s.pixels is not None]
+    unreadable = tuple(message for sample in samples for message in sample.unreadable)
+    if not read:
+        return Batch(torch.empty(0, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), unreadable)
+    pixels, labels = zip(*read, strict=True)
+    return Batch(torch.stack(pixels), torch.tensor(labels), unreadable)
 
 
 def _read(split: Split, index: int) -> Image.Image:

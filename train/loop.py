@@ -1,39 +1,40 @@
-"""The training loop: forward, backward, step, average; after each epoch validate the averaged weights."""
+"""The training loop: augment, forward, backward, step, average; a step that is not finite changes nothing."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassConfusionMatrix
 
-from lipsformer import console
 from lipsformer.errors import LipsFormerError
 from lipsformer.normalise import Normalise
 
+from .augment import Augmentation
 from .data import Batch
-from .draws import Purpose, seed_torch
+from .draws import Purpose, generator
+from .live import Display, Progress
 from .optimisation import learning_rate
+from .order import Order, cuts
+from .processes import Processes
 from .recipe import Recipe
 from .state import TrainingState
+from .stop import StopRequest
 
-__all__ = ["CURVE_POINTS", "DivergedError", "Validation", "train_epoch", "validate"]
+__all__ = ["DivergedError", "Setting", "train_epoch"]
 
 MAX_SKIPPED_IN_A_ROW = 20
-CURVE_POINTS = 20  # of the loss curve within an epoch
 
 
 class DivergedError(LipsFormerError):
     """The loss or its gradient was not finite for 20 steps in a row.
 
-    `step` is the first of these, counted from 0; `record` is the loss curve of the epoch that was not finished and
-    the number of its steps that were skipped.
+    `step` is the first of these, counted from 0; `record` is what there is to tell of the epoch that was not finished.
     """
 
     def __init__(self, step: int, record: dict[str, Any]) -> None:
@@ -46,120 +47,141 @@ class DivergedError(LipsFormerError):
         )
 
 
-class LossCurve:
-    """Mean training loss of each of `CURVE_POINTS` even slices of an epoch, or of each step where these are fewer."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What stays the same throughout a training."""
 
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-        self.sums = [(0.0, 0)] * min(CURVE_POINTS, steps)  # of the losses of each slice's images, and their number
+    recipe: Recipe
+    processes: Processes
+    order: Order
+    normalise: Normalise
+    augmentation: Augmentation
 
-    def add(self, step: int, loss: float | None, images: int) -> None:
-        """Takes in step `step` of the epoch, from 0; `loss` is nothing if it was skipped."""
-        if loss is not None:
-            point = step * len(self.sums) // self.steps
-            total, count = self.sums[point]
-            self.sums[point] = (total + loss * images, count + images)
-
-    def means(self) -> list[float | None]:
-        """The means, to four decimals; nothing for a slice that was not reached, or whose steps were all skipped."""
-        return [round(total / count, 4) if count else None for total, count in self.sums]
+    def autocast(self) -> torch.autocast:
+        """The context in which the model computes."""
+        device = self.processes.device
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.autocasts(device))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Validation:
-    """Mean cross entropy, share of images whose top class is right, and counts (K, K): rows true, columns predicted."""
+class Step:
+    """One step over all processes: sums of the loss and of right answers over its images, and the gradient's norm."""
 
+    images: int
     loss: float
-    top1: float
-    confusion: Tensor
+    correct: float
+    norm: float
+    stop: bool
+
+    @property
+    def finite(self) -> bool:
+        """Whether its gradient can be followed."""
+        return math.isfinite(self.loss + self.norm)
 
 
 def train_epoch(
-    state: TrainingState, batches: Iterator[Batch], normalise: Normalise, recipe: Recipe, steps: int
-) -> dict[str, Any]:
-    """Trains `state` in place for `steps` steps and returns the epoch's record, the validation's part left out.
+    state: TrainingState,
+    batches: Iterator[Batch],
+    setting: Setting,
+    display: Display,
+    stop: StopRequest,
+    after_step: Callable[[Batch], None],
+) -> bool:
+    """Trains `state` in place to the end of its epoch; False if a process was asked to stop before.
 
-    A step whose loss or gradient is not finite leaves the weights as they are, and is counted.
+    `after_step` is called after each step with its batch. A step whose loss or gradient is not finite leaves the
+    weights as they are, and is counted.
 
     Raises:
         DivergedError: after 20 such steps in a row.
     """
-    device = normalise.offset.device
-    total = steps * recipe.epochs
-    loss_mean, top1_mean = MeanMetric().to(device), MeanMetric().to(device)
-    curve = LossCurve(steps)
-    seen = skipped = 0
-    started = time.perf_counter()
     state.model.train()
-    with console.track(f"epoch {state.epoch + 1}/{recipe.epochs}", steps) as advance:
-        for index in range(steps):
-            batch = next(batches)
-            for group in state.optimizer.param_groups:
-                group["lr"] = learning_rate(state.step, total, recipe.learning_rate)
-            seed_torch(recipe.seed, Purpose.STEP, state.step)
-            result = _step(state, batch, normalise, recipe)
-            state.step += 1
-            seen += len(batch.labels)
-            curve.add(index, None if result is None else float(result[0]), len(batch.labels))
-            if result is None:
-                note = "skipped"
-                skipped += 1
-                state.skipped_in_a_row += 1
-                if state.skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
-                    record = {"train_loss_curve": curve.means(), "skipped_steps": skipped}
-                    raise DivergedError(state.step - MAX_SKIPPED_IN_A_ROW, record)
-            else:
-                note = f"loss {float(result[0]):.3f}"
-                state.skipped_in_a_row = 0
-                loss_mean.update(result[0], len(batch.labels))
-                top1_mean.update(result[1], len(batch.labels))
-            advance(1, f"{note}  {seen / (time.perf_counter() - started):.0f} images/s")
-    seconds = time.perf_counter() - started
-    return {
-        "epoch": state.epoch + 1,
-        "step": state.step,
-        "learning_rate": state.optimizer.param_groups[0]["lr"],
-        "train_loss": float(loss_mean.compute()) if skipped < steps else None,
-        "train_top1": float(top1_mean.compute()) if skipped < steps else None,
-        "train_loss_curve": curve.means(),
-        "skipped_steps": skipped,
-        "images_per_second": round(seen / seconds, 1),
-        "seconds": round(seconds, 2),
-    }
+    order, recipe = setting.order, setting.recipe
+    while state.step < (state.epoch + 1) * order.steps_per_epoch:
+        started = time.perf_counter()
+        batch = next(batches)
+        waited = time.perf_counter() - started
+        rate = learning_rate(state.step, order.total, recipe.peak_rate)
+        state.optimisers.set_rate(rate)
+        step = take_step(state, batch, setting, stop=bool(stop.signal))
+        _count(state, step)
+        display.step(
+            Progress(
+                epoch=state.epoch,
+                step_in_epoch=state.step % order.steps_per_epoch,
+                loss=step.loss / step.images if step.finite else None,
+                top1=step.correct / step.images if step.finite else None,
+                learning_rate=rate,
+                images=step.images,
+                wait_seconds=waited,
+                seconds=time.perf_counter() - started,
+                skipped=state.skipped,
+            )
+        )
+        state.step += 1
+        state.sums.time(step.images, waited, time.perf_counter() - started)
+        after_step(batch)
+        if step.stop:
+            return False
+    return True
 
 
-def _step(state: TrainingState, batch: Batch, normalise: Normalise, recipe: Recipe) -> tuple[Tensor, Tensor] | None:
-    """One optimisation step; returns loss and top-1 accuracy of the batch, or nothing if the step was skipped."""
-    device = normalise.offset.device
-    labels = batch.labels.to(device, non_blocking=True)
-    images = normalise(batch.pixels.to(device, non_blocking=True))
-    with torch.autocast(device.type, torch.bfloat16, enabled=recipe.autocasts(device.type)):
-        logits = state.model(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-    state.optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    norm = nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_grad)
-    if not torch.isfinite(loss.detach() + norm):
-        return None
-    state.optimizer.step()
-    state.average.update_parameters(state.model)
-    return loss.detach(), (logits.detach().argmax(dim=1) == labels).float().mean()
+def take_step(state: TrainingState, batch: Batch, setting: Setting, *, stop: bool = False) -> Step:
+    """One optimisation step on this process's share of the step's images, in `accumulate` parts.
+
+    The gradient is that of the mean loss over the images of all processes, however they are shared: all that is drawn
+    at random is drawn for the whole batch. `stop` says that this process was asked to end.
+    """
+    recipe, processes = setting.recipe, setting.processes
+    images = len(setting.order.positions(state.step))
+    draws = setting.augmentation.draw(recipe.seed, state.step, images)
+    drop = drop_draws(state, recipe.seed, images)
+    parts = cuts(images, processes.count * recipe.accumulate)
+    parts = parts[processes.rank * recipe.accumulate : (processes.rank + 1) * recipe.accumulate]
+    # Sums of the loss, of right answers, of the gradient's norm, and of those who were asked to stop.
+    sums = torch.zeros(4, dtype=torch.float64, device=processes.device)
+    for optimiser in state.optimisers.members:
+        optimiser.zero_grad()
+    for part in parts:
+        local = slice(part.start - parts[0].start, part.stop - parts[0].start)
+        pixels = batch.pixels[local].to(processes.device, non_blocking=True)
+        labels = batch.labels[local].to(processes.device, non_blocking=True)
+        inputs, targets = setting.augmentation.apply(
+            pixels, labels, draws.part(part.start, part.stop), setting.normalise
+        )
+        with processes.unsynchronised(state.network, part is not parts[-1]):
+            with setting.autocast():
+                logits = state.network(inputs, drop[..., part].to(processes.device))
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            loss = F.cross_entropy(logits, targets.to(logits.dtype), reduction="sum")
+            # Processes average their gradients; the sum over them is wanted.
+            (loss * (processes.count / images)).backward()  # type: ignore[no-untyped-call]
+        sums[0] += loss.detach()
+        sums[1] += (logits.detach().argmax(dim=1) == targets.argmax(dim=1)).sum()
+    sums[2] = nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_grad)
+    sums[3] = float(stop)
+    total = processes.add_up(sums).tolist()
+    step = Step(images=images, loss=total[0], correct=total[1], norm=total[2], stop=total[3] > 0)
+    if step.finite:
+        state.optimisers.step()
+        state.average.update_parameters(state.model)
+    return step
 
 
-@torch.inference_mode()
-def validate(
-    model: Callable[[Tensor], Tensor], batches: Iterable[Batch], normalise: Normalise, classes: int
-) -> Validation:
-    """Runs `model` (in eval mode, normalised images to logits) on `batches`."""
-    device = normalise.offset.device
-    loss_mean = MeanMetric().to(device)
-    confusion = MulticlassConfusionMatrix(classes).to(device)
-    for batch in batches:
-        labels = batch.labels.to(device, non_blocking=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            logits = model(normalise(batch.pixels.to(device, non_blocking=True)))
-            loss = F.cross_entropy(logits, labels)
-        loss_mean.update(loss, len(labels))
-        confusion.update(logits, labels)
-    counts: Tensor = confusion.compute().cpu()
-    return Validation(loss=float(loss_mean.compute()), top1=float(counts.trace() / counts.sum()), confusion=counts)
+def drop_draws(state: TrainingState, seed: int, images: int) -> Tensor:
+    """What decides stochastic depth in a step, for all its `images`: (blocks, branches, images), uniform in 0..1."""
+    draws = generator(seed, Purpose.DROP_PATH, state.step).random(state.model.draws_shape(images), "float32")
+    return torch.from_numpy(draws)
+
+
+def _count(state: TrainingState, step: Step) -> None:
+    """Takes a step into the sums of the epoch."""
+    index = state.step % state.sums.steps
+    if step.finite:
+        state.skipped_in_a_row = 0
+        state.sums.add(index, step.loss, step.correct, step.images)
+        return
+    state.sums.skip()
+    state.skipped_in_a_row += 1
+    if state.skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
+        raise DivergedError(state.step + 1 - MAX_SKIPPED_IN_A_ROW, state.sums.record())

@@ -1,6 +1,6 @@
 """Recipes: everything that decides how a model is trained, as validated data.
 
-A recipe is a TOML file that says how it differs from `recipes/default.toml`.
+A recipe is a TOML file that says how it differs from the one that it `extends`, by default `recipes/default.toml`.
 """
 
 from __future__ import annotations
@@ -13,37 +13,67 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import torch
+
+from lipsformer.config import STAGES
 from lipsformer.errors import InputError, check_fields, suggest
-from lipsformer.variants import make_config
+
+from .start import start_config
 
 __all__ = ["Recipe", "load_recipe", "recipe_names"]
 
 PACKAGED = Path(__file__).parent / "recipes"
-KINDS = {int: "a whole number", float: "a number", str: "a text", tuple: "two numbers, as in [0.35, 1.0]"}
-PRECISIONS = ("auto", "float32", "bfloat16")
-RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "epochs": (lambda v: v >= 1, "at least 1"),
-    "batch_size": (lambda v: v >= 1, "at least 1"),
+DEFAULT = PACKAGED / "default.toml"
+EXTENDS = "extends"
+KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    tuple: "two numbers, as in [0.35, 1.0]",
+}
+PRECISIONS = ("auto", "float32", "bfloat16", "float64")
+OPTIMIZERS = ("adamw", "muon")
+Rule = tuple[Callable[[Any], bool], str]
+POSITIVE: Rule = (lambda v: v >= 1, "at least 1")
+NOT_NEGATIVE: Rule = (lambda v: v >= 0, "at least 0")
+SHARE: Rule = (lambda v: 0 <= v <= 1, "between 0 and 1")
+BELOW_ONE: Rule = (lambda v: 0 <= v < 1, "at least 0 and below 1")
+RANGES: dict[str, Rule] = {
+    "epochs": POSITIVE,
+    "batch_size": POSITIVE,
+    "accumulate": POSITIVE,
+    "optimizer": (lambda v: v in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
     "learning_rate": (lambda v: v > 0, "above 0"),
-    "weight_decay": (lambda v: v >= 0, "at least 0"),
+    "reference_batch": NOT_NEGATIVE,
+    "layer_decay": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
+    "freeze": (lambda v: 0 <= v <= STAGES, f"from 0 to {STAGES}"),
+    "weight_decay": NOT_NEGATIVE,
     "betas": (lambda v: all(0 <= beta < 1 for beta in v), "each at least 0 and below 1"),
     "clip_grad": (lambda v: v > 0, "above 0"),
-    "label_smoothing": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
-    "ema_decay": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
+    "label_smoothing": BELOW_ONE,
+    "ema_decay": BELOW_ONE,
+    "patience": NOT_NEGATIVE,
     "precision": (lambda v: v in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
     "crop_scale": (lambda v: 0 < v[0] <= v[1] <= 1, "rising, above 0 and at most 1"),
-    "flip": (lambda v: 0 <= v <= 1, "between 0 and 1"),
+    "flip": SHARE,
+    "rand_augment": (lambda v: 0 <= v <= 10, "between 0 and 10"),
+    "mixup": NOT_NEGATIVE,
+    "cutmix": NOT_NEGATIVE,
+    "erasing": SHARE,
     "crop_fraction": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
     "seed": (lambda v: 0 <= v < 2**63, "at least 0 and below 2**63"),
-    "workers": (lambda v: v >= 0, "at least 0"),
+    "workers": NOT_NEGATIVE,
+    "save_every": POSITIVE,
 }
+WITHOUT_EFFECT = ("workers", "save_every", "recompute")  # on the result: a run may be resumed with other values
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How to train; `recipes/default.toml` explains each value.
 
-    `model` holds the variant's `name` and the fields of its configuration to change.
+    `model` holds `name`, a variant or a checkpoint to start from, and the fields of its configuration to change.
 
     Raises:
         InputError: if a value has the wrong type or is out of range; the message names it.
@@ -51,18 +81,32 @@ class Recipe:
 
     epochs: int
     batch_size: int
+    accumulate: int
+    optimizer: str
     learning_rate: float
+    reference_batch: int
+    layer_decay: float
+    freeze: int
     weight_decay: float
     betas: tuple[float, float]
     clip_grad: float
-    label_smoothing: float
     ema_decay: float
+    patience: int
     precision: str
+    compile: bool
+    recompute: bool
+    label_smoothing: float
     crop_scale: tuple[float, float]
     flip: float
+    rand_augment: float
+    mixup: float
+    cutmix: float
+    erasing: float
     crop_fraction: float
+    balanced: bool
     seed: int
     workers: int
+    save_every: int
     model: Mapping[str, Any]
 
     def __post_init__(self) -> None:
@@ -79,11 +123,19 @@ class Recipe:
                 raise InputError(f"recipe: {name}={_toml(getattr(self, name))}: it must be {needed}")
         if not isinstance(self.model.get("name"), str):
             raise InputError(
-                "recipe: the [model] table needs the name of a variant, as in name = 'lipsformer_swin_tiny'"
+                "recipe: the [model] table needs the name of a variant or checkpoint, as in name = 'lipsformer_tiny'"
             )
         if "num_classes" in self.model:
             raise InputError("recipe: model.num_classes: leave it out, the class folders decide it")
-        make_config(**self.model)
+        start_config(self.model)
+
+    @property
+    def peak_rate(self) -> float:
+        """The learning rate of the first step: linear in the batch size where `reference_batch` says so.
+
+        The linear rule is Goyal et al.'s (2017).
+        """
+        return self.learning_rate * (self.batch_size / self.reference_batch if self.reference_batch else 1.0)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; `from_dict` reads it back."""
@@ -109,16 +161,19 @@ class Recipe:
     def differences(self, other: Recipe) -> list[str]:
         """What `other` changes, a line for each value; values that cannot change the result are left out."""
         before, after = _flat(self.to_dict()), _flat(other.to_dict())
-        names = [name for name in before | after if name != "workers" and before.get(name) != after.get(name)]
+        changed = [name for name in before | after if before.get(name) != after.get(name)]
+        names = [name for name in changed if name not in WITHOUT_EFFECT]
         return [f"{name} was {_toml(before.get(name))}, is {_toml(after.get(name))}" for name in names]
 
-    def autocasts(self, device: str) -> bool:
-        """Whether matrix products and convolutions are computed in bfloat16 on a device of type `device`."""
-        return self.precision == "bfloat16" or (self.precision == "auto" and device == "cuda")
+    def autocasts(self, device: torch.device) -> bool:
+        """Whether matrix products and convolutions are computed in bfloat16 on `device`."""
+        if self.precision == "auto":
+            return device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return self.precision == "bfloat16"
 
     @classmethod
     def _kinds(cls) -> dict[str, type]:
-        names = {"int": int, "float": float, "str": str, "tuple[float, float]": tuple}
+        names = {"bool": bool, "int": int, "float": float, "str": str, "tuple[float, float]": tuple}
         return {field.name: names[str(field.type)] for field in dataclasses.fields(cls) if str(field.type) in names}
 
 
@@ -137,11 +192,7 @@ def load_recipe(name: str | Path | Recipe, overrides: Mapping[str, Any] | Sequen
     Raises:
         InputError: if there is no such recipe, or it or an override cannot be read or is invalid.
     """
-    if isinstance(name, Recipe):
-        data = name.to_dict()
-    else:
-        data = _read(PACKAGED / "default.toml")
-        _merge(data, _read(_find(str(name))))
+    data = name.to_dict() if isinstance(name, Recipe) else _read_chain(_find(str(name)))
     if not isinstance(overrides, Mapping):
         overrides = dict(_parse(text) for text in overrides)
     for key, value in overrides.items():
@@ -158,6 +209,22 @@ def _find(name: str) -> Path:
     if name.endswith(".toml") or "/" in name:
         return Path(name)
     raise InputError(f"unknown recipe '{name}': {suggest(name, recipe_names())} (a path ends in .toml)")
+
+
+def _read_chain(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The values of a recipe on top of those that it extends; `below` are the files that led here."""
+    if path in below:
+        raise InputError(f"{below[-1]}: {EXTENDS} leads back to {path}; remove one of the two")
+    changes = _read(path)
+    base = changes.pop(EXTENDS, None if path == DEFAULT else "default")
+    if base is None:
+        return changes
+    if not isinstance(base, str):
+        raise InputError(f"{path}: {EXTENDS}={_toml(base)}: the name of one recipe is needed")
+    found = _find(base)
+    data = _read_chain(found if found.parent == PACKAGED else path.parent / found, (*below, path))
+    _merge(data, changes)
+    return data
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -198,7 +265,7 @@ def _is_a(kind: type, value: Any) -> bool:
     if kind is tuple:
         return isinstance(value, tuple) and len(value) == 2 and all(_is_a(float, item) for item in value)
     if isinstance(value, bool):
-        return False
+        return kind is bool
     return isinstance(value, int | float) and math.isfinite(value) if kind is float else isinstance(value, kind)
 
 

@@ -2,40 +2,42 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
-from safetensors import SafetensorError
+from torch import nn
 
 from lipsformer import console
 from lipsformer.checkpoint import save_checkpoint
 from lipsformer.datasets import ImageFolder, open_dataset
 from lipsformer.errors import InputError
-from lipsformer.machine import torch_device
-from lipsformer.models import create_model
 from lipsformer.normalise import Normalise
-from lipsformer.outputs import publish_file
-from lipsformer.preprocessing import Preprocessing
 
-from .data import TrainingBatches, TrainingImages, ValidationImages, load_training, load_validation
+from .augment import Augmentation
+from .data import Batch, TrainingBatches, TrainingImages, ValidationBatches, ValidationImages, load_training
 from .draws import Purpose, seed_torch
-from .loop import train_epoch, validate
-from .optimisation import average_weights, build_optimizer
+from .epoch import EpochSums
+from .live import Display
+from .loop import DivergedError, Setting, train_epoch
+from .optimisation import average_weights, build_optimisers, freeze_stages, learning_rate
+from .order import Order
+from .processes import Processes, join_processes
 from .recipe import Recipe, load_recipe
 from .report import plot_confusion, plot_curves
-from .state import SavedState, TrainingState, fingerprint, read_state, save_state
+from .run_folder import BEST, CONFUSION, CURVES, LAST, UNREADABLE, RunFolder
+from .start import start_model, start_preprocessing
+from .state import SavedState, TrainingState, fingerprint, parse_state
+from .stop import StoppedError, StopRequest, stop_on_signals
+from .validation import validate
 
 __all__ = ["run_training"]
 
-STATE, RECIPE, METRICS = "state.safetensors", "recipe.toml", "metrics.jsonl"
-LAST, BEST = "last.safetensors", "best.safetensors"
-CURVES, CONFUSION = "curves.png", "confusion.png"
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def run_training(
@@ -46,183 +48,253 @@ def run_training(
     recipe: str | None = None,
     epochs: int | None = None,
     overrides: Sequence[str] = (),
-    resume: bool = False,
+    resume: bool = True,
     device: str = "auto",
 ) -> Path:
-    """Trains a classifier on the folder `data` and returns the path of its best checkpoint.
+    """Trains a classifier on the dataset `data` and returns the path of its best checkpoint.
 
-    `output` receives best.safetensors and last.safetensors (averaged weights), state.safetensors (to resume),
-    metrics.jsonl (a line per epoch), curves.png, confusion.png and recipe.toml.
+    `output` receives best.safetensors and last.safetensors (averaged weights), state-*.safetensors (to resume),
+    metrics.jsonl (a line per epoch), recipe.toml, unreadable.txt where images cannot be read, and at the end, also an
+    early one, curves.png, confusion.png, mistakes.png and classes.md.
+
+    Started by `torchrun`, the processes share each batch; the first one writes.
 
     Args:
-        data: class folders, or train/ and val/ or test/ with class folders.
-        output: the run directory; must be empty or absent unless `resume` is set.
-        model: a variant; the recipe's by default.
+        data: class folders or shards, or train/ and val/ or test/ with them.
+        output: the run directory; empty, absent, or that of the same training, which then goes on from its last state
+            to the very weights that an uninterrupted run gives on the same machine.
+        model: a variant, or a checkpoint to start from; the recipe's by default.
         recipe: a packaged recipe or the path of a TOML file; "default", or that of the run which is resumed.
         epochs: instead of the recipe's.
         overrides: "key=value" changes to the recipe, such as "model.window_size=6".
-        resume: go on from the last finished epoch, to the very weights that an uninterrupted run gives on the same
-            machine; starts from the beginning if `output` is empty.
+        resume: whether a training in `output` may be taken up.
         device: "auto", "cpu" or "cuda".
 
     Raises:
-        InputError: if an argument, the recipe, the dataset or one of its images cannot be used, or the run that is to
-            be resumed is another one.
-        LipsFormerError: if the training diverges.
+        InputError: if an argument, the recipe or the dataset cannot be used, or `output` holds another training.
+        LipsFormerError: if the training diverges, or was stopped by a signal.
     """
-    target = torch_device(device)
-    saved = _open_run(output, resume)
-    chosen = _choose_recipe(recipe, saved, model, epochs, overrides)
-    dataset = open_dataset(data)
-    if saved is not None:
-        _check_same(saved, chosen, dataset)
-        if len(saved.history) >= chosen.epochs:
-            console.say(f"{output}: finished already, after {chosen.epochs} epochs")
-            return output / BEST
-    run = Run(chosen, dataset, output, target)
-    if saved is not None:
-        run.state.restore(saved)
-        console.say(f"{output}: resumed after epoch {run.state.epoch} of {chosen.epochs}")
-    run.train()
-    best, last = output / BEST, output / LAST
-    console.say(
-        f"{best} and {last.name} are ready, {CURVES} and {CONFUSION} beside them; next: lipsformer export {last}"
-    )
-    return best
+    with stop_on_signals() as stop, join_processes(device) as processes:
+        folder = RunFolder(output)
+        saved = _open(folder, processes, resume)
+        chosen = _choose_recipe(recipe, saved, model, epochs, overrides)
+        dataset = open_dataset(data)
+        digest = fingerprint(dataset)
+        processes.check_same(digest, f"the dataset {data}")
+        if saved is not None:
+            _check_same(saved, chosen, dataset, digest)
+        run = Run(chosen, dataset, digest, folder, processes)
+        if saved is not None:
+            run.state.restore(saved, run.labels)
+        if run.finished and processes.first:
+            console.say(f"{output}: finished already, after {run.state.epoch} epochs")
+        try:
+            run.train(stop)
+        except DivergedError:
+            if processes.first and not run.state.history:
+                folder.discard()
+            raise
+        finally:
+            if processes.first:
+                run.report()
+        if processes.first:
+            best, last = output / BEST, output / LAST
+            console.say(f"{best} and {last.name} are ready, reports beside them; next: lipsformer export {last}")
+        return output / BEST
 
 
 class Run:
     """A training in progress: its state, what it learns from, and where it writes."""
 
-    def __init__(self, recipe: Recipe, dataset: ImageFolder, output: Path, device: torch.device) -> None:
+    def __init__(
+        self, recipe: Recipe, dataset: ImageFolder, digest: str, folder: RunFolder, processes: Processes
+    ) -> None:
         self.recipe = recipe
         self.dataset = dataset
-        self.output = output
-        self.fingerprint = fingerprint(dataset)
+        self.digest = digest
+        self.folder = folder
+        self.processes = processes
+        self.title = f"{recipe.model['name']} on {dataset.root.resolve().name}"
+        self.labels = np.asarray(dataset.validation.labels)
+        self.preprocessing = start_preprocessing(recipe.model, recipe.crop_fraction)
+        order = Order(np.asarray(dataset.train.labels), recipe)
+        order.check_shares(processes.count)
+        self.setting = Setting(
+            recipe=recipe,
+            processes=processes,
+            order=order,
+            normalise=self._cast(Normalise(self.preprocessing)),
+            augmentation=Augmentation(
+                rand_augment=recipe.rand_augment,
+                mixup=recipe.mixup,
+                cutmix=recipe.cutmix,
+                erasing=recipe.erasing,
+                label_smoothing=recipe.label_smoothing,
+                classes=len(dataset.classes),
+            ),
+        )
+        self.state = self._start()
+        self.unreadable = folder.unreadable() if processes.first else set()
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is no epoch left to train, or none worth it."""
+        best, patience = self.state.best, self.recipe.patience
+        stalled = best is not None and 0 < patience <= self.state.epoch - best["epoch"]
+        return stalled or self.state.epoch >= self.recipe.epochs
+
+    def train(self, stop: StopRequest) -> None:
+        """Trains to the end, or until it is asked to stop.
+
+        Raises:
+            StoppedError: if it was asked to stop.
+        """
+        state, order = self.state, self.setting.order
+        images = TrainingImages(self.dataset.train, self.recipe, self.preprocessing)
+        batches = load_training(images, TrainingBatches(order, self.processes, start=state.step))
+        validation = ValidationBatches(
+            ValidationImages(self.dataset.validation, self.preprocessing), self.recipe, self.processes
+        )
+        with Display(
+            self.title,
+            self.recipe.epochs,
+            order.steps_per_epoch,
+            state.step,
+            quiet=not self.processes.first,
+            validation=[record["val_top1"] for record in state.history],
+        ) as self.display:
+            self._introduce()
+            if state.step == 0:
+                self._save_state()
+                if self.processes.first:
+                    self.folder.save_recipe(self.recipe)
+            while not self.finished:
+                started = time.perf_counter()
+                if not train_epoch(state, batches, self.setting, self.display, stop, self._after_step):
+                    self._save_state()
+                    raise StoppedError(self.folder.path, state.step, order.total, stop.signal)
+                self._finish_epoch(validation, started)
+
+    def report(self) -> None:
+        """Draws what there is to see of the finished epochs."""
+        state = self.state
+        if state.best is None or state.best_outcomes is None:
+            return
+        counts = torch.from_numpy(state.best_outcomes.confusion())
+        with self.folder.writing():
+            plot_curves(self.folder.path / CURVES, state.history, self.title)
+            plot_confusion(self.folder.path / CONFUSION, counts, self.dataset.classes, self.title, state.best)
+
+    def _start(self) -> TrainingState:
+        recipe = self.recipe
         seed_torch(recipe.seed, Purpose.WEIGHTS)
-        model = create_model(num_classes=len(dataset.classes), **recipe.model).to(device)
-        self.config = model.config
-        self.preprocessing = Preprocessing(image_size=self.config.image_size, crop_fraction=recipe.crop_fraction)
-        self.normalise = Normalise(self.preprocessing).to(device)
-        self.state = TrainingState(
+        model = self._cast(start_model(recipe.model, self.dataset.classes))
+        model.recompute = recipe.recompute
+        freeze_stages(model, recipe.freeze)
+        network = self.processes.wrap(model)
+        average = average_weights(model, recipe.ema_decay).eval()
+        if recipe.compile:
+            model.compile()
+        return TrainingState(
             model=model,
-            average=average_weights(model, recipe.ema_decay).eval(),
-            optimizer=build_optimizer(model, recipe),
+            network=network,
+            average=average,
+            optimisers=build_optimisers(model, recipe),
+            sums=EpochSums(self.setting.order.steps_per_epoch),
         )
 
-    def train(self) -> None:
-        """Trains until the recipe's last epoch. Reports are written even if it is interrupted."""
-        state, recipe = self.state, self.recipe
-        pin = self.normalise.offset.device.type == "cuda"
-        order = TrainingBatches(len(self.dataset.train), recipe, start=state.step)
-        batches = load_training(TrainingImages(self.dataset.train, recipe, self.preprocessing), order, pin=pin)
-        validation = load_validation(ValidationImages(self.dataset.validation, self.preprocessing), recipe, pin=pin)
-        self._introduce(order.steps_per_epoch)
-        try:
-            if state.step == 0:
-                self._publish_start()
-            while state.epoch < recipe.epochs:
-                started = time.perf_counter()
-                record = train_epoch(state, batches, self.normalise, recipe, order.steps_per_epoch)
-                found = validate(state.average.module, validation, self.normalise, len(self.dataset.classes))
-                record |= {"val_loss": found.loss if math.isfinite(found.loss) else None, "val_top1": found.top1}
-                record["seconds"] = round(time.perf_counter() - started, 2)
-                state.finish_epoch(record, found.confusion)
-                self._publish()
-                console.say(_summary(record, state.best, recipe.epochs))
-        finally:
-            self._conclude()
+    def _cast(self, module: Module) -> Module:
+        """On the device, in the recipe's precision."""
+        return module.to(self.processes.device, torch.float64 if self.recipe.precision == "float64" else None)
 
-    def _introduce(self, steps: int) -> None:
+    def _introduce(self) -> None:
         train, validation = self.dataset.train, self.dataset.validation
         parameters = sum(parameter.numel() for parameter in self.state.model.parameters())
-        console.say(
-            f"training {self.recipe.model['name']}, {parameters / 1e6:.1f} M parameters, {self.config.image_size} px, "
-            f"on {len(train)} images of {len(self.dataset.classes)} classes, validating on {len(validation)} "
-            f"({validation.name}): {self.recipe.epochs} epochs of {steps} steps on {self.normalise.offset.device.type}"
+        many = f" x {self.processes.count}" if self.processes.count > 1 else ""
+        self.display.say(
+            f"training {self.recipe.model['name']}, {parameters / 1e6:.1f} M parameters, "
+            f"{self.preprocessing.image_size} px, on {len(train)} images of {len(self.dataset.classes)} classes, "
+            f"validating on {len(validation)} ({validation.name}): {self.recipe.epochs} epochs of "
+            f"{self.setting.order.steps_per_epoch} steps on {self.processes.device.type}{many}"
         )
+        if self.state.step:
+            self.display.say(
+                f"{self.folder.path}: resumed at step {self.state.step} of {self.setting.order.total}, "
+                f"after epoch {self.state.epoch} of {self.recipe.epochs}"
+            )
 
-    def _publish_start(self) -> None:
-        """Makes the run resumable before its first epoch ends."""
-        with _writing(self.output):
-            save_state(self.output / STATE, self.state, self.recipe, self.fingerprint)
-            with publish_file(self.output / RECIPE) as draft:
-                draft.write_text(self.recipe.to_toml(), encoding="utf-8")
+    def _after_step(self, batch: Batch) -> None:
+        self._note_unreadable(batch)
+        if self.state.step % self.recipe.save_every == 0:
+            self._save_state()
 
-    def _publish(self) -> None:
-        """Writes the last epoch. The state comes after the checkpoints: killed in between, the epoch is done again."""
-        history = self.state.history
-        with _writing(self.output):
-            self._save_checkpoint(LAST)
-            if self.state.best is history[-1]:
-                self._save_checkpoint(BEST)
-            save_state(self.output / STATE, self.state, self.recipe, self.fingerprint)
-            with publish_file(self.output / METRICS) as draft:
-                draft.write_text("".join(json.dumps(record) + "\n" for record in history), encoding="utf-8")
+    def _note_unreadable(self, batch: Batch) -> None:
+        if batch.unreadable and not self.unreadable:
+            self.display.say(f"{batch.unreadable[0]}; it is left out, as others will be: {UNREADABLE} lists them")
+        self.unreadable.update(batch.unreadable)
+
+    def _save_state(self) -> None:
+        """Makes the run resumable from here."""
+        self.unreadable = set(self.processes.gather(sorted(self.unreadable)))
+        if self.processes.first:
+            self.folder.save_unreadable(self.unreadable)
+            self.folder.save_state(self.state, self.recipe, self.digest)
+
+    def _finish_epoch(self, batches: ValidationBatches, started: float) -> None:
+        """Validates and writes an epoch. The state comes last: killed before, the epoch's end is done again."""
+        state = self.state
+        outcomes = validate(state.average.module, batches, self.labels, self.setting, self._note_unreadable)
+        if not outcomes.images:
+            raise InputError(f"{self.dataset.root}: none of the images to validate on can be read; see {UNREADABLE}")
+        record = {
+            "epoch": state.epoch + 1,
+            "step": state.step,
+            "learning_rate": learning_rate(state.step - 1, self.setting.order.total, self.recipe.peak_rate),
+            **state.sums.record(),
+            "val_loss": outcomes.mean_loss if math.isfinite(outcomes.mean_loss) else None,
+            "val_top1": outcomes.top1,
+            "val_top5": outcomes.top5,
+            "val_images": outcomes.images,
+            "seconds": round(time.perf_counter() - started, 2),
+        }
+        state.finish_epoch(record, outcomes)
+        if self.processes.first:
+            with self.folder.writing():
+                self._save_checkpoint(LAST)
+                if state.best is record:
+                    self._save_checkpoint(BEST)
+            self.folder.save_history(state)
+        self._save_state()
+        self.display.epoch(_summary(record, state.best, self.recipe.epochs, len(self.unreadable)), record["val_top1"])
 
     def _save_checkpoint(self, name: str) -> None:
         record = self.state.history[-1]
         metrics = {
             "dataset": self.dataset.root.resolve().name,
             "split": self.dataset.validation.name,
-            "images": len(self.dataset.validation),
+            "images": record["val_images"],
             "epoch": record["epoch"],
             "epochs": self.recipe.epochs,
             "top1": record["val_top1"],
             "loss": record["val_loss"],
         }
         save_checkpoint(
-            self.output / name,
-            config=self.config,
+            self.folder.path / name,
+            config=self.state.model.config,
             weights=self.state.average.module.state_dict(),
             classes=self.dataset.classes,
             preprocessing=self.preprocessing,
             metrics=metrics,
         )
 
-    def _conclude(self) -> None:
-        """Draws the reports; a run that ended before its first epoch did leaves nothing behind."""
-        state = self.state
-        if state.best is None or state.best_confusion is None:
-            for name in (STATE, RECIPE):
-                (self.output / name).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                self.output.rmdir()
-            return
-        title = f"{self.recipe.model['name']} on {self.dataset.root.resolve().name}"
-        with _writing(self.output):
-            plot_curves(self.output / CURVES, state.history, title)
-            plot_confusion(self.output / CONFUSION, state.best_confusion, self.dataset.classes, title, state.best)
 
-
-@contextlib.contextmanager
-def _writing(output: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{output}: cannot be written ({error}); mend that, then --resume") from None
-
-
-def _open_run(output: Path, resume: bool) -> SavedState | None:
-    """The state to go on from, or nothing if the run is to start in an empty folder.
-
-    Raises:
-        InputError: if `output` is not a folder, is in use and not to be resumed, or holds no state.
-    """
-    if output.exists() and not output.is_dir():
-        raise InputError(f"{output}: not a folder; choose another --output")
-    if not output.is_dir():
+def _open(folder: RunFolder, processes: Processes, resume: bool) -> SavedState | None:
+    """The state to go on from, as the first process found it; nothing if the training is to start."""
+    found = folder.open(resume=resume) if processes.first else None
+    content = processes.share(None if found is None else found[1])
+    if content is None:
         return None
-    for name in (STATE, RECIPE, METRICS, LAST, BEST, CURVES, CONFUSION):
-        for draft in output.glob(f".{name}.*.tmp"):  # what a killed run was writing
-            draft.unlink()
-    if not any(output.iterdir()):
-        return None
-    if not resume:
-        raise InputError(f"{output}: exists already; add --resume to go on, or choose another --output")
-    if not (output / STATE).is_file():
-        raise InputError(f"{output}: holds no {STATE}, so there is nothing to resume; choose another --output")
-    return read_state(output / STATE)
+    return parse_state(folder.path if found is None else found[0], content)
 
 
 def _choose_recipe(
@@ -235,26 +307,27 @@ def _choose_recipe(
     return chosen if epochs is None else load_recipe(chosen, {"epochs": epochs})
 
 
-def _check_same(saved: SavedState, recipe: Recipe, dataset: ImageFolder) -> None:
+def _check_same(saved: SavedState, recipe: Recipe, dataset: ImageFolder, digest: str) -> None:
     differences = saved.recipe.differences(recipe)
     if differences:
         raise InputError(
             f"{saved.path}: belongs to another recipe ({'; '.join(differences)}); give the same one, "
             "or train into another --output"
         )
-    if saved.dataset != fingerprint(dataset):
+    if saved.dataset != digest:
         raise InputError(
             f"{saved.path}: belongs to another dataset than {dataset.root} (classes or file names differ); "
             "give the same one, or train into another --output"
         )
 
 
-def _summary(record: dict[str, Any], best: dict[str, Any] | None, epochs: int) -> str:
+def _summary(record: dict[str, Any], best: dict[str, Any] | None, epochs: int, unreadable: int) -> str:
     train_loss, val_loss = ("none" if record[k] is None else f"{record[k]:.3f}" for k in ("train_loss", "val_loss"))
     skipped = f", {record['skipped_steps']} steps skipped" if record["skipped_steps"] else ""
+    left_out = f", {unreadable} images unreadable" if unreadable else ""
+    speed = f", {record['images_per_second']:.0f} images/s" if record["images_per_second"] else ""
     top1 = best["val_top1"] if best else 0.0
     return (
         f"epoch {record['epoch']}/{epochs}: training loss {train_loss}, validation loss {val_loss}, "
-        f"top-1 {record['val_top1']:.1%} (best {top1:.1%}), {record['images_per_second']:.0f} images/s, "
-        f"{record['seconds']:.1f} s{skipped}"
+        f"top-1 {record['val_top1']:.1%} (best {top1:.1%}){speed}, {record['seconds']:.1f} s{skipped}{left_out}"
     )

@@ -1,7 +1,7 @@
 """The state of a training: what is needed to go on as if it had never stopped. Tensors and JSON, no pickle.
 
-RUN/state.safetensors is replaced whole after each epoch. Its metadata holds the recipe and a fingerprint of the
-dataset's listing, so that a run is never resumed as another one.
+A state file's metadata holds the recipe and a fingerprint of the dataset's listing, so that a run is never resumed as
+another one, and a hash of everything else, so that damage is noticed.
 """
 
 from __future__ import annotations
@@ -9,44 +9,54 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from lipsformer.datasets import ImageFolder, Split
+from lipsformer.datasets import ImageFolder
 from lipsformer.errors import InputError
 from lipsformer.network import LipsFormer
+from lipsformer.outcomes import Outcomes
 from lipsformer.outputs import publish_file
 
+from .epoch import EpochSums
+from .optimisation import Optimisers
 from .recipe import Recipe
 
-__all__ = ["SavedState", "TrainingState", "fingerprint", "read_state", "save_state"]
+__all__ = ["SavedState", "TrainingState", "fingerprint", "parse_state", "save_state"]
 
 METADATA_KEY = "lipsformer_training"
-FORMAT = 1
-MODEL, AVERAGE, OPTIMIZER, CONFUSION = "model.", "average.", "optimizer.", "best_confusion"
+FORMAT = 2
+MODEL, AVERAGE, OPTIMISERS, BEST = "model.", "average.", "optimisers.", "best."
+OUTCOMES = ("predicted", "rank", "loss", "confidence")  # what is kept of the best epoch's validation
 
 
 @dataclasses.dataclass(kw_only=True)
 class TrainingState:
     """Everything that changes while a model trains.
 
-    `history` has one record per finished epoch (the lines of metrics.jsonl); `best_confusion` is the confusion matrix
-    (K, K), rows true and columns predicted, of the best epoch.
+    `network` is what is called with images: the model itself, or what wraps it. `history` has one record per finished
+    epoch (the lines of metrics.jsonl), `sums` what the unfinished one has come to; `best_outcomes` are the validation
+    answers of the best epoch.
     """
 
     model: LipsFormer
+    network: nn.Module
     average: AveragedModel
-    optimizer: torch.optim.AdamW
+    optimisers: Optimisers
     step: int = 0
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    best_confusion: Tensor | None = None
-    skipped_in_a_row: int = 0  # not saved: a resumed run is given the full number of tries again
+    sums: EpochSums
+    best_outcomes: Outcomes | None = None
+    skipped_in_a_row: int = 0
 
     @property
     def epoch(self) -> int:
@@ -54,35 +64,40 @@ class TrainingState:
         return len(self.history)
 
     @property
+    def skipped(self) -> int:
+        """Steps that were skipped so far."""
+        return sum((int(record["skipped_steps"]) for record in self.history), self.sums.skipped)
+
+    @property
     def best(self) -> dict[str, Any] | None:
         """The record of the first epoch with the highest validation accuracy."""
         return max(self.history, key=lambda record: record["val_top1"], default=None)
 
-    def finish_epoch(self, record: dict[str, Any], confusion: Tensor) -> None:
-        """Takes in an epoch's record and the confusion matrix of its validation."""
+    def finish_epoch(self, record: dict[str, Any], outcomes: Outcomes) -> None:
+        """Takes in an epoch's record and its validation."""
         self.history.append(record)
+        self.sums = EpochSums(self.sums.steps)
         if self.best is record:
-            self.best_confusion = confusion
+            self.best_outcomes = outcomes
 
-    def restore(self, saved: SavedState) -> None:
-        """Goes back to what was saved.
+    def restore(self, saved: SavedState, labels: np.ndarray[Any, np.dtype[np.int64]]) -> None:
+        """Goes back to what was saved; `labels` are those of the validation images.
 
         Raises:
-            InputError: if the tensors do not fit this model and optimizer.
+            InputError: if the tensors do not fit this model and optimiser.
         """
         try:
             self.model.load_state_dict(_below(MODEL, saved.tensors))
             self.average.load_state_dict(_below(AVERAGE, saved.tensors))
-            moments: dict[int, dict[str, Tensor]] = {}
-            for name, tensor in _below(OPTIMIZER, saved.tensors).items():
-                index, _, key = name.partition(".")
-                moments.setdefault(int(index), {})[key] = tensor
-            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
-        except (RuntimeError, ValueError, KeyError) as error:
+            self.optimisers.load_state(_below(OPTIMISERS, saved.tensors))
+            self.sums = EpochSums.from_dict(saved.sums)
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
             problem = " ".join(str(error).split())[:300]
             raise InputError(f"{saved.path}: does not fit its recipe's model: {problem}") from None
-        self.step, self.history = saved.step, list(saved.history)
-        self.best_confusion = saved.tensors.get(CONFUSION)
+        self.step, self.history, self.skipped_in_a_row = saved.step, list(saved.history), saved.skipped_in_a_row
+        if best := _below(BEST, saved.tensors):
+            arrays = {name: best[name].numpy() for name in OUTCOMES}
+            self.best_outcomes = Outcomes(labels=labels, classes=self.model.config.num_classes, **arrays)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,66 +109,88 @@ class SavedState:
     dataset: str
     step: int
     history: list[dict[str, Any]]
+    sums: dict[str, Any]
+    skipped_in_a_row: int
     tensors: dict[str, Tensor]
 
 
 def fingerprint(dataset: ImageFolder) -> str:
     """SHA-256 of the classes, file names and labels of both splits; where the dataset lies makes no difference."""
-
-    def listing(split: Split) -> list[tuple[str, int]]:
-        return list(zip(split.names(), split.labels.tolist(), strict=True))
-
-    content = [dataset.classes, listing(dataset.train), listing(dataset.validation)]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(dataset.classes).encode())
+    for split in (dataset.train, dataset.validation):
+        for name in split.names():
+            digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
+        digest.update(np.asarray(split.labels, dtype=np.int64).tobytes())
+    return digest.hexdigest()
 
 
 def save_state(path: Path, state: TrainingState, recipe: Recipe, dataset: str) -> None:
     """Writes `state` whole or not at all. `dataset` is its fingerprint."""
     tensors = {MODEL + name: tensor for name, tensor in state.model.state_dict().items()}
     tensors |= {AVERAGE + name: tensor for name, tensor in state.average.state_dict().items()}
-    for index, moments in state.optimizer.state_dict()["state"].items():
-        tensors |= {f"{OPTIMIZER}{index}.{key}": tensor for key, tensor in moments.items()}
-    if state.best_confusion is not None:
-        tensors[CONFUSION] = state.best_confusion
+    tensors |= {OPTIMISERS + name: tensor for name, tensor in state.optimisers.state().items()}
+    if state.best_outcomes is not None:
+        tensors |= {BEST + name: torch.from_numpy(getattr(state.best_outcomes, name)) for name in OUTCOMES}
+    copies = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {
         "format": FORMAT,
         "recipe": recipe.to_dict(),
         "dataset": dataset,
         "step": state.step,
         "history": state.history,
+        "sums": state.sums.to_dict(),
+        "skipped_in_a_row": state.skipped_in_a_row,
     }
-    copies = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    signed = {**metadata, "sha256": _digest(metadata, copies)}
     with publish_file(path) as draft:
-        save_file(copies, draft, metadata={METADATA_KEY: json.dumps(metadata)})
+        draft.write_bytes(save_tensors(copies, {METADATA_KEY: json.dumps(signed)}))
 
 
-def read_state(path: Path) -> SavedState:
-    """Reads a state file.
+def parse_state(path: Path, content: bytes) -> SavedState:
+    """The state that a file of `content` holds; `path` names it in messages.
 
     Raises:
         InputError: if it is cut off, damaged, from another version, or not a training state.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {})[METADATA_KEY])
-            if metadata["format"] != FORMAT:
-                raise InputError(
-                    f"{path}: state format {metadata['format']}, this version reads {FORMAT}; "
-                    "resume with the version that wrote it"
-                )
-            return SavedState(
-                path=path,
-                recipe=Recipe.from_dict(metadata["recipe"]),
-                dataset=metadata["dataset"],
-                step=metadata["step"],
-                history=metadata["history"],
-                tensors={name: file.get_tensor(name) for name in file.keys()},  # noqa: SIM118
+        tensors = load_tensors(content)
+        metadata = json.loads(_metadata(content)[METADATA_KEY])
+        if metadata["format"] != FORMAT:
+            raise InputError(
+                f"{path}: state format {metadata['format']}, this version reads {FORMAT}; "
+                "resume with the version that wrote it"
             )
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a readable state ({error}); train again into another --output") from None
+        if metadata.pop("sha256") != _digest(metadata, tensors):
+            raise InputError(f"{path}: damaged, its content does not have the hash that it promises")
+        return SavedState(
+            path=path,
+            recipe=Recipe.from_dict(metadata["recipe"]),
+            dataset=metadata["dataset"],
+            step=metadata["step"],
+            history=metadata["history"],
+            sums=metadata["sums"],
+            skipped_in_a_row=metadata["skipped_in_a_row"],
+            tensors=tensors,
+        )
+    except SafetensorError as error:
+        raise InputError(f"{path}: not a readable state ({error})") from None
     except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: not a training state ({type(error).__name__}: {error}); train again") from None
+        raise InputError(f"{path}: not a training state ({type(error).__name__}: {error})") from None
 
 
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _metadata(content: bytes) -> Mapping[str, str]:
+    # The format's own layout: the header's length in 8 bytes, little-endian, then the header in JSON.
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return header.get("__metadata__", {})  # type: ignore[no-any-return]
+
+
+def _digest(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

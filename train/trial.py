@@ -19,7 +19,8 @@ from lipsformer.errors import InputError
 from lipsformer.outputs import publish_file
 
 from .loop import DivergedError
-from .run import METRICS, run_training
+from .run import run_training
+from .run_folder import METRICS
 
 __all__ = ["RECIPE", "RESULT", "run_trial"]
 

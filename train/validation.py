@@ -1,0 +1,51 @@
+"""What the averaged weights answer to the validation images, shared by the processes of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lipsformer.outcomes import UNREAD, Outcomes
+
+from .data import Batch, ValidationBatches
+from .loop import Setting
+
+__all__ = ["validate"]
+
+
+@torch.inference_mode()
+def validate(
+    model: Callable[[Tensor], Tensor],
+    batches: ValidationBatches,
+    labels: NDArray[np.int64],
+    setting: Setting,
+    after_batch: Callable[[Batch], None],
+) -> Outcomes:
+    """Runs `model` (in eval mode, normalised images to logits) on this process's share; the outcomes of all images.
+
+    Every image is looked at by one process, and so counts once. In full precision, as `lipsformer eval` does it,
+    so that a checkpoint's figures are those that it gives again. `labels` (N,) are those of the whole split.
+    """
+    classes = setting.augmentation.classes
+    found = np.zeros((5, len(labels)))  # read, predicted, rank, loss, confidence; exact in float64
+    for batch in batches:
+        after_batch(batch)
+        if not len(batch.labels):
+            continue
+        logits = model(setting.normalise(batch.pixels.to(setting.processes.device, non_blocking=True)))
+        at = batch.labels.numpy()
+        outcomes = Outcomes.of(logits.double().cpu().numpy(), labels[at])
+        found[:, at] = np.ones(len(at)), outcomes.predicted, outcomes.rank, outcomes.loss, outcomes.confidence
+    total = setting.processes.add_up(torch.from_numpy(found).to(setting.processes.device)).cpu().numpy()
+    return Outcomes(
+        labels=labels,
+        predicted=np.where(total[0] > 0, total[1], UNREAD).astype(np.int64),
+        rank=total[2].astype(np.int64),
+        loss=total[3],
+        confidence=total[4],
+        classes=classes,
+    )
