@@ -4,7 +4,7 @@ Every source gives the same `Split`, so training, resume and evaluation do not k
 """
 
 from .dataset import ImageFolder, open_dataset, open_labelled
-from .folder import find_images
 from .split import Split
+from .walk import find_images
 
 __all__ = ["ImageFolder", "Split", "find_images", "open_dataset", "open_labelled"]

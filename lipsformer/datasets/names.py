@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable
-from typing import Self
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,24 @@ class Names:
 
     def __getitem__(self, index: int) -> bytes:
         return self.blob[self.ends[index] : self.ends[index + 1]]
+
+    def to_arrays(self, name: str) -> dict[str, NDArray[Any]]:
+        """Arrays to keep these names in a file, under keys that start with `name`."""
+        return {f"{name}_blob": np.frombuffer(self.blob, np.uint8), f"{name}_ends": self.ends}
+
+    @classmethod
+    def from_arrays(cls, name: str, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """What `to_arrays` gave.
+
+        Raises:
+            KeyError: if an array is missing.
+            ValueError: if they do not fit together.
+        """
+        blob, ends = arrays[f"{name}_blob"], arrays[f"{name}_ends"]
+        fits = blob.dtype == np.uint8 and blob.ndim == 1 and ends.dtype == np.int64 and ends.ndim == 1 and len(ends)
+        if not fits or ends[0] != 0 or ends[-1] != len(blob) or (np.diff(ends) < 0).any():
+            raise ValueError(name)
+        return cls(blob=blob.tobytes(), ends=ends)
 
     def text(self, index: int) -> str:
         """Name `index` as Python writes file names."""
