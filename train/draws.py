@@ -6,12 +6,14 @@ drawn, and no generator's state needs to be saved.
 
 from __future__ import annotations
 
+import dataclasses
 import enum
+from typing import Self
 
 import numpy as np
 import torch
 
-__all__ = ["Purpose", "generator", "seed_torch"]
+__all__ = ["Purpose", "Rows", "generator", "seed_torch"]
 
 
 class Purpose(enum.IntEnum):
@@ -20,7 +22,10 @@ class Purpose(enum.IntEnum):
     WEIGHTS = 0
     ORDER = 1
     CROP = 2
-    STEP = 3
+    AUGMENT = 4
+    MIX = 5
+    DROP_PATH = 6
+    ERASE = 7
 
 
 def generator(seed: int, purpose: Purpose, *counters: int) -> np.random.Generator:
@@ -33,3 +38,13 @@ def generator(seed: int, purpose: Purpose, *counters: int) -> np.random.Generato
 def seed_torch(seed: int, purpose: Purpose, *counters: int) -> None:
     """Seeds PyTorch's global generators, on every device, for (seed, purpose, counters)."""
     torch.manual_seed(int(generator(seed, purpose, *counters).integers(2**63)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Arrays that have a row for each image of a batch."""
+
+    def rows(self, rows: slice) -> Self:
+        """The same of `rows` alone."""
+        cut = {field.name: getattr(self, field.name)[rows] for field in dataclasses.fields(self)}
+        return dataclasses.replace(self, **cut)
