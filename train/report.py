@@ -13,15 +13,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from torch import Tensor
 
-from lipsformer.plotting import ACCENT, INK, PRIMARY, SECONDARY, STYLE, save_figure
+from lipsformer.plotting import ACCENT, PRIMARY, SECONDARY, STYLE, save_figure
+from lipsformer.report.confusion import draw_confusion
 
 __all__ = ["plot_confusion", "plot_curves"]
 
 Record = Mapping[str, Any]
 
 TRAINING, VALIDATION, RATE = SECONDARY, PRIMARY, ACCENT
-MOST_NAMES, MOST_NUMBERS = 60, 30  # classes beyond which names, or counts in the cells, could not be read
-
 FEW_EPOCHS = 10  # up to here each epoch is marked: a single one draws no line
 
 
@@ -61,29 +60,8 @@ def plot_curves(path: Path, history: Sequence[Record], title: str) -> None:
 def plot_confusion(path: Path, counts: Tensor, classes: Sequence[str], title: str, record: Record) -> None:
     """Draws the confusion matrix `counts` (K, K), rows true and columns predicted, into the PNG file `path`."""
     matrix = counts.numpy()
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    side = max(5.0, 2.5 + 0.48 * min(len(classes), MOST_NUMBERS)) if len(classes) <= MOST_NAMES else 8.0
-    with mpl.rc_context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(side + 0.8, side), layout="constrained")
-        axes = figure.add_subplot()
-        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        axes.set_title(f"{title}\ntop-1 {record['val_top1']:.1%} on {matrix.sum()} images, epoch {record['epoch']}")
-        axes.set(xlabel="predicted", ylabel="true")
-        if len(classes) <= MOST_NAMES:
-            size = 10 if len(classes) <= MOST_NUMBERS else 7
-            axes.set_xticks(
-                range(len(classes)), classes, rotation=45, ha="right", rotation_mode="anchor", fontsize=size
-            )
-            axes.set_yticks(range(len(classes)), classes, fontsize=size)
-        if len(classes) <= MOST_NUMBERS:
-            for row, column in zip(*np.nonzero(matrix), strict=True):
-                colour = "white" if shares[row, column] > 0.55 else INK
-                axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color=colour, fontsize=9)
-        axes.tick_params(length=0)
-        bar = figure.colorbar(image, ax=axes, shrink=0.6, format=PercentFormatter(xmax=1, decimals=0))
-        bar.set_label("share of the true class")
-        bar.outline.set_visible(False)
-        save_figure(figure, path)
+    title = f"{title}\ntop-1 {record['val_top1']:.1%} on {matrix.sum():,} images, epoch {record['epoch']}"
+    draw_confusion(path, matrix, classes, title)
 
 
 def _lines(axes: Axes, history: Sequence[Record], train: str, validation: str) -> None:
