@@ -84,22 +84,26 @@ def train(
         str, typer.Option(metavar="[auto|never]", help="auto: go on with the same run, if the folder holds it.")
     ] = "auto",
     device: Device = "auto",
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write events for TensorBoard.")] = False,
+    find_lr: Annotated[
+        bool, typer.Option("--find-lr", help="Only check how high the learning rate may be; trains nothing.")
+    ] = False,
 ) -> None:
     """Train a model; writes checkpoints, metrics and plots into the run folder."""
-    from lipsformer.train import run_training
+    from lipsformer.train import check_rate, run_training
 
     from .fetch import resolve_dataset
 
-    run_training(
-        resolve_dataset(dataset),
-        model=model,
-        output=output,
-        recipe=recipe,
-        epochs=epochs,
-        overrides=overrides or (),
-        resume=_resumes(resume),
-        device=device,
-    )
+    folder = resolve_dataset(dataset)
+    choices: dict[str, Any] = {"model": model, "recipe": recipe, "epochs": epochs, "overrides": overrides or ()}
+    if find_lr:
+        found = check_rate(folder, output=output, device=device, **choices)
+        typer.echo(
+            f"suggested learning rate {found['suggested']:g}, where the loss falls fastest; lowest at "
+            f"{found['lowest_loss_at']:g}; {output / 'learning_rate.png'} shows it"
+        )
+        return
+    run_training(folder, output=output, resume=_resumes(resume), device=device, tensorboard=tensorboard, **choices)
 
 
 @app.command()

@@ -75,7 +75,14 @@ def test_training_learns(photos: Path, tmp_path: Path) -> None:
 def test_run_folder_is_complete(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     tensors = {"best.safetensors", "last.safetensors", "state-000000009.safetensors", "state-000000012.safetensors"}
-    assert names == tensors | {"metrics.jsonl", "recipe.toml", "curves.png", "confusion.png"}
+    assert names == tensors | {
+        "metrics.jsonl",
+        "recipe.toml",
+        "curves.png",
+        "confusion.png",
+        "mistakes.png",
+        "classes.md",
+    }
     for name in ("curves.png", "confusion.png"):
         with Image.open(finished / name) as image:
             assert image.width > 500

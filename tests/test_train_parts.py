@@ -12,7 +12,8 @@ from torch import nn
 
 from lipsformer import InputError, create_model
 from lipsformer.train import Recipe, load_recipe, recipe_names
-from lipsformer.train.data import TrainingBatches, random_box
+from lipsformer.train.crops import random_box
+from lipsformer.train.data import TrainingBatches
 from lipsformer.train.draws import Purpose, generator
 from lipsformer.train.optimisation import average_weights, build_optimisers, freeze_stages, groups, learning_rate
 from lipsformer.train.order import Order, cuts

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from .rate_check import check_rate
 from .recipe import Recipe, load_recipe, recipe_names
 from .run import run_training
 
-__all__ = ["Recipe", "load_recipe", "recipe_names", "run_training"]
+__all__ = ["Recipe", "check_rate", "load_recipe", "recipe_names", "run_training"]

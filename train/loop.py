@@ -18,9 +18,9 @@ from lipsformer.normalise import Normalise
 from .augment import Augmentation
 from .data import Batch
 from .draws import Purpose, generator
-from .live import Display, Progress
 from .optimisation import learning_rate
 from .order import Order, cuts
+from .pace import Progress
 from .processes import Processes
 from .recipe import Recipe
 from .state import TrainingState
@@ -83,14 +83,13 @@ def train_epoch(
     state: TrainingState,
     batches: Iterator[Batch],
     setting: Setting,
-    display: Display,
     stop: StopRequest,
-    after_step: Callable[[Batch], None],
+    after_step: Callable[[Batch, Progress], None],
 ) -> bool:
     """Trains `state` in place to the end of its epoch; False if a process was asked to stop before.
 
-    `after_step` is called after each step with its batch. A step whose loss or gradient is not finite leaves the
-    weights as they are, and is counted.
+    `after_step` is called after each step with its batch and what it came to. A step whose loss or gradient is not
+    finite leaves the weights as they are, and is counted.
 
     Raises:
         DivergedError: after 20 such steps in a row.
@@ -105,22 +104,21 @@ def train_epoch(
         state.optimisers.set_rate(rate)
         step = take_step(state, batch, setting, stop=bool(stop.signal))
         _count(state, step)
-        display.step(
-            Progress(
-                epoch=state.epoch,
-                step_in_epoch=state.step % order.steps_per_epoch,
-                loss=step.loss / step.images if step.finite else None,
-                top1=step.correct / step.images if step.finite else None,
-                learning_rate=rate,
-                images=step.images,
-                wait_seconds=waited,
-                seconds=time.perf_counter() - started,
-                skipped=state.skipped,
-            )
-        )
         state.step += 1
-        state.sums.time(step.images, waited, time.perf_counter() - started)
-        after_step(batch)
+        seconds = time.perf_counter() - started
+        state.sums.time(step.images, waited, seconds)
+        progress = Progress(
+            epoch=state.epoch,
+            step_in_epoch=(state.step - 1) % order.steps_per_epoch,
+            loss=step.loss / step.images if step.finite else None,
+            top1=step.correct / step.images if step.finite else None,
+            learning_rate=rate,
+            images=step.images,
+            wait_seconds=waited,
+            seconds=seconds,
+            skipped=state.skipped,
+        )
+        after_step(batch, progress)
         if step.stop:
             return False
     return True

@@ -37,7 +37,7 @@ class Processes:
         if self.count == 1:
             return model
         where = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(model, where, broadcast_buffers=False, gradient_as_bucket_view=True)
+        return DistributedDataParallel(model, where, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
     def unsynchronised(self, model: nn.Module, wanted: bool) -> contextlib.AbstractContextManager[None]:
         """Where `wanted`, gradients that are computed inside are only added up here, to be averaged with the next."""

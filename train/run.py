@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from lipsformer.checkpoint import save_checkpoint
 from lipsformer.datasets import ImageFolder, open_dataset
 from lipsformer.errors import InputError
 from lipsformer.normalise import Normalise
+from lipsformer.report.write import CLASSES, write_report
 
 from .augment import Augmentation
 from .data import Batch, TrainingBatches, TrainingImages, ValidationBatches, ValidationImages, load_training
@@ -26,16 +28,18 @@ from .live import Display
 from .loop import DivergedError, Setting, train_epoch
 from .optimisation import average_weights, build_optimisers, freeze_stages, learning_rate
 from .order import Order
+from .pace import Progress
 from .processes import Processes, join_processes
 from .recipe import Recipe, load_recipe
-from .report import plot_confusion, plot_curves
-from .run_folder import BEST, CONFUSION, CURVES, LAST, UNREADABLE, RunFolder
+from .report import plot_curves
+from .run_folder import BEST, CURVES, EVENTS, LAST, UNREADABLE, RunFolder
 from .start import start_model, start_preprocessing
 from .state import SavedState, TrainingState, fingerprint, parse_state
 from .stop import StoppedError, StopRequest, stop_on_signals
+from .tensorboard import TensorBoard
 from .validation import validate
 
-__all__ = ["run_training"]
+__all__ = ["Run", "open_run", "run_training"]
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -50,6 +54,7 @@ def run_training(
     overrides: Sequence[str] = (),
     resume: bool = True,
     device: str = "auto",
+    tensorboard: bool = False,
 ) -> Path:
     """Trains a classifier on the dataset `data` and returns the path of its best checkpoint.
 
@@ -69,15 +74,40 @@ def run_training(
         overrides: "key=value" changes to the recipe, such as "model.window_size=6".
         resume: whether a training in `output` may be taken up.
         device: "auto", "cpu" or "cuda".
+        tensorboard: also write events for TensorBoard into `output`/tensorboard.
 
     Raises:
         InputError: if an argument, the recipe or the dataset cannot be used, or `output` holds another training.
         LipsFormerError: if the training diverges, or was stopped by a signal.
     """
-    with stop_on_signals() as stop, join_processes(device) as processes:
+    choices = {"model": model, "recipe": recipe, "epochs": epochs, "overrides": overrides}
+    with stop_on_signals() as stop, open_run(data, output=output, resume=resume, device=device, **choices) as run:
+        first, best, last = run.processes.first, output / BEST, output / LAST
+        if run.finished and (output / CLASSES).is_file():
+            if first:
+                console.say(f"{output}: finished already, after {run.state.epoch} epochs")
+            return best
+        try:
+            run.train(stop, tensorboard=tensorboard)
+        except DivergedError:
+            if first and not run.state.history:
+                run.folder.discard()
+            raise
+        finally:
+            if first:
+                run.report()
+        if first:
+            console.say(f"{best} and {last.name} are ready, reports beside them; next: lipsformer export {last}")
+        return best
+
+
+@contextlib.contextmanager
+def open_run(data: Path, *, output: Path, resume: bool, device: str, **choices: Any) -> Iterator[Run]:
+    """The training that `run_training`'s arguments describe, in the state that `output` holds, or in its first."""
+    with join_processes(device) as processes:
         folder = RunFolder(output)
         saved = _open(folder, processes, resume)
-        chosen = _choose_recipe(recipe, saved, model, epochs, overrides)
+        chosen = _choose_recipe(saved, **choices)
         dataset = open_dataset(data)
         digest = fingerprint(dataset)
         processes.check_same(digest, f"the dataset {data}")
@@ -86,21 +116,7 @@ def run_training(
         run = Run(chosen, dataset, digest, folder, processes)
         if saved is not None:
             run.state.restore(saved, run.labels)
-        if run.finished and processes.first:
-            console.say(f"{output}: finished already, after {run.state.epoch} epochs")
-        try:
-            run.train(stop)
-        except DivergedError:
-            if processes.first and not run.state.history:
-                folder.discard()
-            raise
-        finally:
-            if processes.first:
-                run.report()
-        if processes.first:
-            best, last = output / BEST, output / LAST
-            console.say(f"{best} and {last.name} are ready, reports beside them; next: lipsformer export {last}")
-        return output / BEST
+        yield run
 
 
 class Run:
@@ -134,6 +150,7 @@ class Run:
             ),
         )
         self.state = self._start()
+        self.events: TensorBoard | None = None
         self.unreadable = folder.unreadable() if processes.first else set()
 
     @property
@@ -143,7 +160,7 @@ class Run:
         stalled = best is not None and 0 < patience <= self.state.epoch - best["epoch"]
         return stalled or self.state.epoch >= self.recipe.epochs
 
-    def train(self, stop: StopRequest) -> None:
+    def train(self, stop: StopRequest, *, tensorboard: bool = False) -> None:
         """Trains to the end, or until it is asked to stop.
 
         Raises:
@@ -155,14 +172,19 @@ class Run:
         validation = ValidationBatches(
             ValidationImages(self.dataset.validation, self.preprocessing), self.recipe, self.processes
         )
-        with Display(
-            self.title,
-            self.recipe.epochs,
-            order.steps_per_epoch,
-            state.step,
-            quiet=not self.processes.first,
-            validation=[record["val_top1"] for record in state.history],
-        ) as self.display:
+        with contextlib.ExitStack() as stack:
+            self.display = stack.enter_context(
+                Display(
+                    self.title,
+                    self.recipe.epochs,
+                    order.steps_per_epoch,
+                    state.step,
+                    quiet=not self.processes.first,
+                    validation=[record["val_top1"] for record in state.history],
+                )
+            )
+            if tensorboard and self.processes.first:
+                self.events = stack.enter_context(TensorBoard(self.folder.path / EVENTS, state.step))
             self._introduce()
             if state.step == 0:
                 self._save_state()
@@ -170,7 +192,7 @@ class Run:
                     self.folder.save_recipe(self.recipe)
             while not self.finished:
                 started = time.perf_counter()
-                if not train_epoch(state, batches, self.setting, self.display, stop, self._after_step):
+                if not train_epoch(state, batches, self.setting, stop, self._after_step):
                     self._save_state()
                     raise StoppedError(self.folder.path, state.step, order.total, stop.signal)
                 self._finish_epoch(validation, started)
@@ -180,10 +202,10 @@ class Run:
         state = self.state
         if state.best is None or state.best_outcomes is None:
             return
-        counts = torch.from_numpy(state.best_outcomes.confusion())
+        split, title = self.dataset.validation, f"{self.title}, epoch {state.best['epoch']}"
         with self.folder.writing():
             plot_curves(self.folder.path / CURVES, state.history, self.title)
-            plot_confusion(self.folder.path / CONFUSION, counts, self.dataset.classes, self.title, state.best)
+            write_report(self.folder.path, state.best_outcomes, split, self.dataset.classes, self.preprocessing, title)
 
     def _start(self) -> TrainingState:
         recipe = self.recipe
@@ -223,7 +245,10 @@ class Run:
                 f"after epoch {self.state.epoch} of {self.recipe.epochs}"
             )
 
-    def _after_step(self, batch: Batch) -> None:
+    def _after_step(self, batch: Batch, progress: Progress) -> None:
+        self.display.step(progress)
+        if self.events is not None:
+            self.events.step(self.state.step, progress)
         self._note_unreadable(batch)
         if self.state.step % self.recipe.save_every == 0:
             self._save_state()
@@ -265,6 +290,8 @@ class Run:
                     self._save_checkpoint(BEST)
             self.folder.save_history(state)
         self._save_state()
+        if self.events is not None:
+            self.events.epoch(record)
         self.display.epoch(_summary(record, state.best, self.recipe.epochs, len(self.unreadable)), record["val_top1"])
 
     def _save_checkpoint(self, name: str) -> None:
@@ -298,7 +325,12 @@ def _open(folder: RunFolder, processes: Processes, resume: bool) -> SavedState |
 
 
 def _choose_recipe(
-    recipe: str | None, saved: SavedState | None, model: str | None, epochs: int | None, overrides: Sequence[str]
+    saved: SavedState | None,
+    *,
+    model: str | None = None,
+    recipe: str | None = None,
+    epochs: int | None = None,
+    overrides: Sequence[str] = (),
 ) -> Recipe:
     chosen = load_recipe(recipe or (saved.recipe if saved else "default"))
     if model is not None:

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from lipsformer import console
 from lipsformer.errors import InputError
 from lipsformer.outputs import publish_file
+from lipsformer.report.write import CLASSES, CONFUSION, MISTAKES
 
 from .recipe import Recipe
 from .state import TrainingState, parse_state, save_state
@@ -22,9 +23,10 @@ STATES = "state-*.safetensors"
 KEPT_STATES = 2
 RECIPE, METRICS, UNREADABLE = "recipe.toml", "metrics.jsonl", "unreadable.txt"
 LAST, BEST = "last.safetensors", "best.safetensors"
-CURVES, CONFUSION, MISTAKES, CLASSES = "curves.png", "confusion.png", "mistakes.png", "classes.md"
-RATE_CHECK = ("learning_rate.png", "learning_rate.json")  # what --find-lr writes
-NAMES = (STATES, RECIPE, METRICS, UNREADABLE, LAST, BEST, CURVES, CONFUSION, MISTAKES, CLASSES, *RATE_CHECK)
+CURVES = "curves.png"
+EVENTS = "tensorboard"
+RATE_PLOT, RATE_REPORT = "learning_rate.png", "learning_rate.json"
+NAMES = (STATES, RECIPE, METRICS, UNREADABLE, LAST, BEST, CURVES, CONFUSION, MISTAKES, CLASSES, RATE_PLOT, RATE_REPORT)
 
 
 class RunFolder:
@@ -53,7 +55,7 @@ class RunFolder:
         for name in NAMES:
             for draft in self.path.glob(f".{name}.*.tmp"):  # what a killed run was writing
                 draft.unlink(missing_ok=True)
-        if not any(entry.name not in RATE_CHECK for entry in self.path.iterdir()):
+        if not any(entry.name not in (RATE_PLOT, RATE_REPORT) for entry in self.path.iterdir()):
             return None
         if not resume:
             raise InputError(f"{self.path}: exists already; use --resume auto to go on, or choose another --output")
