@@ -7,22 +7,21 @@ is left out, and its name is handed on.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lipsformer.datasets import Split
 from lipsformer.errors import InputError
 from lipsformer.machine import cores
-from lipsformer.preprocessing import FILTERS, Preprocessing, to_rgb
+from lipsformer.preprocessing import FILTERS, Preprocessing
 
+from .crops import Crops, read_rgb
 from .draws import Purpose, generator
 from .order import Order, cuts
 from .processes import Processes
@@ -37,7 +36,6 @@ __all__ = [
     "load_training",
 ]
 
-CROP_RATIO = (3 / 4, 4 / 3)  # width / height, as in Inception's random resized crop (Szegedy et al. 2015)
 KEPT_BYTES = 2**28  # validation pixels up to this size stay in memory between the epochs
 MOST_UNREADABLE = 100  # images in a row; beyond, the dataset itself must be broken
 
@@ -73,31 +71,26 @@ class TrainingImages(Dataset[Sample]):
     def __init__(self, split: Split, recipe: Recipe, preprocessing: Preprocessing) -> None:
         self.split = split
         self.recipe = recipe
-        self.size = preprocessing.image_size
-        self.filter = FILTERS[preprocessing.interpolation]
+        self.crops = Crops(
+            size=preprocessing.image_size,
+            scale=recipe.crop_scale,
+            flip=recipe.flip,
+            resample=FILTERS[preprocessing.interpolation],
+        )
 
     def __getitem__(self, key: Key) -> Sample:
         epoch, position, index = key
-        image, index, unreadable = self._readable(index)
-        if image is None:
-            return Sample(pixels=None, label=0, unreadable=unreadable)
-        draws = generator(self.recipe.seed, Purpose.CROP, epoch, position)
-        box = random_box(draws, image.size, self.recipe.crop_scale)
-        # reducing_gap first shrinks a large crop by a whole factor: faster, and hard to tell apart from 2.0 on.
-        crop = image.resize((self.size, self.size), self.filter, box=box, reducing_gap=2.0)
-        if draws.random() < self.recipe.flip:
-            crop = ImageOps.mirror(crop)
-        return Sample(pixels=np.asarray(crop), label=int(self.split.labels[index]), unreadable=unreadable)
-
-    def _readable(self, index: int) -> tuple[Image.Image | None, int, tuple[str, ...]]:
-        """The image of `index`, or the first after it that can be read; its index; the messages about the others."""
-        messages: list[str] = []
+        messages: list[str] = []  # about images that cannot be read; the next one that can stands in for them
         for candidate in range(index, index + min(MOST_UNREADABLE, len(self.split))):
+            at = candidate % len(self.split)
+            draws = generator(self.recipe.seed, Purpose.CROP, epoch, position)
             try:
-                return _read(self.split, candidate % len(self.split)), candidate % len(self.split), tuple(messages)
+                pixels = self.crops.read(self.split, at, draws)
             except InputError as error:
                 messages.append(str(error))
-        return None, index, tuple(messages)
+                continue
+            return Sample(pixels=pixels, label=int(self.split.labels[at]), unreadable=tuple(messages))
+        return Sample(pixels=None, label=0, unreadable=tuple(messages))
 
 
 class ValidationImages(Dataset[Sample]):
@@ -112,7 +105,7 @@ class ValidationImages(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         try:
-            return Sample(pixels=self.preprocessing.apply(_read(self.split, index)), label=index)
+            return Sample(pixels=self.preprocessing.apply(read_rgb(self.split, index)), label=index)
         except InputError as error:
             return Sample(pixels=None, label=index, unreadable=(str(error),))
 
@@ -185,21 +178,6 @@ def load_training(images: TrainingImages, batches: TrainingBatches) -> Iterator[
         yield batch
 
 
-def random_box(
-    draws: np.random.Generator, size: tuple[int, int], scale: tuple[float, float]
-) -> tuple[float, float, float, float]:
-    """A random crop (left, top, right, bottom) of an image of `size` = (width, height), in pixels, not whole ones.
-
-    It shows a share of the area that is uniform in `scale`, with a width to height ratio log-uniform in 3/4 to 4/3,
-    both cut where the image ends.
-    """
-    area = draws.uniform(*scale) * size[0] * size[1]
-    ratio = math.exp(draws.uniform(math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])))
-    width, height = min(math.sqrt(area * ratio), size[0]), min(math.sqrt(area / ratio), size[1])
-    left, top = draws.uniform(0, size[0] - width), draws.uniform(0, size[1] - height)
-    return left, top, left + width, top + height
-
-
 def collate(samples: Sequence[Sample]) -> Batch:
     """Joins the samples that could be read into a batch."""
     read = [(torch.from_numpy(s.pixels.copy()), s.label) for s in samples if s.pixels is not None]
@@ -208,14 +186,6 @@ def collate(samples: Sequence[Sample]) -> Batch:
         return Batch(torch.empty(0, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), unreadable)
     pixels, labels = zip(*read, strict=True)
     return Batch(torch.stack(pixels), torch.tensor(labels), unreadable)
-
-
-def _read(split: Split, index: int) -> Image.Image:
-    image = split.open(index)
-    try:
-        return to_rgb(image)
-    except InputError as error:
-        raise InputError(f"{split.where(index)}: {error}") from None
 
 
 def _usable(workers: int) -> int:
