@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
@@ -17,7 +16,7 @@ from lipsformer.outcomes import Outcomes
 from lipsformer.plotting import ACCENT, FAINT, INK, SECONDARY, save_figure
 from lipsformer.preprocessing import Preprocessing
 
-from .text import NAMES_STYLE, any_script, elide_to_width
+from .text import NAMES_STYLE, any_script, fit, inches
 
 __all__ = ["plot_mistakes"]
 
@@ -45,7 +44,8 @@ def plot_mistakes(
         mistakes = int((outcomes.counted & ~outcomes.correct).sum())
         sheet.head(
             _heading(len(worst), mistakes),
-            f"{title}: top-1 {outcomes.top1:.1%} on {outcomes.images:,} images",
+            f"{title}: top-1 {outcomes.top1:.1%} on {outcomes.images:,} images. "
+            "Below each photo what it is, and → what the network took it for, and how sure it was.",
         )
         if not worst:
             sheet.say("Every image was named rightly.")
@@ -78,7 +78,6 @@ class Sheet:
         self.width = 2 * MARGIN + self.columns * (PHOTO + GAP) - GAP
         self.height = HEADING + MARGIN + (rows * (PHOTO + CAPTION + GAP) - GAP if rows else 0.6)
         self.figure = Figure(figsize=(self.width, self.height))
-        self._renderer = FigureCanvasAgg(self.figure).get_renderer()  # type: ignore[no-untyped-call]
 
     def head(self, heading: str, subtitle: str) -> None:
         """Writes two lines above the photos."""
@@ -113,10 +112,10 @@ class Sheet:
         left, top = self._corner(place)
         top += PHOTO
         plain, bold, small = FontProperties(size=9), FontProperties(size=9, weight="bold"), FontProperties(size=7)
-        percent = f", {confidence:.0%}"
+        arrow, percent = "→ ", f"  {confidence:.0%}"
+        name = fit(said, plain, PHOTO - inches(arrow + percent, plain))
         self._text(left, top + 0.19, true, bold, INK, PHOTO)
-        name = self._fit(f"taken for {said}", plain, PHOTO - self._measure(plain)(percent))
-        self._text(left, top + 0.37, name + percent, plain, ACCENT, PHOTO)
+        self._text(left, top + 0.37, arrow + name + percent, plain, ACCENT, PHOTO)
         self._text(left, top + 0.53, file, small, SECONDARY, PHOTO)
 
     def _corner(self, place: int) -> tuple[float, float]:
@@ -124,15 +123,6 @@ class Sheet:
         return MARGIN + column * (PHOTO + GAP), HEADING + row * (PHOTO + CAPTION + GAP)
 
     def _text(self, left: float, top: float, text: str, font: FontProperties, colour: str, room: float) -> None:
-        shown = self._fit(text, font, room)
-        self.figure.text(left / self.width, 1 - top / self.height, shown, fontproperties=font, color=colour)
-
-    def _fit(self, text: str, font: FontProperties, room: float) -> str:
-        return elide_to_width(text, room, self._measure(font))
-
-    def _measure(self, font: FontProperties) -> Callable[[str], float]:
-        def inches(text: str) -> float:
-            pixels: float = self._renderer.get_text_width_height_descent(text, font, ismath=False)[0]
-            return pixels / self.figure.dpi
-
-        return inches
+        self.figure.text(
+            left / self.width, 1 - top / self.height, fit(text, font, room), fontproperties=font, color=colour
+        )

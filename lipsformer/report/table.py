@@ -6,6 +6,8 @@ import math
 import re
 from collections.abc import Sequence
 
+from rich.cells import cell_len
+
 from lipsformer.console import printable
 from lipsformer.outcomes import ClassOutcome, Outcomes
 
@@ -18,7 +20,7 @@ NUMBERS = range(1, 5)  # the columns that are set flush right
 def class_table(outcomes: Outcomes, classes: Sequence[str], title: str) -> str:
     """The report classes.md: the figures of all images, then a row for each class, the least accurate first."""
     rows = [_row(row, [_escape(name) for name in classes]) for row in worst_first(outcomes)]
-    widths = [max(map(len, column)) for column in zip(HEADINGS, *rows, strict=True)]
+    widths = [max(map(cell_len, column)) for column in zip(HEADINGS, *rows, strict=True)]
     rule = ["-" * (width - 1) + ":" if column in NUMBERS else "-" * width for column, width in enumerate(widths)]
     body = [_line(cells, widths) for cells in (HEADINGS, rule, *rows)]
     return "\n".join((f"# {_escape(title)}", "", f"{headline(outcomes)}.", "", *body, ""))
@@ -46,8 +48,11 @@ def _row(row: ClassOutcome, classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    padded = (f"{cell:>{width}}" if column in NUMBERS else f"{cell:{width}}"
-              for column, (cell, width) in enumerate(zip(cells, widths, strict=True)))  # fmt: skip
+    padded = [
+        blank + cell if column in NUMBERS else cell + blank
+        for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        for blank in (" " * (width - cell_len(cell)),)
+    ]
     return f"| {' | '.join(padded)} |"
 
 
