@@ -77,7 +77,7 @@ def _rates(axes: Axes, history: Sequence[Record]) -> None:
 
 def _lines(axes: Axes, history: Sequence[Record], train: str, validation: str) -> None:
     for name, colour, label in (
-        (train, TRAINING, "training (augmented images, smoothed labels)"),
+        (train, TRAINING, "training (augmented)"),
         (validation, VALIDATION, "validation (averaged weights)"),
     ):
         values = [np.nan if record[name] is None else record[name] for record in history]
