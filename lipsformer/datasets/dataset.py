@@ -15,6 +15,7 @@ from lipsformer.errors import InputError
 
 from .folder import FolderLayout
 from .layout import SPLITS, Layout, Listing
+from .shards import ShardLayout, is_pattern
 from .split import Split
 
 __all__ = ["ImageFolder", "open_dataset", "open_labelled"]
@@ -33,7 +34,9 @@ class ImageFolder:
 
 
 def open_dataset(root: Path) -> ImageFolder:
-    """Reads the names of a dataset's images; classes come from the training split alone.
+    """Reads the names of the images in a folder, or in tar shards; classes come from the training split alone.
+
+    `root` is a folder of class folders or of shards, or the path of shards with braces.
 
     Raises:
         InputError: if there is no such folder, a class is empty or fewer than two remain, or another split has a class
@@ -88,9 +91,11 @@ def open_labelled(root: Path, classes: Sequence[str], split: str | None = None) 
 
 
 def _layout(root: Path) -> Layout:
-    if not root.is_dir():
-        raise InputError(f"{root}: no such folder; give one with a sub-folder of images for each class")
-    return FolderLayout.find(root)
+    if root.is_dir():
+        return ShardLayout.find(root) or FolderLayout.find(root)
+    if is_pattern(str(root)):
+        return ShardLayout.from_pattern(root)
+    raise InputError(f"{root}: no such folder; give one with a sub-folder of images for each class")
 
 
 def _counts(listing: Listing) -> NDArray[np.int64]:

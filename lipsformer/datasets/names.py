@@ -28,6 +28,13 @@ class Names:
         np.cumsum(np.fromiter(map(len, kept), np.int64, len(kept)), out=ends[1:])
         return cls(blob=b"".join(kept), ends=ends)
 
+    @classmethod
+    def joined(cls, parts: Iterable[Names]) -> Self:
+        """The names of all `parts`, one after the other."""
+        kept = list(parts)
+        lengths = np.concatenate([np.zeros(1, np.int64), *(np.diff(part.ends) for part in kept)])
+        return cls(blob=b"".join(part.blob for part in kept), ends=np.cumsum(lengths))
+
     def __len__(self) -> int:
         return len(self.ends) - 1
 

@@ -67,7 +67,7 @@ class ClassTree:
             for folder in walk(root / label):
                 folders.append(f"{label}/{folder.name}")
                 states.append(folder.state)
-                found += [os.fsencode(f"{label}/{folder.name}{image}") for image in folder.entries.images]
+                found += [os.fsencode(f"{label}/{folder.name}{image}") for image in folder.entries.files]
                 dangling |= folder.entries.dangling
             names += sorted(found, key=lambda name: name.replace(b"/", b"\0"))  # as paths: "a/1" before "a b/1"
             counts.append(len(found))

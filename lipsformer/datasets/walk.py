@@ -15,13 +15,13 @@ __all__ = ["Entries", "Folder", "find_images", "read_entries", "state_of", "walk
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Entries:
-    """Names of the sub-folders and of the images directly in a folder, sorted; hidden ones are left out.
+    """Names of the sub-folders and of the files of some kind directly in a folder, sorted; hidden ones are left out.
 
     `dangling` tells of a link that leads nowhere yet: what is there may change though the folder does not.
     """
 
     folders: tuple[str, ...]
-    images: tuple[str, ...]
+    files: tuple[str, ...]
     dangling: bool
 
 
@@ -47,7 +47,7 @@ def find_images(root: Path) -> list[Path]:
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give one that holds images")
-    return sorted(root / (folder.name + image) for folder in walk(root) for image in folder.entries.images)
+    return sorted(root / (folder.name + image) for folder in walk(root) for image in folder.entries.files)
 
 
 def walk(root: Path) -> Iterator[Folder]:
@@ -72,13 +72,13 @@ def walk(root: Path) -> Iterator[Folder]:
         yield Folder(name=name, state=state, entries=entries)
 
 
-def read_entries(folder: Path) -> Entries:
-    """What lies directly in `folder`.
+def read_entries(folder: Path, endings: tuple[str, ...] = EXTENSIONS) -> Entries:
+    """What lies directly in `folder`: sub-folders, and files with these name endings, by default images.
 
     Raises:
         InputError: if it cannot be read.
     """
-    folders, images, dangling = [], [], False
+    folders, files, dangling = [], [], False
     try:
         with os.scandir(folder) as found:
             for entry in found:
@@ -87,12 +87,12 @@ def read_entries(folder: Path) -> Entries:
                 if _is_folder(entry):
                     folders.append(entry.name)
                     continue
-                if entry.name.lower().endswith(EXTENSIONS):
-                    images.append(entry.name)
+                if entry.name.lower().endswith(endings):
+                    files.append(entry.name)
                 dangling = dangling or (entry.is_symlink() and not os.path.exists(entry.path))  # noqa: PTH110
     except OSError as error:
         raise _unreadable(error) from None
-    return Entries(folders=tuple(sorted(folders)), images=tuple(sorted(images)), dangling=dangling)
+    return Entries(folders=tuple(sorted(folders)), files=tuple(sorted(files)), dangling=dangling)
 
 
 def state_of(folder: Path | str) -> tuple[int, int, int, int]:
