@@ -33,6 +33,10 @@ Model = Annotated[
     str,
     typer.Argument(help="Checkpoint (.safetensors), .onnx file, bundle folder, or lipsformer_cifar10, which we ship."),
 ]
+Data = Annotated[
+    str,
+    typer.Argument(metavar="DATA", help="Folder of class folders or tar shards, URL of shards, or built-in dataset."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
@@ -68,7 +72,7 @@ def data(
 
 @app.command()
 def train(
-    dataset: Annotated[str, typer.Argument(metavar="DATA", help="Folder of class folders or tar shards, URL of shards, or built-in.")],
+    dataset: Data,
     output: Annotated[Path, typer.Option(help="Run folder to write.")],
     model: Annotated[
         str | None, typer.Option(help="Variant, see `lipsformer models`; by default the recipe's.")
@@ -108,7 +112,7 @@ def train(
 
 @app.command()
 def stability(
-    dataset: Annotated[str, typer.Argument(metavar="DATA", help="Folder of class folders or tar shards, URL of shards, or built-in.")],
+    dataset: Data,
     output: Annotated[Path, typer.Option(help="Folder to write; called again, it goes on where it was stopped.")],
     model: Annotated[str, typer.Option(help="Variant, see `lipsformer models`.")] = "lipsformer_cswin_nano",
     baseline: Annotated[str, typer.Option(help="Variant to compare it with.")] = "cswin_nano",
@@ -152,7 +156,7 @@ def stability(
 @app.command("eval")
 def evaluate_model(
     model: Model,
-    dataset: Annotated[str, typer.Argument(metavar="DATA", help="Folder of class folders or tar shards, URL of shards, or built-in.")],
+    dataset: Data,
     split: Annotated[str | None, typer.Option(help="Split folder; by default test, else val.")] = None,
     output: Annotated[
         Path | None, typer.Option(help="Folder to write a report to: classes, confusion matrix, worst mistakes.")
