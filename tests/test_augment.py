@@ -23,6 +23,7 @@ from lipsformer.train.rand_augment import FILL, OPERATIONS, Edits, draw_edits, e
 CLASSES = 5
 OFF = Augmentation(rand_augment=0, mixup=0, cutmix=0, erasing=0, label_smoothing=0, classes=CLASSES)
 ALL = Augmentation(rand_augment=9, mixup=0.8, cutmix=1.0, erasing=0.25, label_smoothing=0.1, classes=CLASSES)
+PLAIN = Preprocessing(image_size=8)
 STRENGTHS = (0.25, 0.6, 0.9, 1.0)
 
 
@@ -195,6 +196,16 @@ def test_cutting_a_batch_changes_no_bit(samples: list[Path], batch: int, side: i
             assert torch.equal(torch.cat([part[1] for part in parts]), targets)
 
 
+def test_no_result_is_waited_for() -> None:
+    """On PyTorch's device without data whatever reads a result, and so would stall a GPU, raises an error."""
+    normalise = Normalise(PLAIN).to("meta")
+    pixels = torch.empty(64, 8, 8, 3, dtype=torch.uint8, device="meta")
+    labels = torch.empty(64, dtype=torch.long, device="meta")
+    images, targets = ALL.apply(pixels, labels, ALL.draw(0, 0, 64), normalise)
+    assert (images.device.type, targets.device.type) == ("meta", "meta")
+    assert (images.shape, targets.shape) == ((64, 3, 8, 8), (64, CLASSES))
+
+
 def test_a_pair_is_never_cut() -> None:
     draws = ALL.draw(0, 0, 7)
     assert draws.part(6, 7).images == 1
@@ -204,9 +215,6 @@ def test_a_pair_is_never_cut() -> None:
             draws.part(start, stop)
     with pytest.raises(ValueError, match="draws for 7"):
         ALL.apply(torch.zeros(6, 8, 8, 3, dtype=torch.uint8), torch.zeros(6).long(), draws, Normalise(PLAIN))
-
-
-PLAIN = Preprocessing(image_size=8)
 
 
 def test_draws_are_a_function_of_seed_and_step(samples: list[Path]) -> None:

@@ -73,8 +73,7 @@ def erase(images: Tensor, erasures: Erasures) -> Tensor:
     window = side * side * 3
     table = _noise(NOISE + window, images.device, images.dtype)
     noise = table.unfold(0, window, 1)[index[1]].view(-1, side, side, 3)
-    images[index[0]] = torch.where(box, noise, images[index[0]])
-    return images
+    return images.index_copy_(0, index[0], torch.where(box, noise, images.index_select(0, index[0])))
 
 
 @functools.lru_cache(maxsize=2)

@@ -78,4 +78,4 @@ def mix(images: Tensor, targets: Tensor, mixtures: Mixtures) -> tuple[Tensor, Te
 
 
 def _mixed(values: Tensor, weights: Tensor, partners: Tensor) -> Tensor:
-    return values * weights + values[partners] * (1 - weights)
+    return values * weights + values.index_select(0, partners) * (1 - weights)

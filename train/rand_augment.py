@@ -77,7 +77,8 @@ def edit(pixels: Tensor, edits: Edits) -> Tensor:
         for run, start, stop in zip(_RUNS, bounds, bounds[1:], strict=False):
             if start < stop:
                 group = places[start:stop, layer]
-                pixels[group] = run(pixels[group], arguments[start:stop, layer])
+                edited = run(pixels.index_select(0, group), arguments[start:stop, layer])
+                pixels.index_copy_(0, group, edited)
     return pixels
 
 
@@ -115,7 +116,7 @@ def _solarize_add(pixels: Tensor, arguments: Tensor) -> Tensor:
 def _contrast(pixels: Tensor, arguments: Tensor) -> Tensor:
     """Towards or away from the mean grey.
 
-    The mean is one of whole numbers: a sum of floats, as in kornia, depends on how many images the group has.
+    A mean of whole numbers: the last bits of a sum of floats, as in kornia, depend on how many images the group has.
     """
     red, green, blue = pixels.int().unbind(-1)  # (G, S, S)
     grey = (red * 19595 + green * 38470 + blue * 7471 + 2**15) >> 16
@@ -127,7 +128,7 @@ def _contrast(pixels: Tensor, arguments: Tensor) -> Tensor:
 def _sharpness(pixels: Tensor, arguments: Tensor) -> Tensor:
     """Towards or away from the image smoothed by (1 1 1, 1 5 1, 1 1 1) / 13, the border left as it is.
 
-    Sums of shifted images: kornia's convolution took 20 times as long on 16 images of 224 pixels.
+    Sums of shifted images: kornia's convolution takes three to four times as long on one thread.
     """
     image = pixels.short()  # sums of 13 pixels fit
     rows = image[:, :-2] + image[:, 1:-1] + image[:, 2:]
