@@ -11,12 +11,16 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from lipsformer.errors import InputError
+from lipsformer.errors import InputError, LipsFormerError
 from lipsformer.machine import torch_device
 
 __all__ = ["Processes", "join_processes"]
+
+LOST = ("gloo", "NCCL", "Connection closed", "Connection reset")  # in what PyTorch says when a process has gone
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,8 +103,18 @@ def join_processes(device: str) -> Iterator[Processes]:
     if target.type == "cuda":
         target = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(target)
-    dist.init_process_group("nccl" if target.type == "cuda" else "gloo")
+    store, rank, count = next(rendezvous("env://"))
+    # After a restart the store may be the same, and hold the addresses of those that have gone: a name of its own.
+    attempt = PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    dist.init_process_group("nccl" if target.type == "cuda" else "gloo", store=attempt, rank=rank, world_size=count)
     try:
-        yield Processes(rank=dist.get_rank(), count=count, device=target)
+        yield Processes(rank=rank, count=count, device=target)
+    except RuntimeError as error:  # gloo and NCCL have no type in common
+        if not any(word in str(error) for word in LOST):
+            raise
+        raise LipsFormerError(
+            f"process {os.environ['RANK']}: another process of the training has gone; started again, it goes on from "
+            "the last state (torchrun --max-restarts does that by itself)"
+        ) from None
     finally:
         dist.destroy_process_group()
