@@ -1,8 +1,9 @@
-"""Depthwise convolutions whose weights train fast on a CPU.
+"""Depthwise convolutions whose gradients are fast on a CPU.
 
-oneDNN's gradient of the weights of a depthwise 7x7 convolution takes many times as long as the convolution itself, and
-on small maps a good part of a small model's whole step. Where a map is small enough to correlate every pair of its
-positions, two matrix products give the same gradient several times faster (benchmarks/depthwise/).
+oneDNN's gradients of the weights and the bias of a depthwise 7x7 convolution take ten to twenty times as long as the
+convolution itself, a good part of a model's whole step. Two things help (benchmarks/depthwise/): the gradient of the
+bias is a plain sum, and that of the weights is, on maps that are not too large, one matrix product for each channel: of
+all pairs of positions or of columns, of which those the same distance apart are then summed.
 """
 
 from __future__ import annotations
@@ -13,17 +14,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.grad import conv2d_input
+from torch.nn.grad import conv2d_weight
 
 __all__ = ["DepthwiseConv2d"]
 
 MOST_POSITIONS = 64  # beyond 8x8 maps the pairs of positions outweigh what is saved
+MOST_COLUMNS = 32  # and the pairs of columns beyond this width; in float32, where oneDNN does better, at any
 
 
 class DepthwiseConv2d(nn.Conv2d):
     """One `kernel_size` x `kernel_size` filter for each of `dim` channels, zero-padded: (B, C, H, W) to the same shape.
 
-    The same as `nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)`, gradients included.
+    The same as `nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)`, gradients included;
+    `kernel_size` is odd.
     """
 
     def __init__(self, dim: int, kernel_size: int) -> None:
@@ -31,19 +34,18 @@ class DepthwiseConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, C, H, W) to (B, C, H, W)."""
-        pairwise = self.training and x.device.type == "cpu" and x.shape[2] * x.shape[3] <= MOST_POSITIONS
-        if not pairwise:
+        if not (self.training and x.device.type == "cpu"):
             return super().forward(x)
         weight, bias = self.weight, self.bias
         if torch.is_autocast_enabled("cpu"):
             dtype = torch.get_autocast_dtype("cpu")
             x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-        out: Tensor = PairwiseGradient.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+        out: Tensor = DepthwiseConvolution.apply(x, weight, bias)  # type: ignore[no-untyped-call]
         return out
 
 
-class PairwiseGradient(torch.autograd.Function):
-    """A depthwise convolution with the gradient of its weights by pairs of positions."""
+class DepthwiseConvolution(torch.autograd.Function):
+    """A depthwise convolution with its gradients written out."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -53,11 +55,11 @@ class PairwiseGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
+        kernel = weight.shape[-1]
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
-        padding = weight.shape[-1] // 2
         return (
-            conv2d_input(x.shape, weight, grad, padding=padding, groups=len(weight)) if needs_x else None,  # type: ignore[no-untyped-call]
-            weight_gradient(x, grad, weight.shape[-1]) if needs_weight else None,
+            F.conv2d(grad, weight.flip(2, 3), padding=kernel // 2, groups=len(weight)) if needs_x else None,
+            weight_gradient(x, grad, kernel) if needs_weight else None,
             grad.sum(dim=(0, 2, 3)) if needs_bias else None,
         )
 
@@ -65,9 +67,35 @@ class PairwiseGradient(torch.autograd.Function):
 def weight_gradient(x: Tensor, grad: Tensor, kernel: int) -> Tensor:
     """Gradient (C, 1, kernel, kernel) of a depthwise convolution's weights, of input and output gradient (B, C, H, W).
 
-    All pairs of an output and an input position are summed over the batch in one matrix product for each channel;
-    then the pairs that are the same distance apart are summed.
+    By whichever of three ways is fastest for the shape and the precision.
     """
+    _, channels, height, width = x.shape
+    if height * width <= MOST_POSITIONS:
+        return by_positions(x, grad, kernel)
+    if x.dtype == torch.bfloat16:
+        if width <= MOST_COLUMNS:
+            return by_columns(x, grad, kernel)
+        x, grad = x.float(), grad.float()  # oneDNN takes half as long again in bfloat16
+    shape = (channels, 1, kernel, kernel)
+    return conv2d_weight(x, shape, grad, padding=kernel // 2, groups=channels)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def by_columns(x: Tensor, grad: Tensor, kernel: int) -> Tensor:
+    """`weight_gradient` by pairs of an output's and an input's column, for each distance between their rows."""
+    channels, width = x.shape[1], x.shape[3]
+    padding = kernel // 2
+    padded = F.pad(x.permute(1, 0, 2, 3), (0, 0, padding, padding))  # (C, B, H + 2 * padding, W)
+    inputs = padded.unfold(2, kernel, 1).transpose(-1, -2).reshape(channels, -1, kernel * width)  # (C, B * H, k * W)
+    outputs = grad.permute(1, 3, 0, 2).reshape(channels, width, -1)  # (C, W, B * H)
+    pairs = F.pad((outputs @ inputs).reshape(channels, width, kernel, width), (padding, padding))
+    # the k columns around each output's own: diagonals of (W, W + 2 * padding)
+    channel, column, row, _ = pairs.stride()
+    diagonals = pairs.as_strided((channels, kernel, kernel, width), (channel, row, 1, column + 1))
+    return diagonals.sum(dim=-1)[:, None]
+
+
+def by_positions(x: Tensor, grad: Tensor, kernel: int) -> Tensor:
+    """`weight_gradient` by pairs of an output's and an input's position."""
     _, channels, height, width = x.shape
     outputs = grad.permute(1, 2, 3, 0).reshape(channels, height * width, -1)
     inputs = x.permute(1, 0, 2, 3).reshape(channels, -1, height * width)
