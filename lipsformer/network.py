@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from .config import ModelConfig
 from .depthwise import DepthwiseConv2d
 from .norm import build_norm
-from .residual import ResidualScale, keep_weights
+from .residual import PlainResidual, ResidualScale, keep_weights
 
 __all__ = ["Block", "LipsFormer", "Mlp", "PatchEmbed", "Stage", "convolve"]
 
@@ -23,6 +23,14 @@ def convolve(layer: nn.Module, x: Tensor) -> Tensor:
     """Applies a convolution to a channels-last map: (B, H, W, C) to (B, H', W', C')."""
     out: Tensor = layer(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     return out
+
+
+def mix_channels(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """Applies a 1x1 convolution to a channels-last map (B, H, W, C): while training, as the matrix product that it is.
+
+    oneDNN's gradients of the convolution take longer.
+    """
+    return F.linear(x, layer.weight.flatten(1), layer.bias) if layer.training else convolve(layer, x)
 
 
 class PatchEmbed(nn.Module):
@@ -76,15 +84,15 @@ class Block(nn.Module):
 
     @staticmethod
     def _scale(config: ModelConfig, dim: int) -> nn.Module:
-        return ResidualScale(dim, 1.0 / sum(config.depths)) if config.residual == "weighted" else nn.Identity()
+        return ResidualScale(dim, 1.0 / sum(config.depths)) if config.residual == "weighted" else PlainResidual()
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """Maps (B, H, W, C) to (B, H, W, C); `keep` (conv_branches + 2, B) weighs the branches (stochastic depth)."""
         for index, (convolution, scale) in enumerate(zip(self.dwconv_layers, self.scale_layers, strict=True)):
             branch = F.gelu(convolve(convolution, x))
             if index == 0:
-                branch = F.gelu(convolve(self.nin, branch))
-            x = x + weighed(scale(branch), keep, index)
+                branch = F.gelu(mix_channels(self.nin, branch))
+            x = x + scale(branch, of_branch(keep, index))
         x = self._residual(x, self.attn, self.alpha1, self.norm1, keep, -2)
         return self._residual(x, self.mlp, self.alpha2, self.norm2, keep, -1)
 
@@ -92,15 +100,15 @@ class Block(nn.Module):
         self, x: Tensor, branch: nn.Module, scale: nn.Module, norm: nn.Module, keep: Tensor | None, index: int
     ) -> Tensor:
         if self.pre_norm:
-            out: Tensor = x + weighed(scale(branch(norm(x))), keep, index)
+            out: Tensor = x + scale(branch(norm(x)), of_branch(keep, index))
         else:
-            out = norm(x + weighed(scale(branch(x)), keep, index))
+            out = norm(x + scale(branch(x), of_branch(keep, index)))
         return out
 
 
-def weighed(branch: Tensor, keep: Tensor | None, index: int) -> Tensor:
-    """A branch (B, H, W, C) times row `index` of `keep` (branches, B), where there is one."""
-    return branch if keep is None else branch * keep[index].to(branch.dtype)[:, None, None, None]
+def of_branch(keep: Tensor | None, index: int) -> Tensor | None:
+    """Row `index` of `keep` (branches, B), where there is one, as (B, 1, 1, 1)."""
+    return None if keep is None else keep[index][:, None, None, None]
 
 
 class Stage(nn.Module):

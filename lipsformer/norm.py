@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -25,11 +27,31 @@ class CenterNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (..., D) to (..., D)."""
-        centred = x - x.mean(dim=-1, keepdim=True)
-        return centred * (self.weight * (self.dim / (self.dim - 1))) + self.bias
+        weight = self.weight * (self.dim / (self.dim - 1))
+        if self.training:
+            out: Tensor = CentredAffine.apply(x, weight, self.bias)  # type: ignore[no-untyped-call]
+            return out
+        return (x - x.mean(dim=-1, keepdim=True)) * weight + self.bias
 
     def extra_repr(self) -> str:
         return str(self.dim)
+
+
+class CentredAffine(torch.autograd.Function):
+    """(x - mean) * weight + bias over the last dimension, in half the passes over memory that autograd would make."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        centred = x - x.mean(dim=-1, keepdim=True)
+        ctx.save_for_backward(centred, weight)
+        return torch.addcmul(bias, centred, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        centred, weight = ctx.saved_tensors
+        grad_x = grad * weight
+        grad_x -= grad_x.mean(dim=-1, keepdim=True)  # centring is its own transpose
+        return grad_x, (grad * centred).sum_to_size(weight.shape), grad.sum_to_size(weight.shape)
 
 
 def build_norm(kind: str, dim: int) -> nn.Module:

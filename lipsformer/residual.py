@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ResidualScale", "keep_weights"]
+__all__ = ["PlainResidual", "ResidualScale", "keep_weights"]
 
 
 class ResidualScale(nn.Module):
@@ -19,9 +19,17 @@ class ResidualScale(nn.Module):
         super().__init__()
         self.scale = nn.Parameter(torch.full((dim,), initial))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps (..., C) to (..., C)."""
-        return x * self.scale
+    def forward(self, branch: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Maps (B, ..., C) to the same shape, times `keep` (B, 1, ..., 1), where there is one, in the same pass."""
+        return branch * (self.scale if keep is None else self.scale * keep)
+
+
+class PlainResidual(nn.Module):
+    """What `ResidualScale` replaces: y = x + f(x)."""
+
+    def forward(self, branch: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Maps (B, ..., C) to the same shape, times `keep` (B, 1, ..., 1), where there is one."""
+        return branch if keep is None else branch * keep.to(branch.dtype)
 
 
 def keep_weights(draws: Tensor, drop_path: float) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +15,23 @@ __all__ = ["CosineSimilarity", "DotProduct", "build_similarity", "normalise"]
 def normalise(x: Tensor, epsilon: float) -> Tensor:
     """x / sqrt(|x|**2 + epsilon) over the last dimension; its Lipschitz constant is epsilon**-0.5."""
     return x * torch.rsqrt(x.square().sum(dim=-1, keepdim=True) + epsilon)
+
+
+class Normalise(torch.autograd.Function):
+    """`normalise`, in half the passes over memory that autograd would make."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, epsilon: float) -> Tensor:
+        inverse = torch.rsqrt(x.square().sum(dim=-1, keepdim=True) + epsilon)
+        unit = x * inverse
+        ctx.save_for_backward(unit, inverse)
+        return unit
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        unit, inverse = ctx.saved_tensors
+        along = (grad * unit).sum(dim=-1, keepdim=True)
+        return torch.addcmul(grad, unit, along, value=-1).mul_(inverse), None
 
 
 class CosineSimilarity(nn.Module):
@@ -39,9 +58,10 @@ class CosineSimilarity(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
         """Maps q, k and v, each (..., heads, N, d), to (..., heads, N, d); `bias` is added to the (N, N) scores."""
-        q = normalise(q, self.epsilon) * self.temperature
-        k = normalise(k, self.epsilon)
-        v = normalise(v, self.epsilon) if self.value_norm else v
+        unit = Normalise.apply if self.training else normalise
+        q = unit(q, self.epsilon) * self.temperature
+        k = unit(k, self.epsilon)
+        v = unit(v, self.epsilon) if self.value_norm else v
         scores = q @ k.transpose(-2, -1)
         out: Tensor = torch.softmax(scores if bias is None else scores + bias, dim=-1) @ v
         return out if isinstance(self.value_scale, float) and self.value_scale == 1.0 else out * self.value_scale
