@@ -1,0 +1,215 @@
+"""How fast training data is read on one core: decoding, cropping and flipping, listing, folders and tar shards.
+
+python benchmarks/data/measure.py > benchmarks/data/README.md
+
+The photos are the built-in dataset `fruit`, which is fetched if it is not in the cache yet. Times are of the processor,
+not of the clock, so that other work on the machine counts little.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import itertools
+import os
+import statistics
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import PIL
+from PIL import Image, features
+
+from lipsformer.datasets import Split, index, open_dataset
+from lipsformer.datasets.tree import ClassTree
+from lipsformer.fetch import resolve_dataset
+from lipsformer.preprocessing import Preprocessing
+from lipsformer.train.crops import GAP, Crops
+from lipsformer.train.data import TrainingImages
+from lipsformer.train.recipe import load_recipe
+
+SIZES = (64, 224)
+GAPS = (1.0, 1.5, 2.0, 3.0)
+WHOLE = 1e9  # a gap that lets nothing be reduced
+ROUNDS, IMAGES = 9, 150
+SIDES = (2, 4)  # photos along a side of the larger ones
+FOLDERS, FILES = 1000, 100
+
+
+def rate(images: TrainingImages) -> float:
+    """Crops per second."""
+    started = time.process_time()
+    for number in range(IMAGES):
+        images[0, number, number % len(images.split)]
+    return IMAGES / (time.process_time() - started)
+
+
+def rates(ways: list[TrainingImages]) -> list[float]:
+    """Crops per second of each way: the best of interleaved rounds, which other work on the machine spoils least."""
+    rounds = [[rate(way) for way in ways] for _ in range(ROUNDS)]
+    return [max(column) for column in zip(*rounds, strict=True)]
+
+
+def images_of(split: Split, size: int, gap: float = GAP) -> TrainingImages:
+    images = TrainingImages(split, load_recipe("default"), Preprocessing(image_size=size))
+    images.crops = dataclasses.replace(images.crops, gap=gap)
+    return images
+
+
+def enlarge(split: Split, side: int, root: Path, count: int = 40) -> Split:
+    """Photos of `side` by `side` photos of `split` each: large ones, as sharp as small ones. `root` is written to."""
+    sources = itertools.cycle(np.random.default_rng(side).permutation(len(split)).tolist())
+    for number in range(count):
+        sheet = Image.new("RGB", (348 * side, 348 * side))
+        for row, column in itertools.product(range(side), range(side)):
+            sheet.paste(split.open(next(sources)).convert("RGB").crop((0, 0, 348, 348)), (348 * column, 348 * row))
+        path = root / "ab"[number % 2] / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(path, quality=90)
+    return open_dataset(root).train
+
+
+def differences(split: Split, crops: Crops, gap: float, reduce: float | None) -> tuple[float, float, float]:
+    """How crops with `gap` and `reducing_gap` differ from exact ones, in grey levels.
+
+    The mean over the crops, the mean of the worst crop, and the largest of any pixel.
+    """
+    exact = dataclasses.replace(crops, gap=WHOLE, reducing_gap=None)
+    other = dataclasses.replace(crops, gap=gap, reducing_gap=reduce)
+    means, largest = [], 0
+    for number in range(IMAGES):
+        one, two = (
+            way.read(split, number % len(split), np.random.default_rng(number)).astype(int) for way in (exact, other)
+        )
+        means.append(abs(one - two).mean())
+        largest = max(largest, int(abs(one - two).max()))
+    return float(np.mean(means)), float(max(means)), largest
+
+
+def print_speed(sources: dict[str, Split]) -> None:
+    print("## Decoded, cropped, flipped\n")
+    print(f"Images per second and core; a reduced decode keeps {GAP} times the crop's final side at least.\n")
+    print("| photos | crop | whole decode | reduced decode | gain |")
+    print("|---|---:|---:|---:|---:|")
+    for name, split in sources.items():
+        for size in SIZES:
+            whole, reduced = rates([images_of(split, size, WHOLE), images_of(split, size)])
+            print(f"| {name} | {size} px | {whole:.0f} | {reduced:.0f} | {reduced / whole:.2f} |")
+    print(
+        "\nWhole decodes of the largest photos hang on how the C library hands memory out: three runs gave 141, 72 and 82 a second"
+    )
+    print("at 64 px, so take their gain as 1.7 at least.")
+
+
+def print_exactness(sources: dict[str, Split]) -> None:
+    print("\n## How exact a reduced decode is\n")
+    print(
+        "Grey levels of 255 between a crop and the exact one (decoded whole, resized in one step): mean of all crops /"
+    )
+    print("mean of the worst crop / largest of any pixel. Without a gap, Pillow's `reducing_gap=2.0` alone does it.\n")
+    print("| photos | crop | no gap | " + " | ".join(f"gap {gap:g}" for gap in GAPS) + " |")
+    print("|---|---:|" + "---:|" * (len(GAPS) + 1))
+    for name, split in sources.items():
+        for size in SIZES:
+            crops = images_of(split, size).crops
+            cells = ["{:.2f} / {:.2f} / {}".format(*differences(split, crops, gap, 2.0)) for gap in (WHOLE, *GAPS)]
+            print(f"| {name} | {size} px | {' | '.join(cells)} |")
+
+
+def seconds(function: Callable[[], object]) -> float:
+    """Of the clock: the median of five calls."""
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+@contextlib.contextmanager
+def cache(folder: Path) -> Iterator[None]:
+    """Has indexes kept below `folder`."""
+    before = os.environ.get("LIPSFORMER_CACHE")
+    os.environ["LIPSFORMER_CACHE"] = str(folder)
+    yield
+    if before is None:
+        del os.environ["LIPSFORMER_CACHE"]
+    else:
+        os.environ["LIPSFORMER_CACHE"] = before
+
+
+def print_listing(scratch: Path) -> None:
+    for folder in range(FOLDERS):
+        for file in range(FILES):
+            path = scratch / "many" / f"n{folder:08}" / f"n{folder:08}_{file}.JPEG"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    time.sleep(index.SETTLED_NS / 1e9 + 0.5)
+
+    def measured() -> list[float]:
+        return [seconds(lambda way=way: way(scratch / "many")) for way in (ClassTree.open, open_dataset)]
+
+    (scratch / "a file, so that nothing is kept").touch()
+    with cache(scratch / "a file, so that nothing is kept"):
+        walked = measured()
+    with cache(scratch / "cache"):
+        open_dataset(scratch / "many")
+        indexed = measured()
+    print(f"\n## Opening {FOLDERS * FILES:,} files in {FOLDERS:,} folders\n")
+    print(
+        "Seconds, with the names in the system's cache. A dataset without splits also has a tenth held out, by hash.\n"
+    )
+    print("| | walked | from the index |\n|---|---:|---:|")
+    for what, before, after in zip(("listing", "dataset"), walked, indexed, strict=True):
+        print(f"| {what} | {before:.3f} | {after:.3f} |")
+
+
+def write_shards(folder: Path, split: Split) -> None:
+    for start in range(0, len(split), 100):
+        folder.mkdir(exist_ok=True)
+        with tarfile.open(folder / f"train-{start // 100:03}.tar", "w") as tar:
+            for number in range(start, min(start + 100, len(split))):
+                contents = (".jpg", Path(split.where(number)).read_bytes()), (".cls", b"%d" % split.labels[number])
+                for ending, content in contents:
+                    member = tarfile.TarInfo(f"{number:06}{ending}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+
+
+def print_shards(scratch: Path, split: Split) -> None:
+    write_shards(scratch / "shards", split)
+    shards = open_dataset(scratch / "shards").train
+    print("\n## Tar shards and files\n")
+    print("Images per second and core, fruit photos, in a random order, reduced decode.\n")
+    print("| crop | files | tar shards |\n|---:|---:|---:|")
+    for size in SIZES:
+        order = np.random.default_rng(0).permutation(len(shards))
+        files, tars = rates([images_of(which.select(order), size) for which in (split, shards)])
+        print(f"| {size} px | {files:.0f} | {tars:.0f} |")
+
+
+def main() -> None:
+    fruit = open_dataset(resolve_dataset("fruit")).train
+    with tempfile.TemporaryDirectory(prefix="lipsformer-") as folder:
+        scratch = Path(folder)
+        sources = {"fruit, 348 px": fruit} | {
+            f"{side} x {side} of them, {348 * side} px": enlarge(fruit, side, scratch / f"large{side}")
+            for side in SIDES
+        }
+        versions = f"Pillow {PIL.__version__}, libjpeg-turbo {features.version('libjpeg_turbo')}"
+        print("# Reading training data\n")
+        print(f"Through `TrainingImages` of `train/data.py`, recipe `default`, best of {ROUNDS} interleaved rounds of")
+        print(f"{IMAGES} images; {versions}, {os.cpu_count()} virtual cores, one used.\n")
+        print("    python benchmarks/data/measure.py > benchmarks/data/README.md\n")
+        print_speed(sources)
+        print_exactness(sources)
+        print_listing(scratch)
+        print_shards(scratch, fruit)
+
+
+if __name__ == "__main__":
+    main()
