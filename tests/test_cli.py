@@ -189,25 +189,28 @@ def test_bad_train_input(run: Run, trained: Trained, tmp_path: Path) -> None:
     assert not output.exists()
     output.mkdir()
     (output / "notes.txt").write_text("mine")
-    assert "exists already" in refused(run, *train)
+    assert "holds other files and no training" in refused(run, *train)
+    assert "exists already" in refused(run, *train, "--resume", "never")
+    assert "--resume maybe: auto or never is needed" in refused(run, *train, "--resume=maybe")
     assert (output / "notes.txt").read_text() == "mine"
 
 
 def test_a_photo_that_cannot_be_read_is_named_by_train(run: Run, trained: Trained, tmp_path: Path) -> None:
-    photos = tmp_path / "photos"
+    photos, output = tmp_path / "photos", tmp_path / "run"
     shutil.copytree(trained.data, photos)
     for label in trained.classes:  # two of each: one may be held out
         shutil.copy(photos / label / f"{label}.jpg", photos / label / "second.jpg")
     for name in ("Kaiser.jpg", "second.jpg"):
         (photos / "Kaiser" / name).write_bytes(Path(PHOTO).read_bytes()[:4000])
     small = ("--model", "lipsformer_swin_nano", "--set", "model.embed_dim=16", "--set", "model.image_size=32")
-    status, _, err = run("train", photos, "--output", tmp_path / "run", "--epochs", 1, *small)
-    progress, message = err.splitlines()
-    assert status == 2
-    assert progress.startswith("training ")
-    assert message.startswith(f"lipsformer: {photos / 'Kaiser'}")
-    assert "damaged or cut off" in message
-    assert not (tmp_path / "run").exists()
+    status, _, err = run("train", photos, "--output", output, "--epochs", 1, *small)
+    assert status == 0
+    assert f"{photos / 'Kaiser'}" in err
+    assert "2 images unreadable" in err
+    listed = (output / "unreadable.txt").read_text().splitlines()
+    assert len(listed) == 2
+    assert all("damaged or cut off" in line for line in listed)
+    assert "finished already" in run("train", photos, "--output", output, "--epochs", 1, *small, "--resume")[2]
 
 
 def test_bad_data_input(run: Run, tmp_path: Path) -> None:

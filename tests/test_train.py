@@ -253,3 +253,33 @@ def test_a_flipped_crop_is_the_mirror_of_the_plain_one(photos: Path) -> None:
     assert plain.pixels is not None
     assert flipped.pixels is not None
     assert (plain.pixels[:, ::-1] == flipped.pixels).all()
+
+
+def test_without_a_better_epoch_the_training_ends_early(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_tiny(photos, tmp_path / "run", "learning_rate=1e-9", "patience=2", epochs=9)
+    _, records = contents(tmp_path / "run")
+    best = max(range(len(records)), key=lambda index: records[index]["val_top1"])
+    assert len(records) == best + 3 < 9
+    train_tiny(photos, tmp_path / "run", "learning_rate=1e-9", "patience=2", epochs=9)
+    assert "finished already, after 3 epochs" in capsys.readouterr().err
+
+
+def test_recomputed_activations_and_more_saving_change_no_bit(photos: Path, finished: Path, tmp_path: Path) -> None:
+    train_tiny(photos, tmp_path / "run", "recompute=true", "save_every=2")
+    assert_same(finished, tmp_path / "run")
+
+
+def test_events_for_tensorboard(photos: Path, tmp_path: Path) -> None:
+    train_tiny(photos, tmp_path / "run", epochs=1, tensorboard=True)
+    assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # the compiler imports what PyTorch itself deprecates
+def test_compiled_it_learns_the_same(photos: Path, finished: Path, tmp_path: Path) -> None:
+    train_tiny(photos, tmp_path / "run", "compile=true")
+    plain, compiled = contents(finished)[1], contents(tmp_path / "run")[1]
+    for a, b in zip(plain, compiled, strict=True):
+        assert b["train_loss"] == pytest.approx(a["train_loss"], rel=1e-3)

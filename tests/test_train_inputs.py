@@ -116,7 +116,7 @@ def test_existing_output(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("five years of work")
     assert "exists already; use --resume auto" in refusal(photos, tmp_path / "run", resume=False)
-    assert "nothing to resume" in refusal(photos, tmp_path / "run")
+    assert "no training to go on with" in refusal(photos, tmp_path / "run")
     assert (tmp_path / "run" / "thesis.txt").read_text() == "five years of work"
     assert "not a folder" in refusal(photos, tmp_path / "run" / "thesis.txt")
 

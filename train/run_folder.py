@@ -60,7 +60,7 @@ class RunFolder:
         if not resume:
             raise InputError(f"{self.path}: exists already; use --resume auto to go on, or choose another --output")
         if not self.states():
-            raise InputError(f"{self.path}: holds no {STATES}, so there is nothing to resume; choose another --output")
+            raise InputError(f"{self.path}: holds other files and no training to go on with; choose another --output")
         problem = ""
         for path in reversed(self.states()):
             if problem:
