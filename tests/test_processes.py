@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,32 +42,24 @@ def start(
     photos: Path, output: Path, count: int, *overrides: str, restarts: int = 0, epochs: int = STEPS
 ) -> subprocess.Popen[str]:
     """A training of `count` processes under torchrun."""
-    settings = [word for override in (*SETTINGS, *overrides) for word in ("--set", override)]
-    torchrun = [
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={count}",
-        f"--max-restarts={restarts}",
-        "-m",
-    ]
     return subprocess.Popen(
         [
-            sys.executable,
-            "-m",
-            *torchrun,
-            "lipsformer",
-            "train",
-            photos,
-            "--output",
-            output,
-            "--epochs",
-            str(epochs),
-            *settings,
+            *torchrun("--standalone", f"--nproc-per-node={count}", f"--max-restarts={restarts}"),
+            *train(photos, output, *overrides, epochs=epochs),
         ],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
+
+
+def torchrun(*options: str) -> list[str]:
+    return [sys.executable, "-m", "torch.distributed.run", *options]
+
+
+def train(photos: Path, output: Path, *overrides: str, epochs: int = STEPS) -> list[str]:
+    settings = [word for override in (*SETTINGS, *overrides) for word in ("--set", override)]
+    return ["-m", "lipsformer", "train", str(photos), "--output", str(output), "--epochs", str(epochs), *settings]
 
 
 def finish(process: subprocess.Popen[str], status: int = 0) -> str:
@@ -100,6 +94,67 @@ def test_two_processes_train_as_one(
     assert "Warning" not in err
     assert_close(metrics(tmp_path / "run"), alone, 1e-9)
     assert load_checkpoint(tmp_path / "run" / "last.safetensors").metrics["images"] == 3
+
+
+@pytest.fixture
+def hosts() -> Iterator[list[tuple[str, str]]]:
+    """Two hosts that only a cable joins, 10.77.0.1 and 10.77.0.2: the network namespace and the interface of each."""
+    if os.geteuid() or shutil.which("ip") is None:
+        pytest.skip("network namespaces need root and iproute2")
+    found = [(f"lipsformer-{os.getpid()}-{number}", f"cable{number}") for number in (1, 2)]
+    try:
+        for namespace, _ in found:
+            ip("netns", "add", namespace)
+        ip(
+            "link",
+            "add",
+            found[0][1],
+            "netns",
+            found[0][0],
+            "type",
+            "veth",
+            "peer",
+            "name",
+            found[1][1],
+            "netns",
+            found[1][0],
+        )
+        for number, (namespace, interface) in enumerate(found, start=1):
+            ip("-n", namespace, "address", "add", f"10.77.0.{number}/24", "dev", interface)
+            ip("-n", namespace, "link", "set", interface, "up")
+            ip("-n", namespace, "link", "set", "lo", "up")
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"no network namespaces here: {error.stderr}")
+    else:
+        yield found
+    finally:
+        for namespace, _ in found:
+            subprocess.run(["ip", "netns", "delete", namespace], check=False, capture_output=True)
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
+
+
+def test_two_hosts_train_as_one(
+    photos: Path, alone: list[dict[str, Any]], tmp_path: Path, hosts: list[tuple[str, str]]
+) -> None:
+    output, running = tmp_path / "run", []
+    for rank, (namespace, interface) in enumerate(hosts):
+        where = [
+            "--nnodes=2",
+            f"--node-rank={rank}",
+            "--master-addr=10.77.0.1",
+            "--master-port=29500",
+            "--nproc-per-node=1",
+        ]
+        command = ["ip", "netns", "exec", namespace, *torchrun(*where), *train(photos, output)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": interface}
+        running.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment))
+    first, second = [finish(process) for process in running]
+    assert "on cpu x 2" in first
+    assert "epoch" not in second
+    assert_close(metrics(output), alone, 1e-9)
 
 
 def test_other_draws_are_noticed(photos: Path, alone: list[dict[str, Any]], tmp_path: Path) -> None:

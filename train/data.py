@@ -150,6 +150,9 @@ class ValidationBatches:
             persistent_workers=workers > 0 and not keep,
         )
 
+    def __len__(self) -> int:
+        return len(self.loader)
+
     def __iter__(self) -> Iterator[Batch]:
         if self.kept is None:
             return iter(self.loader)

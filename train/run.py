@@ -253,6 +253,10 @@ class Run:
         if self.state.step % self.recipe.save_every == 0:
             self._save_state()
 
+    def _after_batch(self, batch: Batch, done: int, count: int) -> None:
+        self.display.note(f"validating {done}/{count}")
+        self._note_unreadable(batch)
+
     def _note_unreadable(self, batch: Batch) -> None:
         if batch.unreadable and not self.unreadable:
             self.display.say(f"{batch.unreadable[0]}; it is left out, as others will be: {UNREADABLE} lists them")
@@ -268,7 +272,7 @@ class Run:
     def _finish_epoch(self, batches: ValidationBatches, started: float) -> None:
         """Validates and writes an epoch. The state comes last: killed before, the epoch's end is done again."""
         state = self.state
-        outcomes = validate(state.average.module, batches, self.labels, self.setting, self._note_unreadable)
+        outcomes = validate(state.average.module, batches, self.labels, self.setting, self._after_batch)
         if not outcomes.images:
             raise InputError(f"{self.dataset.root}: none of the images to validate on can be read; see {UNREADABLE}")
         record = {

@@ -23,17 +23,18 @@ def validate(
     batches: ValidationBatches,
     labels: NDArray[np.int64],
     setting: Setting,
-    after_batch: Callable[[Batch], None],
+    after_batch: Callable[[Batch, int, int], None],
 ) -> Outcomes:
     """Runs `model` (in eval mode, normalised images to logits) on this process's share; the outcomes of all images.
 
     Every image is looked at by one process, and so counts once. In full precision, as `lipsformer eval` does it,
-    so that a checkpoint's figures are those that it gives again. `labels` (N,) are those of the whole split.
+    so that a checkpoint's figures are those that it gives again. `labels` (N,) are those of the whole split;
+    `after_batch` gets each batch, its number from 1, and how many there are.
     """
     classes = setting.augmentation.classes
     found = np.zeros((5, len(labels)))  # read, predicted, rank, loss, confidence; exact in float64
-    for batch in batches:
-        after_batch(batch)
+    for done, batch in enumerate(batches, start=1):
+        after_batch(batch, done, len(batches))
         if not len(batch.labels):
             continue
         logits = model(setting.normalise(batch.pixels.to(setting.processes.device, non_blocking=True)))
