@@ -18,7 +18,8 @@ from training import CLASSES, contents, make_photos, states, train_tiny
 from lipsformer import LipsFormerError, Preprocessing, load_checkpoint, load_predictor
 from lipsformer.datasets import open_dataset, open_labelled
 from lipsformer.evaluation import evaluate
-from lipsformer.train import load_recipe, loop, run
+from lipsformer.train import load_recipe, loop
+from lipsformer.train import training as training_module
 from lipsformer.train.data import TrainingImages
 from lipsformer.train.optimisation import learning_rate
 
@@ -47,7 +48,7 @@ def assert_same(run_a: Path, run_b: Path) -> None:
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
     """Makes the training that follows stop, as by Ctrl-C, in the midst of the epoch after `epochs`."""
-    validate, calls = run.validate, []
+    validate, calls = training_module.validate, []
 
     def interrupted(*arguments: Any) -> Any:
         calls.append(1)
@@ -55,7 +56,7 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
             raise KeyboardInterrupt
         return validate(*arguments)
 
-    monkeypatch.setattr(run, "validate", interrupted)
+    monkeypatch.setattr(training_module, "validate", interrupted)
 
 
 def test_training_learns(photos: Path, tmp_path: Path) -> None:

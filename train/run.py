@@ -3,45 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import math
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
-
-import numpy as np
-import torch
-from torch import nn
+from typing import Any
 
 from lipsformer import console
-from lipsformer.checkpoint import save_checkpoint
 from lipsformer.datasets import ImageFolder, open_dataset
 from lipsformer.errors import InputError
-from lipsformer.normalise import Normalise
-from lipsformer.report.write import CLASSES, write_report
+from lipsformer.report.write import CLASSES
 
-from .augment import Augmentation
-from .data import Batch, TrainingBatches, TrainingImages, ValidationBatches, ValidationImages, load_training
-from .draws import Purpose, seed_torch
-from .epoch import EpochSums
-from .live import Display
-from .loop import DivergedError, Setting, train_epoch
-from .optimisation import average_weights, build_optimisers, freeze_stages, learning_rate
-from .order import Order
-from .pace import Progress
+from .loop import DivergedError
 from .processes import Processes, join_processes
 from .recipe import Recipe, load_recipe
-from .report import plot_curves
-from .run_folder import BEST, CURVES, EVENTS, LAST, UNREADABLE, RunFolder
-from .start import start_model, start_preprocessing
-from .state import SavedState, TrainingState, fingerprint, parse_state
-from .stop import StoppedError, StopRequest, stop_on_signals
-from .tensorboard import TensorBoard
-from .validation import validate
+from .run_folder import BEST, LAST, RunFolder
+from .state import SavedState, fingerprint, parse_state
+from .stop import stop_on_signals
+from .training import Training
 
-__all__ = ["Run", "open_run", "run_training"]
-
-Module = TypeVar("Module", bound=nn.Module)
+__all__ = ["open_run", "run_training"]
 
 
 def run_training(
@@ -102,7 +81,7 @@ def run_training(
 
 
 @contextlib.contextmanager
-def open_run(data: Path, *, output: Path, resume: bool, device: str, **choices: Any) -> Iterator[Run]:
+def open_run(data: Path, *, output: Path, resume: bool, device: str, **choices: Any) -> Iterator[Training]:
     """The training that `run_training`'s arguments describe, in the state that `output` holds, or in its first."""
     with join_processes(device) as processes:
         folder = RunFolder(output)
@@ -113,210 +92,10 @@ def open_run(data: Path, *, output: Path, resume: bool, device: str, **choices: 
         processes.check_same(digest, f"the dataset {data}")
         if saved is not None:
             _check_same(saved, chosen, dataset, digest)
-        run = Run(chosen, dataset, digest, folder, processes)
+        run = Training(chosen, dataset, digest, folder, processes)
         if saved is not None:
             run.state.restore(saved, run.labels)
         yield run
-
-
-class Run:
-    """A training in progress: its state, what it learns from, and where it writes."""
-
-    def __init__(
-        self, recipe: Recipe, dataset: ImageFolder, digest: str, folder: RunFolder, processes: Processes
-    ) -> None:
-        self.recipe = recipe
-        self.dataset = dataset
-        self.digest = digest
-        self.folder = folder
-        self.processes = processes
-        self.title = f"{recipe.model['name']} on {dataset.root.resolve().name}"
-        self.labels = np.asarray(dataset.validation.labels)
-        self.preprocessing = start_preprocessing(recipe.model, recipe.crop_fraction)
-        order = Order(np.asarray(dataset.train.labels), recipe)
-        order.check_shares(processes.count)
-        self.setting = Setting(
-            recipe=recipe,
-            processes=processes,
-            order=order,
-            normalise=self._cast(Normalise(self.preprocessing)),
-            augmentation=Augmentation(
-                rand_augment=recipe.rand_augment,
-                mixup=recipe.mixup,
-                cutmix=recipe.cutmix,
-                erasing=recipe.erasing,
-                label_smoothing=recipe.label_smoothing,
-                classes=len(dataset.classes),
-            ),
-        )
-        self.state = self._start()
-        self.events: TensorBoard | None = None
-        self.unreadable = folder.unreadable() if processes.first else set()
-
-    @property
-    def finished(self) -> bool:
-        """Whether there is no epoch left to train, or none worth it."""
-        best, patience = self.state.best, self.recipe.patience
-        stalled = best is not None and 0 < patience <= self.state.epoch - best["epoch"]
-        return stalled or self.state.epoch >= self.recipe.epochs
-
-    def train(self, stop: StopRequest, *, tensorboard: bool = False) -> None:
-        """Trains to the end, or until it is asked to stop.
-
-        Raises:
-            StoppedError: if it was asked to stop.
-        """
-        state, order = self.state, self.setting.order
-        images = TrainingImages(self.dataset.train, self.recipe, self.preprocessing)
-        batches = load_training(images, TrainingBatches(order, self.processes, start=state.step))
-        validation = ValidationBatches(
-            ValidationImages(self.dataset.validation, self.preprocessing), self.recipe, self.processes
-        )
-        with contextlib.ExitStack() as stack:
-            self.display = stack.enter_context(
-                Display(
-                    self.title,
-                    self.recipe.epochs,
-                    order.steps_per_epoch,
-                    state.step,
-                    quiet=not self.processes.first,
-                    validation=[record["val_top1"] for record in state.history],
-                )
-            )
-            if tensorboard and self.processes.first:
-                self.events = stack.enter_context(TensorBoard(self.folder.path / EVENTS, state.step))
-            self._introduce()
-            if state.step == 0:
-                self._save_state()
-                if self.processes.first:
-                    self.folder.save_recipe(self.recipe)
-            while not self.finished:
-                started = time.perf_counter()
-                if not train_epoch(state, batches, self.setting, stop, self._after_step):
-                    self._save_state()
-                    raise StoppedError(self.folder.path, state.step, order.total, stop.signal)
-                self._finish_epoch(validation, started)
-
-    def report(self) -> None:
-        """Draws what there is to see of the finished epochs."""
-        state = self.state
-        if state.best is None or state.best_outcomes is None:
-            return
-        split, title = self.dataset.validation, f"{self.title}, epoch {state.best['epoch']}"
-        with self.folder.writing():
-            plot_curves(self.folder.path / CURVES, state.history, self.title)
-            write_report(self.folder.path, state.best_outcomes, split, self.dataset.classes, self.preprocessing, title)
-
-    def _start(self) -> TrainingState:
-        recipe = self.recipe
-        seed_torch(recipe.seed, Purpose.WEIGHTS)
-        model = self._cast(start_model(recipe.model, self.dataset.classes))
-        model.recompute = recipe.recompute
-        freeze_stages(model, recipe.freeze)
-        network = self.processes.wrap(model)
-        average = average_weights(model, recipe.ema_decay).eval()
-        if recipe.compile:
-            model.compile()
-        return TrainingState(
-            model=model,
-            network=network,
-            average=average,
-            optimisers=build_optimisers(model, recipe),
-            sums=EpochSums(self.setting.order.steps_per_epoch),
-        )
-
-    def _cast(self, module: Module) -> Module:
-        """On the device, in the recipe's precision."""
-        return module.to(self.processes.device, torch.float64 if self.recipe.precision == "float64" else None)
-
-    def _introduce(self) -> None:
-        train, validation = self.dataset.train, self.dataset.validation
-        parameters = sum(parameter.numel() for parameter in self.state.model.parameters())
-        many = f" x {self.processes.count}" if self.processes.count > 1 else ""
-        self.display.say(
-            f"training {self.recipe.model['name']}, {parameters / 1e6:.1f} M parameters, "
-            f"{self.preprocessing.image_size} px, on {len(train)} images of {len(self.dataset.classes)} classes, "
-            f"validating on {len(validation)} ({validation.name}): {self.recipe.epochs} epochs of "
-            f"{self.setting.order.steps_per_epoch} steps on {self.processes.device.type}{many}"
-        )
-        if self.state.step:
-            self.display.say(
-                f"{self.folder.path}: resumed at step {self.state.step} of {self.setting.order.total}, "
-                f"after epoch {self.state.epoch} of {self.recipe.epochs}"
-            )
-
-    def _after_step(self, batch: Batch, progress: Progress) -> None:
-        self.display.step(progress)
-        if self.events is not None:
-            self.events.step(self.state.step, progress)
-        self._note_unreadable(batch)
-        if self.state.step % self.recipe.save_every == 0:
-            self._save_state()
-
-    def _after_batch(self, batch: Batch, done: int, count: int) -> None:
-        self.display.note(f"validating {done}/{count}")
-        self._note_unreadable(batch)
-
-    def _note_unreadable(self, batch: Batch) -> None:
-        if batch.unreadable and not self.unreadable:
-            self.display.say(f"{batch.unreadable[0]}; it is left out, as others will be: {UNREADABLE} lists them")
-        self.unreadable.update(batch.unreadable)
-
-    def _save_state(self) -> None:
-        """Makes the run resumable from here."""
-        self.unreadable = set(self.processes.gather(sorted(self.unreadable)))
-        if self.processes.first:
-            self.folder.save_unreadable(self.unreadable)
-            self.folder.save_state(self.state, self.recipe, self.digest)
-
-    def _finish_epoch(self, batches: ValidationBatches, started: float) -> None:
-        """Validates and writes an epoch. The state comes last: killed before, the epoch's end is done again."""
-        state = self.state
-        outcomes = validate(state.average.module, batches, self.labels, self.setting, self._after_batch)
-        if not outcomes.images:
-            raise InputError(f"{self.dataset.root}: none of the images to validate on can be read; see {UNREADABLE}")
-        record = {
-            "epoch": state.epoch + 1,
-            "step": state.step,
-            "learning_rate": learning_rate(state.step - 1, self.setting.order.total, self.recipe.peak_rate),
-            **state.sums.record(),
-            "val_loss": outcomes.mean_loss if math.isfinite(outcomes.mean_loss) else None,
-            "val_top1": outcomes.top1,
-            "val_top5": outcomes.top5,
-            "val_images": outcomes.images,
-            "seconds": round(time.perf_counter() - started, 2),
-        }
-        state.finish_epoch(record, outcomes)
-        if self.processes.first:
-            with self.folder.writing():
-                self._save_checkpoint(LAST)
-                if state.best is record:
-                    self._save_checkpoint(BEST)
-            self.folder.save_history(state)
-        self._save_state()
-        if self.events is not None:
-            self.events.epoch(record)
-        self.display.epoch(_summary(record, state.best, self.recipe.epochs, len(self.unreadable)), record["val_top1"])
-
-    def _save_checkpoint(self, name: str) -> None:
-        record = self.state.history[-1]
-        metrics = {
-            "dataset": self.dataset.root.resolve().name,
-            "split": self.dataset.validation.name,
-            "images": record["val_images"],
-            "epoch": record["epoch"],
-            "epochs": self.recipe.epochs,
-            "top1": record["val_top1"],
-            "loss": record["val_loss"],
-        }
-        save_checkpoint(
-            self.folder.path / name,
-            config=self.state.model.config,
-            weights=self.state.average.module.state_dict(),
-            classes=self.dataset.classes,
-            preprocessing=self.preprocessing,
-            metrics=metrics,
-        )
 
 
 def _open(folder: RunFolder, processes: Processes, resume: bool) -> SavedState | None:
@@ -355,15 +134,3 @@ def _check_same(saved: SavedState, recipe: Recipe, dataset: ImageFolder, digest:
             f"{saved.path}: belongs to another dataset than {dataset.root} (classes or file names differ); "
             "give the same one, or train into another --output"
         )
-
-
-def _summary(record: dict[str, Any], best: dict[str, Any] | None, epochs: int, unreadable: int) -> str:
-    train_loss, val_loss = ("none" if record[k] is None else f"{record[k]:.3f}" for k in ("train_loss", "val_loss"))
-    skipped = f", {record['skipped_steps']} steps skipped" if record["skipped_steps"] else ""
-    left_out = f", {unreadable} images unreadable" if unreadable else ""
-    speed = f", {record['images_per_second']:.0f} images/s" if record["images_per_second"] else ""
-    top1 = best["val_top1"] if best else 0.0
-    return (
-        f"epoch {record['epoch']}/{epochs}: training loss {train_loss}, validation loss {val_loss}, "
-        f"top-1 {record['val_top1']:.1%} (best {top1:.1%}){speed}, {record['seconds']:.1f} s{skipped}{left_out}"
-    )
