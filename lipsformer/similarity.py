@@ -58,7 +58,8 @@ class CosineSimilarity(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
         """Maps q, k and v, each (..., heads, N, d), to (..., heads, N, d); `bias` is added to the (N, N) scores."""
-        unit = Normalise.apply if self.training else normalise
+        by_hand = self.training and not torch.compiler.is_compiling()  # which fuses the formula by itself
+        unit = Normalise.apply if by_hand else normalise
         q = unit(q, self.epsilon) * self.temperature
         k = unit(k, self.epsilon)
         v = unit(v, self.epsilon) if self.value_norm else v
