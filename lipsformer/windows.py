@@ -26,9 +26,13 @@ def merge_windows(windows: Tensor, height: int, width: int, rows: int, columns: 
 
 
 def split_heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values (B, heads, N, C / heads) of the joint projection (B, N, 3 * C)."""
+    """Queries, keys and values (B, heads, N, C / heads) of the joint projection (B, N, 3 * C).
+
+    Laid out head by head: every product to come would copy them to that order, their gradients' products once more.
+    """
     _, tokens, channels = qkv.shape
-    q, k, v = qkv.reshape(-1, tokens, 3, num_heads, channels // (3 * num_heads)).permute(2, 0, 3, 1, 4).unbind(0)
+    heads = qkv.reshape(-1, tokens, 3, num_heads, channels // (3 * num_heads)).permute(2, 0, 3, 1, 4)
+    q, k, v = heads.contiguous().unbind(0)
     return q, k, v
 
 
