@@ -19,7 +19,7 @@ from torch.nn.grad import conv2d_weight
 __all__ = ["DepthwiseConv2d"]
 
 MOST_POSITIONS = 64  # beyond 8x8 maps the pairs of positions outweigh what is saved
-MOST_COLUMNS = 32  # and the pairs of columns beyond this width; in float32, where oneDNN does better, at any
+MOST_COLUMNS = 16  # and the pairs of columns beyond this width; in float32, where oneDNN does better, at any
 
 
 class DepthwiseConv2d(nn.Conv2d):

@@ -1,4 +1,4 @@
-"""Depthwise 7x7 convolutions on one CPU thread: the gradient of the weights, oneDNN's and ours, in interleaved rounds.
+"""Depthwise 7x7 convolutions on one CPU thread: all gradients, oneDNN's and ours, in interleaved rounds.
 
 python benchmarks/depthwise/measure.py > benchmarks/depthwise/README.md
 """
@@ -13,10 +13,17 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from lipsformer.depthwise import weight_gradient
+from lipsformer.depthwise import DepthwiseConvolution
 
-BATCH, KERNEL, ROUNDS, CALLS = 64, 7, 7, 10
-SHAPES = ((32, 16), (64, 8), (128, 4), (256, 2))  # channels, side: the stages of lipsformer_nano
+KERNEL, ROUNDS, CALLS = 7, 7, 5
+SHAPES = (  # batch, channels, side
+    *((64, 32 << stage, 16 >> stage) for stage in range(4)),  # lipsformer_nano
+    *((16, 96 << stage, 56 >> stage) for stage in range(4)),  # lipsformer_swin_tiny
+)
+NOTE = """
+Ours (`lipsformer/depthwise.py`) sums the bias's gradient by itself and has the input's from a convolution with the
+weights turned round. That of the weights is from pairs of positions on maps of up to 8 x 8, from pairs of columns in
+bfloat16 on maps of up to 16 columns, and else from oneDNN in float32."""
 
 
 def milliseconds(function: Callable[[], object]) -> float:
@@ -26,25 +33,23 @@ def milliseconds(function: Callable[[], object]) -> float:
     return (time.perf_counter() - started) / CALLS * 1e3
 
 
-def measure(channels: int, side: int, dtype: torch.dtype) -> list[float]:
-    """Milliseconds of the convolution, of oneDNN's gradient of the weights and of ours: medians over the rounds."""
+def measure(batch: int, channels: int, side: int, dtype: torch.dtype) -> list[float]:
+    """Milliseconds of the convolution, of oneDNN's gradients and of ours: medians over the rounds."""
     x, grad = (
-        torch.randn(BATCH, channels, side, side, dtype=dtype).contiguous(memory_format=torch.channels_last)
+        torch.randn(batch, channels, side, side, dtype=dtype).contiguous(memory_format=torch.channels_last)
         for _ in range(2)
     )
-    weight = torch.randn(channels, 1, KERNEL, KERNEL, dtype=dtype)
-    padding = KERNEL // 2
+    weight, bias = torch.randn(channels, 1, KERNEL, KERNEL, dtype=dtype), torch.randn(channels, dtype=dtype)
+    inputs = [part.requires_grad_() for part in (x, weight, bias)]
 
-    def backward() -> object:
-        return torch.ops.aten.convolution_backward(
-            grad, x, weight, None, [1, 1], [padding] * 2, [1, 1], False, [0, 0], channels, [False, True, False]
-        )
+    def convolve() -> torch.Tensor:
+        return F.conv2d(x, weight, bias, padding=KERNEL // 2, groups=channels)
 
-    ways: list[Callable[[], object]] = [
-        lambda: F.conv2d(x, weight, padding=padding, groups=channels),
-        backward,
-        lambda: weight_gradient(x, grad, KERNEL),
-    ]
+    def gradients(out: torch.Tensor) -> Callable[[], object]:
+        return lambda: torch.autograd.grad(out, inputs, grad, retain_graph=True)
+
+    ours: torch.Tensor = DepthwiseConvolution.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    ways: list[Callable[[], object]] = [convolve, gradients(convolve()), gradients(ours)]
     for way in ways:
         way()
     rounds = [[milliseconds(way) for way in ways] for _ in range(ROUNDS)]
@@ -54,21 +59,22 @@ def measure(channels: int, side: int, dtype: torch.dtype) -> list[float]:
 def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    print("# The gradient of depthwise weights on a CPU\n")
+    print("# The gradients of a depthwise convolution on a CPU\n")
+    print(f"Milliseconds for a kernel of {KERNEL}x{KERNEL} on one thread: the convolution, and the gradients of its")
     print(
-        f"Milliseconds for a batch of {BATCH} maps and a kernel of {KERNEL}x{KERNEL}, one thread, medians of {ROUNDS}"
+        f"input, weights and bias. Medians of {ROUNDS} interleaved rounds of {CALLS} calls; torch {torch.__version__},"
     )
-    print(f"interleaved rounds of {CALLS} calls; torch {torch.__version__}, {os.cpu_count()} virtual cores.\n")
+    print(f"{os.cpu_count()} virtual cores.\n")
     print("    python benchmarks/depthwise/measure.py > benchmarks/depthwise/README.md\n")
-    print("| map | precision | convolution | gradient of the weights, oneDNN | ours | ours / oneDNN |")
+    print("| maps | precision | convolution | gradients, oneDNN | gradients, ours | ours / oneDNN |")
     print("|---|---|---:|---:|---:|---:|")
-    for channels, side in SHAPES:
+    for batch, channels, side in SHAPES:
         for dtype in (torch.float32, torch.bfloat16):
-            forward, theirs, ours = measure(channels, side, dtype)
+            forward, theirs, ours = measure(batch, channels, side, dtype)
             name = str(dtype).removeprefix("torch.")
             cells = f"{forward:.2f} | {theirs:.2f} | {ours:.2f} | {ours / theirs:.2f}"
-            print(f"| {channels} x {side} x {side} | {name} | {cells} |")
-    print("\nTraining uses ours on maps of up to 8 x 8 (`lipsformer/depthwise.py`).")
+            print(f"| {batch} x {channels} x {side} x {side} | {name} | {cells} |")
+    print(NOTE)
 
 
 if __name__ == "__main__":
