@@ -105,8 +105,7 @@ def main() -> None:
     fetched = time.monotonic()
 
     epochs = ["--epochs", options.epochs] if options.epochs else []
-    resume = ["--resume"] if (run / "state.safetensors").is_file() else []
-    lipsformer("train", photos, "--recipe", "fruit", "--output", run, *epochs, *resume)
+    lipsformer("train", photos, "--recipe", "fruit", "--output", run, *epochs)
 
     checkpoint = run / "last.safetensors"
     if bundle.is_dir() and (bundle / "manifest.json").stat().st_mtime < checkpoint.stat().st_mtime:

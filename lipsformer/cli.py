@@ -75,7 +75,8 @@ def train(
     dataset: Data,
     output: Annotated[Path, typer.Option(help="Run folder to write.")],
     model: Annotated[
-        str | None, typer.Option(help="Variant, see `lipsformer models`; by default the recipe's.")
+        str | None,
+        typer.Option(help="Variant, see `lipsformer models`, or checkpoint to start from; by default the recipe's."),
     ] = None,
     recipe: Annotated[
         str | None, typer.Option(help="Packaged recipe or TOML file; by default `default`, or the resumed run's.")
