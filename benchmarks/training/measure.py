@@ -1,0 +1,200 @@
+"""Training steps of LipsFormer-Swin-Tiny at 224 pixels: ours, the official code's, and timm's Swin-Tiny.
+
+    git clone https://github.com/IDEA-Research/LipsFormer official
+    pip install --no-deps timm
+    python benchmarks/training/measure.py --official official > benchmarks/training/README.md
+
+Without --official and without timm ours is measured alone. All models train in one process, a step of each in turn, so
+that whatever else the machine does falls on all of them; a busy one slows threads that wait for each other many times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import statistics
+import sys
+import time
+import types
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import lipsformer
+from lipsformer.models import summarise
+
+NAME, CLASSES, SIDE, DROP_PATH = "lipsformer_swin_tiny", 1000, 224, 0.2
+OURS, OFFICIAL, STORED, TIMM = "ours", "official", "official, without its activation checkpoints", "timm swin_tiny"
+STEP = 3  # a step's operations in forward passes: the gradients take two
+TORCHVISION = (
+    "torchvision",
+    *(f"torchvision.{name}" for name in ("datasets", "ops", "ops.misc", "transforms", "transforms.functional")),
+)
+
+HEADING = f"""# A training step
+
+Images per second of `{NAME}` at {SIDE} pixels in one training step: forward, cross entropy, backward,
+clipping, AdamW; stochastic depth {DROP_PATH}. Medians of {{rounds}} rounds, in each of which every model makes a step;
+the ratios are medians over the rounds.
+
+    git clone https://github.com/IDEA-Research/LipsFormer official
+    pip install --no-deps timm
+    python benchmarks/training/measure.py --official official > benchmarks/training/README.md
+
+The official code computes the MLP, the GELUs and the softmax a second time for the gradient, to save memory; ours
+computes blocks again only where it is asked to (`recompute`). The third row is the official code storing all that ours
+stores. Swin-Tiny has no convolution branches and 10 % less to multiply.
+"""
+NO_CUDA = """Not measured: the machine of these numbers has no CUDA device. Where there is one the command measures ours
+there; that part of it is written and has not been run."""
+
+Step = Callable[[], object]
+
+
+def import_timm() -> types.ModuleType | None:
+    """timm, which the official code needs too. It imports torchvision, of which these models use nothing."""
+    if importlib.util.find_spec("timm") is None:
+        return None
+    if importlib.util.find_spec("torchvision") is None:
+        sys.modules.update({name: mock.MagicMock() for name in TORCHVISION})
+    return importlib.import_module("timm.models.swin_transformer")
+
+
+def import_official(folder: Path) -> Any:
+    """The official model's module, by its file: its package imports far more."""
+    spec = importlib.util.spec_from_file_location("official_swin", folder / "models" / "lipsformer_swin.py")
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError(folder)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def without_checkpoints(model: nn.Module, official: Any) -> nn.Module:
+    """Lets a model of the official code store all activations, as ours does."""
+    forward = model.forward
+
+    def stored(image: Tensor) -> Tensor:
+        with mock.patch.object(official.checkpoint, "checkpoint", lambda function, x: function(x)):
+            out: Tensor = forward(image)
+            return out
+
+    model.forward = stored
+    return model
+
+
+def build_models(official: Path | None) -> dict[str, nn.Module]:
+    models: dict[str, nn.Module] = {OURS: lipsformer.create_model(NAME, CLASSES, drop_path=DROP_PATH)}
+    timm = import_timm()
+    if official is not None:
+        module = import_official(official)
+        for name in (OFFICIAL, STORED):
+            models[name] = module.LipsFormerSwin(num_classes=CLASSES, drop_path_rate=DROP_PATH)
+        without_checkpoints(models[STORED], module)
+    if timm is not None:
+        models[TIMM] = timm.swin_tiny_patch4_window7_224(num_classes=CLASSES, drop_path_rate=DROP_PATH)
+    return models
+
+
+def training_step(model: nn.Module, batch: int, device: torch.device, *, bfloat16: bool) -> Step:
+    """A step on random images: forward, cross entropy, backward, clipping, AdamW."""
+    model = model.to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.05, fused=True)
+    images = torch.randn(batch, 3, SIDE, SIDE, device=device)
+    labels = torch.randint(CLASSES, (batch,), device=device)
+    if device.type == "cuda":
+        model = torch.compile(model)  # type: ignore[assignment]
+
+    def step() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            loss = F.cross_entropy(model(images), labels)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimizer.step()
+
+    return step
+
+
+def seconds(step: Step, device: torch.device, calls: int = 1) -> float:
+    """Seconds of one call, of `calls` in a row."""
+    started = time.perf_counter()
+    for _ in range(calls):
+        step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - started) / calls
+
+
+def peak(dtype: torch.dtype, device: torch.device, side: int) -> float:
+    """Operations per second of a square matrix product, the best of 10."""
+    a, b = (torch.randn(side, side, dtype=dtype, device=device) for _ in range(2))
+    return 2 * side**3 / min(seconds(lambda: a @ b, device) for _ in range(10))
+
+
+def measure(steps: dict[str, Step], device: torch.device, rounds: int, calls: int) -> dict[str, list[float]]:
+    """Seconds of every model's step in each of the interleaved rounds."""
+    for step in steps.values():
+        seconds(step, device, 2)
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            times[name].append(seconds(step, device, calls))
+    return times
+
+
+def print_table(
+    models: dict[str, nn.Module], dtype: torch.dtype, device: torch.device, *, batch: int, rounds: int, calls: int
+) -> None:
+    bfloat16 = dtype == torch.bfloat16
+    side = 8192 if device.type == "cuda" else 2048
+    before = peak(dtype, device, side)
+    steps = {name: training_step(model, batch, device, bfloat16=bfloat16) for name, model in models.items()}
+    wall, cpu = time.perf_counter(), time.process_time()
+    times = measure(steps, device, rounds, calls)
+    cores = (time.process_time() - cpu) / (time.perf_counter() - wall)
+    reachable = max(before, peak(dtype, device, side))  # another process may have taken its part of one of the two
+    print("| model | images/s | ours / this |\n|---|---:|---:|")
+    for name, values in times.items():
+        ratio = statistics.median(theirs / ours for theirs, ours in zip(values, times[OURS], strict=True))
+        print(f"| {name} | {batch / statistics.median(values):.2f} | {ratio:.2f} |")
+    operations = STEP * 2 * summarise(NAME).multiply_adds * batch / statistics.median(times[OURS])
+    print(
+        f"\nOurs runs at {operations / 1e9:.0f} GFLOP/s, {operations / reachable:.0%} of the {reachable / 1e9:.0f} of a"
+    )
+    print(f"matrix product of {side} x {side}. It used {cores:.2f} cores on average.\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--official", type=Path, help="a checkout of the official repository")
+    parser.add_argument("--batch", type=int, default=8, help="images per step on the CPU")
+    parser.add_argument("--rounds", type=int, default=9)
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")  # the official code's, about the versions that it was written for
+    torch.manual_seed(0)
+    models = build_models(arguments.official)
+    print(HEADING.format(rounds=arguments.rounds))
+    cpu = torch.device("cpu")
+    machine = f"torch {torch.__version__}, {torch.get_num_threads()} threads on {os.cpu_count()} virtual cores"
+    for dtype, precision in ((torch.float32, "float32"), (torch.bfloat16, "bfloat16 autocast")):
+        print(f"## CPU, {precision}\n\nBatch {arguments.batch}; {machine}.\n")
+        print_table(models, dtype, cpu, batch=arguments.batch, rounds=arguments.rounds, calls=1)
+    print("## CUDA, bfloat16 autocast, torch.compile\n")
+    if torch.cuda.is_available():
+        print(f"Batch 128; torch {torch.__version__}, {torch.cuda.get_device_name()}.\n")
+        device = torch.device("cuda")
+        print_table({OURS: models[OURS]}, torch.bfloat16, device, batch=128, rounds=arguments.rounds, calls=10)
+    else:
+        print(NO_CUDA)
+
+
+if __name__ == "__main__":
+    main()
