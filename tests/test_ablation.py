@@ -13,7 +13,8 @@ from small import CSWIN, EQUAL, SWIN, disagreement, random_images, scrambled
 from lipsformer.config import ModelConfig, config_from_dict
 from lipsformer.initialise import initialise
 from lipsformer.models import build_model
-from lipsformer.train.optimisation import decay_groups
+from lipsformer.train import load_recipe
+from lipsformer.train.optimisation import build_optimisers, groups
 
 BASES: dict[str, ModelConfig] = {"swin": SWIN, "cswin": CSWIN}
 CHANGES: dict[str, dict[str, Any]] = {
@@ -57,7 +58,7 @@ def test_a_changed_component_trains_every_parameter(base: ModelConfig, config: M
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().max() > 0, name
-    torch.optim.AdamW(decay_groups(model, 0.05), lr=1e-3).step()
+    build_optimisers(model, load_recipe("default")).step()
     assert all(p.isfinite().all() and not torch.equal(p, before[name]) for name, p in model.named_parameters())
 
 
@@ -95,7 +96,9 @@ def test_learned_scales_start_where_the_constants_are() -> None:
 def test_weight_decay_is_for_matrices_and_kernels(config: ModelConfig) -> None:
     model = built(config)
     names = {parameter: name for name, parameter in model.named_parameters()}
-    decayed, free = ([names[p] for p in group["params"]] for group in decay_groups(model, 0.05))
+    by_decay = sorted(groups(model, load_recipe("default")), key=lambda group: -group["weight_decay"])
+    decayed, free = ([names[p] for p in group["params"]] for group in by_decay)
+    assert [group["weight_decay"] for group in by_decay] == [0.05, 0.0]
     assert sorted(decayed + free) == sorted(names.values())
     layers = (torch.nn.Linear, torch.nn.Conv2d)
     weights = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, layers)}

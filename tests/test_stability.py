@@ -20,7 +20,7 @@ from training import TINY, make_photos
 
 from lipsformer import InputError, LipsFormerError
 from lipsformer.train import load_recipe
-from lipsformer.train.loop import LossCurve
+from lipsformer.train.epoch import EpochSums
 from lipsformer.train.stability import measure_stability, parse_rates
 from lipsformer.train.stability_report import Chance, describe, summarise
 
@@ -241,15 +241,21 @@ def test_rates_rise() -> None:
 
 
 def test_loss_curve_has_even_slices_and_shows_skipped_ones() -> None:
-    curve = LossCurve(50)
+    sums = EpochSums(50)
     for step in range(30):
-        curve.add(step, None if 5 <= step < 10 or step == 11 else float(step), 2)
+        if 5 <= step < 10 or step == 11:
+            sums.skip()
+        else:
+            sums.add(step, loss=2.0 * step, correct=1.0, images=2)
     # 20 slices of 2 or 3 steps: 0 to 2, 3 and 4, 5 to 7, 8 and 9, 10 to 12, ...
-    assert curve.means()[:5] == [1.0, 3.5, None, None, 11.0]
-    assert curve.means()[12:] == [None] * 8  # not reached yet
-    few = LossCurve(3)
-    few.add(0, 2.0, 3)
-    assert few.means() == [2.0, None, None]
+    curve = sums.record()["train_loss_curve"]
+    assert curve[:5] == [1.0, 3.5, None, None, 11.0]
+    assert curve[12:] == [None] * 8  # not reached yet
+    assert (sums.record()["skipped_steps"], sums.record()["train_top1"]) == (6, 0.5)
+    assert EpochSums.from_dict(json.loads(json.dumps(sums.to_dict()))).record() == sums.record()
+    few = EpochSums(3)
+    few.add(0, loss=6.0, correct=0.0, images=3)
+    assert few.record()["train_loss_curve"] == [2.0, None, None]
 
 
 CHANCE = Chance.of([0] * 50 + [1] * 50, 2)

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from lipsformer import Preprocessing, create_model, load_checkpoint, save_checkpoint
 from lipsformer.export import export_bundle
 from lipsformer.network import LipsFormer
-from lipsformer.train.optimisation import decay_groups
+from lipsformer.train import load_recipe
+from lipsformer.train.optimisation import build_optimisers
 from lipsformer.variants import VARIANTS
 
 # Every other block of Swin is shifted; two in one stage show it.
@@ -41,7 +42,7 @@ def train_one_step(model: LipsFormer) -> None:
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.any(), name
-    torch.optim.AdamW(decay_groups(model, 0.05), lr=1e-3).step()
+    build_optimisers(model, load_recipe("default")).step()
     model.zero_grad(set_to_none=True)
 
 
