@@ -162,7 +162,7 @@ def test_stopped_grid_goes_on_to_the_same_numbers(
     output = tmp_path / "grid"
     process = subprocess.Popen(command(photos, output), start_new_session=True)
     deadline = time.monotonic() + 120
-    while not list(output.glob("runs/*/run/metrics.jsonl")) and time.monotonic() < deadline:
+    while not list(output.glob("runs/*/run/state-*[!0].safetensors")) and time.monotonic() < deadline:
         time.sleep(0.005)
     os.killpg(process.pid, stop)
     assert process.wait(timeout=60) == (130 if stop == signal.SIGINT else -stop)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import signal
 import time
 from typing import Any, TypeVar
 
@@ -116,7 +117,8 @@ class Training:
                 started = time.perf_counter()
                 if not train_epoch(state, batches, self.setting, stop, self._after_step):
                     self._save_state()
-                    raise StoppedError(self.folder.path, state.step, order.total, stop.signal)
+                    number = stop.signal or signal.SIGTERM  # where another process was asked, that is how
+                    raise StoppedError(self.folder.path, state.step, order.total, number)
                 self._finish_epoch(validation, started)
 
     def report(self) -> None:
