@@ -109,6 +109,7 @@ def join_processes(device: str) -> Iterator[Processes]:
     dist.init_process_group("nccl" if target.type == "cuda" else "gloo", store=attempt, rank=rank, world_size=count)
     try:
         yield Processes(rank=rank, count=count, device=target)
+        dist.barrier()  # leave together: one that goes while others still work can abort on its way out
     except RuntimeError as error:  # gloo and NCCL have no type in common
         if not any(word in str(error) for word in LOST):
             raise
