@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from training import TINY, contents, make_photos, states, train_tiny
+from training import TINY, assert_same, make_photos, states, train_tiny
 
 from lipsformer import InputError
 from lipsformer.train import run_folder
@@ -95,15 +94,6 @@ def nursery() -> Iterator[Nursery]:
     yield nursery
     nursery.process.kill()
     nursery.process.communicate()
-
-
-def assert_same(run: Path, other: Path) -> None:
-    """Weights, averages, moments, checkpoints and metrics are equal, to the bit."""
-    tensors, records = contents(run)
-    others, other_records = contents(other)
-    assert records == other_records
-    assert tensors.keys() == others.keys()
-    assert [name for name in tensors if not torch.equal(tensors[name], others[name])] == []
 
 
 @pytest.mark.slow
@@ -196,6 +186,29 @@ def test_full_disk_loses_nothing_that_was_there(
         with pytest.raises(InputError, match=r"run: cannot be written \(.*No space left.*\); mend that and call again"):
             train_tiny(photos, output, *SETTINGS, "save_every=2", epochs=EPOCHS)
     assert len(states(output)) == min(saves, 2)
+    train_tiny(photos, output, *SETTINGS, epochs=EPOCHS)
+    assert_same(output, undisturbed)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 9 MB of its own: room for the checkpoints of the tiny model and one state."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=9m", "tmpfs", disk], check=False, capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a disk needs root")
+    yield disk
+    subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def test_a_disk_that_really_is_full_keeps_what_it_holds(photos: Path, undisturbed: Path, small_disk: Path) -> None:
+    output = small_disk / "run"
+    with pytest.raises(InputError, match=r"cannot be written \(.*No space left on device"):
+        train_tiny(photos, output, *SETTINGS, epochs=EPOCHS)
+    assert states(output)
+    assert not list(output.glob(".*"))  # the draft that found no room has gone
+    subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
     train_tiny(photos, output, *SETTINGS, epochs=EPOCHS)
     assert_same(output, undisturbed)
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from training import CLASSES, contents, make_photos, states, train_tiny
+from training import CLASSES, assert_same, contents, make_photos, states, train_tiny
 
 from lipsformer import LipsFormerError, Preprocessing, load_checkpoint, load_predictor
 from lipsformer.datasets import open_dataset, open_labelled
@@ -35,15 +35,6 @@ def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("finished") / "run"
     train_tiny(photos, output)
     return output
-
-
-def assert_same(run_a: Path, run_b: Path) -> None:
-    tensors_a, records_a = contents(run_a)
-    tensors_b, records_b = contents(run_b)
-    assert records_a == records_b
-    assert tensors_a.keys() == tensors_b.keys()
-    different = [name for name in tensors_a if not torch.equal(tensors_a[name], tensors_b[name])]
-    assert not different
 
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from lipsformer.samples import SAMPLES
 from lipsformer.train import run_training
 
-__all__ = ["CLASSES", "TINY", "contents", "make_photos", "states", "train_tiny"]
+__all__ = ["CLASSES", "TINY", "assert_same", "contents", "make_photos", "states", "train_tiny"]
 
 CLASSES = ("Granny-Smith", "Orange", "Red-Delicious")
 TINY = (
@@ -63,3 +63,12 @@ def contents(run: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
             tensors |= {f"{name}/{key}": file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return tensors, [{key: value for key, value in r.items() if key not in TIMINGS} for r in records]
+
+
+def assert_same(run: Path, other: Path) -> None:
+    """Weights, averages, moments, checkpoints and metrics of two runs are equal, to the bit."""
+    tensors, records = contents(run)
+    others, other_records = contents(other)
+    assert records == other_records
+    assert tensors.keys() == others.keys()
+    assert [name for name in tensors if not torch.equal(tensors[name], others[name])] == []

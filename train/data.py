@@ -54,15 +54,19 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Pixels (B, S, S, 3) uint8, labels (B,) int64 (or indices of the images), and images that could not be read."""
+    """Pixels (B, S, S, 3) uint8, labels (B,) int64 (or indices of the images), and images that could not be read.
+
+    `missing` counts the samples that have no pixels.
+    """
 
     pixels: Tensor
     labels: Tensor
     unreadable: tuple[str, ...] = ()
+    missing: int = 0
 
     def pin_memory(self) -> Batch:
         """A copy in page-locked memory, from where a GPU reads while the CPU goes on; the loader calls this."""
-        return Batch(self.pixels.pin_memory(), self.labels.pin_memory(), self.unreadable)
+        return dataclasses.replace(self, pixels=self.pixels.pin_memory(), labels=self.labels.pin_memory())
 
 
 class TrainingImages(Dataset[Sample]):
@@ -174,8 +178,8 @@ def load_training(images: TrainingImages, batches: TrainingBatches) -> Iterator[
         collate_fn=collate,
         pin_memory=batches.processes.device.type == "cuda",
     )
-    for keys, batch in zip(batches, loader, strict=True):
-        if len(batch.labels) < len(keys):
+    for batch in loader:
+        if batch.missing:
             known = len(set(batch.unreadable))
             raise InputError(f"{batch.unreadable[0]}; {known} images in a row cannot be read")
         yield batch
@@ -185,10 +189,11 @@ def collate(samples: Sequence[Sample]) -> Batch:
     """Joins the samples that could be read into a batch."""
     read = [(torch.from_numpy(s.pixels.copy()), s.label) for s in samples if s.pixels is not None]
     unreadable = tuple(message for sample in samples for message in sample.unreadable)
+    missing = len(samples) - len(read)
     if not read:
-        return Batch(torch.empty(0, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), unreadable)
+        return Batch(torch.empty(0, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), unreadable, missing)
     pixels, labels = zip(*read, strict=True)
-    return Batch(torch.stack(pixels), torch.tensor(labels), unreadable)
+    return Batch(torch.stack(pixels), torch.tensor(labels), unreadable, missing)
 
 
 def _usable(workers: int) -> int:
