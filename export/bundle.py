@@ -29,7 +29,6 @@ from .parity import ParityReport, check_parity, one_at_a_time
 
 __all__ = ["cached_bundle", "export_bundle"]
 
-GRAPH_NAME = "model.onnx"
 PARITY_IMAGES = 64
 
 
@@ -63,7 +62,7 @@ def export_bundle(
     loaded = load_checkpoint(checkpoint)
     pixels = _parity_pixels(parity_data or SAMPLES, loaded.preprocessing, max_batch)
     with publish_directory(output) as draft:
-        graph_path = draft / GRAPH_NAME
+        graph_path = draft / "ort-fp32.onnx"
         onnx.save(build(loaded, max_batch), graph_path)
         report = check_parity(
             OnnxRuntime(graph_path, device="cpu"),
@@ -81,13 +80,12 @@ def export_bundle(
             preprocessing=loaded.preprocessing,
             max_batch=max_batch,
             files=(
-                BundleFile.describe(graph_path, "onnx", precision="fp32", runtime="onnxruntime"),
+                BundleFile.describe(graph_path, "onnx", target="ort", precision="fp32", parity=report.to_dict()),
                 BundleFile.describe(draft / "parity.json", "report"),
                 BundleFile.describe(draft / "parity.md", "report"),
             ),
             checkpoint_sha256=sha256_of(checkpoint),
             metrics=loaded.metrics,
-            parity=report.to_dict(),
             versions={name: metadata.version(name) for name in ("lipsformer", "onnx", "torch")},
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )

@@ -12,45 +12,60 @@ from .errors import GateError, InputError
 from .outputs import sha256_of
 from .preprocessing import Preprocessing
 
-__all__ = ["MANIFEST_NAME", "BundleFile", "Manifest", "class_names", "read_manifest"]
+__all__ = ["MANIFEST_NAME", "PRECISIONS", "TARGETS", "BundleFile", "Manifest", "class_names", "read_manifest"]
 
 MANIFEST_NAME = "manifest.json"
-FORMAT = 1
+FORMAT = 2
+
+PRECISIONS = ("fp32", "fp16", "int8")
+# Who a graph is for. One checkpoint gives a graph for each: what is fast in one of them is refused or slow in another.
+TARGETS = ("ort", "tensorrt", "tensorrt-rtx")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BundleFile:
-    """One file of a bundle: `kind` is "onnx" for graphs and "report" for what documents them."""
+    """One file of a bundle.
+
+    `kind` is "onnx" for graphs, "engine" for what TensorRT built of one, and "report" for what documents them. Graphs
+    and engines have a `target` that runs them, a `precision`, and the report of the gate that they passed (`parity`);
+    an engine also says what it was `built` with: versions, GPU, batches, and the SHA-256 of its graph.
+    """
 
     name: str
     kind: str
     sha256: str
     size: int
+    target: str | None = None
     precision: str | None = None
-    runtime: str | None = None
+    parity: Mapping[str, Any] | None = None
+    built: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or Path(self.name).name != self.name:
             raise ValueError(f"{self.name!r} is not the name of a file in the bundle")
+        if self.kind == "report":
+            return
+        if self.kind not in ("onnx", "engine"):
+            raise ValueError(f"{self.name}: kind {self.kind!r} is not known")
+        if self.target not in TARGETS or self.precision not in PRECISIONS:
+            raise ValueError(f"{self.name}: target {self.target!r} or precision {self.precision!r} is not known")
+        if not isinstance(self.parity, Mapping):
+            raise TypeError(f"{self.name}: parity is not a table")
+        if (self.kind == "engine") != isinstance(self.built, Mapping):
+            raise TypeError(f"{self.name}: only an engine says what it was built with, in a table")
 
     @classmethod
-    def describe(cls, path: Path, kind: str, *, precision: str | None = None, runtime: str | None = None) -> Self:
-        """Measures a file that lies in the bundle."""
-        return cls(
-            name=path.name,
-            kind=kind,
-            sha256=sha256_of(path),
-            size=path.stat().st_size,
-            precision=precision,
-            runtime=runtime,
-        )
+    def describe(cls, path: Path, kind: str, **facts: Any) -> Self:
+        """Measures a file that lies in the bundle; `facts` are the fields that a graph or an engine has besides."""
+        return cls(name=path.name, kind=kind, sha256=sha256_of(path), size=path.stat().st_size, **facts)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """Everything about a bundle: classes, preprocessing, files with their hashes, and the parity summary.
+    """Everything about a bundle: classes, preprocessing, and its files with their hashes and what was proved of them.
 
-    `max_batch` is the largest batch that parity was shown for.
+    `max_batch` is the largest batch that parity was shown for. Graphs stand in the order in which they were asked for:
+    the first precision is the one that is run unless another is asked for.
     """
 
     model: Mapping[str, Any]
@@ -60,12 +75,11 @@ class Manifest:
     files: tuple[BundleFile, ...]
     checkpoint_sha256: str
     metrics: Mapping[str, Any]
-    parity: Mapping[str, Any]
     versions: Mapping[str, str]
     created: str
 
     def __post_init__(self) -> None:
-        for name in ("model", "metrics", "parity", "versions"):
+        for name in ("model", "metrics", "versions"):
             if not isinstance(getattr(self, name), Mapping):
                 raise TypeError(f"{name} is not a table")
         if type(self.max_batch) is not int or self.max_batch < 1:
@@ -77,8 +91,8 @@ class Manifest:
         (folder / MANIFEST_NAME).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
 
     def graph(self) -> BundleFile:
-        """The graph that runs in ONNX Runtime."""
-        return next(file for file in self.files if file.kind == "onnx")
+        """The first graph that runs in ONNX Runtime."""
+        return next(file for file in self.files if file.kind == "onnx" and file.target == "ort")
 
 
 def class_names(value: object) -> tuple[str, ...]:
@@ -125,7 +139,7 @@ def _parse(data: dict[str, Any]) -> Manifest:
             "files": tuple(BundleFile(**file) for file in data["files"]),
         }
     )
-    if not any(file.kind == "onnx" for file in manifest.files):
+    if not any(file.kind == "onnx" and file.target == "ort" for file in manifest.files):
         raise ValueError("it names no graph")
     return manifest
 

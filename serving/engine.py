@@ -97,7 +97,7 @@ class Engine:
                 "precision": graph.precision,
                 "threads": self.settings.threads,
             },
-            "parity": dict(self.manifest.parity),
+            "parity": dict(graph.parity or {}),
             "metrics": dict(self.manifest.metrics),
             "bundle": {
                 "created": self.manifest.created,

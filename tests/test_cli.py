@@ -270,5 +270,5 @@ def test_export_and_train_through_the_command_line(run: Run, trained: Trained, t
     last = tmp_path / "run" / "last.safetensors"
     status, out, _ = run("export", last, "--output", tmp_path / "bundle", "--json")
     assert status == 0
-    assert json.loads(out)["parity"]["passed"] is True
+    assert json.loads(out)["files"][0]["parity"]["passed"] is True
     assert "cannot be written" in refused(run, "export", last, "--output", "/proc/bundle")

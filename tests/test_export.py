@@ -24,7 +24,7 @@ from lipsformer.runtimes import OnnxRuntime
 
 @pytest.fixture(scope="module")
 def graph(trained: Trained) -> onnx.ModelProto:
-    return onnx.load(trained.bundle / "model.onnx")
+    return onnx.load(trained.bundle / "ort-fp32.onnx")
 
 
 def copy_of(graph: onnx.ModelProto) -> onnx.ModelProto:
@@ -37,7 +37,7 @@ def test_the_bundle_tells_what_it_is(trained: Trained) -> None:
     manifest = read_manifest(trained.bundle)
     assert manifest.classes == trained.classes
     assert manifest.max_batch == 16
-    assert {file.name for file in manifest.files} == {"model.onnx", "parity.json", "parity.md"}
+    assert {file.name for file in manifest.files} == {"ort-fp32.onnx", "parity.json", "parity.md"}
     report = json.loads((trained.bundle / "parity.json").read_text())
     assert report["passed"]
     assert [row["batch"] for row in report["batches"]] == [1, 3, 16]
@@ -57,7 +57,7 @@ def test_the_graph_takes_pixels_of_any_batch_and_one_size(graph: onnx.ModelProto
 
 
 def test_the_onnx_file_alone_carries_classes_and_preprocessing(trained: Trained) -> None:
-    alone = load_predictor(trained.bundle / "model.onnx")
+    alone = load_predictor(trained.bundle / "ort-fp32.onnx")
     bundle = load_predictor(trained.bundle)
     assert alone.classes == bundle.classes
     assert alone.preprocessing == bundle.preprocessing
@@ -139,14 +139,14 @@ def test_a_changed_graph_is_refused_when_loaded(trained: Trained, tmp_path: Path
     for file in trained.bundle.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
     load_predictor(copy)
-    content = bytearray((copy / "model.onnx").read_bytes())
+    content = bytearray((copy / "ort-fp32.onnx").read_bytes())
     content[len(content) // 2] ^= 1
-    (copy / "model.onnx").write_bytes(content)
-    with pytest.raises(GateError, match=r"model\.onnx: its SHA-256 is not the manifest's"):
+    (copy / "ort-fp32.onnx").write_bytes(content)
+    with pytest.raises(GateError, match=r"ort-fp32\.onnx: its SHA-256 is not the manifest's"):
         load_predictor(copy)
 
 
 def test_wrong_height_is_refused_not_resized(trained: Trained) -> None:
-    runtime = OnnxRuntime(trained.bundle / "model.onnx", device="cpu")
+    runtime = OnnxRuntime(trained.bundle / "ort-fp32.onnx", device="cpu")
     with pytest.raises(Exception, match="invalid dimensions"):
         runtime.infer(np.zeros((1, 30, 32, 3), dtype=np.uint8))

@@ -30,17 +30,19 @@ def test_it_comes_back_as_it_was_written(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda m: m.update(format=2), "bundle format 2, this version reads 1; export it again"),
+        (lambda m: m.update(format=3), "bundle format 3, this version reads 2; export it again"),
         (lambda m: m.pop("format"), "damaged manifest (KeyError: 'format')"),
         (lambda m: m.pop("max_batch"), "damaged manifest"),
         (lambda m: m.update(max_batch=None), "max_batch is not a whole number"),
-        (lambda m: m.update(parity=None), "parity is not a table"),
+        (lambda m: m["files"][0].update(parity=None), "parity is not a table"),
+        (lambda m: m["files"][0].update(target="x"), "target 'x' or precision 'fp32' is not known"),
+        (lambda m: m["files"][0].update(kind="engine"), "only an engine says what it was built with"),
         (lambda m: m.update(surprise=1), "damaged manifest"),
         (lambda m: m.update(classes="abc"), "its class names are not a list of texts"),
         (lambda m: m.update(preprocessing=None), "preprocessing"),
         (lambda m: m.update(files=[]), "it names no graph"),
         (lambda m: m.update(files=[1]), "damaged manifest"),
-        (lambda m: m["files"][0].update(name="../model.onnx"), "'../model.onnx' is not the name of a file"),
+        (lambda m: m["files"][0].update(name="../ort-fp32.onnx"), "'../ort-fp32.onnx' is not the name of a file"),
         (lambda m: m["files"][0].update(name="/etc/passwd"), "'/etc/passwd' is not the name of a file in the bundle"),
         (lambda m: m["files"][0].update(name=None), "None is not the name of a file in the bundle"),
         (lambda m: m["classes"].pop(), "13 class names for 14 outputs"),
@@ -68,6 +70,6 @@ def test_what_is_no_manifest_at_all(content: bytes, bundle: Path) -> None:
 
 
 def test_a_missing_file_fails_the_gate(bundle: Path) -> None:
-    (bundle / "model.onnx").unlink()
-    with pytest.raises(GateError, match=r"model\.onnx: missing from the bundle"):
+    (bundle / "ort-fp32.onnx").unlink()
+    with pytest.raises(GateError, match=r"ort-fp32\.onnx: missing from the bundle"):
         read_manifest(bundle)

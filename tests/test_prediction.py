@@ -65,7 +65,7 @@ def test_no_batch_is_larger_than_the_proved_one(trained: Trained) -> None:
             self.batches.append(len(pixels))
             return np.zeros((len(pixels), 14), dtype=np.float32)
 
-    assert load_predictor(trained.bundle).max_batch == load_predictor(trained.bundle / "model.onnx").max_batch == 16
+    assert load_predictor(trained.bundle).max_batch == load_predictor(trained.bundle / "ort-fp32.onnx").max_batch == 16
     predictor = dataclasses.replace(load_predictor(trained.bundle), runtime=Recorder(), max_batch=4)
     predictor.predict(sorted(SAMPLES.glob("*.jpg")))
     evaluate(predictor, open_labelled(trained.data, trained.classes))
@@ -77,24 +77,24 @@ def test_no_batch_is_larger_than_the_proved_one(trained: Trained) -> None:
     [None, "no json", "[]", "3", "{}", '{"classes": 3, "preprocessing": {"image_size": 32}}', '{"classes": ["a"]}'],
 )
 def test_a_graph_without_usable_metadata_is_refused(text: str | None, trained: Trained, tmp_path: Path) -> None:
-    graph = onnx.load(trained.bundle / "model.onnx")
+    graph = onnx.load(trained.bundle / "ort-fp32.onnx")
     del graph.metadata_props[:]
     if text is not None:
         onnx.helper.set_model_props(graph, {"lipsformer": text})
-    path = tmp_path / "model.onnx"
+    path = tmp_path / "ort-fp32.onnx"
     onnx.save(graph, path)
-    with pytest.raises(InputError, match=r"model\.onnx: "):
+    with pytest.raises(InputError, match=r"ort-fp32\.onnx: "):
         load_predictor(path)
 
 
 def test_class_names_must_match_the_outputs(trained: Trained, tmp_path: Path) -> None:
-    graph = onnx.load(trained.bundle / "model.onnx")
+    graph = onnx.load(trained.bundle / "ort-fp32.onnx")
     metadata = json.loads(graph.metadata_props[0].value)
     metadata["classes"].pop()
     onnx.helper.set_model_props(graph, {"lipsformer": json.dumps(metadata)})
-    onnx.save(graph, tmp_path / "model.onnx")
+    onnx.save(graph, tmp_path / "ort-fp32.onnx")
     with pytest.raises(InputError, match="13 class names for 14 outputs"):
-        load_predictor(tmp_path / "model.onnx")
+        load_predictor(tmp_path / "ort-fp32.onnx")
 
 
 def test_a_cuda_build_that_falls_back_says_so(

@@ -255,7 +255,7 @@ def test_a_batch_beyond_the_proved_one_is_refused(trained: Trained) -> None:
 
 def test_a_tampered_bundle_is_not_served(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = shutil.copytree(trained.bundle, tmp_path / "bundle")
-    with (bundle / "model.onnx").open("ab") as file:
+    with (bundle / "ort-fp32.onnx").open("ab") as file:
         file.write(b" ")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]

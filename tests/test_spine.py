@@ -42,7 +42,7 @@ def test_the_same_answers_everywhere(trained: Trained, photos: list[Path], serve
     assert len(photos) == 20
     answers = [
         load_predictor(model).predict(photos)
-        for model in (trained.checkpoint, trained.bundle / "model.onnx", trained.bundle)
+        for model in (trained.checkpoint, trained.bundle / "ort-fp32.onnx", trained.bundle)
     ]
     for number, photo in enumerate(photos):
         reference = answers[0][number]

@@ -42,7 +42,7 @@ def measure(name: str) -> tuple[float, float]:
         read = load_checkpoint(path).model.state_dict()
         if not all(torch.equal(tensor, read[key]) for key, tensor in model.state_dict().items()):
             raise SystemExit(f"{name}: its checkpoint differs")
-        parity = export_bundle(path, Path(folder) / "bundle").parity
+        parity = export_bundle(path, Path(folder) / "bundle").graph().parity or {}
     return max(batch["relative_l2"] for batch in parity["batches"]), time.process_time() - started
 
 

@@ -1,8 +1,4 @@
-"""What can run a model: PyTorch and ONNX Runtime, behind one small interface.
-
-A runtime maps uint8 pixels (N, S, S, 3) to float32 logits (N, K). It says which device really runs it: an execution
-provider that was asked for and silently replaced is an error, not a slow answer.
-"""
+"""An exported graph run by ONNX Runtime, on the CPU or on CUDA."""
 
 from __future__ import annotations
 
@@ -11,64 +7,20 @@ import io
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .console import say
-from .errors import InputError
-from .machine import cores, torch_device
+from lipsformer.console import say
+from lipsformer.errors import InputError
+from lipsformer.machine import cores
 
-if TYPE_CHECKING:
-    from .checkpoint import Checkpoint
+from .runtime import INPUT_NAME, METADATA_KEY, OUTPUT_NAME, Logits, Pixels
 
-__all__ = ["CUDA", "Logits", "OnnxRuntime", "Pixels", "Runtime", "TorchRuntime", "open_session"]
-
-Pixels = NDArray[np.uint8]  # (N, S, S, 3)
-Logits = NDArray[np.float32]  # (N, K)
-
-INPUT_NAME = "pixels"
-OUTPUT_NAME = "logits"
-METADATA_KEY = "lipsformer"
+__all__ = ["CUDA", "OnnxRuntime", "open_session"]
 
 CUDA = "CUDAExecutionProvider"
 ERRORS_AND_WORSE, FATAL = 3, 4  # ONNX Runtime's log severities
-
-
-class Runtime(Protocol):
-    """Something that classifies pixels. `provider` names what runs it, as it is told to people."""
-
-    provider: str
-
-    def infer(self, pixels: Pixels) -> Logits:
-        """Logits (N, K) of pixels (N, S, S, 3)."""
-        ...
-
-
-class TorchRuntime:
-    """Runs a checkpoint in float32 on `device`: "auto" (CUDA where there is one), "cpu" or "cuda".
-
-    Raises:
-        InputError: if the device cannot be had.
-    """
-
-    def __init__(self, checkpoint: Checkpoint, device: str = "cpu") -> None:
-        from .normalise import Normalise
-
-        self.device = torch_device(device)
-        self.provider = f"torch-{self.device.type}"
-        self.normalise = Normalise(checkpoint.preprocessing).to(self.device)
-        self.model = checkpoint.model.to(self.device)
-
-    def infer(self, pixels: Pixels) -> Logits:
-        """Logits (N, K) of pixels (N, S, S, 3)."""
-        import torch
-
-        with torch.inference_mode():
-            batch = torch.tensor(pixels, device=self.device)
-            logits: Logits = self.model(self.normalise(batch)).cpu().numpy()
-        return logits
 
 
 class OnnxRuntime:
