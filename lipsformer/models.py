@@ -15,7 +15,7 @@ from .network import LipsFormer
 from .swin import LipsFormerSwin
 from .variants import make_config
 
-__all__ = ["ModelSummary", "build_model", "create_model", "summarise"]
+__all__ = ["ModelSummary", "build_model", "count_multiply_adds", "create_model", "summarise"]
 
 
 def build_model(config: ModelConfig) -> LipsFormer:
@@ -65,9 +65,20 @@ def summarise(name: str) -> ModelSummary:
         InputError: for an unknown name.
     """
     config = make_config(name)
+    with torch.device("meta"):
+        model = build_model(config)
+    return ModelSummary(
+        name=name,
+        parameters=sum(p.numel() for p in model.parameters()),
+        multiply_adds=count_multiply_adds(config),
+        image_size=config.image_size,
+    )
+
+
+def count_multiply_adds(config: ModelConfig) -> int:
+    """Multiply-adds of one image through every matrix product and convolution of the network of `config`."""
+    # The blocks of a stage cost the same: one of each is counted, as deep networks take seconds.
     with torch.device("meta"), torch.no_grad():
-        model = build_model(config).eval()
-        # The blocks of a stage cost the same: one of each is counted, as deep networks take seconds.
         shallow = build_model(config.replace(depths=(1,) * len(config.depths))).eval()
         with FlopCounterMode(display=False) as counter:
             shallow(torch.empty(1, 3, config.image_size, config.image_size))
@@ -75,9 +86,4 @@ def summarise(name: str) -> ModelSummary:
     for stage, depth in enumerate(config.depths):
         block = counter.get_flop_counts()[f"{type(shallow).__name__}.layers.{stage}.blocks.0"]
         flops += (depth - 1) * sum(block.values())
-    return ModelSummary(
-        name=name,
-        parameters=sum(p.numel() for p in model.parameters()),
-        multiply_adds=flops // 2,
-        image_size=config.image_size,
-    )
+    return flops // 2
