@@ -82,7 +82,7 @@ def count_multiply_adds(config: ModelConfig) -> int:
         shallow = build_model(config.replace(depths=(1,) * len(config.depths))).eval()
         with FlopCounterMode(display=False) as counter:
             shallow(torch.empty(1, 3, config.image_size, config.image_size))
-    flops = counter.get_total_flops()
+    flops: int = counter.get_total_flops()
     for stage, depth in enumerate(config.depths):
         block = counter.get_flop_counts()[f"{type(shallow).__name__}.layers.{stage}.blocks.0"]
         flops += (depth - 1) * sum(block.values())
