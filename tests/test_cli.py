@@ -31,6 +31,7 @@ COMMANDS = (
     "convert",
     "lipschitz",
     "export",
+    "benchmark",
     "serve",
     "doctor",
 )
