@@ -13,6 +13,18 @@ __all__ = ["reference", "samples", "server", "trained"]
 REPOSITORY = Path(__file__).parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leaves out the tests that need a GPU where PyTorch sees none."""
+    needy = [item for item in items if item.get_closest_marker("gpu")]
+    if not needy:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in needy:
+            item.add_marker(pytest.mark.skip(reason="needs a GPU, and PyTorch sees none"))
+
+
 @pytest.fixture(scope="session")
 def samples() -> list[Path]:
     """The 14 real photos that come with the package, one per kind of fruit."""

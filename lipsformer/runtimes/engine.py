@@ -8,15 +8,13 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from lipsformer.errors import InputError
-from lipsformer.manifest import MANIFEST_NAME, BundleFile, read_manifest
 
-from .nvidia import FLAVOURS, RTX, TENSORRT, Gpu, find_gpu, load_tensorrt
+from .nvidia import FLAVOURS, RTX, TENSORRT, Gpu, TensorRt, find_gpu, load_tensorrt
 
-__all__ = ["PLATFORM", "engine_file", "engine_fits", "rebuild"]
+__all__ = ["PLATFORM", "engine_fits", "rebuild"]
 
 PLATFORM = f"{sys.platform}-{platform.machine()}".lower()
 COMPATIBLE_FROM = (8, 0)  # hardware compatibility, in both flavours, is for Ampere and what came after
@@ -28,29 +26,19 @@ def engine_fits(built: Mapping[str, Any]) -> str | None:
     Args:
         built: what the engine was built with, from the manifest.
     """
-    flavour = built.get("flavour")
+    flavour = str(built.get("flavour"))
     if flavour not in FLAVOURS:
-        return f"built for {flavour!r}, which is not known; export the bundle again"
+        return f"built by '{flavour}', which is not known; export the bundle again"
     try:
-        version = load_tensorrt(flavour).__version__
+        library = load_tensorrt(flavour)
         gpu = find_gpu(flavour)
     except InputError as error:
         return str(error)
+    version = library.__version__
+    if flavour == RTX and not _rtx_knows(library, _number(gpu.compute_capability)):
+        return f"{FLAVOURS[RTX].title} {version} is not made for {gpu.name}; {rebuild(TENSORRT)}"
     misfit = _misfit(built, flavour, version, gpu)
     return None if misfit is None else f"{misfit}; {rebuild(flavour)}"
-
-
-def engine_file(engine: Path) -> BundleFile:
-    """What the manifest beside an engine says of it; the hashes of the whole bundle are checked.
-
-    Raises:
-        InputError: if there is no manifest, or it does not name this file as an engine.
-        GateError: if a file of the bundle is missing or its hash differs.
-    """
-    for file in read_manifest(engine.parent).files:
-        if file.name == engine.name and file.kind == "engine":
-            return file
-    raise InputError(f"{engine}: the {MANIFEST_NAME} beside it names no such engine; keep it in the bundle it came in")
 
 
 def rebuild(flavour: str) -> str:
@@ -60,18 +48,24 @@ def rebuild(flavour: str) -> str:
 
 
 def _misfit(built: Mapping[str, Any], flavour: str, version: str, gpu: Gpu) -> str | None:
-    title = FLAVOURS[flavour].title
+    title, here = FLAVOURS[flavour].title, gpu.compute_capability
     if built.get("version") != version:
         return f"built by {title} {built.get('version')}, here is {version}"
     if flavour == TENSORRT and built.get("platform") != PLATFORM:  # engines for RTX run on any
         return f"built on {built.get('platform')}, here is {PLATFORM}"
-    here = gpu.compute_capability
     if built.get("hardware_compatibility"):
         if _number(here) < COMPATIBLE_FROM:
             return f"built for GPUs of compute capability 8.0 and later, {gpu.name} has {here}"
     elif built.get("compute_capability") != here:
         return f"built for {built.get('gpu')} ({built.get('compute_capability')}), here is {gpu.name} ({here})"
     return None
+
+
+def _rtx_knows(library: TensorRt, here: tuple[int, ...]) -> bool:
+    """TensorRT for RTX leaves data centre GPUs out (9.0, 10.0) and promises to run on what comes after its newest."""
+    names = [name.removeprefix("SM") for name in library.ComputeCapability.__members__]
+    known = [divmod(int(name), 10) for name in names if name.isdigit()]
+    return here in known or here > max(known)
 
 
 def _number(compute_capability: str) -> tuple[int, ...]:

@@ -55,6 +55,7 @@ class TensorRt(Protocol):
     __version__: str
     Builder: type[trt.Builder]
     BuilderFlag: type[trt.BuilderFlag]
+    ComputeCapability: type[trt.ComputeCapability]  # RTX alone
     DataType: type[trt.DataType]
     DynamicShapesKernelSpecializationStrategy: type[trt.DynamicShapesKernelSpecializationStrategy]  # RTX alone
     ExecutionContextAllocationStrategy: type[trt.ExecutionContextAllocationStrategy]

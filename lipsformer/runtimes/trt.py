@@ -34,7 +34,7 @@ class TensorRtRuntime:
 
     Args:
         engine: the .engine file.
-        file: what the bundle's manifest says of it; `engine_file` finds it.
+        file: what the bundle's manifest says of it.
 
     Raises:
         InputError: if TensorRT or the GPU is missing, or the engine was built for others.
