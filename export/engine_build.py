@@ -124,7 +124,7 @@ class EngineBuild:
     def _failed(self, messages: list[str]) -> str:
         why = reason(messages)
         if any(sign in message.lower() for message in messages for sign in SHORT_OF_MEMORY):
-            return f"lacks memory to build it: {why}; give it more workspace, or free memory of the GPU"
+            return f"lacks memory to build it: {why}; raise --workspace, or free memory of the GPU"
         return f"cannot build it: {why}"
 
     def _timing_cache(self, gpu: Gpu) -> Path:

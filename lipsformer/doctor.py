@@ -6,8 +6,10 @@ import platform
 from importlib import metadata
 from typing import Any
 
+from .errors import InputError
 from .machine import cores
 from .runtimes import CUDA, open_session
+from .runtimes.nvidia import FLAVOURS, RTX, find_gpu, load_tensorrt
 
 __all__ = ["examine", "render"]
 
@@ -37,9 +39,12 @@ def examine() -> dict[str, Any]:
         "packages": versions,
         "torch_devices": _torch_devices(),
         "onnxruntime_providers": [],
+        "tensorrt": {flavour: _tensorrt(flavour) for flavour in FLAVOURS},
         "problems": problems,
     }
     cuda = any(device.startswith("cuda") for device in report["torch_devices"])
+    if versions["tensorrt"] and report["tensorrt"]["tensorrt"]["problem"]:  # TensorRT for RTX has a use without a GPU
+        problems.append(report["tensorrt"]["tensorrt"]["problem"])
     installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if versions[name]]
     extra = f"'lipsformer[{'gpu' if cuda else 'cpu'}]'"
     if not installed:
@@ -79,6 +84,7 @@ def render(report: dict[str, Any]) -> str:
         f"python       {report['python']} on {report['platform']}, {report['cores']} cores",
         f"torch runs   {', '.join(report['torch_devices'])}",
         f"onnxruntime  {', '.join(report['onnxruntime_providers']) or 'not usable'}",
+        *(f"{flavour:12} {state['use']}" for flavour, state in report["tensorrt"].items()),
         "",
         *(f"{name:16} {version or '-'}" for name, version in versions.items()),
         "",
@@ -92,6 +98,19 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _tensorrt(flavour: str) -> dict[str, str | None]:
+    """What TensorRT is of use for here, and what is in the way of running engines. Nothing of it is started."""
+    try:
+        version = load_tensorrt(flavour).__version__
+    except InputError as error:
+        return {"use": str(error), "problem": str(error)}
+    try:
+        return {"use": f"{version} on {find_gpu(flavour).name}", "problem": None}
+    except InputError as error:
+        builds = "builds and checks graphs (--trt-check), runs no engines" if flavour == RTX else "not usable"
+        return {"use": f"{version} {builds}: {error}", "problem": str(error)}
 
 
 def _torch_devices() -> list[str]:

@@ -285,3 +285,24 @@ def test_the_telling_line_is_found_among_tensorrts_messages() -> None:
     assert reason([noise, f"Invalid Node - dqb\n{told}"]) == "dqb: input has type Int32."
     assert reason([noise]) == noise
     assert reason([]) == "no reason given"
+
+
+@pytest.mark.usefixtures("machine")
+def test_doctor_tells_what_engines_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lipsformer import doctor
+
+    monkeypatch.setattr(doctor, "_version", lambda name: "1.0")
+    report = doctor.examine()
+    assert "tensorrt     11.4.0.106 on NVIDIA H100" in doctor.render(report)
+    assert not any("TensorRT" in problem for problem in report["problems"])
+    monkeypatch.setattr(torch.cuda, "init", _raising("Found no NVIDIA driver on your system"))
+    report = doctor.examine()
+    assert "builds and checks graphs (--trt-check), runs no engines" in report["tensorrt"]["tensorrt-rtx"]["use"]
+    found = "TensorRT needs a GPU: Found no NVIDIA driver on your system; see whether `nvidia-smi` works"
+    assert found in report["problems"]
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    assert "tensorrt     TensorRT is not installed; pip install 'lipsformer[trt]'" in doctor.render(doctor.examine())
+    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "tensorrt" else "1.0")
+    assert not any("TensorRT is" in problem for problem in doctor.examine()["problems"])  # none is needed
+    assert "Runtime" not in fake.CALLS
+    assert "Builder" not in fake.CALLS

@@ -138,7 +138,7 @@ def test_a_cache_that_cannot_be_written_costs_a_note(build: Any, tmp_path: Path)
     [
         ({"parse": "no such operator"}, r"cannot parse node 'gelu_7' \(Gelu\): no such operator"),
         ({"build": "Myelin error"}, r"cannot build it: Myelin error"),
-        ({"build": "no tactics within workspace limit"}, r"lacks memory to build it: .*give it more workspace"),
+        ({"build": "no tactics within workspace limit"}, r"lacks memory to build it: .*raise --workspace"),
         ({"build": "CUDA out of memory"}, r"lacks memory to build it: CUDA out of memory; .*free memory of the GPU"),
     ],
 )
