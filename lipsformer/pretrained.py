@@ -1,4 +1,4 @@
-"""Trained models that come with the package; their names can be given wherever a model's path can."""
+"""Models that can be named wherever a model's path can be given: those that come with the package, and stored ones."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 __all__ = ["PRETRAINED", "resolve_model"]
 
+PREFIX = "bentoml:"
 FOLDER = Path(__file__).parent / "weights"
 PRETRAINED = {"lipsformer_cifar10": FOLDER / "lipsformer_cifar10.safetensors"}
 
@@ -13,7 +14,15 @@ PRETRAINED = {"lipsformer_cifar10": FOLDER / "lipsformer_cifar10.safetensors"}
 def resolve_model(model: str | Path) -> Path:
     """The path of `model`: a trained model's checkpoint if it is the name of one, else `model` itself.
 
-    A file or folder of that name in the working directory goes first.
+    `bentoml:NAME` and `bentoml:NAME:VERSION` are bundles in BentoML's model store. A file or folder of that name in the
+    working directory goes first.
+
+    Raises:
+        InputError: if the store has no such bundle.
     """
-    path = Path(model)
-    return path if path.exists() else PRETRAINED.get(str(model), path)
+    path, name = Path(model), str(model)
+    if not path.exists() and name.startswith(PREFIX):
+        from .model_store import stored_bundle
+
+        return stored_bundle(name.removeprefix(PREFIX))
+    return path if path.exists() else PRETRAINED.get(name, path)
