@@ -9,7 +9,7 @@ from typing import Any
 
 from lipsformer.config import ModelConfig, config_from_dict
 from lipsformer.errors import InputError
-from lipsformer.manifest import BundleFile, Manifest, read_manifest
+from lipsformer.manifest import MANIFEST_NAME, BundleFile, Manifest, read_manifest
 from lipsformer.pretrained import resolve_model
 from lipsformer.runtimes import OnnxRuntime
 
@@ -22,13 +22,14 @@ NOT_FOR_ORT = "the graph that engines are built from; ONNX Runtime has one of it
 class Candidate:
     """A model to measure.
 
-    `max_batch` is the largest batch that its export proved, None for a checkpoint; `proof` the report of the gate that
-    it passed, where it comes from a bundle; `optional` that it is one of several in a bundle, which may be left out.
+    `precision` is None where the file does not tell. `max_batch` is the largest batch that its export proved, None for
+    a checkpoint; `proof` the report of the gate that it passed, where it is in a bundle; `optional` that it is measured
+    for its bundle, and may be left out.
     """
 
     label: str
     path: Path
-    precision: str
+    precision: str | None
     config: ModelConfig
     max_batch: int | None = None
     proof: Mapping[str, Any] | None = None
@@ -62,11 +63,11 @@ def _candidates(model: str) -> Iterator[Candidate | Refusal]:
                 yield _member(f"{model.rstrip('/')}/{file.name}", path, manifest, file, optional=True)
     elif not path.exists():
         raise InputError(f"{model}: no such file or folder; give a checkpoint, an .onnx file, an engine or a bundle")
-    elif path.suffix == ".engine":
+    elif path.suffix == ".engine" or (path.suffix == ".onnx" and path.with_name(MANIFEST_NAME).is_file()):
         manifest = read_manifest(path.parent)
         named = [file for file in manifest.files if file.name == path.name]
         if not named:
-            raise InputError(f"{model}: the manifest beside it does not name it; give an engine in its bundle")
+            raise InputError(f"{model}: the manifest beside it does not name it; move it out of the bundle's folder")
         yield _member(model, path.parent, manifest, named[0], optional=False)
     elif path.suffix == ".onnx":
         yield _graph(model, path)
@@ -79,12 +80,12 @@ def _candidates(model: str) -> Iterator[Candidate | Refusal]:
 
 
 def _member(label: str, bundle: Path, manifest: Manifest, file: BundleFile, *, optional: bool) -> Candidate | Refusal:
-    if file.kind == "onnx" and file.target != "ort":
+    if optional and file.kind == "onnx" and file.target != "ort":
         return Refusal(label=label, reason=NOT_FOR_ORT)
     return Candidate(
         label=label,
         path=bundle / file.name,
-        precision=str(file.precision),
+        precision=file.precision,
         config=config_from_dict(manifest.model),
         max_batch=manifest.max_batch,
         proof=file.parity,
@@ -98,7 +99,7 @@ def _graph(label: str, path: Path) -> Candidate:
         return Candidate(
             label=label,
             path=path,
-            precision=str(metadata.get("precision", "fp32")),
+            precision=metadata.get("precision"),
             config=config_from_dict(metadata["model"]),
             max_batch=int(metadata["max_batch"]),
         )

@@ -47,7 +47,12 @@ def plot_speed(path: Path, report: BenchmarkReport) -> None:
 def _panel(axes: Axes, report: BenchmarkReport, rows: list[Measurement]) -> None:
     subjects = [report.subjects[row.subject] for row in rows]
     places = range(len(rows))
-    axes.barh(places, [row.p50_ms for row in rows], 0.62, color=[COLOURS[subject.precision] for subject in subjects])
+    axes.barh(
+        places,
+        [row.p50_ms for row in rows],
+        0.62,
+        color=[COLOURS.get(subject.precision or "", INK) for subject in subjects],
+    )
     for place, row in zip(places, rows, strict=True):
         axes.plot([row.p50_ms, row.p99_ms], [place, place], color=INK, linewidth=1, solid_capstyle="butt")
         text = f"{_number(row.p50_ms)} ms, p99 {_number(row.p99_ms)}; {_number(row.images_per_second)} images/s"

@@ -31,7 +31,7 @@ class Subject:
 
     label: str
     provider: str
-    precision: str
+    precision: str | None
     file_bytes: int
     multiply_adds: int
     relative_l2: float | None
