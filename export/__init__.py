@@ -1,7 +1,10 @@
-"""From a checkpoint to a bundle: an ONNX graph that is proved equal to it, with everything needed to use it."""
+"""From a checkpoint to a bundle: graphs and engines that are proved equal to it, with everything needed to use them."""
 
 from __future__ import annotations
 
 from .bundle import cached_bundle, export_bundle
+from .settings import ExportSettings
+from .thresholds import read_thresholds
+from .verify import verify_bundle
 
-__all__ = ["cached_bundle", "export_bundle"]
+__all__ = ["ExportSettings", "cached_bundle", "export_bundle", "read_thresholds", "verify_bundle"]

@@ -1,92 +1,85 @@
-"""`lipsformer export`: builds the graph, puts it through the gate, and publishes the bundle whole or not at all."""
+"""`lipsformer export`: builds the files, puts each through the gate, and publishes the bundle whole or not at all."""
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
-import json
-from collections.abc import Callable
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-import numpy as np
 import onnx
 
 from lipsformer.checkpoint import Checkpoint, load_checkpoint
 from lipsformer.console import say
-from lipsformer.datasets import find_images
-from lipsformer.errors import GateError, InputError
-from lipsformer.images import open_image
+from lipsformer.errors import InputError
 from lipsformer.machine import cache_folder
 from lipsformer.manifest import BundleFile, Manifest
 from lipsformer.outputs import publish_directory, sha256_of
-from lipsformer.preprocessing import Preprocessing
 from lipsformer.pretrained import resolve_model
 from lipsformer.runtimes import OnnxRuntime, Pixels, TorchRuntime
+from lipsformer.runtimes.engine import engine_fits
+from lipsformer.runtimes.nvidia import RTX, TENSORRT
+from lipsformer.runtimes.trt import TensorRtRuntime
 from lipsformer.samples import SAMPLES
 
+from .engines import build_engine, check_with_rtx
+from .gate import Gate
 from .graph import build_graph
-from .parity import ParityReport, check_parity, one_at_a_time
+from .images import GateImages, Pool, spread
+from .reference import REFERENCE_NAME, Reference
+from .report import ParityReport
+from .settings import ExportSettings
 
-__all__ = ["cached_bundle", "export_bundle"]
+__all__ = ["cached_bundle", "export_bundle", "installed_versions"]
 
-PARITY_IMAGES = 64
+CALIBRATION_IMAGES = 512
+PACKAGES = ("lipsformer", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "torch")
 
 
-def export_bundle(
-    checkpoint: Path,
-    output: Path,
-    *,
-    parity_data: Path | None = None,
-    max_batch: int = 16,
-    build: Callable[[Checkpoint, int], onnx.ModelProto] = build_graph,
-) -> Manifest:
-    """Exports a checkpoint to the folder `output`: ONNX graph, parity report and manifest.
+def export_bundle(checkpoint: Path, output: Path, settings: ExportSettings | None = None) -> Manifest:
+    """Exports a checkpoint to the folder `output`: a graph for each precision, their parity report, and the manifest.
 
     Args:
         checkpoint: a .safetensors checkpoint, or the name of a trained model that comes with the package.
         output: the bundle's folder; it must not exist.
-        parity_data: a folder of images for the gate; by default the sample photos that the package ships.
-        max_batch: the largest batch that is proved and will be served.
-        build: makes the graph of the checkpoint, for batches up to the given one.
+        settings: what to export, and what to prove of it.
 
     Returns:
         The manifest that was written.
 
     Raises:
         InputError: if the checkpoint or the images cannot be used, or `output` exists.
-        GateError: if the graph does not answer as the checkpoint does; `output` is not written.
+        GateError: if a file does not answer as the checkpoint does; `output` is not written.
     """
-    if max_batch < 1:
-        raise InputError(f"--max-batch {max_batch}: at least 1 is needed")
+    settings = settings or ExportSettings()
     checkpoint = resolve_model(checkpoint)
-    loaded = load_checkpoint(checkpoint)
-    pixels = _parity_pixels(parity_data or SAMPLES, loaded.preprocessing, max_batch)
+    settings.check_libraries()
     with publish_directory(output) as draft:
-        graph_path = draft / "ort-fp32.onnx"
-        onnx.save(build(loaded, max_batch), graph_path)
-        report = check_parity(
-            OnnxRuntime(graph_path, device="cpu"),
-            one_at_a_time(TorchRuntime(loaded), pixels),
-            pixels,
-            batches=sorted({1, 3, max_batch}),
-            source="sample photos of the package" if parity_data is None else str(parity_data),
-        )
-        if report.failures:
-            raise GateError(f"{checkpoint}: parity failed, no bundle written: {'; '.join(report.failures)}")
-        _write_report(report, draft)
+        loaded = load_checkpoint(checkpoint)
+        images, calibration = _read_images(loaded, settings)
+        gate = Gate(Reference.of(TorchRuntime(loaded), images), settings)
+        for target, precision, graph in _graphs(loaded, settings, calibration):
+            path = draft / f"{target}-{precision}.onnx"
+            onnx.save(graph, path)
+            if target == TENSORRT and settings.trt_check:
+                check_with_rtx(path, settings.max_batch)
+            gate.admit(path, OnnxRuntime(path, device="cpu"), target=target, precision=precision)
+        for flavour in settings.flavours:
+            for precision in settings.precisions:
+                _add_engine(gate, draft, flavour, precision)
+        reports = ParityReport(reference=gate.reference, files=gate.checked).write(draft)
+        gate.kept().save(draft / REFERENCE_NAME)
+        files = gate.files + [BundleFile.describe(path, "report") for path in (*reports, draft / REFERENCE_NAME)]
         manifest = Manifest(
             model=loaded.config.to_dict(),
             classes=loaded.classes,
             preprocessing=loaded.preprocessing,
-            max_batch=max_batch,
-            files=(
-                BundleFile.describe(graph_path, "onnx", target="ort", precision="fp32", parity=report.to_dict()),
-                BundleFile.describe(draft / "parity.json", "report"),
-                BundleFile.describe(draft / "parity.md", "report"),
-            ),
+            max_batch=settings.max_batch,
+            files=tuple(files),
             checkpoint_sha256=sha256_of(checkpoint),
             metrics=loaded.metrics,
-            versions={name: metadata.version(name) for name in ("lipsformer", "onnx", "torch")},
+            versions=installed_versions(),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
         manifest.write(draft)
@@ -112,17 +105,61 @@ def cached_bundle(checkpoint: Path) -> Path:
     return bundle
 
 
-def _parity_pixels(folder: Path, preprocessing: Preprocessing, max_batch: int) -> Pixels:
-    """Network input (N, S, S, 3) of up to 64 images spread evenly over the folder, and their mirror images."""
-    paths = find_images(folder)
-    if not paths:
-        raise InputError(f"{folder}: holds no images for the parity gate; give a folder of real photos")
-    step = max(1, len(paths) // PARITY_IMAGES)
-    plain = np.stack([preprocessing.apply(open_image(path)) for path in paths[::step][:PARITY_IMAGES]])
-    both = np.concatenate([plain, plain[:, :, ::-1]])
-    return both[np.arange(max(len(both), max_batch)) % len(both)]
+def installed_versions() -> dict[str, str]:
+    """The versions of the packages that a bundle's answers may depend on, as far as they are installed."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
 
 
-def _write_report(report: ParityReport, folder: Path) -> None:
-    (folder / "parity.json").write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
-    (folder / "parity.md").write_text(report.to_text() + "\n", encoding="utf-8")
+def _read_images(loaded: Checkpoint, settings: ExportSettings) -> tuple[GateImages, Pixels | None]:
+    """The gate's images, and those to calibrate int8 on. They are others, as far as there are enough."""
+    spec, classes = loaded.preprocessing, loaded.classes
+    calibration, source, used = None, None, None
+    if settings.calibration is not None:
+        pool = Pool.find(settings.calibration, classes, "train")
+        source, used = pool.name, spread(min(CALIBRATION_IMAGES, max(1, pool.count // 2)), pool.count)
+        calibration, _ = pool.decode(used, spec)
+    data = settings.parity_data or settings.calibration
+    if data is None:
+        pool = dataclasses.replace(Pool.find(SAMPLES, ()), name="sample photos of the package")
+    else:
+        pool = Pool.find(data, classes)
+    return pool.gate_images(settings.parity_images, spec, used if pool.name == source else None), calibration
+
+
+def _graphs(
+    loaded: Checkpoint, settings: ExportSettings, calibration: Pixels | None
+) -> Iterator[tuple[str, str, onnx.ModelProto]]:
+    """Each graph with its target and precision, in the order in which the manifest names them."""
+    for target in settings.targets:
+        for precision in settings.precisions:
+            if precision != "fp32":
+                raise InputError(f"--precision {precision}: not in this version yet")
+            yield target, precision, build_graph(loaded, max_batch=settings.max_batch)
+
+
+def _add_engine(gate: Gate, draft: Path, flavour: str, precision: str) -> None:
+    """Builds an engine of the graph for TensorRT, and has it pass the gate where it can run."""
+    settings = gate.settings
+    path = draft / f"{flavour}-{precision}.engine"
+    built = build_engine(
+        draft / f"{TENSORRT}-{precision}.onnx",
+        path,
+        max_batch=settings.max_batch,
+        flavour=flavour,
+        workspace=settings.workspace,
+        hardware_compatibility=settings.hardware_compatibility and flavour == TENSORRT,
+    )
+    misfit = engine_fits(built)
+    if misfit is None:
+        file = BundleFile.describe(path, "engine", target=flavour, precision=precision, parity={}, built=built)
+        gate.admit(path, TensorRtRuntime(path, file), target=flavour, precision=precision, built=built)
+    elif flavour == RTX:
+        gate.admit_unproved(path, target=flavour, precision=precision, built=built, reason=misfit)
+    else:
+        raise InputError(f"{path.name}: {misfit}")

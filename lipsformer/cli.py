@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .errors import InputError, LipsFormerError
+from .errors import GateError, InputError, LipsFormerError
 
 __all__ = ["app", "main"]
 
@@ -39,6 +39,9 @@ Data = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Precision = Annotated[
+    str | None, typer.Option(help="Which of a bundle's precisions to run; by default its first.", show_default=False)
+]
 
 
 @app.command()
@@ -163,6 +166,7 @@ def evaluate_model(
         Path | None, typer.Option(help="Folder to write a report to: classes, confusion matrix, worst mistakes.")
     ] = None,
     device: Device = "auto",
+    precision: Precision = None,
     as_json: Json = False,
 ) -> None:
     """Measure a model's accuracy on labelled images, overall and by class."""
@@ -172,7 +176,7 @@ def evaluate_model(
     from .outputs import publish_directory
     from .prediction import load_predictor
 
-    predictor = load_predictor(model, device)
+    predictor = load_predictor(model, device, precision)
     images = open_labelled(resolve_dataset(dataset), predictor.classes, split)
     with contextlib.nullcontext() if output is None else publish_directory(output) as folder:
         result = evaluate(predictor, images)
@@ -195,12 +199,13 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
     top_k: Annotated[int, typer.Option(help="Classes to show for each image.")] = 5,
     device: Device = "auto",
+    precision: Precision = None,
     as_json: Json = False,
 ) -> None:
     """Classify image files."""
     from .prediction import load_predictor
 
-    results = load_predictor(model, device).predict(images, top_k)
+    results = load_predictor(model, device, precision).predict(images, top_k)
     if as_json:
         _print_json(
             [
@@ -219,24 +224,85 @@ def predict(
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint (.safetensors) to export, or lipsformer_cifar10.")],
     output: Annotated[Path, typer.Option(help="Bundle folder to write; it must not exist.")],
-    parity_data: Annotated[
-        str | None, typer.Option(help="Images for the parity gate; by default the photos that the package ships.")
+    precision: Annotated[
+        str, typer.Option(help="fp32, fp16 and int8, with commas between them; the first is the one that is run.")
+    ] = "fp32",
+    calibration: Annotated[
+        str | None, typer.Option(help="Photos to measure int8's scales on: folder, shards or built-in dataset.")
     ] = None,
+    parity_data: Annotated[
+        str | None,
+        typer.Option(help="Photos for the parity gate; by default --calibration's, else those that the package ships."),
+    ] = None,
+    parity_images: Annotated[int, typer.Option(help="How many of them, evenly spread.")] = 256,
+    threshold: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PRECISION.FIGURE=NUMBER", help="Change a limit of the parity gate; repeatable."),
+    ] = None,
+    trt: Annotated[bool, typer.Option("--trt", help="Build TensorRT engines for this machine's GPU.")] = False,
+    trt_rtx: Annotated[
+        bool, typer.Option("--trt-rtx", help="Build engines for TensorRT for RTX; proved only where a GPU runs them.")
+    ] = False,
+    trt_check: Annotated[
+        bool, typer.Option("--trt-check", help="Have TensorRT for RTX build every graph; needs no GPU.")
+    ] = False,
+    workspace: Annotated[
+        int | None, typer.Option(help="MiB of GPU memory for a layer of an engine; by default all there is.")
+    ] = None,
+    hardware_compatibility: Annotated[
+        bool, typer.Option("--hardware-compatibility", help="TensorRT engines for every GPU from Ampere on; slower.")
+    ] = False,
+    fold: Annotated[bool, typer.Option(help="Fold scales, norms and biases into the weights.")] = True,
     max_batch: Annotated[int, typer.Option(help="Largest batch to prove and serve.")] = 16,
     as_json: Json = False,
 ) -> None:
-    """Export a checkpoint to a bundle, if the graph answers as the checkpoint does."""
-    from lipsformer.export import export_bundle
+    """Export a checkpoint to a bundle, if every file of it answers as the checkpoint does."""
+    from lipsformer.export import ExportSettings, export_bundle, read_thresholds
 
-    from .fetch import resolve_dataset
-
-    folder = None if parity_data is None else resolve_dataset(parity_data)
-    manifest = export_bundle(checkpoint, output, parity_data=folder, max_batch=max_batch)
+    settings = ExportSettings(
+        precisions=tuple(precision.split(",")),
+        calibration=_dataset(calibration),
+        parity_data=_dataset(parity_data),
+        parity_images=parity_images,
+        thresholds=read_thresholds(threshold or ()),
+        trt=trt,
+        trt_rtx=trt_rtx,
+        trt_check=trt_check,
+        workspace=None if workspace is None else workspace * 2**20,
+        hardware_compatibility=hardware_compatibility,
+        fold=fold,
+        max_batch=max_batch,
+    )
+    manifest = export_bundle(checkpoint, output, settings)
     if as_json:
         _print_json(dataclasses.asdict(manifest))
         return
     typer.echo((output / "parity.md").read_text(encoding="utf-8"))
     typer.echo(f"Bundle: {output}")
+
+
+@app.command()
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder to verify, on the machine that will serve it.")],
+    dataset: Annotated[
+        str | None, typer.Option("--data", help="More photos to compare on; needs --checkpoint.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="The checkpoint that the bundle was made from, to compare with it anew.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto: all that work here; cpu; or cuda.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Prove a bundle on this machine: hashes, and every file's answers in every runtime that works here."""
+    from lipsformer.export import verify_bundle
+
+    found = verify_bundle(bundle, checkpoint=checkpoint, data=_dataset(dataset), device=device)
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        typer.echo(found.to_text())
+    if found.failures:
+        raise GateError(f"{bundle}: {'; '.join(found.failures)}")
 
 
 @app.command()
@@ -304,6 +370,10 @@ def serve(
         int, typer.Option(envvar="LIPSFORMER_WORKERS", help="Server processes; one for each GPU or few cores.")
     ] = 1,
     device: Annotated[str, typer.Option(envvar="LIPSFORMER_DEVICE", help="auto, cpu or cuda.")] = "auto",
+    precision: Annotated[
+        str | None,
+        typer.Option(envvar="LIPSFORMER_PRECISION", help="Which of the bundle's precisions; by default its first."),
+    ] = None,
 ) -> None:
     """Serve a model over HTTP: POST /classify, and a page to drop photos on at /."""
     from lipsformer.serving import serve as serve_bundle
@@ -315,7 +385,7 @@ def serve(
         from lipsformer.export import cached_bundle
 
         bundle = cached_bundle(bundle)
-    serve_bundle(bundle, host=host, port=port, workers=workers, device=device)
+    serve_bundle(bundle, host=host, port=port, workers=workers, device=device, precision=precision)
 
 
 @app.command()
@@ -393,6 +463,12 @@ def _arguments() -> list[str]:
     for index in reversed(bare):
         words.insert(index + 1, "auto")
     return words
+
+
+def _dataset(name: str | None) -> Path | None:
+    from .fetch import resolve_dataset
+
+    return None if name is None else resolve_dataset(name)
 
 
 def _resumes(resume: str) -> bool:

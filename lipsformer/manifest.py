@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ __all__ = ["MANIFEST_NAME", "PRECISIONS", "TARGETS", "BundleFile", "Manifest", "
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = 2
+SEAL = "sha256"  # of the manifest itself
 
 PRECISIONS = ("fp32", "fp16", "int8")
 # Who a graph is for. One checkpoint gives a graph for each: what is fast in one of them is refused or slow in another.
@@ -86,13 +88,32 @@ class Manifest:
             raise TypeError("max_batch is not a whole number of at least 1")
 
     def write(self, folder: Path) -> None:
-        """Writes `manifest.json` into `folder`."""
+        """Writes `manifest.json` into `folder`, with a hash of its own content."""
         data = {"format": FORMAT, **dataclasses.asdict(self)}
-        (folder / MANIFEST_NAME).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+        (folder / MANIFEST_NAME).write_text(_sealed(data), encoding="utf-8")
 
-    def graph(self) -> BundleFile:
-        """The first graph that runs in ONNX Runtime."""
-        return next(file for file in self.files if file.kind == "onnx" and file.target == "ort")
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """The precisions that ONNX Runtime has a graph for, the one that is run by default first."""
+        return tuple(file.precision or "" for file in self.files if _is_ort_graph(file))
+
+    def graph(self, precision: str | None = None) -> BundleFile:
+        """The graph that runs in ONNX Runtime: the first, or the one of `precision`.
+
+        Raises:
+            InputError: if there is none of that precision.
+        """
+        for file in self.files:
+            if _is_ort_graph(file) and precision in (None, file.precision):
+                return file
+        raise InputError(
+            f"--precision {precision}: the bundle has {', '.join(self.precisions)}; "
+            f"choose one of them, or export again with --precision {precision}"
+        )
+
+    def engines(self, precision: str) -> tuple[BundleFile, ...]:
+        """The engines of a precision; each runs only where its `built` fits."""
+        return tuple(file for file in self.files if file.kind == "engine" and file.precision == precision)
 
 
 def class_names(value: object) -> tuple[str, ...]:
@@ -117,12 +138,16 @@ def read_manifest(bundle: Path) -> Manifest:
     if not path.is_file():
         raise InputError(f"{bundle}: not a bundle (no {MANIFEST_NAME}); make one with `lipsformer export`")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        found = data.pop("format")
-        manifest = _parse(data) if found == FORMAT else None
+        text = path.read_text(encoding="utf-8")
+        data = json.loads(text)
+        found = data["format"]
+        intact = found != FORMAT or text == _sealed(data)
+        manifest = _parse(data) if found == FORMAT and intact else None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OSError) as error:
         reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
         raise InputError(f"{path}: damaged manifest ({reason}); export the bundle again") from None
+    if not intact:
+        raise GateError(f"{path}: its SHA-256 is not the one it was written with: damaged or changed; export it again")
     if manifest is None:
         raise InputError(f"{path}: bundle format {found}, this version reads {FORMAT}; export it again")
     for file in manifest.files:
@@ -130,16 +155,27 @@ def read_manifest(bundle: Path) -> Manifest:
     return manifest
 
 
+def _sealed(data: Mapping[str, Any]) -> str:
+    """The text of a manifest, and in it the hash of all the rest: one changed byte of it can be told."""
+    content = {name: value for name, value in data.items() if name != SEAL}
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return json.dumps({**content, SEAL: digest}, indent=2) + "\n"
+
+
+def _is_ort_graph(file: BundleFile) -> bool:
+    return file.kind == "onnx" and file.target == "ort"
+
+
 def _parse(data: dict[str, Any]) -> Manifest:
     manifest = Manifest(
         **{
-            **data,
+            **{name: value for name, value in data.items() if name not in ("format", SEAL)},
             "classes": class_names(data["classes"]),
             "preprocessing": Preprocessing.from_dict(data["preprocessing"]),
             "files": tuple(BundleFile(**file) for file in data["files"]),
         }
     )
-    if not any(file.kind == "onnx" and file.target == "ort" for file in manifest.files):
+    if not manifest.precisions:
         raise ValueError("it names no graph")
     return manifest
 

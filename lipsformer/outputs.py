@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import InputError
+
+if sys.platform != "win32":
+    import fcntl
 
 __all__ = ["publish_directory", "publish_file", "sha256_of"]
 
@@ -57,6 +62,8 @@ def publish_file(path: Path) -> Iterator[Path]:
 def publish_directory(path: Path) -> Iterator[Path]:
     """Gives an empty folder beside `path` to fill; once the block ends without an error, renames it to `path`.
 
+    Folders that killed processes left half-filled for the same `path` are removed.
+
     Raises:
         InputError: if `path` exists already or appears meanwhile (an empty folder counts as free), or cannot be
             written.
@@ -65,7 +72,7 @@ def publish_directory(path: Path) -> Iterator[Path]:
         if _taken(path):
             raise _exists(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        draft, lock = _new_draft(path)
         try:
             yield draft
             draft.chmod(0o777 & ~_umask())
@@ -79,6 +86,43 @@ def publish_directory(path: Path) -> Iterator[Path]:
             _fsync(path.parent)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
+            if lock is not None:
+                os.close(lock)
+
+
+def _new_draft(path: Path) -> tuple[Path, int | None]:
+    """An empty folder beside `path`, and the lock that tells other processes that it is in use.
+
+    Drafts of processes that were killed are removed first: a lock ends with its process.
+    """
+    parent = _lock(path.parent, wait=True)  # so that nobody takes a draft for a dead one before it is locked
+    try:
+        if parent is not None:
+            for old in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+                if (lock := _lock(old)) is not None:
+                    shutil.rmtree(old, ignore_errors=True)
+                    os.close(lock)
+        draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        return draft, _lock(draft)
+    finally:
+        if parent is not None:
+            os.close(parent)
+
+
+def _lock(folder: Path, *, wait: bool = False) -> int | None:
+    """A descriptor that holds the folder's lock; None if another process has it, or there are no locks here."""
+    if sys.platform == "win32":
+        return None
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 @contextlib.contextmanager

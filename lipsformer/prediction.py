@@ -6,11 +6,13 @@ import dataclasses
 import itertools
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .choosing import open_runtime
 from .errors import InputError
 from .images import ImageLimits, open_image
 from .machine import check_device
@@ -18,6 +20,9 @@ from .manifest import Manifest, class_names, read_manifest
 from .preprocessing import Preprocessing
 from .pretrained import resolve_model
 from .runtimes import OnnxRuntime, Pixels, Runtime, TorchRuntime
+
+if TYPE_CHECKING:
+    from .runtimes.trt import TensorRtRuntime
 
 __all__ = ["Prediction", "Predictor", "load_bundle", "load_predictor", "softmax"]
 
@@ -37,12 +42,15 @@ class Prediction:
 class Predictor:
     """A runtime with the meaning of its input and output: preprocessing before it, class names after it.
 
-    `max_batch` is the largest batch to run; for an exported graph, the largest that parity was shown for.
+    `file` is what the runtime runs, in `precision` (None if the file does not tell). `max_batch` is the largest batch
+    to run; for an export, the largest that parity was shown for.
     """
 
     runtime: Runtime
     preprocessing: Preprocessing
     classes: tuple[str, ...]
+    file: Path
+    precision: str | None
     max_batch: int = DEFAULT_BATCH
 
     def prepare(self, image: Path | bytes | Image.Image, limits: ImageLimits | None = None) -> Pixels:
@@ -79,47 +87,51 @@ class Predictor:
         return [self.rank(logits, top_k) for batch in batches for logits in self.runtime.infer(np.stack(batch))]
 
 
-def load_predictor(model: str | Path, device: str = "auto", threads: int | None = None) -> Predictor:
-    """Loads a checkpoint (.safetensors), an exported graph (.onnx) or a bundle (a folder) for prediction.
+def load_predictor(
+    model: str | Path, device: str = "auto", precision: str | None = None, threads: int | None = None
+) -> Predictor:
+    """Loads a checkpoint (.safetensors), an exported graph (.onnx), an engine or a bundle (a folder) for prediction.
 
     Args:
         model: its path, or the name of a trained model that comes with the package.
         device: "auto", "cpu" or "cuda".
+        precision: which of a bundle's precisions to run; by default the first that it was exported with.
         threads: CPU threads for one inference; by default all cores.
 
     Raises:
-        InputError: if it is none of these, or `device` cannot be had.
+        InputError: if it is none of these, or `device` or `precision` cannot be had.
         GateError: if a bundle's file does not have the hash that its manifest promises.
     """
     path = resolve_model(model)
     check_device(device)
     if path.is_dir():
-        return load_bundle(path, read_manifest(path), device, threads)
-    if path.suffix == ".onnx":
-        runtime = OnnxRuntime(path, device, threads)
-        metadata = runtime.metadata()
-        try:
-            preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
-            classes = class_names(metadata["classes"])
-            max_batch = int(metadata["max_batch"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path}: its metadata cannot be read ({error}); export it again") from None
-        return _for_graph(runtime, preprocessing, classes, max_batch)
-    if path.suffix == ".safetensors":
-        return _from_checkpoint(path, device, threads)
+        return load_bundle(path, read_manifest(path), device=device, precision=precision, threads=threads)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder; give a checkpoint, an .onnx file or a bundle")
+    if precision is not None:
+        raise InputError(f"--precision {precision}: chooses among a bundle's files, and {path} is not a bundle")
+    match path.suffix:
+        case ".onnx":
+            return _from_graph(path, device, threads)
+        case ".engine":
+            return _from_engine(path, device)
+        case ".safetensors":
+            return _from_checkpoint(path, device, threads)
     raise InputError(f"{path}: not a model; give a checkpoint (.safetensors), an .onnx file or a bundle folder")
 
 
-def load_bundle(bundle: Path, manifest: Manifest, device: str, threads: int | None) -> Predictor:
-    """The predictor of a bundle whose manifest has been read, and so its files checked.
+def load_bundle(
+    bundle: Path, manifest: Manifest, *, device: str = "auto", precision: str | None = None, threads: int | None = None
+) -> Predictor:
+    """The predictor of a bundle whose manifest has been read, and so its files checked; see `open_runtime`.
 
     Raises:
-        InputError: if the graph does not fit the manifest, or `device` cannot be had.
+        InputError: if the file does not fit the manifest, or `device` or `precision` cannot be had.
     """
-    runtime = OnnxRuntime(bundle / manifest.graph().name, device, threads)
-    return _for_graph(runtime, manifest.preprocessing, manifest.classes, manifest.max_batch)
+    file, runtime = open_runtime(bundle, manifest, device=device, precision=precision, threads=threads)
+    return _for_export(
+        runtime, bundle / file.name, manifest.preprocessing, manifest.classes, manifest.max_batch, file.precision
+    )
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -130,17 +142,56 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return result
 
 
-def _for_graph(
-    runtime: OnnxRuntime, preprocessing: Preprocessing, classes: tuple[str, ...], max_batch: int
+def _for_export(
+    runtime: OnnxRuntime | TensorRtRuntime,
+    file: Path,
+    preprocessing: Preprocessing,
+    classes: tuple[str, ...],
+    max_batch: int,
+    precision: str | None,
 ) -> Predictor:
     if len(classes) != runtime.outputs:
-        raise InputError(f"{runtime.model}: {len(classes)} class names for {runtime.outputs} outputs; export it again")
+        raise InputError(f"{file}: {len(classes)} class names for {runtime.outputs} outputs; export it again")
     if preprocessing.image_size != runtime.image_size:
         raise InputError(
-            f"{runtime.model}: preprocessing gives {preprocessing.image_size} pixels to a graph of "
+            f"{file}: preprocessing gives {preprocessing.image_size} pixels to a graph of "
             f"{runtime.image_size}; export it again"
         )
-    return Predictor(runtime=runtime, preprocessing=preprocessing, classes=classes, max_batch=max_batch)
+    return Predictor(
+        runtime=runtime,
+        preprocessing=preprocessing,
+        classes=classes,
+        file=file,
+        precision=precision,
+        max_batch=max_batch,
+    )
+
+
+def _from_graph(path: Path, device: str, threads: int | None) -> Predictor:
+    runtime = OnnxRuntime(path, device, threads)
+    metadata = runtime.metadata()
+    try:
+        preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
+        classes = class_names(metadata["classes"])
+        max_batch = int(metadata["max_batch"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: its metadata cannot be read ({error}); export it again") from None
+    return _for_export(runtime, path, preprocessing, classes, max_batch, metadata.get("precision"))
+
+
+def _from_engine(path: Path, device: str) -> Predictor:
+    from .runtimes.trt import TensorRtRuntime
+
+    if device == "cpu":
+        raise InputError(f"--device cpu: {path} is an engine and runs on a GPU; give the bundle or its .onnx file")
+    manifest = read_manifest(path.parent)
+    for file in manifest.files:
+        if file.name == path.name and file.kind == "engine":
+            runtime = TensorRtRuntime(path, file)
+            return _for_export(
+                runtime, path, manifest.preprocessing, manifest.classes, manifest.max_batch, file.precision
+            )
+    raise InputError(f"{path}: the manifest beside it names no such engine; keep it in the bundle it came in")
 
 
 def _from_checkpoint(path: Path, device: str, threads: int | None) -> Predictor:
@@ -152,4 +203,10 @@ def _from_checkpoint(path: Path, device: str, threads: int | None) -> Predictor:
     if threads:
         torch.set_num_threads(threads)
     runtime = TorchRuntime(checkpoint, device)
-    return Predictor(runtime=runtime, preprocessing=checkpoint.preprocessing, classes=checkpoint.classes)
+    return Predictor(
+        runtime=runtime,
+        preprocessing=checkpoint.preprocessing,
+        classes=checkpoint.classes,
+        file=path,
+        precision="fp32",
+    )

@@ -86,7 +86,7 @@ class Engine:
 
     def describe(self) -> dict[str, Any]:
         """What runs here, as plain data: classes, model, preprocessing, runtime, provenance and limits."""
-        graph = self.manifest.graph()
+        runs = next(file for file in self.manifest.files if file.name == self.predictor.file.name)
         limits = self.settings.limits
         return {
             "model": dict(self.manifest.model),
@@ -94,15 +94,16 @@ class Engine:
             "preprocessing": self.manifest.preprocessing.to_dict(),
             "runtime": {
                 "provider": self.predictor.runtime.provider,
-                "precision": graph.precision,
+                "file": runs.name,
+                "precision": runs.precision,
                 "threads": self.settings.threads,
             },
-            "parity": dict(graph.parity or {}),
+            "parity": dict(runs.parity or {}),
             "metrics": dict(self.manifest.metrics),
             "bundle": {
                 "created": self.manifest.created,
-                "graph": graph.name,
-                "graph_sha256": graph.sha256,
+                "file": runs.name,
+                "file_sha256": runs.sha256,
                 "checkpoint_sha256": self.manifest.checkpoint_sha256,
                 "versions": dict(self.manifest.versions),
             },
@@ -129,4 +130,11 @@ def load_engine(settings: Settings) -> Engine:
             f"LIPSFORMER_MAX_BATCH={settings.max_batch}: the export proved batches up to {manifest.max_batch}; "
             "lower it, or export again with a larger --max-batch"
         )
-    return Engine(settings, manifest, load_bundle(settings.bundle, manifest, settings.device, settings.threads))
+    predictor = load_bundle(
+        settings.bundle,
+        manifest,
+        device=settings.device,
+        precision=settings.precision,
+        threads=settings.threads,
+    )
+    return Engine(settings, manifest, predictor)

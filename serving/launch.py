@@ -24,7 +24,9 @@ __all__ = ["serve"]
 DRAIN_SECONDS = 30
 
 
-def serve(bundle: Path, *, host: str, port: int, workers: int, device: str = "auto") -> NoReturn:
+def serve(
+    bundle: Path, *, host: str, port: int, workers: int, device: str = "auto", precision: str | None = None
+) -> NoReturn:
     """Serves a bundle over HTTP: checks everything, then becomes the server's process.
 
     Raises:
@@ -35,14 +37,12 @@ def serve(bundle: Path, *, host: str, port: int, workers: int, device: str = "au
         raise InputError(f"--workers {workers}: at least 1 is needed")
     check_device(device)
     address = _listenable(host, port)
-    environment = os.environ | _environment(bundle.absolute(), port, workers, device)
+    environment = os.environ | _environment(bundle.absolute(), port, workers, device, precision)
     engine = load_engine(Settings.from_environment(environment))
     engine.warm_up()
-    provider = engine.predictor.runtime.provider
+    running = f"{engine.predictor.file.name} on {engine.predictor.runtime.provider}"
     shown = f"[{address}]" if ":" in address else address
-    say(
-        f"serving {bundle} ({provider}, {workers} worker{'s'[: workers - 1]}) on http://{shown}:{port}; Ctrl+C stops it"
-    )
+    say(f"serving {bundle} ({running}, {workers} worker{'s'[: workers - 1]}) on http://{shown}:{port}; Ctrl+C stops it")
     # An absolute working directory that holds the package: where the command was typed, a file named like one of our
     # imports would be run instead of it. -P and PYTHONSAFEPATH keep that directory out of the workers as well.
     home = str(Path(lipsformer.__file__).parents[1])
@@ -79,7 +79,7 @@ def _listenable(host: str, port: int) -> str:
     return address
 
 
-def _environment(bundle: Path, port: int, workers: int, device: str) -> dict[str, str]:
+def _environment(bundle: Path, port: int, workers: int, device: str, precision: str | None) -> dict[str, str]:
     """What the server's processes are told; what the user has set for BentoML stays as it is."""
     defaults = {
         "BENTOML_DO_NOT_TRACK": "True",
@@ -89,6 +89,7 @@ def _environment(bundle: Path, port: int, workers: int, device: str) -> dict[str
         **{name: os.environ.get(name, value) for name, value in defaults.items()},
         "LIPSFORMER_BUNDLE": str(bundle),
         "LIPSFORMER_DEVICE": device,
+        "LIPSFORMER_PRECISION": precision or "",
         "LIPSFORMER_WORKERS": str(workers),
         "PYTHONSAFEPATH": "1",
     }

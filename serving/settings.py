@@ -25,6 +25,7 @@ class Settings:
     Args:
         bundle: folder that `lipsformer export` wrote (LIPSFORMER_BUNDLE); by default the one that a Bento carries.
         device: "auto", "cpu" or "cuda" (LIPSFORMER_DEVICE).
+        precision: which of the bundle's precisions to run (LIPSFORMER_PRECISION); None means its first.
         workers: worker processes of the server (LIPSFORMER_WORKERS).
         threads: CPU threads of one worker, for decoding and for inference (LIPSFORMER_THREADS); by default an equal
             share of the cores.
@@ -36,6 +37,7 @@ class Settings:
 
     bundle: Path
     device: str
+    precision: str | None
     workers: int
     threads: int
     limits: ImageLimits
@@ -57,6 +59,7 @@ class Settings:
         return cls(
             bundle=Path(environment.get("LIPSFORMER_BUNDLE") or PACKED_BUNDLE),
             device=device,
+            precision=environment.get("LIPSFORMER_PRECISION") or None,
             workers=workers,
             threads=_count(environment, "LIPSFORMER_THREADS", max(1, cores() // workers)),
             limits=ImageLimits(

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,11 +20,12 @@ from trained import Trained
 from lipsformer import load_predictor
 from lipsformer.checkpoint import Checkpoint
 from lipsformer.errors import GateError, InputError
-from lipsformer.export import export_bundle
+from lipsformer.export import ExportSettings, export_bundle, read_thresholds
 from lipsformer.export.graph import PixelsToLogits
-from lipsformer.export.parity import check_parity
 from lipsformer.manifest import read_manifest
 from lipsformer.runtimes import OnnxRuntime
+
+FLOAT = onnx.TensorProto.FLOAT
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +43,19 @@ def test_the_bundle_tells_what_it_is(trained: Trained) -> None:
     manifest = read_manifest(trained.bundle)
     assert manifest.classes == trained.classes
     assert manifest.max_batch == 16
-    assert {file.name for file in manifest.files} == {"ort-fp32.onnx", "parity.json", "parity.md"}
+    names = ["ort-fp32.onnx", "parity.json", "parity.md", "parity.png", "parity.npz"]
+    assert [file.name for file in manifest.files] == names
+    assert {path.name for path in trained.bundle.iterdir()} == {*names, "manifest.json"}
     report = json.loads((trained.bundle / "parity.json").read_text())
     assert report["passed"]
-    assert [row["batch"] for row in report["batches"]] == [1, 3, 16]
-    assert report["images"] == 28  # each sample photo and its mirror image
-    assert all(row["relative_l2"] <= 1e-5 for row in report["batches"])
+    assert report["photos"] == 28  # each sample photo and its mirror image
+    assert report["hard_inputs"][:2] == ["black", "white"]
+    parity = manifest.graph().parity
+    assert parity is not None
+    assert [row["batch"] for row in parity["batches"]] == [1, 3, 16]
+    assert all(row["relative_l2"] <= 1e-5 for row in parity["batches"])
+    assert {name: report["files"][0][name] for name in parity} == parity
+    assert len(report["files"][0]["errors"]) == 28
     assert "PASSED" in (trained.bundle / "parity.md").read_text()
 
 
@@ -63,25 +76,32 @@ def test_the_onnx_file_alone_carries_classes_and_preprocessing(trained: Trained)
     assert alone.preprocessing == bundle.preprocessing
 
 
-def test_one_changed_weight_fails_the_gate(trained: Trained, graph: onnx.ModelProto, tmp_path: Path) -> None:
-    def spoil(_: Checkpoint, __: int) -> onnx.ModelProto:
+def export_spoiled(monkeypatch: pytest.MonkeyPatch, trained: Trained, output: Path, build: Any) -> None:
+    monkeypatch.setattr("lipsformer.export.bundle.build_graph", build)
+    export_bundle(trained.checkpoint, output)
+
+
+def test_one_changed_weight_fails_the_gate(
+    trained: Trained, graph: onnx.ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(*_: Any, **__: Any) -> onnx.ModelProto:
         spoiled = copy_of(graph)
-        tensor = next(t for t in spoiled.graph.initializer if list(t.dims) == [16, 64])  # of the first MLP
+        tensor = max(spoiled.graph.initializer, key=lambda t: np.prod(t.dims) if t.data_type == FLOAT else 0)
         values = numpy_helper.to_array(tensor).copy()
         values.flat[0] += 0.5
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
         return spoiled
 
-    with pytest.raises(GateError, match=r"parity failed, no bundle written: batch 1: relative L2"):
-        export_bundle(trained.checkpoint, tmp_path / "bundle", build=spoil)
+    with pytest.raises(GateError, match=r"ort-fp32\.onnx: parity failed, no bundle written: batch 1: relative_l2 \d"):
+        export_spoiled(monkeypatch, trained, tmp_path / "bundle", spoil)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # inside the exporter
-def test_a_frozen_batch_fails_the_gate(trained: Trained, tmp_path: Path) -> None:
+def test_a_frozen_batch_fails_the_gate(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The official code's trap: `int()` on a batch size bakes the trace's batch into the graph."""
 
-    def freeze(checkpoint: Checkpoint, _: int) -> onnx.ModelProto:
+    def freeze(checkpoint: Checkpoint, **_: Any) -> onnx.ModelProto:
         example = torch.zeros(2, 32, 32, 3, dtype=torch.uint8)
         model = PixelsToLogits(checkpoint).eval()
         program = torch.onnx.export(model, (example,), input_names=["pixels"], output_names=["logits"], verbose=False)
@@ -93,57 +113,83 @@ def test_a_frozen_batch_fails_the_gate(trained: Trained, tmp_path: Path) -> None
         return frozen
 
     with pytest.raises(GateError, match=r"batch 1: .*batch 3: .*batch 16: "):
-        export_bundle(trained.checkpoint, tmp_path / "bundle", build=freeze)
+        export_spoiled(monkeypatch, trained, tmp_path / "bundle", freeze)
     assert not (tmp_path / "bundle").exists()
 
 
-class Fake:
-    """A runtime that answers its pixels' mean in each of three channels, or what `answer` makes of it."""
-
-    provider = "fake"
-
-    def __init__(self, answer=lambda logits: logits) -> None:  # type: ignore[no-untyped-def]
-        self.answer = answer
-
-    def infer(self, pixels: np.ndarray) -> np.ndarray:
-        return self.answer(pixels.astype(np.float32).mean(axis=(1, 2)))
-
-
-def test_the_gate_sees_every_way_of_being_wrong() -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (8, 4, 4, 3), dtype=np.uint8)
-    right = Fake().infer(pixels)
-
-    def failures(answer) -> list[str]:  # type: ignore[no-untyped-def]
-        return check_parity(Fake(answer), right, pixels, batches=(1, 3, 8), source="noise").failures
-
-    assert failures(lambda logits: logits) == []
-    assert len(failures(lambda logits: logits * 1.0001)) == 3
-    assert len(failures(lambda logits: logits * np.nan)) == 3
-    assert len(failures(lambda logits: logits[:, ::-1])) == 3
-    assert len(failures(lambda logits: logits[:, :2])) == 3  # a class is missing
-    assert len(failures(lambda logits: logits[:1])) == 2  # one answer whatever the batch
-    assert len(failures(lambda logits: logits[::-1])) == 2  # right images, wrong order
-    assert len(failures(lambda logits: logits - logits.mean(axis=0))) == 3  # depends on the neighbours
-    assert len(failures(lambda logits: 1 / 0)) == 3
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"precisions": ("fp31",)}, "--precision fp31: not known; did you mean 'fp32'?"),
+        ({"precisions": ()}, "--precision: give at least one of fp32, fp16, int8"),
+        ({"precisions": ("fp32", "fp32")}, "--precision: fp32 is given twice"),
+        ({"precisions": ("int8",)}, "--precision int8 needs --calibration DATA"),
+        ({"calibration": Path()}, "--calibration is for --precision int8"),
+        ({"max_batch": 0}, "--max-batch 0: at least 1 is needed"),
+        ({"parity_images": 0}, "--parity-images 0: at least 1 is needed"),
+        ({"workspace": 1}, "--workspace is for engines"),
+        ({"workspace": 0, "trt": True}, "--workspace 0"),
+        ({"hardware_compatibility": True}, "--hardware-compatibility is for --trt"),
+    ],
+)
+def test_what_cannot_be_asked_for(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        ExportSettings(**settings)
+    assert told in str(refusal.value)
 
 
-def test_too_few_images_for_the_largest_batch_are_refused() -> None:
-    pixels = np.zeros((2, 4, 4, 3), dtype=np.uint8)
-    with pytest.raises(InputError, match="2 images, parity at batch 3 needs as many"):
-        check_parity(Fake(), Fake().infer(pixels), pixels, batches=(1, 3), source="here")
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (ExportSettings(trt=True), "TensorRT"),
+        (ExportSettings(parity_data=Path("nothing")), "nothing: holds no images"),
+        (ExportSettings(precisions=("int8",), calibration=Path("nothing")), "nothing: holds no images"),
+    ],
+)
+def test_what_is_missing_is_told_before_the_work(
+    settings: ExportSettings, told: str, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    for work in ("build_graph", "TorchRuntime"):
+        monkeypatch.setattr(f"lipsformer.export.bundle.{work}", lambda *_, **__: pytest.fail("the work began"))
+    with pytest.raises(InputError, match=told):
+        export_bundle(trained.checkpoint, tmp_path / "bundle", settings)
+    with pytest.raises(InputError, match="exists already"):
+        export_bundle(trained.checkpoint, trained.bundle)
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_changed_graph_is_refused_when_loaded(trained: Trained, tmp_path: Path) -> None:
-    copy = tmp_path / "bundle"
-    copy.mkdir()
-    for file in trained.bundle.iterdir():
-        (copy / file.name).write_bytes(file.read_bytes())
-    load_predictor(copy)
-    content = bytearray((copy / "ort-fp32.onnx").read_bytes())
-    content[len(content) // 2] ^= 1
-    (copy / "ort-fp32.onnx").write_bytes(content)
-    with pytest.raises(GateError, match=r"ort-fp32\.onnx: its SHA-256 is not the manifest's"):
-        load_predictor(copy)
+def test_limits_are_recorded_and_can_be_met_or_not(trained: Trained, tmp_path: Path) -> None:
+    strict = read_thresholds(["fp32.relative_l2=1e-9"])
+    with pytest.raises(GateError, match=r"relative_l2 .* exceeds 1e-09"):
+        export_bundle(trained.checkpoint, tmp_path / "bundle", ExportSettings(thresholds=strict, max_batch=2))
+    wide = ExportSettings(thresholds=read_thresholds(["fp32.kl=0.5"]), parity_data=trained.data, parity_images=9)
+    parity = export_bundle(trained.checkpoint, tmp_path / "bundle", wide).graph().parity
+    assert parity is not None
+    assert parity["thresholds"]["kl"] == 0.5
+    assert parity["photos"] == 9
+    assert parity["batches"][0]["accuracy_loss"] == 0.0  # the folders are the classes
+    report = json.loads((tmp_path / "bundle" / "parity.json").read_text())
+    assert report["checkpoint_accuracy"] == parity["batches"][0]["accuracy"]
+
+
+@pytest.mark.slow
+def test_a_killed_export_leaves_no_bundle_and_its_litter_is_swept(trained: Trained, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    command = [sys.executable, "-m", "lipsformer", "export", str(trained.checkpoint), "--output", str(bundle)]
+    pause = np.random.default_rng(0)
+    for stage in (".bundle.*.tmp", ".bundle.*.tmp/*.onnx", ".bundle.*.tmp/manifest.json"):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not [*tmp_path.glob(stage)]:
+            time.sleep(0.002)
+        time.sleep(pause.uniform(0, 0.01))
+        process.kill()
+        process.wait()
+        if bundle.exists():  # it was whole already
+            read_manifest(bundle)
+            shutil.rmtree(bundle)
+    export_bundle(trained.checkpoint, bundle)
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
 def test_wrong_height_is_refused_not_resized(trained: Trained) -> None:

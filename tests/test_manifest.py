@@ -12,12 +12,20 @@ import pytest
 from trained import Trained
 
 from lipsformer.errors import GateError, InputError
-from lipsformer.manifest import read_manifest
+from lipsformer.manifest import _sealed, read_manifest
 
 
 @pytest.fixture
 def bundle(trained: Trained, tmp_path: Path) -> Path:
     return shutil.copytree(trained.bundle, tmp_path / "bundle")
+
+
+def rewrite(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Changes the manifest, and its hash with it: it is what an export could have written."""
+    path = bundle / "manifest.json"
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(_sealed(data))
 
 
 def test_it_comes_back_as_it_was_written(bundle: Path) -> None:
@@ -52,10 +60,7 @@ def test_it_comes_back_as_it_was_written(bundle: Path) -> None:
 def test_a_tampered_manifest_is_refused(change: Callable[[dict[str, Any]], object], told: str, bundle: Path) -> None:
     from lipsformer import load_predictor
 
-    path = bundle / "manifest.json"
-    data = json.loads(path.read_text())
-    change(data)
-    path.write_text(json.dumps(data))
+    rewrite(bundle, change)
     with pytest.raises(InputError) as refusal:
         load_predictor(bundle)
     assert told in str(refusal.value)
@@ -73,3 +78,28 @@ def test_a_missing_file_fails_the_gate(bundle: Path) -> None:
     (bundle / "ort-fp32.onnx").unlink()
     with pytest.raises(GateError, match=r"ort-fp32\.onnx: missing from the bundle"):
         read_manifest(bundle)
+
+
+@pytest.mark.parametrize("mask", [0x01, 0x20])
+def test_any_changed_byte_is_told(mask: int, bundle: Path) -> None:
+    path = bundle / "manifest.json"
+    content = path.read_bytes()
+    for place in range(0, len(content), 97):
+        path.write_bytes(content[:place] + bytes([content[place] ^ mask]) + content[place + 1 :])
+        with pytest.raises((GateError, InputError), match=r"manifest\.json: "):
+            read_manifest(bundle)
+
+
+def test_the_same_content_in_other_words_is_told(bundle: Path) -> None:
+    path = bundle / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text())))
+    with pytest.raises(GateError, match=r"manifest\.json: its SHA-256 is not the one it was written with"):
+        read_manifest(bundle)
+
+
+def test_a_precision_is_found_or_refused(bundle: Path) -> None:
+    manifest = read_manifest(bundle)
+    assert manifest.precisions == ("fp32",)
+    assert manifest.graph("fp32") == manifest.graph()
+    with pytest.raises(InputError, match=r"--precision int8: the bundle has fp32; choose one of them, or export again"):
+        manifest.graph("int8")

@@ -140,6 +140,32 @@ with {publish} as draft:
     assert left == ({"out": b"old"} if "file" in publish else {})
 
 
+def test_litter_of_the_dead_is_swept_and_the_living_are_left(tmp_path: Path) -> None:
+    script = f"""
+import pathlib, time
+from lipsformer.outputs import publish_directory
+with publish_directory(pathlib.Path({str(tmp_path / "out")!r})) as draft:
+    (draft / "half").touch()
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+    other = tmp_path / ".another.x.tmp"
+    other.mkdir()
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+        (living,) = (path for path in tmp_path.iterdir() if path != other)
+        with publish_directory(tmp_path / "out"):
+            assert (living / "half").exists()
+            assert len(names(tmp_path)) == 3
+        process.kill()
+    (tmp_path / "out").rmdir()
+    with publish_directory(tmp_path / "out"):
+        assert not living.exists()
+        assert len(names(tmp_path)) == 2
+    assert names(tmp_path) == [".another.x.tmp", "out"]
+
+
 def test_sha256(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"abc")
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -158,7 +158,8 @@ def test_info_tells_what_is_served(client: httpx.Client, trained: Trained) -> No
     assert info["preprocessing"]["image_size"] == 32
     assert info["limits"]["max_bytes"] == 300_000
     assert info["limits"]["max_pixels"] == 1_000_000
-    assert info["bundle"]["graph_sha256"] == read_manifest(trained.bundle).graph().sha256
+    assert info["runtime"]["file"] == info["bundle"]["file"] == "ort-fp32.onnx"
+    assert info["bundle"]["file_sha256"] == read_manifest(trained.bundle).graph().sha256
 
 
 def test_health_and_metrics_are_bentomls(client: httpx.Client) -> None:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from lipsformer import Preprocessing, create_model, load_checkpoint, save_checkpoint
-from lipsformer.export import export_bundle
+from lipsformer.export import ExportSettings, export_bundle
 from lipsformer.network import LipsFormer
 from lipsformer.train import load_recipe
 from lipsformer.train.optimisation import build_optimisers
@@ -84,7 +84,7 @@ def test_exports_with_parity(name: str, tmp_path: Path) -> None:
     shallow = {} if name.endswith("nano") else {"depths": SHALLOW}
     model = create_model(name, len(CLASSES), **small_images(name), **shallow)
     train_one_step(model)
-    manifest = export_bundle(save(model, tmp_path / "model.safetensors"), tmp_path / "bundle", max_batch=4)
+    manifest = export_bundle(save(model, tmp_path / "model.safetensors"), tmp_path / "bundle", ExportSettings(max_batch=4))
     parity = manifest.graph().parity
     assert parity is not None
     assert parity["passed"]

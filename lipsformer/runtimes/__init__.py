@@ -1,6 +1,6 @@
 """What can run a model, behind one small interface: PyTorch, ONNX Runtime and TensorRT."""
 
-from .ort import CUDA, OnnxRuntime, open_session
+from .ort import CUDA, OnnxRuntime, import_onnxruntime, open_session
 from .pytorch import TorchRuntime
 from .runtime import INPUT_NAME, METADATA_KEY, OUTPUT_NAME, Logits, Pixels, Runtime
 
@@ -14,5 +14,6 @@ __all__ = [
     "Pixels",
     "Runtime",
     "TorchRuntime",
+    "import_onnxruntime",
     "open_session",
 ]

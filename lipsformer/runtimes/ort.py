@@ -17,7 +17,7 @@ from lipsformer.machine import cores
 
 from .runtime import INPUT_NAME, METADATA_KEY, OUTPUT_NAME, Logits, Pixels
 
-__all__ = ["CUDA", "OnnxRuntime", "open_session"]
+__all__ = ["CUDA", "OnnxRuntime", "import_onnxruntime", "open_session"]
 
 CUDA = "CUDAExecutionProvider"
 ERRORS_AND_WORSE, FATAL = 3, 4  # ONNX Runtime's log severities
@@ -43,7 +43,7 @@ class OnnxRuntime:
         self.provider: str = self.session.get_providers()[0]  # what runs, not what was asked for
         if self.provider != CUDA and device == "cuda":
             raise InputError("--device cuda: ONNX Runtime fell back to the CPU; run `lipsformer doctor`")
-        if self.provider != CUDA and device == "auto" and CUDA in _import_onnxruntime().get_available_providers():
+        if self.provider != CUDA and device == "auto" and CUDA in import_onnxruntime().get_available_providers():
             say("ONNX Runtime is built for CUDA but runs on the CPU here; `lipsformer doctor` says why")
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         described = [(value.name, value.type, len(value.shape)) for value in (*inputs, *outputs)]
@@ -77,13 +77,13 @@ def open_session(model: Path | bytes, *, cuda: bool, threads: int | None = None)
     Raises:
         InputError: if ONNX Runtime is missing or cannot load the model.
     """
-    ort = _import_onnxruntime()
+    ort = import_onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or cores()
     options.log_severity_level = ERRORS_AND_WORSE
-    providers = ["CPUExecutionProvider"]
+    providers: list[Any] = ["CPUExecutionProvider"]
     if cuda and CUDA in ort.get_available_providers():
-        providers.insert(0, CUDA)
+        providers.insert(0, (CUDA, {"use_tf32": "0"}))  # float32 means float32: TF32 has fp16's ten bits
         ort.set_default_logger_severity(FATAL)  # a missing CUDA library is told by our own line, not by four of its
         with contextlib.redirect_stdout(io.StringIO()):
             ort.preload_dlls()  # from the CUDA packages beside it, where there are any
@@ -94,7 +94,12 @@ def open_session(model: Path | bytes, *, cuda: bool, threads: int | None = None)
         raise InputError(f"{model!s:.300}: ONNX Runtime cannot load it ({reason}); export it again") from None
 
 
-def _import_onnxruntime() -> Any:
+def import_onnxruntime() -> Any:
+    """The module, kept from calling its makers.
+
+    Raises:
+        InputError: if it is not installed.
+    """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported; it would call its makers
     try:
         import onnxruntime

@@ -1,0 +1,166 @@
+"""`lipsformer verify`: a bundle proved again, on the machine that will serve it, by what it carries itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lipsformer.checkpoint import load_checkpoint
+from lipsformer.console import printable
+from lipsformer.errors import GateError, InputError
+from lipsformer.machine import check_device
+from lipsformer.manifest import BundleFile, Manifest, read_manifest
+from lipsformer.outputs import sha256_of
+from lipsformer.pretrained import resolve_model
+from lipsformer.runtimes import CUDA, OnnxRuntime, Runtime, TorchRuntime, import_onnxruntime
+from lipsformer.samples import SAMPLES
+
+from .bundle import installed_versions
+from .images import Pool
+from .parity import FileParity, check_parity
+from .reference import REFERENCE_NAME, Reference
+from .report import ParityReport
+from .thresholds import THRESHOLDS, Limits
+
+__all__ = ["Verification", "verify_bundle"]
+
+IMAGES = 256  # of --data, or of the sample photos, where there is a checkpoint to compare with anew
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Verification:
+    """What was found: `parity` of what could run, `misfits` as (file, why it cannot run here).
+
+    `versions` are those of the export and of here, for each package where they differ.
+    """
+
+    bundle: Path
+    hashed: int
+    versions: Mapping[str, tuple[str | None, str | None]]
+    parity: ParityReport
+    misfits: tuple[tuple[str, str], ...]
+
+    @property
+    def failures(self) -> list[str]:
+        """What failed, one sentence for each file: misfits too, as what was exported to be run does not run."""
+        return [*self.parity.failures, *(f"{name} cannot run here: {reason}" for name, reason in self.misfits)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for strict JSON."""
+        return {
+            "bundle": str(self.bundle),
+            "passed": not self.failures,
+            "failures": self.failures,
+            "hashes_checked": self.hashed,
+            "versions": {
+                name: {"exported": exported, "here": here} for name, (exported, here) in self.versions.items()
+            },
+            "misfits": dict(self.misfits),
+            "parity": self.parity.to_dict(),
+        }
+
+    def to_text(self) -> str:
+        """The finding for people, in Markdown."""
+        lines = [self.parity.to_text(), "", f"{self.hashed} files have the hashes of the manifest."]
+        lines += [
+            f"{name}: exported with {exported or 'none'}, here is {here or 'none'}"
+            for name, (exported, here) in self.versions.items()
+        ]
+        lines += [f"{name} cannot run here: {printable(reason)}" for name, reason in self.misfits]
+        return "\n".join([*lines, f"{self.bundle}: {'FAILED' if self.failures else 'verified'}"])
+
+
+def verify_bundle(
+    bundle: Path, *, checkpoint: Path | None = None, data: Path | None = None, device: str = "auto"
+) -> Verification:
+    """Checks the hashes of a bundle, and every graph and engine of it in every runtime that works here.
+
+    Args:
+        bundle: the folder.
+        checkpoint: what the bundle was made from; by default its answers that the bundle carries are compared with.
+        data: photos to compare on, with `checkpoint`; by default the sample photos of the package.
+        device: "auto" for all that works here; "cpu" for the graphs on the CPU alone; "cuda" for engines and CUDA.
+
+    Raises:
+        InputError: if the bundle, the checkpoint or the data cannot be used, or CUDA was asked for and does not work.
+        GateError: if a file of the bundle is missing or changed, or the checkpoint is not the one it was made from.
+    """
+    check_device(device)
+    if data is not None and checkpoint is None:
+        raise InputError("--data needs --checkpoint: the bundle carries the answers to its own photos alone")
+    import_onnxruntime()
+    manifest = read_manifest(bundle)
+    reference = (
+        Reference.load(bundle / REFERENCE_NAME)
+        if checkpoint is None
+        else _computed(bundle, manifest, resolve_model(checkpoint), data)
+    )
+    checked: list[FileParity] = []
+    misfits: list[tuple[str, str]] = []
+    for file, runtime in _runtimes(bundle, manifest, device):
+        if isinstance(runtime, InputError):
+            misfits.append((file.name, str(runtime)))
+            continue
+        checked.append(
+            check_parity(
+                runtime,
+                reference,
+                file=file.name,
+                target=file.target or "",
+                precision=file.precision or "",
+                max_batch=manifest.max_batch,
+                limits=_limits(file, len(reference.photos)),
+            )
+        )
+    here = installed_versions()
+    return Verification(
+        bundle=bundle,
+        hashed=len(manifest.files),
+        versions={
+            name: (manifest.versions.get(name), here.get(name))
+            for name in sorted({*manifest.versions, *here})
+            if manifest.versions.get(name) != here.get(name)
+        },
+        parity=ParityReport(reference=reference, files=checked),
+        misfits=tuple(misfits),
+    )
+
+
+def _computed(bundle: Path, manifest: Manifest, checkpoint: Path, data: Path | None) -> Reference:
+    """The checkpoint's answers, computed here."""
+    loaded = load_checkpoint(checkpoint)
+    if sha256_of(checkpoint) != manifest.checkpoint_sha256:
+        raise GateError(f"{checkpoint}: not the checkpoint that {bundle} was made from; its SHA-256 is another")
+    images = Pool.find(data or SAMPLES, loaded.classes).gate_images(IMAGES, loaded.preprocessing)
+    return Reference.of(TorchRuntime(loaded), images)
+
+
+def _runtimes(bundle: Path, manifest: Manifest, device: str) -> Iterator[tuple[BundleFile, Runtime | InputError]]:
+    """Each file with each runtime that works here; with the reason where none does."""
+    for file in manifest.files:
+        path = bundle / file.name
+        if file.kind == "onnx":
+            if device != "cuda":
+                yield file, OnnxRuntime(path, "cpu")
+            if device == "cuda" or (device == "auto" and CUDA in import_onnxruntime().get_available_providers()):
+                runtime = OnnxRuntime(path, device)
+                if runtime.provider == CUDA:
+                    yield file, runtime
+        elif file.kind == "engine" and device != "cpu":
+            from lipsformer.runtimes.trt import TensorRtRuntime
+
+            try:
+                yield file, TensorRtRuntime(path, file)
+            except InputError as misfit:
+                yield file, misfit
+
+
+def _limits(file: BundleFile, photos: int) -> Limits:
+    """The limits of the export; of few photos, one may be named otherwise where the export allowed that of many."""
+    limits = dict((file.parity or {}).get("thresholds") or THRESHOLDS[file.precision or ""])
+    agreement = limits.get("top1_agreement", 0.0)
+    if agreement < 1.0:
+        limits["top1_agreement"] = min(agreement, 1 - 1 / photos)
+    return limits
