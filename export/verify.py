@@ -101,7 +101,7 @@ def verify_bundle(
     misfits: list[tuple[str, str]] = []
     for file, runtime in _runtimes(bundle, manifest, device):
         if isinstance(runtime, InputError):
-            misfits.append((file.name, str(runtime)))
+            misfits.append((file.name, str(runtime).removeprefix(f"{bundle / file.name}: ")))
             continue
         checked.append(
             check_parity(
