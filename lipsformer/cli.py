@@ -260,7 +260,7 @@ def export(
     from lipsformer.export import ExportSettings, export_bundle, read_thresholds
 
     settings = ExportSettings(
-        precisions=tuple(precision.split(",")),
+        precisions=tuple(name.strip() for name in precision.split(",")),
         calibration=_dataset(calibration),
         parity_data=_dataset(parity_data),
         parity_images=parity_images,

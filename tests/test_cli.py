@@ -31,6 +31,7 @@ COMMANDS = (
     "convert",
     "lipschitz",
     "export",
+    "verify",
     "benchmark",
     "serve",
     "doctor",
@@ -224,9 +225,36 @@ def test_bad_data_input(run: Run, tmp_path: Path) -> None:
     assert "exists already" in refused(run, "data", "fruit", "--output", tmp_path / "taken")
 
 
+def test_bad_export_options(run: Run, trained: Trained, tmp_path: Path) -> None:
+    export = ("export", trained.checkpoint, "--output", tmp_path / "bundle")
+    assert "--precision fp61: not known; did you mean 'fp16'?" in refused(run, *export, "--precision", "fp32, fp61")
+    assert "int8 needs --calibration DATA" in refused(run, *export, "--precision", "int8")
+    assert "did you mean 'fp16.relative_l2'?" in refused(run, *export, "--threshold", "fp16.relative=1")
+    assert "nothing: no such folder" in refused(run, *export, "--precision", "int8", "--calibration", "nothing")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_verify_through_the_command_line(run: Run, trained: Trained, tmp_path: Path) -> None:
+    status, out, err = run("verify", trained.bundle, "--json")
+    assert (status, err) == (0, "")
+    assert json.loads(out)["passed"] is True
+    status, out, err = run("verify", trained.bundle)
+    assert status == 0
+    assert out.startswith("# Parity: PASSED")
+    assert "not a bundle" in refused(run, "verify", tmp_path)
+    bundle = shutil.copytree(trained.bundle, tmp_path / "bundle")
+    manifest = (bundle / "manifest.json").read_text()
+    (bundle / "manifest.json").write_text(manifest.replace("Kaiser", "Keiser"))
+    status, out, err = run("verify", bundle)
+    assert (status, out) == (1, "")
+    assert "manifest.json: its SHA-256 is not the one it was written with" in err
+    assert err.count("\n") == 1
+
+
 def test_bad_serve_input(run: Run, trained: Trained, tmp_path: Path) -> None:
     assert "not a bundle" in refused(run, "serve", tmp_path)
     assert "workers" in refused(run, "serve", trained.bundle, "--workers", 0)
+    assert "the bundle has fp32" in refused(run, "serve", trained.bundle, "--precision", "int8")
     assert "port" in refused(run, "serve", trained.bundle, "--port", 70000)
     assert "not-a-host" in refused(run, "serve", trained.bundle, "--host", "not-a-host")
     with socket.create_server(("127.0.0.1", 0)) as taken:
