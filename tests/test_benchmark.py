@@ -105,6 +105,7 @@ def test_everything_is_measured_and_written(run: Run, trained: Trained, bundle: 
     assert [(row["batch"], row["subject"]) for row in rows] == [(batch, i) for batch in BATCHES for i in range(3)]
     for row in rows:
         assert row["calls"] == 3 * ROUNDS  # the least, as a turn was to last no time
+        assert len(row["rounds_ms"]) == ROUNDS
         assert 0 < row["p50_ms"] <= row["p99_ms"]
         assert row["images_per_second"] == pytest.approx(1000 * row["batch"] / row["p50_ms"])
         assert row["speedup"] > 0

@@ -217,6 +217,7 @@ def _measurement(loaded: Sequence[Loaded], index: int, batch: int, subject: Subj
         subject=index,
         batch=batch,
         calls=len(calls),
+        rounds_ms=tuple(value * 1e3 for value in medians),
         p50_ms=median * 1e3,
         p99_ms=float(np.percentile(calls, 99, method="higher")) * 1e3,
         images_per_second=batch / median,

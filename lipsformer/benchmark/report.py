@@ -42,7 +42,7 @@ class Subject:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """A model (`subject` counts them from 0) at one batch size.
+    """A model (`subject` counts them from 0) at one batch size; `rounds_ms` has the median call of each round.
 
     Milliseconds are of a call, pixels to logits; `images_per_second` is at the median call. `speedup` is the median,
     over the rounds, of the first model's median call by this one's. `memory_bytes` is what the process grew by at most
@@ -53,6 +53,7 @@ class Measurement:
     subject: int
     batch: int
     calls: int
+    rounds_ms: tuple[float, ...]
     p50_ms: float
     p99_ms: float
     images_per_second: float
