@@ -20,6 +20,7 @@ __all__ = ["plot_errors"]
 
 FLOOR = 1e-8  # below float32's own rounding: equal answers are drawn here
 ROW = 0.62  # inches
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def plot_errors(path: Path, files: Sequence[FileParity], source: str) -> None:
@@ -31,7 +32,7 @@ def plot_errors(path: Path, files: Sequence[FileParity], source: str) -> None:
             _draw(axes, row, file)
         axes.set_xscale("log")
         axes.set_xlim(FLOOR / 2, max(2.0, *(4 * float(np.max(file.errors, initial=0)) for file in files)))
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_major_formatter(lambda value, _: "10" + f"{np.log10(value):.0f}".translate(SUPERSCRIPT))
         axes.tick_params(which="minor", bottom=False)
         axes.set_ylim(len(files) - 0.4, -0.65)
         axes.set_yticks(range(len(files)), [_label(file) for file in files])

@@ -33,7 +33,7 @@ THRESHOLDS: Mapping[str, Limits] = {
         "relative_l2": 5e-3,
         "top1_agreement": 0.995,
         "accuracy_loss": 0.5,
-        "hard_relative_l2": 5e-2,
+        "hard_relative_l2": 2e-2,
         "neighbours": 1e-6,
         "order": 5e-3,
     },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -192,6 +193,17 @@ def test_limits_can_be_changed_and_unknown_ones_are_refused() -> None:
         with pytest.raises(InputError) as refusal:
             read_thresholds([setting])
         assert told in str(refusal.value)
+
+
+def test_the_documentation_tells_the_limits() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "export.md").read_text(encoding="utf-8")
+    told: dict[str, dict[str, float]] = {"fp32": {}, "fp16": {}, "int8": {}}
+    for figure, *cells in re.findall(r"^\| `(\w+)`.* \|([^|]*)\|([^|]*)\|([^|]*)\|$", text, re.MULTILINE):
+        for precision, cell in zip(told, cells, strict=True):
+            if cell.strip():
+                number, percent = re.fullmatch(r" *([-\de.]+)( %)? *", cell).groups()  # type: ignore[union-attr]
+                told[precision][figure] = float(number) / (100 if percent else 1)
+    assert told == THRESHOLDS
 
 
 def test_limits_bite_from_their_own_side() -> None:
