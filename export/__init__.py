@@ -5,6 +5,7 @@ from __future__ import annotations
 from .bundle import cached_bundle, export_bundle
 from .settings import ExportSettings
 from .thresholds import read_thresholds
+from .triton import write_triton
 from .verify import verify_bundle
 
-__all__ = ["ExportSettings", "cached_bundle", "export_bundle", "read_thresholds", "verify_bundle"]
+__all__ = ["ExportSettings", "cached_bundle", "export_bundle", "read_thresholds", "verify_bundle", "write_triton"]

@@ -254,10 +254,19 @@ def export(
     ] = False,
     fold: Annotated[bool, typer.Option(help="Fold scales, norms and biases into the weights.")] = True,
     max_batch: Annotated[int, typer.Option(help="Largest batch to prove and serve.")] = 16,
+    triton: Annotated[
+        Path | None, typer.Option(help="Also write a model repository for NVIDIA Triton; it must not exist.")
+    ] = None,
+    bentoml: Annotated[
+        str | None, typer.Option(metavar="NAME[:VERSION]", help="Also put the bundle into BentoML's model store.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Export a checkpoint to a bundle, if every file of it answers as the checkpoint does."""
-    from lipsformer.export import ExportSettings, export_bundle, read_thresholds
+    from lipsformer.export import ExportSettings, export_bundle, read_thresholds, write_triton
+
+    from .console import say
+    from .outputs import publish_directory
 
     settings = ExportSettings(
         precisions=tuple(name.strip() for name in precision.split(",")),
@@ -273,7 +282,16 @@ def export(
         fold=fold,
         max_batch=max_batch,
     )
-    manifest = export_bundle(checkpoint, output, settings)
+    if bentoml is not None:
+        from .model_store import check_tag, register_bundle
+
+        check_tag(bentoml)
+    with contextlib.nullcontext() if triton is None else publish_directory(triton) as repository:
+        manifest = export_bundle(checkpoint, output, settings)
+        if repository is not None:
+            say(f"{triton}: a model repository for Triton with {', '.join(write_triton(output, repository))}")
+    if bentoml is not None:
+        say(f"in BentoML's model store: `lipsformer serve bentoml:{register_bundle(output, bentoml)}`")
     if as_json:
         _print_json(dataclasses.asdict(manifest))
         return

@@ -20,6 +20,7 @@ from lipsformer import InputError, load_predictor
 from lipsformer.errors import GateError
 from lipsformer.manifest import read_manifest
 from lipsformer.model_store import check_tag, register_bundle
+from lipsformer.outputs import sha256_of
 from lipsformer.pretrained import resolve_model
 from lipsformer.samples import SAMPLES
 
@@ -69,6 +70,30 @@ def test_a_stored_bundle_is_served(trained: Trained, tmp_path: Path) -> None:
     (wanted,) = load_predictor(trained.bundle, "cpu").predict([PHOTO])
     assert [found["label"] for found in answer["predictions"]] == [prediction.label for prediction in wanted]
     assert info["classes"] == list(trained.classes)
+
+
+@pytest.mark.slow
+def test_the_export_puts_its_bundle_everywhere_or_nowhere(trained: Trained, store: Path, tmp_path: Path) -> None:
+    def export(*options: object) -> tuple[int, str]:
+        command = [sys.executable, "-m", "lipsformer", "export", trained.checkpoint, "--output", tmp_path / "bundle"]
+        done = subprocess.run([*map(str, (*command, *options))], capture_output=True, text=True)
+        return done.returncode, done.stderr
+
+    for options, message in (
+        (("--triton", trained.data), "exists already"),
+        (("--bentoml", "fruit:latest"), "choose another version"),
+        (("--triton", tmp_path / "models", "--max-batch", 0), "--max-batch 0"),
+    ):
+        status, err = export(*options)
+        assert (status, message in err) == (2, True), err
+        assert not list(store.iterdir())
+        assert not (tmp_path / "bundle").exists()
+        assert not (tmp_path / "models").exists()
+    status, err = export("--triton", tmp_path / "models", "--bentoml", "fruit:v1")
+    assert status == 0, err
+    assert "lipsformer serve bentoml:fruit:v1" in err
+    graphs = [tmp_path / "models/lipsformer-ort-fp32/1/model.onnx", store / "fruit/v1/ort-fp32.onnx"]
+    assert {sha256_of(graph) for graph in graphs} == {read_manifest(tmp_path / "bundle").graph().sha256}
 
 
 def test_each_registration_without_a_version_gets_its_own(trained: Trained) -> None:

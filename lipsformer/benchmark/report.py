@@ -176,13 +176,12 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _proof(proof: Mapping[str, Any]) -> str:
-    """The worst figures of a parity report over its batch sizes."""
-    batches = [row for row in proof.get("batches", ()) if row.get("relative_l2") is not None]
-    if not batches:
-        return "its report has no figures"
-    relative = max(row["relative_l2"] for row in batches)
-    agreement = min(row["top1_agreement"] for row in batches)
-    return f"relative L2 {relative:.1e}, same top-1 {agreement:.2%}, {proof.get('images', '?')} images"
+    """The worst figures of a parity report over its batch sizes, or why there is none."""
+    if not proof.get("passed"):
+        return f"not proved ({printable(str(proof.get('reason')))})"
+    rows = proof["batches"]
+    relative, agreement = max(row["relative_l2"] for row in rows), min(row["top1_agreement"] for row in rows)
+    return f"relative L2 {relative:.1e}, same top-1 {agreement:.2%}, {proof['photos']} photos, {proof['provider']}"
 
 
 def _megabytes(size: int | None) -> str:
