@@ -46,7 +46,7 @@ class EngineBuild:
         self.title = FLAVOURS[order.flavour].title
         self.library: TensorRt = load_tensorrt(order.flavour)
         self.gpu: Gpu | None = find_gpu(TENSORRT) if order.flavour == TENSORRT else None  # before the Builder
-        if order.hardware_compatibility and self.gpu is not None and int(self.gpu.compute_capability[0]) < 8:
+        if order.hardware_compatibility and self.gpu is not None and not self.gpu.compatible:
             raise InputError(f"{self.gpu.name} is older than Ampere: hardware compatibility cannot be had on it")
         self.log = log_of(order.flavour)
         self.notes: list[str] = []

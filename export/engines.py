@@ -121,7 +121,7 @@ def _in_another_process(order: Order) -> dict[str, Any]:
         raise InputError(told["usage"])
     title = FLAVOURS[order.flavour].title
     failure = told.get("failure") or f"{title} crashed while {told.get('stage', 'it started')} ({_end_of(child)})"
-    raise GateError(f"{order.graph}: {failure}; {_other_target(order.graph) or WITHOUT}")
+    raise GateError(f"{Path(order.graph).name}: {failure}; {_other_target(order.graph) or WITHOUT}")
 
 
 def _end_of(child: subprocess.CompletedProcess[str]) -> str:

@@ -233,6 +233,7 @@ def test_a_foreign_engine_is_refused_untouched(open_engine: Open, built: dict[st
         (9, 0, {}, True),
         (8, 9, {}, False),
         (8, 9, {"hardware_compatibility": True}, True),
+        (12, 0, {"hardware_compatibility": True}, True),
         (7, 5, {"hardware_compatibility": True}, False),
         (8, 9, {"hardware_compatibility": True, "flavour": "tensorrt-rtx"}, True),
         (13, 0, {"hardware_compatibility": True, "flavour": "tensorrt-rtx"}, True),

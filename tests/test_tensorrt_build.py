@@ -103,9 +103,12 @@ def test_the_gpu_is_looked_for_before_the_builder_is_made(build: Any) -> None:
 
 
 def test_hardware_compatibility_is_asked_of_tensorrt(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    answer, engine = build(hardware_compatibility=True)
-    assert engine["hardware"] == "AMPERE_PLUS"
-    assert answer["built"]["hardware_compatibility"] is True
+    for name, major in (("NVIDIA H100", 9), ("NVIDIA RTX 5090", 12)):
+        for change in fake.seen_gpu(name, major, 0):
+            monkeypatch.setattr(*change)
+        answer, engine = build(hardware_compatibility=True)
+        assert engine["hardware"] == "AMPERE_PLUS"
+        assert answer["built"]["hardware_compatibility"] is True
     for change in fake.seen_gpu("NVIDIA T4", 7, 5):
         monkeypatch.setattr(*change)
     assert "older than Ampere" in build(hardware_compatibility=True)[0]["usage"]

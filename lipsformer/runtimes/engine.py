@@ -17,7 +17,6 @@ from .nvidia import FLAVOURS, RTX, TENSORRT, Gpu, TensorRt, find_gpu, load_tenso
 __all__ = ["PLATFORM", "engine_fits", "rebuild"]
 
 PLATFORM = f"{sys.platform}-{platform.machine()}".lower()
-COMPATIBLE_FROM = (8, 0)  # hardware compatibility, in both flavours, is for Ampere and what came after
 
 
 def engine_fits(built: Mapping[str, Any]) -> str | None:
@@ -35,7 +34,7 @@ def engine_fits(built: Mapping[str, Any]) -> str | None:
     except InputError as error:
         return str(error)
     version = library.__version__
-    if flavour == RTX and not _rtx_knows(library, _number(gpu.compute_capability)):
+    if flavour == RTX and not _rtx_knows(library, gpu.capability):
         return f"{FLAVOURS[RTX].title} {version} is not made for {gpu.name}; {rebuild(TENSORRT)}"
     misfit = _misfit(built, flavour, version, gpu)
     return None if misfit is None else f"{misfit}; {rebuild(flavour)}"
@@ -54,7 +53,7 @@ def _misfit(built: Mapping[str, Any], flavour: str, version: str, gpu: Gpu) -> s
     if flavour == TENSORRT and built.get("platform") != PLATFORM:  # engines for RTX run on any
         return f"built on {built.get('platform')}, here is {PLATFORM}"
     if built.get("hardware_compatibility"):
-        if _number(here) < COMPATIBLE_FROM:
+        if not gpu.compatible:
             return f"built for GPUs of compute capability 8.0 and later, {gpu.name} has {here}"
     elif built.get("compute_capability") != here:
         return f"built for {built.get('gpu')} ({built.get('compute_capability')}), here is {gpu.name} ({here})"
@@ -66,7 +65,3 @@ def _rtx_knows(library: TensorRt, here: tuple[int, ...]) -> bool:
     names = [name.removeprefix("SM") for name in library.ComputeCapability.__members__]
     known = [divmod(int(name), 10) for name in names if name.isdigit()]
     return here in known or here > max(known)
-
-
-def _number(compute_capability: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in compute_capability.split("."))

@@ -76,6 +76,16 @@ class Gpu:
     compute_capability: str
     cuda: str | None
 
+    @property
+    def capability(self) -> tuple[int, ...]:
+        """The compute capability as numbers: 12.0 is more than 8.0."""
+        return tuple(int(part) for part in self.compute_capability.split("."))
+
+    @property
+    def compatible(self) -> bool:
+        """Whether hardware compatibility, in both flavours, covers it: Ampere and what came after."""
+        return self.capability >= (8, 0)
+
 
 def load_tensorrt(flavour: str) -> TensorRt:
     """The module of a flavour; loading it touches no GPU.
