@@ -14,6 +14,7 @@ import numpy as np
 from lipsformer.errors import InputError
 from lipsformer.manifest import Manifest, read_manifest
 from lipsformer.prediction import Prediction, Predictor, load_bundle
+from lipsformer.pretrained import resolve_model
 from lipsformer.runtimes import Pixels
 
 from .batching import BatchQueue
@@ -124,17 +125,14 @@ def load_engine(settings: Settings) -> Engine:
         InputError: if the bundle or a setting cannot be used.
         GateError: if a file of the bundle is not what its manifest promises.
     """
-    manifest = read_manifest(settings.bundle)
+    bundle = resolve_model(settings.bundle)
+    manifest = read_manifest(bundle)
     if settings.max_batch is not None and settings.max_batch > manifest.max_batch:
         raise InputError(
             f"LIPSFORMER_MAX_BATCH={settings.max_batch}: the export proved batches up to {manifest.max_batch}; "
             "lower it, or export again with a larger --max-batch"
         )
     predictor = load_bundle(
-        settings.bundle,
-        manifest,
-        device=settings.device,
-        precision=settings.precision,
-        threads=settings.threads,
+        bundle, manifest, device=settings.device, precision=settings.precision, threads=settings.threads
     )
     return Engine(settings, manifest, predictor)

@@ -23,7 +23,8 @@ class Settings:
     """One worker's settings.
 
     Args:
-        bundle: folder that `lipsformer export` wrote (LIPSFORMER_BUNDLE); by default the one that a Bento carries.
+        bundle: folder that `lipsformer export` wrote, or `bentoml:NAME:VERSION` of BentoML's model store
+            (LIPSFORMER_BUNDLE); by default the one that a Bento carries.
         device: "auto", "cpu" or "cuda" (LIPSFORMER_DEVICE).
         precision: which of the bundle's precisions to run (LIPSFORMER_PRECISION); None means its first.
         workers: worker processes of the server (LIPSFORMER_WORKERS).
