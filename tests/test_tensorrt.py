@@ -9,6 +9,7 @@ import hashlib
 import json
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -166,7 +167,8 @@ def test_other_pixels_are_refused(open_engine: Open, pixels: np.ndarray[Any, Any
     assert fake.CALLS == []
 
 
-def test_threads_take_turns(open_engine: Open) -> None:
+def test_threads_take_turns(open_engine: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fake.Stream, "synchronize", lambda stream: time.sleep(0.001))  # others come in between
     runtime = open_engine()
     wrong: list[int] = []
 
