@@ -1,0 +1,185 @@
+"""LipsFormer-Swin-Tiny at 224 pixels in ONNX Runtime: as it was trained, folded, in int8, and beside others' code.
+
+    git clone https://github.com/IDEA-Research/LipsFormer official
+    pip install --no-deps timm
+    python benchmarks/inference/measure.py --official official --timm > benchmarks/inference/README.md
+
+Without --official and --timm ours is measured alone. All are exported by the same function, with the normalisation in
+front, and measured by `lipsformer benchmark`: a process for each, which take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import runpy
+import statistics
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+import lipsformer
+from lipsformer import Checkpoint, Preprocessing
+from lipsformer.benchmark import BenchmarkReport, measure_speed
+from lipsformer.config import ModelConfig
+from lipsformer.convert import convert
+from lipsformer.export.graph import build_graph
+from lipsformer.export.quantise import quantise
+from lipsformer.images import open_image
+from lipsformer.runtimes import METADATA_KEY
+from lipsformer.samples import SAMPLES
+from lipsformer.variants import make_config
+
+NAME, TIMM_NAME = "lipsformer_swin_tiny", "swin_tiny"
+UNFOLDED, FOLDED, INT8 = "ours, as trained", "ours, folded", "ours, folded, int8"
+OFFICIAL, TIMM = "official code", "timm swin_tiny"
+# How the official code and timm are imported, by the benchmark that measures their training.
+PEERS = runpy.run_path(str(Path(__file__).parents[1] / "training" / "measure.py"), run_name="peers")
+
+HEADING = f"""# Inference in ONNX Runtime
+
+Milliseconds of a call, pixels to logits, of `{NAME}` at 224 pixels and batch 1, with random weights: what a
+call takes does not depend on them. Medians of all calls of {{rounds}} rounds; ratios are medians over the rounds.
+
+    git clone https://github.com/IDEA-Research/LipsFormer official
+    pip install --no-deps timm
+    python benchmarks/inference/measure.py --official official --timm > benchmarks/inference/README.md
+
+`{UNFOLDED}` is `build_graph(fold=False)`, the network as it stands in the checkpoint. The official code has the same
+weights and is exported by the same function; its `window_reverse`, which freezes the batch, is replaced. Swin-Tiny has
+no convolution branches, and 10 % less to multiply.
+"""
+
+
+def window_reverse(windows: Tensor, window: int, height: int, width: int) -> Tensor:
+    """The official function, without the int() that makes the batch of the trace a constant of the graph."""
+    rows, columns = height // window, width // window
+    x = windows.reshape(-1, rows, columns, window, window, windows.shape[-1])
+    return x.permute(0, 1, 3, 2, 4, 5).reshape(-1, height, width, windows.shape[-1])
+
+
+def peer_models(official: Path | None, timm: bool) -> dict[str, nn.Module]:
+    """The official code's model, without the activation checkpoints that it makes in evaluation too, and timm's."""
+    models: dict[str, nn.Module] = {}
+    swin = PEERS["import_timm"]() if official or timm else None
+    if official:
+        module = PEERS["import_official"](official)
+        module.window_reverse = window_reverse
+        models[OFFICIAL] = PEERS["without_checkpoints"](module.LipsFormerSwin(num_classes=1000), module)
+    if timm:
+        models[TIMM] = swin.swin_tiny_patch4_window7_224(num_classes=1000)
+    for name in PEERS["TORCHVISION"]:  # its stand-in would confuse the exporter
+        if isinstance(sys.modules.get(name), mock.MagicMock):
+            del sys.modules[name]
+    return models
+
+
+def our_checkpoint(official: nn.Module | None, folder: Path) -> Checkpoint:
+    """Ours, with the official model's weights where there is one."""
+    if official is None:
+        model = lipsformer.create_model(NAME)
+        return dressed(model, model.config, Preprocessing(image_size=model.config.image_size))
+    torch.save({"model": official.state_dict()}, folder / "official.pth")
+    convert(folder / "official.pth", folder / "ours.safetensors", image_size=224)
+    return lipsformer.load_checkpoint(folder / "ours.safetensors")
+
+
+def dressed(model: nn.Module, config: ModelConfig, preprocessing: Preprocessing) -> Checkpoint:
+    """Any model as a checkpoint that can be exported; `config` is that of the network of ours that it is."""
+    return Checkpoint(
+        model=model,
+        config=config,
+        classes=tuple(f"class {index}" for index in range(config.num_classes)),
+        preprocessing=preprocessing,
+        metrics={},
+    )
+
+
+def photos(preprocessing: Preprocessing) -> np.ndarray:
+    """The sample photos, to calibrate on (N, S, S, 3)."""
+    return np.stack([preprocessing.apply(open_image(path)) for path in sorted(SAMPLES.glob("*.jpg"))])
+
+
+def export(arguments: argparse.Namespace, folder: Path) -> list[Path]:
+    """The .onnx files, their names what they are."""
+    peers = peer_models(arguments.official, arguments.timm)
+    ours = our_checkpoint(peers.get(OFFICIAL), folder)
+    folded = build_graph(ours, max_batch=1)
+    graphs: dict[str, tuple[onnx.ModelProto, str]] = {
+        UNFOLDED: (build_graph(ours, max_batch=1, fold=False), "fp32"),
+        FOLDED: (folded, "fp32"),
+        INT8: (quantise(folded, photos(ours.preprocessing), target="ort"), "int8"),
+    }
+    for name, model in peers.items():
+        config = ours.config if name == OFFICIAL else make_config(TIMM_NAME)
+        graphs[name] = build_graph(dressed(model, config, ours.preprocessing), max_batch=1, fold=False), "fp32"
+    for name, (graph, precision) in graphs.items():
+        say_precision(graph, precision)
+        onnx.save(graph, folder / f"{name}.onnx")
+    return [folder / f"{name}.onnx" for name in graphs]
+
+
+def say_precision(graph: onnx.ModelProto, precision: str) -> None:
+    """Notes the precision in the metadata, for lack of a manifest."""
+    (entry,) = (entry for entry in graph.metadata_props if entry.key == METADATA_KEY)
+    entry.value = json.dumps({**json.loads(entry.value), "precision": precision})
+
+
+def print_table(report: BenchmarkReport) -> None:
+    rows: dict[str, Any] = {Path(report.subjects[row.subject].label).stem: row for row in report.measurements}
+    versions = report.machine["versions"]
+    print(f"{report.machine['cpu']}, {report.machine['threads']} threads; ONNX Runtime {versions['onnxruntime']}.\n")
+    print("| model | ms | p99 | as trained / this | this / ours, folded | of sgemm | memory, MB | file, MB |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    for name, row in rows.items():
+        share = "" if row.sgemm_share is None else f"{row.sgemm_share:.0%}"
+        memory = "" if row.memory_bytes is None else f"{row.memory_bytes / 1e6:.0f}"
+        size = report.subjects[row.subject].file_bytes / 1e6
+        print(
+            f"| {name} | {row.p50_ms:.1f} | {row.p99_ms:.1f} | {row.speedup:.2f} | {ratio(row, rows[FOLDED]):.2f} "
+            f"| {share} | {memory} | {size:.0f} |"
+        )
+    print(
+        f"\nsgemm: multiply-adds beside {report.sgemm_gflops:.0f} GFLOP/s, the best product of two 2048 x 2048 matrices"
+    )
+    print("in the same run. memory: what a process grew by while it loaded and ran the model.")
+    for subject in report.subjects:
+        name = Path(subject.label).stem
+        if name in (FOLDED, INT8, OFFICIAL):
+            print(f"\n{name}: relative L2 {subject.relative_l2:.1e} from the first row at the worst of 28 photos.")
+
+
+def ratio(row: Any, other: Any) -> float:
+    """How many times as long as the other a call takes."""
+    return statistics.median(a / b for a, b in zip(row.rounds_ms, other.rounds_ms, strict=True))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--official", type=Path, help="a checkout of the official repository; needs timm")
+    parser.add_argument("--timm", action="store_true", help="measure timm's Swin-Tiny too")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=1.5, help="of a model's turn in each round")
+    parser.add_argument("--threads", type=int)
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")  # the official code's, about the versions that it was written for
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as name:
+        models = export(arguments, Path(name))
+        report = measure_speed(
+            models, batches=[1], rounds=arguments.rounds, seconds=arguments.seconds, threads=arguments.threads
+        )
+    print(HEADING.format(rounds=arguments.rounds))
+    print_table(report)
+
+
+if __name__ == "__main__":
+    main()
