@@ -15,8 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from lipsformer.checkpoint import Checkpoint
+from lipsformer.errors import InputError
 from lipsformer.normalise import Normalise
 from lipsformer.runtimes import INPUT_NAME, METADATA_KEY, OUTPUT_NAME
+
+from .folding import fold as fold_network
 
 __all__ = ["PixelsToLogits", "build_graph"]
 
@@ -24,7 +27,7 @@ OPSET = 20  # the first with a Gelu operator; below it every GELU is a chain of 
 
 
 class PixelsToLogits(nn.Module):
-    """A checkpoint's model with the normalisation in front: uint8 (B, S, S, 3) to float32 (B, K)."""
+    """A checkpoint's model as it was trained, with the normalisation in front: uint8 (B, S, S, 3) to float32 (B, K)."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__()
@@ -36,17 +39,28 @@ class PixelsToLogits(nn.Module):
         return logits
 
 
-def build_graph(checkpoint: Checkpoint, max_batch: int) -> onnx.ModelProto:
+def build_graph(
+    checkpoint: Checkpoint, *, max_batch: int, precision: str = "fp32", fold: bool = True
+) -> onnx.ModelProto:
     """The checkpoint as ONNX: `pixels` uint8 (batch, S, S, 3) to `logits` float32 (batch, K), batch dynamic.
 
     Normalisation is inside. Class names, preprocessing and `max_batch`, the largest batch that will be proved, travel
     in the metadata, for tools that have only the file.
+
+    Args:
+        checkpoint: the trained model.
+        max_batch: the largest batch that will be proved.
+        precision: "fp32", or "fp16" for float16 between the stem and the head.
+        fold: whether what can be folded is; otherwise the graph is the network as it was trained.
+
+    Raises:
+        InputError: if a network that is not folded is wanted in float16.
     """
     size = checkpoint.preprocessing.image_size
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)  # 2: a batch of 1 would be taken for a constant
     with _quiet():
         program = torch.onnx.export(
-            PixelsToLogits(checkpoint).eval(),
+            _network(checkpoint, precision, fold),
             (example,),
             dynamo=True,
             optimize=True,
@@ -69,6 +83,17 @@ def build_graph(checkpoint: Checkpoint, max_batch: int) -> onnx.ModelProto:
     onnx.helper.set_model_props(graph, {METADATA_KEY: json.dumps(metadata)})
     onnx.checker.check_model(graph, full_check=True)
     return graph
+
+
+def _network(checkpoint: Checkpoint, precision: str, fold: bool) -> nn.Module:
+    if not fold:
+        if precision != "fp32":
+            raise InputError(f"--no-fold: {precision} is made of the folded network alone; leave one of the two out")
+        return PixelsToLogits(checkpoint).eval()
+    folded = fold_network(checkpoint.model, checkpoint.preprocessing)
+    if precision == "fp16":
+        folded.half_body()
+    return folded if precision == "fp16" else folded.float()
 
 
 def _drop_traces(graph: onnx.ModelProto) -> None:
