@@ -56,7 +56,7 @@ def _panel(axes: Axes, report: BenchmarkReport, rows: list[Measurement]) -> None
     for place, row in zip(places, rows, strict=True):
         axes.plot([row.p50_ms, row.p99_ms], [place, place], color=INK, linewidth=1, solid_capstyle="butt")
         text = f"{_number(row.p50_ms)} ms, p99 {_number(row.p99_ms)}; {_number(row.images_per_second)} images/s"
-        text += f"; {row.speedup:.2f} times the first" if row.subject else ""
+        text += f"; {row.speedup:#.3g} times as fast" if row.subject else ""
         axes.text(1.01, place, text, va="center", fontsize=9, transform=axes.get_yaxis_transform())
     font = FontProperties(size=10)
     axes.set_yticks(places, [fit(subject.label, font, NAME_WIDTH) for subject in subjects])

@@ -153,7 +153,7 @@ def _speed_rows(report: BenchmarkReport) -> list[list[str]]:
                 f"{row.p50_ms:.2f}",
                 f"{row.p99_ms:.2f}",
                 f"{row.images_per_second:.1f}",
-                f"{row.speedup:.2f}",
+                f"{row.speedup:#.3g}",
                 _megabytes(row.memory_bytes),
                 *[_megabytes(row.gpu_memory_bytes)] * gpu,
                 _megabytes(subject.file_bytes),
