@@ -212,7 +212,7 @@ class FoldedLipsFormer(nn.Module):
             trunk, hidden = self.last.hidden(x)
             pooled = self.last.output(pool(trunk), pool(hidden))
         else:
-            pooled = pool(self.norm(self.last(x)))
+            pooled = pool(self.norm(widen(self.last(x))))
         logits: Tensor = self.head(widen(pooled))
         return logits
 
