@@ -166,7 +166,7 @@ def without_value_bias(folded: FoldedLipsFormer) -> None:
     "spoil", [without_factor, without_correction, with_plain_epsilon, with_unpadded_mean, without_value_bias]
 )
 def test_a_wrong_fold_is_seen(spoil: Callable[[FoldedLipsFormer], None]) -> None:
-    model = scrambled(CSWIN.replace(epsilon=1e-3))
+    model = scrambled(CSWIN.replace(epsilon=1.0))
     folded = folded_of(model)
     with torch.no_grad():
         spoil(folded)
