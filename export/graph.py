@@ -44,8 +44,8 @@ def build_graph(
 ) -> onnx.ModelProto:
     """The checkpoint as ONNX: `pixels` uint8 (batch, S, S, 3) to `logits` float32 (batch, K), batch dynamic.
 
-    Normalisation is inside. Class names, preprocessing and `max_batch`, the largest batch that will be proved, travel
-    in the metadata, for tools that have only the file.
+    Normalisation is inside. Class names, preprocessing, precision and `max_batch`, the largest batch that will be
+    proved, travel in the metadata, for tools that have only the file.
 
     Args:
         checkpoint: the trained model.
@@ -79,6 +79,7 @@ def build_graph(
         "classes": list(checkpoint.classes),
         "preprocessing": checkpoint.preprocessing.to_dict(),
         "max_batch": max_batch,
+        "precision": precision,
     }
     onnx.helper.set_model_props(graph, {METADATA_KEY: json.dumps(metadata)})
     onnx.checker.check_model(graph, full_check=True)
