@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -12,7 +13,7 @@ import onnx
 
 from lipsformer.checkpoint import Checkpoint, load_checkpoint
 from lipsformer.console import say
-from lipsformer.errors import InputError
+from lipsformer.errors import GateError, InputError
 from lipsformer.machine import cache_folder
 from lipsformer.manifest import BundleFile, Manifest
 from lipsformer.outputs import publish_directory, sha256_of
@@ -64,7 +65,7 @@ def export_bundle(checkpoint: Path, output: Path, settings: ExportSettings | Non
             onnx.save(graph, path)
             if target == TENSORRT and settings.trt_check:
                 check_with_rtx(path, settings.max_batch)
-            gate.admit(path, OnnxRuntime(path, device="cpu"), target=target, precision=precision)
+            gate.admit(path, _open(path), target=target, precision=precision)
         for flavour in settings.flavours:
             for precision in settings.precisions:
                 _add_engine(gate, draft, flavour, precision)
@@ -136,11 +137,23 @@ def _graphs(
     loaded: Checkpoint, settings: ExportSettings, calibration: Pixels | None
 ) -> Iterator[tuple[str, str, onnx.ModelProto]]:
     """Each graph with its target and precision, in the order in which the manifest names them."""
+
+    @functools.cache
+    def floating(precision: str) -> onnx.ModelProto:
+        return build_graph(loaded, max_batch=settings.max_batch, precision=precision, fold=settings.fold)
+
     for target in settings.targets:
         for precision in settings.precisions:
-            if precision != "fp32":
+            if precision == "int8":
                 raise InputError(f"--precision {precision}: not in this version yet")
-            yield target, precision, build_graph(loaded, max_batch=settings.max_batch)
+            yield target, precision, floating(precision)
+
+
+def _open(graph: Path) -> OnnxRuntime:
+    try:
+        return OnnxRuntime(graph, device="cpu")
+    except InputError as error:  # we wrote it
+        raise GateError(f"{graph.name}: no bundle written: {error}") from None
 
 
 def _add_engine(gate: Gate, draft: Path, flavour: str, precision: str) -> None:

@@ -60,6 +60,8 @@ class ExportSettings:
                 raise InputError(f"--precision {precision}: not known; {suggest(precision, PRECISIONS)}")
             if self.precisions.count(precision) > 1:
                 raise InputError(f"--precision: {precision} is given twice")
+        if "fp16" in self.precisions and not self.fold:
+            raise InputError("--no-fold: fp16 is made of the folded network alone; leave one of the two out")
         for option, value in (("--max-batch", self.max_batch), ("--parity-images", self.parity_images)):
             if value < 1:
                 raise InputError(f"{option} {value}: at least 1 is needed")

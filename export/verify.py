@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -139,22 +140,27 @@ def _computed(bundle: Path, manifest: Manifest, checkpoint: Path, data: Path | N
 
 def _runtimes(bundle: Path, manifest: Manifest, device: str) -> Iterator[tuple[BundleFile, Runtime | InputError]]:
     """Each file with each runtime that works here; with the reason where none does."""
+    cuda = device == "cuda" or (device == "auto" and CUDA in import_onnxruntime().get_available_providers())
     for file in manifest.files:
         path = bundle / file.name
         if file.kind == "onnx":
             if device != "cuda":
-                yield file, OnnxRuntime(path, "cpu")
-            if device == "cuda" or (device == "auto" and CUDA in import_onnxruntime().get_available_providers()):
+                yield file, _opened(functools.partial(OnnxRuntime, path, "cpu"))
+            if cuda:
                 runtime = OnnxRuntime(path, device)
                 if runtime.provider == CUDA:
                     yield file, runtime
         elif file.kind == "engine" and device != "cpu":
             from lipsformer.runtimes.trt import TensorRtRuntime
 
-            try:
-                yield file, TensorRtRuntime(path, file)
-            except InputError as misfit:
-                yield file, misfit
+            yield file, _opened(functools.partial(TensorRtRuntime, path, file))
+
+
+def _opened(runtime: Callable[[], Runtime]) -> Runtime | InputError:
+    try:
+        return runtime()
+    except InputError as misfit:
+        return misfit
 
 
 def _limits(file: BundleFile, photos: int) -> Limits:

@@ -176,7 +176,7 @@ def _from_graph(path: Path, device: str, threads: int | None) -> Predictor:
         max_batch = int(metadata["max_batch"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: its metadata cannot be read ({error}); export it again") from None
-    return _for_export(runtime, path, preprocessing, classes, max_batch, metadata.get("precision"))
+    return _for_export(runtime, path, preprocessing, classes, max_batch, None)
 
 
 def _from_engine(path: Path, device: str) -> Predictor:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from onnx import numpy_helper
 from trained import Trained
 
 from lipsformer import load_predictor
-from lipsformer.checkpoint import Checkpoint
+from lipsformer.checkpoint import Checkpoint, load_checkpoint
 from lipsformer.errors import GateError, InputError
 from lipsformer.export import ExportSettings, export_bundle, read_thresholds
-from lipsformer.export.graph import PixelsToLogits
+from lipsformer.export.graph import PixelsToLogits, build_graph
 from lipsformer.manifest import read_manifest
 from lipsformer.runtimes import OnnxRuntime
 
@@ -31,6 +32,11 @@ FLOAT = onnx.TensorProto.FLOAT
 @pytest.fixture(scope="module")
 def graph(trained: Trained) -> onnx.ModelProto:
     return onnx.load(trained.bundle / "ort-fp32.onnx")
+
+
+@pytest.fixture(scope="module")
+def half(trained: Trained) -> onnx.ModelProto:
+    return build_graph(load_checkpoint(trained.checkpoint), max_batch=16, precision="fp16")
 
 
 def copy_of(graph: onnx.ModelProto) -> onnx.ModelProto:
@@ -97,6 +103,45 @@ def test_one_changed_weight_fails_the_gate(
     assert list(tmp_path.iterdir()) == []
 
 
+def perturbed(graph: onnx.ModelProto) -> None:
+    kinds = (FLOAT, onnx.TensorProto.FLOAT16)
+    tensor = max(graph.graph.initializer, key=lambda t: np.prod(t.dims) if t.data_type in kinds else 0)
+    values = numpy_helper.to_array(tensor).copy()
+    values.flat[0] += 2
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+
+def without_a_cast(graph: onnx.ModelProto) -> None:
+    half = onnx.TensorProto.FLOAT16
+    cast = next(node for node in graph.graph.node if node.op_type == "Cast" and node.attribute[0].i == half)
+    for node in graph.graph.node:
+        node.input[:] = [cast.input[0] if name == cast.output[0] else name for name in node.input]
+    graph.graph.node.remove(cast)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (perturbed, r"ort-fp16\.onnx: parity failed, no bundle written: batch 1: relative_l2 \S+ exceeds 0\.005"),
+        (without_a_cast, r"ort-fp16\.onnx: no bundle written: .*ONNX Runtime cannot load it"),
+    ],
+)
+def test_a_spoiled_float16_graph_fails_the_gate(
+    spoil: Callable[[onnx.ModelProto], None],
+    told: str,
+    half: onnx.ModelProto,
+    trained: Trained,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spoiled = copy_of(half)
+    spoil(spoiled)
+    monkeypatch.setattr("lipsformer.export.bundle.build_graph", lambda *_, **__: spoiled)
+    with pytest.raises(GateError, match=told):
+        export_bundle(trained.checkpoint, tmp_path / "bundle", ExportSettings(precisions=("fp16",)))
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # inside the exporter
 def test_a_frozen_batch_fails_the_gate(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The official code's trap: `int()` on a batch size bakes the trace's batch into the graph."""
@@ -125,6 +170,7 @@ def test_a_frozen_batch_fails_the_gate(trained: Trained, tmp_path: Path, monkeyp
         ({"precisions": ("fp32", "fp32")}, "--precision: fp32 is given twice"),
         ({"precisions": ("int8",)}, "--precision int8 needs --calibration DATA"),
         ({"calibration": Path()}, "--calibration is for --precision int8"),
+        ({"precisions": ("fp16",), "fold": False}, "--no-fold: fp16 is made of the folded network alone"),
         ({"max_batch": 0}, "--max-batch 0: at least 1 is needed"),
         ({"parity_images": 0}, "--parity-images 0: at least 1 is needed"),
         ({"workspace": 1}, "--workspace is for engines"),
@@ -171,6 +217,17 @@ def test_limits_are_recorded_and_can_be_met_or_not(trained: Trained, tmp_path: P
     assert parity["batches"][0]["accuracy_loss"] == 0.0  # the folders are the classes
     report = json.loads((tmp_path / "bundle" / "parity.json").read_text())
     assert report["checkpoint_accuracy"] == parity["batches"][0]["accuracy"]
+
+
+def test_the_first_precision_is_the_one_that_runs(
+    half: onnx.ModelProto, graph: onnx.ModelProto, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs = {"fp16": half, "fp32": graph}
+    monkeypatch.setattr("lipsformer.export.bundle.build_graph", lambda *_, precision, **__: graphs[precision])
+    export_bundle(trained.checkpoint, tmp_path / "bundle", ExportSettings(precisions=("fp16", "fp32")))
+    assert read_manifest(tmp_path / "bundle").precisions == ("fp16", "fp32")
+    assert load_predictor(tmp_path / "bundle").file.name == "ort-fp16.onnx"
+    assert load_predictor(tmp_path / "bundle", precision="fp32").file.name == "ort-fp32.onnx"
 
 
 @pytest.mark.slow
