@@ -42,7 +42,7 @@ class Prediction:
 class Predictor:
     """A runtime with the meaning of its input and output: preprocessing before it, class names after it.
 
-    `file` is what the runtime runs, in `precision` (None if the file does not tell). `max_batch` is the largest batch
+    `file` is what the runtime runs, in `precision`. `max_batch` is the largest batch
     to run; for an export, the largest that parity was shown for.
     """
 
@@ -50,7 +50,7 @@ class Predictor:
     preprocessing: Preprocessing
     classes: tuple[str, ...]
     file: Path
-    precision: str | None
+    precision: str
     max_batch: int = DEFAULT_BATCH
 
     def prepare(self, image: Path | bytes | Image.Image, limits: ImageLimits | None = None) -> Pixels:
@@ -130,7 +130,7 @@ def load_bundle(
     """
     file, runtime = open_runtime(bundle, manifest, device=device, precision=precision, threads=threads)
     return _for_export(
-        runtime, bundle / file.name, manifest.preprocessing, manifest.classes, manifest.max_batch, file.precision
+        runtime, bundle / file.name, manifest.preprocessing, manifest.classes, manifest.max_batch, str(file.precision)
     )
 
 
@@ -148,7 +148,7 @@ def _for_export(
     preprocessing: Preprocessing,
     classes: tuple[str, ...],
     max_batch: int,
-    precision: str | None,
+    precision: str,
 ) -> Predictor:
     if len(classes) != runtime.outputs:
         raise InputError(f"{file}: {len(classes)} class names for {runtime.outputs} outputs; export it again")
@@ -174,9 +174,10 @@ def _from_graph(path: Path, device: str, threads: int | None) -> Predictor:
         preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
         classes = class_names(metadata["classes"])
         max_batch = int(metadata["max_batch"])
+        precision = str(metadata["precision"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: its metadata cannot be read ({error}); export it again") from None
-    return _for_export(runtime, path, preprocessing, classes, max_batch, None)
+    return _for_export(runtime, path, preprocessing, classes, max_batch, precision)
 
 
 def _from_engine(path: Path, device: str) -> Predictor:
@@ -189,7 +190,7 @@ def _from_engine(path: Path, device: str) -> Predictor:
         if file.name == path.name and file.kind == "engine":
             runtime = TensorRtRuntime(path, file)
             return _for_export(
-                runtime, path, manifest.preprocessing, manifest.classes, manifest.max_batch, file.precision
+                runtime, path, manifest.preprocessing, manifest.classes, manifest.max_batch, str(file.precision)
             )
     raise InputError(f"{path}: the manifest beside it names no such engine; keep it in the bundle it came in")
 

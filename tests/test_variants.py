@@ -84,7 +84,8 @@ def test_exports_with_parity(name: str, tmp_path: Path) -> None:
     shallow = {} if name.endswith("nano") else {"depths": SHALLOW}
     model = create_model(name, len(CLASSES), **small_images(name), **shallow)
     train_one_step(model)
-    manifest = export_bundle(save(model, tmp_path / "model.safetensors"), tmp_path / "bundle", ExportSettings(max_batch=4))
+    checkpoint = save(model, tmp_path / "model.safetensors")
+    manifest = export_bundle(checkpoint, tmp_path / "bundle", ExportSettings(max_batch=4))
     parity = manifest.graph().parity
     assert parity is not None
     assert parity["passed"]
