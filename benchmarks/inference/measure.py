@@ -11,7 +11,6 @@ front, and measured by `lipsformer benchmark`: a process for each, which take tu
 from __future__ import annotations
 
 import argparse
-import json
 import runpy
 import statistics
 import sys
@@ -34,7 +33,6 @@ from lipsformer.convert import convert
 from lipsformer.export.graph import build_graph
 from lipsformer.export.quantise import quantise
 from lipsformer.images import open_image
-from lipsformer.runtimes import METADATA_KEY
 from lipsformer.samples import SAMPLES
 from lipsformer.variants import make_config
 
@@ -104,8 +102,9 @@ def dressed(model: nn.Module, config: ModelConfig, preprocessing: Preprocessing)
 
 
 def photos(preprocessing: Preprocessing) -> np.ndarray:
-    """The sample photos, to calibrate on (N, S, S, 3)."""
-    return np.stack([preprocessing.apply(open_image(path)) for path in sorted(SAMPLES.glob("*.jpg"))])
+    """The sample photos and their mirror images, to calibrate on (N, S, S, 3)."""
+    plain = np.stack([preprocessing.apply(open_image(path)) for path in sorted(SAMPLES.glob("*.jpg"))])
+    return np.concatenate([plain, plain[:, :, ::-1]])
 
 
 def export(arguments: argparse.Namespace, folder: Path) -> list[Path]:
@@ -113,40 +112,34 @@ def export(arguments: argparse.Namespace, folder: Path) -> list[Path]:
     peers = peer_models(arguments.official, arguments.timm)
     ours = our_checkpoint(peers.get(OFFICIAL), folder)
     folded = build_graph(ours, max_batch=1)
-    graphs: dict[str, tuple[onnx.ModelProto, str]] = {
-        UNFOLDED: (build_graph(ours, max_batch=1, fold=False), "fp32"),
-        FOLDED: (folded, "fp32"),
-        INT8: (quantise(folded, photos(ours.preprocessing), target="ort"), "int8"),
+    graphs = {
+        UNFOLDED: build_graph(ours, max_batch=1, fold=False),
+        FOLDED: folded,
+        INT8: quantise(folded, photos(ours.preprocessing), target="ort"),
     }
     for name, model in peers.items():
         config = ours.config if name == OFFICIAL else make_config(TIMM_NAME)
-        graphs[name] = build_graph(dressed(model, config, ours.preprocessing), max_batch=1, fold=False), "fp32"
-    for name, (graph, precision) in graphs.items():
-        say_precision(graph, precision)
+        graphs[name] = build_graph(dressed(model, config, ours.preprocessing), max_batch=1, fold=False)
+    for name, graph in graphs.items():
         onnx.save(graph, folder / f"{name}.onnx")
     return [folder / f"{name}.onnx" for name in graphs]
-
-
-def say_precision(graph: onnx.ModelProto, precision: str) -> None:
-    """Notes the precision in the metadata, for lack of a manifest."""
-    (entry,) = (entry for entry in graph.metadata_props if entry.key == METADATA_KEY)
-    entry.value = json.dumps({**json.loads(entry.value), "precision": precision})
 
 
 def print_table(report: BenchmarkReport) -> None:
     rows: dict[str, Any] = {Path(report.subjects[row.subject].label).stem: row for row in report.measurements}
     versions = report.machine["versions"]
     print(f"{report.machine['cpu']}, {report.machine['threads']} threads; ONNX Runtime {versions['onnxruntime']}.\n")
-    print("| model | ms | p99 | as trained / this | this / ours, folded | of sgemm | memory, MB | file, MB |")
-    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    others = [name for name in (OFFICIAL, UNFOLDED, TIMM) if name in rows]
+    print(
+        f"| model | ms | p99 | {' | '.join(f'time / {name}' for name in others)} | of sgemm | memory, MB | file, MB |"
+    )
+    print("|---|---:|---:|" + "---:|" * len(others) + "---:|---:|---:|")
     for name, row in rows.items():
         share = "" if row.sgemm_share is None else f"{row.sgemm_share:.0%}"
         memory = "" if row.memory_bytes is None else f"{row.memory_bytes / 1e6:.0f}"
         size = report.subjects[row.subject].file_bytes / 1e6
-        print(
-            f"| {name} | {row.p50_ms:.1f} | {row.p99_ms:.1f} | {row.speedup:.2f} | {ratio(row, rows[FOLDED]):.2f} "
-            f"| {share} | {memory} | {size:.0f} |"
-        )
+        ratios = " | ".join(f"{ratio(row, rows[other]):.2f}" for other in others)
+        print(f"| {name} | {row.p50_ms:.1f} | {row.p99_ms:.1f} | {ratios} | {share} | {memory} | {size:.0f} |")
     print(
         f"\nsgemm: multiply-adds beside {report.sgemm_gflops:.0f} GFLOP/s, the best product of two 2048 x 2048 matrices"
     )

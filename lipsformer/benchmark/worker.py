@@ -11,17 +11,18 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lipsformer.errors import LipsFormerError
+from lipsformer.errors import InputError, LipsFormerError
 from lipsformer.images import open_image
 from lipsformer.prediction import load_predictor
 from lipsformer.preprocessing import Preprocessing
-from lipsformer.runtimes import Logits, Pixels
+from lipsformer.runtimes import Logits, Pixels, open_session
 from lipsformer.samples import SAMPLES
 
 __all__ = ["main"]
@@ -75,25 +76,42 @@ class Subject:
 
 
 class MatrixProduct:
-    """What the cores can do: a product of two square float32 matrices, as large as the caches hold."""
+    """What the cores can do: a product of two square float32 matrices, as large as the caches hold.
+
+    By PyTorch and, where it is installed, by ONNX Runtime: which of the two is better depends on the processor.
+    """
 
     def __init__(self, threads: int) -> None:
         import torch
 
         torch.set_num_threads(threads)
-        self.a, self.b, self.out = (torch.rand(PRODUCT_SIDE, PRODUCT_SIDE) for _ in range(3))
+        a, b, out = (torch.rand(PRODUCT_SIDE, PRODUCT_SIDE) for _ in range(3))
+        self.products: list[Callable[[], object]] = [lambda: torch.mm(a, b, out=out)]
+        with contextlib.suppress(InputError):
+            session = open_session(_product_graph(b.numpy()), cuda=False, threads=threads)
+            self.products.append(lambda: session.run(None, {"a": a.numpy()}))
         self.facts = {"operations": 2 * PRODUCT_SIDE**3}
 
     def turn(self) -> list[float]:
         """Seconds of each of a few products."""
-        import torch
-
         times = []
-        for _ in range(LEAST_CALLS + 1):
-            started = time.perf_counter()
-            torch.mm(self.a, self.b, out=self.out)
-            times.append(time.perf_counter() - started)
+        for product in self.products:
+            for _ in range(LEAST_CALLS + 1):
+                started = time.perf_counter()
+                product()
+                times.append(time.perf_counter() - started)
         return times
+
+
+def _product_graph(b: NDArray[np.float32]) -> bytes:
+    """The product with `b` as a serialised ONNX model."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    a, out = (helper.make_tensor_value_info(name, TensorProto.FLOAT, b.shape) for name in ("a", "out"))
+    node = helper.make_node("MatMul", ["a", "b"], ["out"])
+    graph = helper.make_graph([node], "product", [a], [out], [numpy_helper.from_array(b, "b")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    return bytes(model.SerializeToString())
 
 
 def main() -> None:
