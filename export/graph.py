@@ -74,6 +74,7 @@ def build_graph(
         raise RuntimeError("torch.onnx.export returned no program")
     graph = program.model_proto
     _drop_traces(graph)
+    del graph.graph.value_info[:]  # ONNX Runtime infers them, and plans its memory better without the symbolic ones
     metadata: dict[str, Any] = {
         "model": checkpoint.config.to_dict(),
         "classes": list(checkpoint.classes),
@@ -100,7 +101,7 @@ def _network(checkpoint: Checkpoint, precision: str, fold: bool) -> nn.Module:
 def _drop_traces(graph: onnx.ModelProto) -> None:
     """Removes what the exporter notes about the source code: stack traces with paths of this machine."""
     del graph.metadata_props[:]
-    for part in (*graph.graph.node, *graph.graph.value_info, *graph.graph.input, *graph.graph.output):
+    for part in (*graph.graph.node, *graph.graph.input, *graph.graph.output):
         del part.metadata_props[:]
         part.doc_string = ""
 
