@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import functools
+import json
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 from lipsformer.checkpoint import Checkpoint, load_checkpoint
@@ -18,16 +20,18 @@ from lipsformer.machine import cache_folder
 from lipsformer.manifest import BundleFile, Manifest
 from lipsformer.outputs import publish_directory, sha256_of
 from lipsformer.pretrained import resolve_model
-from lipsformer.runtimes import OnnxRuntime, Pixels, TorchRuntime
+from lipsformer.runtimes import METADATA_KEY, OnnxRuntime, Pixels, TorchRuntime
 from lipsformer.runtimes.engine import engine_fits
 from lipsformer.runtimes.nvidia import RTX, TENSORRT
 from lipsformer.runtimes.trt import TensorRtRuntime
 from lipsformer.samples import SAMPLES
 
+from .calibration import FEWEST
 from .engines import build_engine, check_with_rtx
 from .gate import Gate
 from .graph import build_graph
 from .images import GateImages, Pool, spread
+from .quantise import quantise
 from .reference import REFERENCE_NAME, Reference
 from .report import ParityReport
 from .settings import ExportSettings
@@ -117,14 +121,17 @@ def installed_versions() -> dict[str, str]:
     return found
 
 
-def _read_images(loaded: Checkpoint, settings: ExportSettings) -> tuple[GateImages, Pixels | None]:
-    """The gate's images, and those to calibrate int8 on. They are others, as far as there are enough."""
+def _read_images(loaded: Checkpoint, settings: ExportSettings) -> tuple[GateImages, Pixels]:
+    """The gate's images, and those to calibrate int8 on, if any. They are others, as far as there are enough."""
     spec, classes = loaded.preprocessing, loaded.classes
-    calibration, source, used = None, None, None
+    calibration = np.empty((0, spec.image_size, spec.image_size, 3), np.uint8)
+    source, used = None, None
     if settings.calibration is not None:
         pool = Pool.find(settings.calibration, classes, "train")
-        source, used = pool.name, spread(min(CALIBRATION_IMAGES, max(1, pool.count // 2)), pool.count)
+        source, used = pool.name, spread(min(CALIBRATION_IMAGES, max(FEWEST, pool.count // 2)), pool.count)
         calibration, _ = pool.decode(used, spec)
+        if len(calibration) < FEWEST:
+            raise InputError(f"--calibration {pool.name}: {len(calibration)} photos, at least {FEWEST} are needed")
     data = settings.parity_data or settings.calibration
     if data is None:
         pool = dataclasses.replace(Pool.find(SAMPLES, ()), name="sample photos of the package")
@@ -134,7 +141,7 @@ def _read_images(loaded: Checkpoint, settings: ExportSettings) -> tuple[GateImag
 
 
 def _graphs(
-    loaded: Checkpoint, settings: ExportSettings, calibration: Pixels | None
+    loaded: Checkpoint, settings: ExportSettings, calibration: Pixels
 ) -> Iterator[tuple[str, str, onnx.ModelProto]]:
     """Each graph with its target and precision, in the order in which the manifest names them."""
 
@@ -144,9 +151,19 @@ def _graphs(
 
     for target in settings.targets:
         for precision in settings.precisions:
-            if precision == "int8":
-                raise InputError(f"--precision {precision}: not in this version yet")
-            yield target, precision, floating(precision)
+            if precision != "int8":
+                yield target, precision, floating(precision)
+            else:
+                quantised = quantise(floating("fp32"), calibration, target=target)
+                _tell_precision(quantised, precision)
+                yield target, precision, quantised
+
+
+def _tell_precision(graph: onnx.ModelProto, precision: str) -> None:
+    """Corrects what the metadata of a graph says, which was that of the graph that it was made from."""
+    for entry in graph.metadata_props:
+        if entry.key == METADATA_KEY:
+            entry.value = json.dumps({**json.loads(entry.value), "precision": precision})
 
 
 def _open(graph: Path) -> OnnxRuntime:
