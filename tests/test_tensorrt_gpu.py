@@ -17,17 +17,23 @@ from small import CSWIN, PLAIN_CSWIN, PLAIN_SWIN, SWIN
 
 from lipsformer import Preprocessing, load_checkpoint, save_checkpoint
 from lipsformer.errors import GateError
+from lipsformer.export.engines import build_engine
+from lipsformer.export.graph import build_graph
+from lipsformer.export.quantise import quantise
+from lipsformer.export.thresholds import THRESHOLDS
 from lipsformer.images import open_image
-from lipsformer.manifest import BundleFile
+from lipsformer.manifest import PRECISIONS, BundleFile
 from lipsformer.models import build_model
 from lipsformer.runtimes import CUDA, OnnxRuntime, Pixels, TorchRuntime
+from lipsformer.runtimes.engine import engine_fits
 from lipsformer.runtimes.trt import TensorRtRuntime
+from lipsformer.samples import SAMPLES
 
 pytestmark = pytest.mark.gpu
 
 MAX_BATCH = 6
-# The worst image's relative L2 error of the logits, of networks whose weights were never trained.
-LIMITS = {"fp32": 1e-4, "fp16": 2e-2}
+# The worst image's relative L2 error of the logits: what the gate demands of a bundle.
+LIMITS = {precision: limits["relative_l2"] for precision, limits in THRESHOLDS.items()}
 
 
 @pytest.fixture(scope="module", params=["lipsformer-swin", "lipsformer-cswin", "swin", "cswin"])
@@ -49,8 +55,6 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture(scope="module")
 def pixels(checkpoint: Any) -> Pixels:
-    from lipsformer.samples import SAMPLES
-
     return np.stack([checkpoint.preprocessing.apply(open_image(path)) for path in sorted(SAMPLES.glob("*.jpg"))])
 
 
@@ -60,20 +64,21 @@ def wanted(checkpoint: Any, pixels: Pixels) -> Any:
     return np.concatenate([torch_runtime.infer(pixels[i : i + 1]) for i in range(len(pixels))])
 
 
-@pytest.fixture(scope="module", params=["fp32", "fp16"])
-def graph(request: pytest.FixtureRequest, checkpoint: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from lipsformer.export.graph import build_graph
-
-    path = tmp_path_factory.mktemp("graph") / f"tensorrt-{request.param}.onnx"
-    onnx.save(build_graph(checkpoint, max_batch=MAX_BATCH, precision=request.param), path)
+@pytest.fixture(scope="module", params=PRECISIONS)
+def graph(
+    request: pytest.FixtureRequest, checkpoint: Any, pixels: Pixels, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    precision = request.param
+    path = tmp_path_factory.mktemp("graph") / f"tensorrt-{precision}.onnx"
+    made = build_graph(checkpoint, max_batch=MAX_BATCH, precision="fp16" if precision == "fp16" else "fp32")
+    if precision == "int8":
+        made = quantise(made, np.concatenate([pixels, pixels[:, :, ::-1]]), target="tensorrt")
+    onnx.save(made, path)
     return path
 
 
 @pytest.fixture(scope="module", params=["tensorrt", "tensorrt-rtx"])
 def engine(request: pytest.FixtureRequest, graph: Path) -> tuple[Path, BundleFile]:
-    from lipsformer.export.engines import build_engine
-    from lipsformer.runtimes.engine import engine_fits
-
     pytest.importorskip(request.param.replace("-", "_"))
     path = graph.with_name(graph.name.replace("tensorrt-", f"{request.param}-")).with_suffix(".engine")
     built = build_engine(graph, path, max_batch=MAX_BATCH, flavour=request.param)

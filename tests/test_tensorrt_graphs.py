@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -15,10 +16,15 @@ from small import CSWIN, PLAIN_CSWIN, PLAIN_SWIN, SWIN
 
 from lipsformer import Preprocessing, create_model, load_checkpoint, save_checkpoint
 from lipsformer.checkpoint import Checkpoint
+from lipsformer.errors import GateError
 from lipsformer.export.engines import check_with_rtx
 from lipsformer.export.graph import build_graph
+from lipsformer.export.quantise import quantise
+from lipsformer.images import open_image
+from lipsformer.manifest import PRECISIONS
 from lipsformer.models import build_model
 from lipsformer.network import LipsFormer
+from lipsformer.samples import SAMPLES
 
 SHALLOW = {"depths": (1, 1, 1, 1)}
 FAMILIES = {
@@ -28,7 +34,6 @@ FAMILIES = {
     "cswin": PLAIN_CSWIN.replace(**SHALLOW),
 }
 TINY: dict[str, dict[str, Any]] = {"lipsformer_swin_tiny": {}, "lipsformer_tiny": SHALLOW}
-PRECISIONS = ("fp32", "fp16")
 
 
 def checkpoint_of(model: LipsFormer, folder: Path) -> Checkpoint:
@@ -43,25 +48,46 @@ def checkpoint_of(model: LipsFormer, folder: Path) -> Checkpoint:
     return load_checkpoint(folder / "model.safetensors")
 
 
-def check(checkpoint: Checkpoint, precision: str, folder: Path) -> None:
-    path = folder / f"tensorrt-{precision}.onnx"
-    onnx.save(build_graph(checkpoint, max_batch=8, precision=precision), path)
-    built = check_with_rtx(path, 8)
-    assert (built["precision"], built["max_batch"]) == (precision, 8)
+def in_int8(graph: onnx.ModelProto, checkpoint: Checkpoint, target: str) -> onnx.ModelProto:
+    photos = np.stack([checkpoint.preprocessing.apply(open_image(path)) for path in sorted(SAMPLES.glob("*.jpg"))])
+    return quantise(graph, np.concatenate([photos, photos[:, :, ::-1]]), target=target)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+def check(checkpoint: Checkpoint, folder: Path) -> None:
+    graph = build_graph(checkpoint, max_batch=8)
+    graphs = {
+        "fp32": graph,
+        "fp16": build_graph(checkpoint, max_batch=8, precision="fp16"),
+        "int8": in_int8(graph, checkpoint, "tensorrt"),
+    }
+    assert tuple(graphs) == PRECISIONS
+    for precision, made in graphs.items():
+        path = folder / f"tensorrt-{precision}.onnx"
+        onnx.save(made, path)
+        built = check_with_rtx(path, 8)
+        assert (built["precision"], built["max_batch"]) == (precision, 8)
+
+
 @pytest.mark.parametrize(
     "family", [name if name == "lipsformer-swin" else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
 )
-def test_every_family_builds(family: str, precision: str, tmp_path: Path) -> None:
+def test_every_family_builds(family: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    check(checkpoint_of(build_model(FAMILIES[family]), tmp_path), precision, tmp_path)
+    check(checkpoint_of(build_model(FAMILIES[family]), tmp_path), tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", TINY)
-def test_the_tiny_models_build_at_full_size(name: str, precision: str, tmp_path: Path) -> None:
+def test_the_tiny_models_build_at_full_size(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    check(checkpoint_of(create_model(name, 1000, **TINY[name]), tmp_path), precision, tmp_path)
+    check(checkpoint_of(create_model(name, 1000, **TINY[name]), tmp_path), tmp_path)
+
+
+@pytest.mark.slow
+def test_int8_for_onnx_runtime_is_refused_and_the_reason_told(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    path = tmp_path / "ort-int8.onnx"
+    checkpoint = checkpoint_of(build_model(FAMILIES["lipsformer-swin"]), tmp_path)
+    onnx.save(in_int8(build_graph(checkpoint, max_batch=8), checkpoint, "ort"), path)
+    with pytest.raises(GateError, match=r"ort-int8.onnx: .* it was made for ONNX Runtime \(.*QuantizeLinear"):
+        check_with_rtx(path, 8)
