@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import functools
-import json
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -20,7 +19,7 @@ from lipsformer.machine import cache_folder
 from lipsformer.manifest import BundleFile, Manifest
 from lipsformer.outputs import publish_directory, sha256_of
 from lipsformer.pretrained import resolve_model
-from lipsformer.runtimes import METADATA_KEY, OnnxRuntime, Pixels, TorchRuntime
+from lipsformer.runtimes import OnnxRuntime, Pixels, TorchRuntime
 from lipsformer.runtimes.engine import engine_fits
 from lipsformer.runtimes.nvidia import RTX, TENSORRT
 from lipsformer.runtimes.trt import TensorRtRuntime
@@ -67,7 +66,7 @@ def export_bundle(checkpoint: Path, output: Path, settings: ExportSettings | Non
         for target, precision, graph in _graphs(loaded, settings, calibration):
             path = draft / f"{target}-{precision}.onnx"
             onnx.save(graph, path)
-            if target == TENSORRT and settings.trt_check:
+            if settings.trt_check and path == _source_of_engine(draft, precision):
                 check_with_rtx(path, settings.max_batch)
             gate.admit(path, _open(path), target=target, precision=precision)
         for flavour in settings.flavours:
@@ -143,27 +142,26 @@ def _read_images(loaded: Checkpoint, settings: ExportSettings) -> tuple[GateImag
 def _graphs(
     loaded: Checkpoint, settings: ExportSettings, calibration: Pixels
 ) -> Iterator[tuple[str, str, onnx.ModelProto]]:
-    """Each graph with its target and precision, in the order in which the manifest names them."""
+    """Each graph with its target and precision, in the order in which the manifest names them.
+
+    TensorRT builds float engines from the graphs that ONNX Runtime runs; of int8 it wants another kind.
+    """
 
     @functools.cache
     def floating(precision: str) -> onnx.ModelProto:
         return build_graph(loaded, max_batch=settings.max_batch, precision=precision, fold=settings.fold)
 
-    for target in settings.targets:
-        for precision in settings.precisions:
-            if precision != "int8":
-                yield target, precision, floating(precision)
-            else:
-                quantised = quantise(floating("fp32"), calibration, target=target)
-                _tell_precision(quantised, precision)
-                yield target, precision, quantised
+    for precision in settings.precisions:
+        if precision == "int8":
+            for target in settings.targets:
+                yield target, precision, quantise(floating("fp32"), calibration, target=target)
+        else:
+            yield "ort", precision, floating(precision)
 
 
-def _tell_precision(graph: onnx.ModelProto, precision: str) -> None:
-    """Corrects what the metadata of a graph says, which was that of the graph that it was made from."""
-    for entry in graph.metadata_props:
-        if entry.key == METADATA_KEY:
-            entry.value = json.dumps({**json.loads(entry.value), "precision": precision})
+def _source_of_engine(folder: Path, precision: str) -> Path:
+    """The graph that TensorRT builds engines from."""
+    return folder / f"{TENSORRT if precision == 'int8' else 'ort'}-{precision}.onnx"
 
 
 def _open(graph: Path) -> OnnxRuntime:
@@ -178,7 +176,7 @@ def _add_engine(gate: Gate, draft: Path, flavour: str, precision: str) -> None:
     settings = gate.settings
     path = draft / f"{flavour}-{precision}.engine"
     built = build_engine(
-        draft / f"{TENSORRT}-{precision}.onnx",
+        _source_of_engine(draft, precision),
         path,
         max_batch=settings.max_batch,
         flavour=flavour,

@@ -8,6 +8,7 @@ in float32. Scales are constants: an image's answer does not depend on its batch
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from lipsformer.errors import InputError
-from lipsformer.runtimes import Pixels
+from lipsformer.runtimes import METADATA_KEY, Pixels
 
 from .calibration import measure_ranges
 
@@ -43,7 +44,7 @@ SCHEMES: Mapping[str, Scheme] = {
 
 
 def quantise(graph: onnx.ModelProto, pixels: Pixels, *, target: str) -> onnx.ModelProto:
-    """A float32 graph in int8; what goes in, what comes out and the metadata stay as they are.
+    """A float32 graph in int8; what goes in and what comes out stay as they are, and so does the rest of the metadata.
 
     Args:
         graph: what `build_graph` made of a checkpoint, folded.
@@ -64,6 +65,9 @@ def quantise(graph: onnx.ModelProto, pixels: Pixels, *, target: str) -> onnx.Mod
     quantised.CopyFrom(graph)
     rewriter = Rewriter(quantised.graph, scheme, ranges)
     rewriter.rewrite({node.output[0] for node in layers})
+    for entry in quantised.metadata_props:
+        if entry.key == METADATA_KEY:
+            entry.value = json.dumps({**json.loads(entry.value), "precision": "int8"})
     onnx.checker.check_model(quantised, full_check=True)
     return quantised
 

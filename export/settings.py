@@ -79,7 +79,7 @@ class ExportSettings:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """Who graphs are made for."""
+        """Who int8 graphs are made for."""
         return ("ort", TENSORRT) if self.trt or self.trt_rtx or self.trt_check else ("ort",)
 
     @property

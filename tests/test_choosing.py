@@ -141,7 +141,7 @@ def test_verify_runs_engines_and_names_those_that_cannot(
 
 def export_with_engine(trained: Trained, output: Path, monkeypatch: pytest.MonkeyPatch, misfit: str | None) -> None:
     def build(graph: Path, output: Path, **facts: Any) -> dict[str, Any]:
-        assert graph.name == "tensorrt-fp32.onnx"
+        assert graph.name == "ort-fp32.onnx"
         assert graph.is_file()
         output.write_bytes(b"engine")
         return {**facts, "version": "11.4"}
@@ -157,13 +157,11 @@ def export_with_engine(trained: Trained, output: Path, monkeypatch: pytest.Monke
     )
 
 
-def test_an_engine_is_built_of_its_own_graph_and_proved(
-    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_engine_is_built_and_proved(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     export_with_engine(trained, tmp_path / "bundle", monkeypatch, None)
     manifest = read_manifest(tmp_path / "bundle")
     kinds = [(file.name, file.kind, (file.parity or {})["passed"]) for file in manifest.files if file.kind != "report"]
-    assert kinds == [("ort-fp32.onnx", "onnx", True), ("tensorrt-fp32.onnx", "onnx", True), (ENGINE, "engine", True)]
+    assert kinds == [("ort-fp32.onnx", "onnx", True), (ENGINE, "engine", True)]
     assert load_predictor(tmp_path / "bundle").file.name == ENGINE
     monkeypatch.setattr(Engine, "factor", 1.1)
     with pytest.raises(

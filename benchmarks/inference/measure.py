@@ -30,15 +30,16 @@ from lipsformer import Checkpoint, Preprocessing
 from lipsformer.benchmark import BenchmarkReport, measure_speed
 from lipsformer.config import ModelConfig
 from lipsformer.convert import convert
-from lipsformer.export.graph import build_graph
+from lipsformer.export.graph import PixelsToLogits, build_graph
 from lipsformer.export.quantise import quantise
 from lipsformer.images import open_image
+from lipsformer.runtimes import INPUT_NAME, OUTPUT_NAME
 from lipsformer.samples import SAMPLES
 from lipsformer.variants import make_config
 
 NAME, TIMM_NAME = "lipsformer_swin_tiny", "swin_tiny"
 UNFOLDED, FOLDED, INT8 = "ours, as trained", "ours, folded", "ours, folded, int8"
-OFFICIAL, TIMM = "official code", "timm swin_tiny"
+OFFICIAL, TIMM, CLEANED = "official code", "timm swin_tiny", ", cleaned"
 # How the official code and timm are imported, by the benchmark that measures their training.
 PEERS = runpy.run_path(str(Path(__file__).parents[1] / "training" / "measure.py"), run_name="peers")
 
@@ -51,9 +52,10 @@ call takes does not depend on them. Medians of all calls of {{rounds}} rounds; r
     pip install --no-deps timm
     python benchmarks/inference/measure.py --official official --timm > benchmarks/inference/README.md
 
-`{UNFOLDED}` is `build_graph(fold=False)`, the network as it stands in the checkpoint. The official code has the same
-weights and is exported by the same function; its `window_reverse`, which freezes the batch, is replaced. Swin-Tiny has
-no convolution branches, and 10 % less to multiply.
+`{UNFOLDED}` is the network as it stands in the checkpoint (`export --no-fold`). The official code has the same
+weights; its `window_reverse`, which freezes the batch, is replaced. It and timm's are as `torch.onnx.export` writes
+them; "{CLEANED[2:]}" means without the intermediate shapes that it notes in the graph, as ours are: ONNX Runtime infers
+its own and then plans memory better. Swin-Tiny has no convolution branches, and 10 % less to multiply.
 """
 
 
@@ -119,10 +121,29 @@ def export(arguments: argparse.Namespace, folder: Path) -> list[Path]:
     }
     for name, model in peers.items():
         config = ours.config if name == OFFICIAL else make_config(TIMM_NAME)
-        graphs[name] = build_graph(dressed(model, config, ours.preprocessing), max_batch=1, fold=False)
+        checkpoint = dressed(model, config, ours.preprocessing)
+        graphs[f"{name}{CLEANED}"] = build_graph(checkpoint, max_batch=1, fold=False)
+        graphs[name] = as_pytorch_writes_it(checkpoint, graphs[f"{name}{CLEANED}"])
     for name, graph in graphs.items():
         onnx.save(graph, folder / f"{name}.onnx")
     return [folder / f"{name}.onnx" for name in graphs]
+
+
+def as_pytorch_writes_it(checkpoint: Checkpoint, cleaned: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph that torch.onnx.export gives, with the metadata of `cleaned`."""
+    size = checkpoint.preprocessing.image_size
+    program = torch.onnx.export(
+        PixelsToLogits(checkpoint).eval(),
+        (torch.zeros(2, size, size, 3, dtype=torch.uint8),),
+        dynamo=True,
+        input_names=[INPUT_NAME],
+        output_names=[OUTPUT_NAME],
+        dynamic_shapes={"pixels": {0: torch.export.Dim("batch", min=1, max=4096)}},
+        verbose=False,
+    )
+    graph: onnx.ModelProto = program.model_proto  # type: ignore[union-attr]
+    graph.metadata_props.extend(cleaned.metadata_props)
+    return graph
 
 
 def print_table(report: BenchmarkReport) -> None:
