@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .errors import GateError, InputError, LipsFormerError
+from lipsformer.errors import GateError, InputError, LipsFormerError
 
 __all__ = ["app", "main"]
 
@@ -47,8 +47,8 @@ Precision = Annotated[
 @app.command()
 def models(as_json: Json = False) -> None:
     """List the variants: parameters, multiply-adds, image size."""
-    from .models import summarise
-    from .variants import ALIASES, VARIANTS
+    from lipsformer.models import summarise
+    from lipsformer.variants import ALIASES, VARIANTS
 
     rows = [summarise(name) for name in VARIANTS]
     if as_json:
@@ -68,7 +68,7 @@ def data(
     source: Annotated[Path | None, typer.Option(help="The dataset's file, where you already have it.")] = None,
 ) -> None:
     """Fetch a built-in dataset as class folders."""
-    from .fetch import fetch_dataset
+    from lipsformer.fetch import fetch_dataset
 
     typer.echo(fetch_dataset(name, output, source=source))
 
@@ -98,9 +98,8 @@ def train(
     ] = False,
 ) -> None:
     """Train a model; writes checkpoints, metrics and plots into the run folder."""
+    from lipsformer.fetch import resolve_dataset
     from lipsformer.train import check_rate, run_training
-
-    from .fetch import resolve_dataset
 
     folder = resolve_dataset(dataset)
     choices: dict[str, Any] = {"model": model, "recipe": recipe, "epochs": epochs, "overrides": overrides or ()}
@@ -134,9 +133,8 @@ def stability(
     as_json: Json = False,
 ) -> None:
     """Train a model and a plain one over a grid of learning rates without warm-up, and compare."""
+    from lipsformer.fetch import resolve_dataset
     from lipsformer.train.stability import measure_stability
-
-    from .fetch import resolve_dataset
 
     report = measure_stability(
         resolve_dataset(dataset),
@@ -170,18 +168,18 @@ def evaluate_model(
     as_json: Json = False,
 ) -> None:
     """Measure a model's accuracy on labelled images, overall and by class."""
-    from .datasets import open_labelled
-    from .evaluation import evaluate, render
-    from .fetch import resolve_dataset
-    from .outputs import publish_directory
-    from .prediction import load_predictor
+    from lipsformer.datasets import open_labelled
+    from lipsformer.evaluation import evaluate, render
+    from lipsformer.fetch import resolve_dataset
+    from lipsformer.outputs import publish_directory
+    from lipsformer.prediction import load_predictor
 
     predictor = load_predictor(model, device, precision)
     images = open_labelled(resolve_dataset(dataset), predictor.classes, split)
     with contextlib.nullcontext() if output is None else publish_directory(output) as folder:
         result = evaluate(predictor, images)
         if folder is not None:
-            from .report.write import write_report
+            from lipsformer.report.write import write_report
 
             title = f"{model} on {Path(dataset).name}"
             write_report(folder, result.outcomes, images, result.classes, predictor.preprocessing, title)
@@ -203,7 +201,7 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Classify image files."""
-    from .prediction import load_predictor
+    from lipsformer.prediction import load_predictor
 
     results = load_predictor(model, device, precision).predict(images, top_k)
     if as_json:
@@ -263,10 +261,9 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Export a checkpoint to a bundle, if every file of it answers as the checkpoint does."""
+    from lipsformer.console import say
     from lipsformer.export import ExportSettings, export_bundle, read_thresholds, write_triton
-
-    from .console import say
-    from .outputs import publish_directory
+    from lipsformer.outputs import publish_directory
 
     settings = ExportSettings(
         precisions=tuple(name.strip() for name in precision.split(",")),
@@ -283,7 +280,7 @@ def export(
         max_batch=max_batch,
     )
     if bentoml is not None:
-        from .model_store import check_tag, register_bundle
+        from lipsformer.model_store import check_tag, register_bundle
 
         check_tag(bentoml)
     with contextlib.nullcontext() if triton is None else publish_directory(triton) as repository:
@@ -340,8 +337,8 @@ def benchmark(
     as_json: Json = False,
 ) -> None:
     """Measure models beside each other: latency, throughput, memory, and how equal they answer."""
-    from .benchmark import measure_speed, parse_batches, render, write_report
-    from .outputs import publish_directory
+    from lipsformer.benchmark import measure_speed, parse_batches, render, write_report
+    from lipsformer.outputs import publish_directory
 
     batches = parse_batches(batch)
     with contextlib.nullcontext() if output is None else publish_directory(output) as folder:
@@ -367,8 +364,8 @@ def convert(
     as_json: Json = False,
 ) -> None:
     """Convert an official checkpoint, without running anything in it."""
-    from .console import printable
-    from .convert import convert as convert_official
+    from lipsformer.console import printable
+    from lipsformer.convert import convert as convert_official
 
     conversion = convert_official(official, output, image_size=image_size, classes=classes)
     if as_json:
@@ -394,9 +391,8 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a model over HTTP: POST /classify, and a page to drop photos on at /."""
+    from lipsformer.pretrained import resolve_model
     from lipsformer.serving import serve as serve_bundle
-
-    from .pretrained import resolve_model
 
     bundle = resolve_model(model)
     if bundle.suffix == ".safetensors":
@@ -417,10 +413,10 @@ def lipschitz(
     as_json: Json = False,
 ) -> None:
     """Bound how much a model's answers can change with its input, and measure how much they do."""
-    from .fetch import resolve_dataset
-    from .lipschitz import measure_lipschitz, render, write_report
-    from .outputs import publish_directory
-    from .samples import SAMPLES
+    from lipsformer.fetch import resolve_dataset
+    from lipsformer.lipschitz import measure_lipschitz, render, write_report
+    from lipsformer.outputs import publish_directory
+    from lipsformer.samples import SAMPLES
 
     with contextlib.nullcontext() if output is None else publish_directory(output) as folder:
         report = measure_lipschitz(model, SAMPLES if dataset is None else resolve_dataset(dataset), images)
@@ -435,7 +431,7 @@ def lipschitz(
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Examine this machine: devices, providers, versions, conflicts, and what to install."""
-    from .doctor import examine, render
+    from lipsformer.doctor import examine, render
 
     report = examine()
     if as_json:
@@ -484,7 +480,7 @@ def _arguments() -> list[str]:
 
 
 def _dataset(name: str | None) -> Path | None:
-    from .fetch import resolve_dataset
+    from lipsformer.fetch import resolve_dataset
 
     return None if name is None else resolve_dataset(name)
 
@@ -496,7 +492,7 @@ def _resumes(resume: str) -> bool:
 
 
 def _fail(message: str, status: int) -> None:
-    from .console import printable
+    from lipsformer.console import printable
 
     typer.echo(f"lipsformer: {printable(' '.join(message.split()))}", err=True)
     sys.exit(status)
