@@ -1,5 +1,6 @@
-"""The `lipsformer` command."""
+"""The `lipsformer` command: `lipsformer NAME` is NAME.py, a thin function over the modules that it imports."""
 
-from .main import app, main
+from .app import app
+from .main import main
 
 __all__ = ["app", "main"]

@@ -1,0 +1,48 @@
+"""`lipsformer eval`."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Data, Device, Json, Model, Precision, print_json
+
+__all__ = ["evaluate_model"]
+
+
+def evaluate_model(
+    model: Model,
+    dataset: Data,
+    split: Annotated[str | None, typer.Option(help="Split folder; by default test, else val.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder to write a report to: classes, confusion matrix, worst mistakes.")
+    ] = None,
+    device: Device = "auto",
+    precision: Precision = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a model's accuracy on labelled images, overall and by class."""
+    from lipsformer.datasets import open_labelled
+    from lipsformer.evaluation import evaluate, render
+    from lipsformer.fetch import resolve_dataset
+    from lipsformer.outputs import publish_directory
+    from lipsformer.prediction import load_predictor
+
+    predictor = load_predictor(model, device, precision)
+    images = open_labelled(resolve_dataset(dataset), predictor.classes, split)
+    with contextlib.nullcontext() if output is None else publish_directory(output) as folder:
+        result = evaluate(predictor, images)
+        if folder is not None:
+            from lipsformer.report.write import write_report
+
+            title = f"{model} on {Path(dataset).name}"
+            write_report(folder, result.outcomes, images, result.classes, predictor.preprocessing, title)
+    if as_json:
+        print_json(result.to_dict())
+        return
+    typer.echo(render(result))
+    if output is not None:
+        typer.echo(f"\nReport: {output}")

@@ -1,0 +1,91 @@
+"""`lipsformer export`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Json, optional_dataset, print_json
+
+__all__ = ["export"]
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint (.safetensors) to export, or lipsformer_cifar10.")],
+    output: Annotated[Path, typer.Option(help="Bundle folder to write; it must not exist.")],
+    precision: Annotated[
+        str, typer.Option(help="fp32, fp16 and int8, with commas between them; the first is the one that is run.")
+    ] = "fp32",
+    calibration: Annotated[
+        str | None, typer.Option(help="Photos to measure int8's scales on: folder, shards or built-in dataset.")
+    ] = None,
+    parity_data: Annotated[
+        str | None,
+        typer.Option(help="Photos for the parity gate; by default --calibration's, else those that the package ships."),
+    ] = None,
+    parity_images: Annotated[int, typer.Option(help="How many of them, evenly spread.")] = 256,
+    threshold: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PRECISION.FIGURE=NUMBER", help="Change a limit of the parity gate; repeatable."),
+    ] = None,
+    trt: Annotated[bool, typer.Option("--trt", help="Build TensorRT engines for this machine's GPU.")] = False,
+    trt_rtx: Annotated[
+        bool, typer.Option("--trt-rtx", help="Build engines for TensorRT for RTX; proved only where a GPU runs them.")
+    ] = False,
+    trt_check: Annotated[
+        bool, typer.Option("--trt-check", help="Have TensorRT for RTX build every graph; needs no GPU.")
+    ] = False,
+    workspace: Annotated[
+        int | None, typer.Option(help="MiB of GPU memory for a layer of an engine; by default all there is.")
+    ] = None,
+    hardware_compatibility: Annotated[
+        bool, typer.Option("--hardware-compatibility", help="TensorRT engines for every GPU from Ampere on; slower.")
+    ] = False,
+    fold: Annotated[bool, typer.Option(help="Fold scales, norms and biases into the weights.")] = True,
+    max_batch: Annotated[int, typer.Option(help="Largest batch to prove and serve.")] = 16,
+    triton: Annotated[
+        Path | None, typer.Option(help="Also write a model repository for NVIDIA Triton; it must not exist.")
+    ] = None,
+    bentoml: Annotated[
+        str | None, typer.Option(metavar="NAME[:VERSION]", help="Also put the bundle into BentoML's model store.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Export a checkpoint to a bundle, if every file of it answers as the checkpoint does."""
+    from lipsformer.console import say
+    from lipsformer.export import ExportSettings, export_bundle, read_thresholds, write_triton
+    from lipsformer.outputs import publish_directory
+
+    settings = ExportSettings(
+        precisions=tuple(name.strip() for name in precision.split(",")),
+        calibration=optional_dataset(calibration),
+        parity_data=optional_dataset(parity_data),
+        parity_images=parity_images,
+        thresholds=read_thresholds(threshold or ()),
+        trt=trt,
+        trt_rtx=trt_rtx,
+        trt_check=trt_check,
+        workspace=None if workspace is None else workspace * 2**20,
+        hardware_compatibility=hardware_compatibility,
+        fold=fold,
+        max_batch=max_batch,
+    )
+    if bentoml is not None:
+        from lipsformer.model_store import check_tag, register_bundle
+
+        check_tag(bentoml)
+    with contextlib.nullcontext() if triton is None else publish_directory(triton) as repository:
+        manifest = export_bundle(checkpoint, output, settings)
+        if repository is not None:
+            say(f"{triton}: a model repository for Triton with {', '.join(write_triton(output, repository))}")
+    if bentoml is not None:
+        say(f"in BentoML's model store: `lipsformer serve bentoml:{register_bundle(output, bentoml)}`")
+    if as_json:
+        print_json(dataclasses.asdict(manifest))
+        return
+    typer.echo((output / "parity.md").read_text(encoding="utf-8"))
+    typer.echo(f"Bundle: {output}")

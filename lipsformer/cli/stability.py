@@ -1,0 +1,53 @@
+"""`lipsformer stability`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Data, Device, Json, print_json
+
+__all__ = ["stability"]
+
+
+def stability(
+    dataset: Data,
+    output: Annotated[Path, typer.Option(help="Folder to write; called again, it goes on where it was stopped.")],
+    model: Annotated[str, typer.Option(help="Variant, see `lipsformer models`.")] = "lipsformer_cswin_nano",
+    baseline: Annotated[str, typer.Option(help="Variant to compare it with.")] = "cswin_nano",
+    learning_rates: Annotated[
+        str, typer.Option(help="Learning rates, with commas between them.")
+    ] = "1e-4,3e-4,1e-3,3e-3,1e-2,3e-2,1e-1",
+    seeds: Annotated[int, typer.Option(help="Trainings of each model at each rate.")] = 1,
+    recipe: Annotated[str, typer.Option(help="Packaged recipe or TOML file.")] = "default",
+    epochs: Annotated[int | None, typer.Option(help="Epochs, instead of the recipe's.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting for both; repeatable.")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(help="Trainings at once; by default one per core, on a GPU one.")] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Train a model and a plain one over a grid of learning rates without warm-up, and compare."""
+    from lipsformer.fetch import resolve_dataset
+    from lipsformer.train.stability import measure_stability
+
+    report = measure_stability(
+        resolve_dataset(dataset),
+        output=output,
+        model=model,
+        baseline=baseline,
+        learning_rates=learning_rates,
+        seeds=seeds,
+        recipe=recipe,
+        epochs=epochs,
+        overrides=overrides or (),
+        jobs=jobs,
+        device=device,
+    )
+    if as_json:
+        print_json(report)
+    else:
+        typer.echo((output / "stability.md").read_text(encoding="utf-8"))

@@ -1,0 +1,37 @@
+"""`lipsformer verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lipsformer.errors import GateError
+
+from .options import Json, optional_dataset, print_json
+
+__all__ = ["verify"]
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder to verify, on the machine that will serve it.")],
+    dataset: Annotated[
+        str | None, typer.Option("--data", help="More photos to compare on; needs --checkpoint.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="The checkpoint that the bundle was made from, to compare with it anew.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto: all that work here; cpu; or cuda.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Prove a bundle on this machine: hashes, and every file's answers in every runtime that works here."""
+    from lipsformer.export import verify_bundle
+
+    found = verify_bundle(bundle, checkpoint=checkpoint, data=optional_dataset(dataset), device=device)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        typer.echo(found.to_text())
+    if found.failures:
+        raise GateError(f"{bundle}: {'; '.join(found.failures)}")
