@@ -39,8 +39,10 @@ def plot_errors(path: Path, files: Sequence[FileParity], source: str) -> None:
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False, axis="y")
         axes.spines["left"].set_visible(False)
-        axes.set_xlabel("relative L2 error of the logits (log scale; the worst of all batch sizes)")
-        axes.set_title(f"Every answer against the checkpoint's: {elide(source, 50)}", fontsize=11, pad=22)
+        axes.set_xlabel(
+            f"relative L2 error of the logits (log scale; the worst of all batch sizes)\nphotos: {elide(source, 80)}"
+        )
+        axes.set_title("Every answer against the checkpoint's", fontsize=11, pad=22)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, borderaxespad=0.1, handletextpad=0.4)
         save_figure(figure, path)
 
