@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from .config import ModelConfig, config_from_dict
@@ -64,8 +64,9 @@ def save_checkpoint(
         "metrics": dict(metrics),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    content = save_tensors(tensors, metadata={METADATA_KEY: json.dumps(metadata)})
     with publish_file(path) as draft:
-        save_file(tensors, draft, metadata={METADATA_KEY: json.dumps(metadata)})
+        draft.write_bytes(content)  # not save_file: killed, it leaves a file of its own that nobody removes
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:

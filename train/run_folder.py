@@ -7,8 +7,6 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from lipsformer import console
 from lipsformer.errors import InputError
 from lipsformer.outputs import publish_file
@@ -117,7 +115,7 @@ class RunFolder:
         """Tells in one line what keeps the folder from being written."""
         try:
             yield
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             raise InputError(f"{self.path}: cannot be written ({error}); mend that and call again to go on") from None
 
     def _write(self, name: str, text: str) -> None:
