@@ -123,7 +123,7 @@ def main() -> None:
     print(f"""
 Look at      {run / "curves.png"}
              {run / "confusion.png"}
-             {bundle / "parity.md"}
+             {bundle / "parity.png"}
 Try next     lipsformer serve {bundle}                  and drop a photo on http://127.0.0.1:3000
              lipsformer predict {bundle} PHOTO.jpg                 or several
              lipsformer train PHOTOS --model lipsformer_swin_nano --output runs/mine       your PHOTOS/<class>/*.jpg
