@@ -27,14 +27,14 @@ def widen(x: Tensor) -> Tensor:
 
 
 class Unit(nn.Module):
-    """factor * x / sqrt(|x|**2 + epsilon) over the last dimension of (..., heads, d); `factor` may be one per head."""
+    """factor * x / sqrt(|x|**2 + epsilon) over the last dimension; `factor` may be one per head."""
 
     factor: Tensor
 
-    def __init__(self, factor: Tensor | float, epsilon: float) -> None:
+    def __init__(self, factor: Tensor, epsilon: float) -> None:
         super().__init__()
         self.epsilon = epsilon
-        self.register_buffer("factor", torch.as_tensor(factor, dtype=torch.float64).detach().reshape(-1, 1))
+        self.register_buffer("factor", factor)
 
     def forward(self, x: Tensor) -> Tensor:
         wide = widen(x)
@@ -79,32 +79,35 @@ class FoldedWindows(nn.Module):
         self.query_unit = self.key_unit = self.value_unit = nn.Identity()
         depth = len(query.bias) // heads
         if isinstance(similarity, CosineSimilarity):
-            self.query_unit = Unit(similarity.temperature, similarity.epsilon)
-            self.key_unit = Unit(1.0, similarity.epsilon)
-            scale = torch.as_tensor(similarity.value_scale, dtype=torch.float64).detach().flatten().expand(heads)
+            temperature, scale = (
+                torch.as_tensor(factor, dtype=torch.float64).detach().flatten().expand(heads)
+                for factor in (similarity.temperature, similarity.value_scale)
+            )
+            self.query_unit = Unit(temperature[:, None].clone(), similarity.epsilon)
+            self.key_unit = Unit(torch.ones(1, dtype=torch.float64), similarity.epsilon)
             if similarity.value_norm:
-                self.value_unit = Unit(scale, similarity.epsilon)
+                self.value_unit = Unit(scale[:, None, None].clone(), similarity.epsilon)
             elif lepe is None:
                 value = Affine.scaling(scale.repeat_interleave(depth)).after(value)
             else:  # the convolution sees the values as they are
-                self.value_unit = Scale(scale)
+                self.value_unit = Scale(scale[:, None, None].clone())
         else:
             query = Affine.scaling(torch.full((len(query.bias),), depth**-0.5, dtype=torch.float64)).after(query)
         self.query, self.key, self.value = query.linear(), key.linear(), value.linear(bias=bool(value.bias.any()))
         self.register_buffer("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        rows, columns = x.shape[1:3]
-        values = self.value(x)  # (B, H, W, C')
         q = self._to_heads(self.query_unit(self._per_head(self.query(x))))
         k = self._to_heads(self.key_unit(self._per_head(self.key(x))))
-        v = self._to_heads(self.value_unit(self._per_head(values)))
+        values = self._to_heads(self._per_head(self.value(x)))
+        v = self.value_unit(values)
         scores = q @ k.transpose(-2, -1)
         if self.bias is not None:
             scores = scores + self.bias
         out = torch.softmax(widen(scores), dim=-1).to(v.dtype) @ v
-        out = self._to_map(out, rows, columns)
-        return out if self.lepe is None else out + self._encode(self.lepe, values)
+        if self.lepe is not None:
+            out = out + self._encode(self.lepe, values)
+        return self._to_map(out, *x.shape[1:3])
 
     def _per_head(self, x: Tensor) -> Tensor:
         """(B, H, W, C') to (B, H, W, heads, d)."""
@@ -124,23 +127,23 @@ class FoldedWindows(nn.Module):
         return x.permute(0, 1, 4, 2, 5, 3, 6).reshape(-1, rows, columns, heads * depth)
 
     def _encode(self, lepe: nn.Conv2d, values: Tensor) -> Tensor:
-        """LePE: each window of the values (B, H, W, C') convolved by itself."""
-        _, rows, columns, channels = values.shape
-        cut = (-1, rows // self.height, self.height, columns // self.width, self.width, channels)
-        windows = values.reshape(cut).transpose(2, 3).reshape(-1, self.height, self.width, channels)
-        out = convolve(lepe, windows)
-        joined = (-1, rows // self.height, columns // self.width, self.height, self.width, channels)
-        return out.reshape(joined).transpose(2, 3).reshape(-1, rows, columns, channels)
+        """LePE: each window of the values (B * windows, heads, N, d) convolved by itself.
+
+        Of the heads' values, not of the map's: the map then has one reader, which TensorRT for RTX needs to build it.
+        """
+        _, heads, tokens, depth = values.shape
+        windows = values.transpose(1, 2).reshape(-1, self.height, self.width, heads * depth)
+        return convolve(lepe, windows).reshape(-1, tokens, heads, depth).transpose(1, 2)
 
 
 class Scale(nn.Module):
-    """(..., heads, d) times one factor per head."""
+    """(..., heads, N, d) times one factor per head."""
 
     factor: Tensor
 
     def __init__(self, factor: Tensor) -> None:
         super().__init__()
-        self.register_buffer("factor", factor[:, None])
+        self.register_buffer("factor", factor)
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.factor

@@ -33,7 +33,7 @@ FAMILIES = {
     "swin": PLAIN_SWIN.replace(depths=(1, 2, 1, 1)),  # every other block is shifted
     "cswin": PLAIN_CSWIN.replace(**SHALLOW),
 }
-TINY: dict[str, dict[str, Any]] = {"lipsformer_swin_tiny": {}, "lipsformer_tiny": SHALLOW}
+TINY: dict[str, dict[str, Any]] = {"lipsformer_swin_tiny": {}, "lipsformer_tiny": SHALLOW, "cswin_tiny": SHALLOW}
 
 
 def checkpoint_of(model: LipsFormer, folder: Path) -> Checkpoint:
