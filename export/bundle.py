@@ -15,7 +15,7 @@ import onnx
 from lipsformer.checkpoint import Checkpoint, load_checkpoint
 from lipsformer.console import say
 from lipsformer.errors import GateError, InputError
-from lipsformer.machine import cache_folder
+from lipsformer.machine import cache_folder, installed_versions
 from lipsformer.manifest import BundleFile, Manifest
 from lipsformer.outputs import publish_directory, sha256_of
 from lipsformer.pretrained import resolve_model
@@ -35,9 +35,10 @@ from .reference import REFERENCE_NAME, Reference
 from .report import ParityReport
 from .settings import ExportSettings
 
-__all__ = ["cached_bundle", "export_bundle", "installed_versions"]
+__all__ = ["PACKAGES", "cached_bundle", "export_bundle"]
 
 CALIBRATION_IMAGES = 512
+# Whose versions a bundle's answers may depend on.
 PACKAGES = ("lipsformer", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "torch")
 
 
@@ -83,7 +84,7 @@ def export_bundle(checkpoint: Path, output: Path, settings: ExportSettings | Non
             files=tuple(files),
             checkpoint_sha256=sha256_of(checkpoint),
             metrics=loaded.metrics,
-            versions=installed_versions(),
+            versions=installed_versions(PACKAGES),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
         manifest.write(draft)
@@ -107,17 +108,6 @@ def cached_bundle(checkpoint: Path) -> Path:
             if not bundle.is_dir():  # else another process was faster
                 raise
     return bundle
-
-
-def installed_versions() -> dict[str, str]:
-    """The versions of the packages that a bundle's answers may depend on, as far as they are installed."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _read_images(loaded: Checkpoint, settings: ExportSettings) -> tuple[GateImages, Pixels]:

@@ -95,7 +95,8 @@ def _network(checkpoint: Checkpoint, precision: str, fold: bool) -> nn.Module:
     folded = fold_network(checkpoint.model, checkpoint.preprocessing)
     if precision == "fp16":
         folded.half_body()
-    return folded if precision == "fp16" else folded.float()
+        return folded
+    return folded.float()
 
 
 def _drop_traces(graph: onnx.ModelProto) -> None:

@@ -11,14 +11,14 @@ from typing import Any
 from lipsformer.checkpoint import load_checkpoint
 from lipsformer.console import printable
 from lipsformer.errors import GateError, InputError
-from lipsformer.machine import check_device
+from lipsformer.machine import check_device, installed_versions
 from lipsformer.manifest import BundleFile, Manifest, read_manifest
 from lipsformer.outputs import sha256_of
 from lipsformer.pretrained import resolve_model
 from lipsformer.runtimes import CUDA, OnnxRuntime, Runtime, TorchRuntime, import_onnxruntime
 from lipsformer.samples import SAMPLES
 
-from .bundle import installed_versions
+from .bundle import PACKAGES
 from .images import Pool
 from .parity import FileParity, check_parity
 from .reference import REFERENCE_NAME, Reference
@@ -115,7 +115,7 @@ def verify_bundle(
                 limits=_limits(file, len(reference.photos)),
             )
         )
-    here = installed_versions()
+    here = installed_versions(PACKAGES)
     return Verification(
         bundle=bundle,
         hashed=len(manifest.files),

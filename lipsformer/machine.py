@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +13,7 @@ from .errors import InputError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["cache_folder", "check_device", "cores", "torch_device"]
+__all__ = ["cache_folder", "check_device", "cores", "installed_versions", "torch_device"]
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -19,6 +21,17 @@ DEVICES = ("auto", "cpu", "cuda")
 def cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of those of `packages` that are installed."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 def check_device(name: str) -> None:

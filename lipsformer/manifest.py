@@ -20,7 +20,7 @@ FORMAT = 2
 SEAL = "sha256"  # of the manifest itself
 
 PRECISIONS = ("fp32", "fp16", "int8")
-# Who a graph is for. One checkpoint gives a graph for each: what is fast in one of them is refused or slow in another.
+# Who runs a file. Float graphs are for ONNX Runtime and TensorRT builds from them too; int8 has a graph for each.
 TARGETS = ("ort", "tensorrt", "tensorrt-rtx")
 
 

@@ -6,11 +6,11 @@ import dataclasses
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from lipsformer.console import printable
+from lipsformer.machine import installed_versions
 
 from .candidates import Refusal
 
@@ -83,12 +83,7 @@ class BenchmarkReport:
 
 def describe_machine(threads: int) -> dict[str, Any]:
     """What the numbers were measured on."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
+    versions = installed_versions(PACKAGES)
     return {"cpu": _cpu(), "threads": threads, "platform": platform.platform(), "versions": versions}
 
 
