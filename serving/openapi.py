@@ -1,0 +1,246 @@
+"""The OpenAPI document of the service: true to what is answered, so that clients can be generated and tested from it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from http import HTTPStatus
+from typing import Any
+
+from lipsformer.images import ImageLimits
+
+__all__ = ["REASONS", "describe_api"]
+
+# Every reason that a refusal can have, with its status. Programs depend on them: a new one is added, none is renamed.
+REASONS = {
+    "empty": 400,
+    "missing_field": 400,
+    "malformed_form": 400,
+    "several_images": 400,
+    "bad_top_k": 400,
+    "unauthorised": 401,
+    "not_found": 404,
+    "refused": 405,
+    "slow_upload": 408,
+    "too_many_bytes": 413,
+    "too_many_pixels": 413,
+    "too_many_images": 413,
+    "too_much_memory": 413,
+    "not_an_image": 415,
+    "wrong_content_type": 415,
+    "damaged": 422,
+    "not_a_file": 422,
+    "too_slow": 422,
+    "too_complex": 422,
+    "internal_error": 500,
+    "overloaded": 503,
+    "stopping": 503,
+    "deadline_exceeded": 504,
+}
+OF_AN_IMAGE = ("empty", "too_many_bytes", "too_many_pixels", "too_much_memory", "not_an_image", "damaged", "too_slow",
+               "too_complex", "internal_error")  # fmt: skip
+OF_A_FORM = ("missing_field", "malformed_form", "bad_top_k", "slow_upload", "too_many_images", "wrong_content_type",
+             "not_a_file", "overloaded", "stopping", "deadline_exceeded")  # fmt: skip
+
+RAW_TYPES = ("image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "image/tiff", "image/avif",
+             "application/octet-stream")  # fmt: skip
+TOP_K = {"type": "integer", "minimum": 1, "maximum": 999_999_999, "default": 5}
+FILE = {"type": "string", "contentMediaType": "application/octet-stream"}
+REQUEST_ID = {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"}
+HEADERS = {
+    "X-Request-ID": {"description": "The request's own, if it brought a sane one; else a new one.", "required": True,
+                     "schema": REQUEST_ID},
+    "X-Content-Type-Options": {"required": True, "schema": {"const": "nosniff"}},
+}  # fmt: skip
+RETRY_AFTER = {"description": "Seconds to wait.", "required": True, "schema": {"type": "integer", "minimum": 1}}
+CHALLENGE = {"description": "How a key may be given.", "required": True, "schema": {"type": "string"}}
+
+Schema = dict[str, Any]
+
+
+def describe_api(*, version: str, keys: bool, limits: ImageLimits, max_images: int) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of a server.
+
+    Args:
+        version: of the service.
+        keys: whether a request needs an API key.
+        limits: largest image.
+        max_images: images in one request to /classify_batch.
+    """
+    description = (
+        f"Classifies photos of at most {limits.max_bytes} bytes and {limits.max_pixels} pixels. Every refusal is "
+        "`application/problem+json` with a stable `reason`. Images are sent, never fetched: an address is refused."
+    )
+    document: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "LipsFormer image classification",
+            "version": version,
+            "description": description,
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": {
+            "/classify": {"post": _classify(keys)},
+            "/classify_batch": {"post": _classify_batch(keys, max_images)},
+            "/info": {"get": _get("info", "What is served: classes, model, runtime, provenance, limits", INFO, keys)},
+            "/openapi.json": {"get": _get("describe", "This document", {"type": "object"}, keys)},
+            **{path: {"get": _probe(*probe)} for path, probe in PROBES.items()},
+        },
+        "components": {"schemas": SCHEMAS},
+    }
+    if keys:
+        document["components"]["securitySchemes"] = {
+            "bearer": {"type": "http", "scheme": "bearer", "description": "`Authorization: Bearer KEY`"},
+            "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            "basic": {"type": "http", "scheme": "basic", "description": "The key as the password of any user."},
+        }
+        document["security"] = [{"bearer": []}, {"header": []}, {"basic": []}]
+    return document
+
+
+def _classify(keys: bool) -> Schema:
+    form = {"type": "object", "required": ["image"], "properties": {"image": FILE, "top_k": TOP_K}}
+    return {
+        "operationId": "classify",
+        "summary": "Classify one photo",
+        "parameters": [_top_k_in_query()],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {"schema": form},
+                **{media_type: {"schema": FILE} for media_type in RAW_TYPES},
+            },
+        },
+        "responses": {
+            "200": _json("The classes that fit best, by falling score", _ref("Classification")),
+            **_refusals("several_images", *OF_AN_IMAGE, *OF_A_FORM, keys=keys),
+        },
+    }
+
+
+def _classify_batch(keys: bool, max_images: int) -> Schema:
+    files = {"type": "array", "items": FILE, "minItems": 1, "maxItems": max_images}
+    form = {"type": "object", "required": ["images"], "properties": {"images": files, "top_k": TOP_K}}
+    return {
+        "operationId": "classifyBatch",
+        "summary": f"Classify up to {max_images} photos",
+        "description": "The answers come in the order of the files; a photo that is refused spoils no other.",
+        "parameters": [_top_k_in_query()],
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}},
+        "responses": {
+            "200": _json("An answer or a problem for each photo", _ref("BatchClassification")),
+            **_refusals("too_many_bytes", "internal_error", *OF_A_FORM, keys=keys),
+        },
+    }
+
+
+def _get(name: str, summary: str, schema: Schema, keys: bool) -> Schema:
+    responses = {"200": _json(summary, schema), **_refusals("internal_error", keys=keys)}
+    return {"operationId": name, "summary": summary, "responses": responses}
+
+
+def _probe(name: str, summary: str, *unready: str) -> Schema:
+    """An operation of BentoML's, which answers in plain text and needs no key."""
+    content = {"text/plain": {"schema": {"type": "string"}}}
+    statuses = {"200": "Yes", **dict.fromkeys(unready, "Not now")}
+    responses = {status: {"description": words, "content": content} for status, words in statuses.items()}
+    return {"operationId": name, "summary": summary, "security": [], "responses": responses}
+
+
+def _top_k_in_query() -> Schema:
+    description = "How many classes to answer with; it goes before the form's field."
+    return {"name": "top_k", "in": "query", "description": description, "schema": TOP_K}
+
+
+def _refusals(*reasons: str, keys: bool) -> Schema:
+    """Responses by status, each with those of `reasons` that have it."""
+    by_status: dict[int, list[str]] = defaultdict(list)
+    for reason in (*reasons, *(["unauthorised"] if keys else [])):
+        by_status[REASONS[reason]].append(reason)
+    return {str(status): _refusal(status, names) for status, names in sorted(by_status.items())}
+
+
+def _refusal(status: int, reasons: list[str]) -> Schema:
+    extra = {503: {"Retry-After": RETRY_AFTER}, 401: {"WWW-Authenticate": CHALLENGE}}.get(status, {})
+    schema = _closed(type={"type": "string"}, **_problem_fields([status], reasons))
+    return {
+        "description": HTTPStatus(status).phrase,
+        "headers": {**HEADERS, **extra},
+        "content": {"application/problem+json": {"schema": schema}},
+    }
+
+
+def _problem_fields(statuses: list[int], reasons: list[str]) -> dict[str, Schema]:
+    return {
+        "title": {"type": "string"},
+        "status": {"enum": statuses},
+        "detail": {"type": "string", "description": "What is wrong and what to do about it, for people."},
+        "reason": {"enum": reasons},
+    }
+
+
+def _json(description: str, schema: Schema) -> Schema:
+    return {"description": description, "headers": HEADERS, "content": {"application/json": {"schema": schema}}}
+
+
+def _ref(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _closed(**properties: Schema) -> Schema:
+    """An object of exactly these properties."""
+    return {
+        "type": "object",
+        "required": list(properties),
+        "properties": properties,
+        "additionalProperties": False,
+    }
+
+
+def _timing(*stages: str) -> Schema:
+    return _closed(**dict.fromkeys(stages, {"type": "number", "minimum": 0}))
+
+
+PREDICTIONS = {"type": "array", "minItems": 1, "items": _ref("Prediction")}
+NAME = {"type": ["string", "null"], "description": "The file name that the form gave."}
+RUN_BY = {"model": {"type": "string"}, "provider": {"type": "string"}, "precision": {"type": "string"}}
+SCHEMAS = {
+    "Prediction": _closed(
+        label={"type": "string"},
+        index={"type": "integer", "minimum": 0},
+        score={"type": "number", "minimum": 0, "maximum": 1},
+    ),
+    "Classification": _closed(
+        predictions=PREDICTIONS,
+        **RUN_BY,
+        batch={"type": "integer", "minimum": 1, "description": "How many images were computed together."},
+        timing_ms=_timing("read", "decode", "queue", "infer", "total"),
+        request_id=REQUEST_ID,
+    ),
+    "BatchClassification": _closed(
+        results={"type": "array", "minItems": 1, "items": {"oneOf": [_ref("BatchAnswer"), _ref("BatchProblem")]}},
+        **RUN_BY,
+        timing_ms={"type": "object", "additionalProperties": {"type": "number", "minimum": 0}},
+        request_id=REQUEST_ID,
+    ),
+    "BatchAnswer": _closed(name=NAME, predictions=PREDICTIONS),
+    "BatchProblem": _closed(
+        name=NAME, problem=_closed(**_problem_fields(sorted({REASONS[r] for r in OF_AN_IMAGE}), list(OF_AN_IMAGE)))
+    ),
+}
+# Open: what is told may grow, and a model's settings depend on the model.
+INFO = {
+    "type": "object",
+    "required": ["model", "classes", "preprocessing", "runtime", "parity", "metrics", "bundle", "limits"],
+    "properties": {
+        **dict.fromkeys(("model", "preprocessing", "parity", "metrics", "bundle"), {"type": "object"}),
+        "classes": {"type": "array", "minItems": 1, "items": {"type": "string"}},
+        "runtime": {"type": "object", "required": ["provider", "file", "precision"]},
+        "limits": {"type": "object", "required": ["max_bytes", "max_pixels", "max_batch", "max_pending"]},
+    },
+}
+PROBES = {
+    "/livez": ("live", "Whether the process is alive"),
+    "/readyz": ("ready", "Whether it takes requests", "503"),
+    "/healthz": ("healthy", "As /livez"),
+    "/metrics": ("metrics", "Figures for Prometheus"),
+}
