@@ -1,0 +1,113 @@
+"""The server's metrics, for Prometheus: their names are a contract with dashboards and alerts.
+
+Every worker keeps its own in a file of BentoML's metrics folder, and /metrics of any worker adds all of them up.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from .record import Record
+
+if TYPE_CHECKING:
+    from prometheus_client import Counter, Histogram
+
+__all__ = ["Metrics", "open_metrics"]
+
+SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+STAGES = ("read", "decode", "queue", "infer", "total")
+MODEL_LABELS = ("model", "provider", "file", "precision", "sha256", "fallback")
+FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+
+
+@functools.cache
+def open_metrics() -> Metrics:
+    """This process's metrics, which there are once: to be opened in a worker after BentoML has named the folder.
+
+    The gauges of workers that are gone leave the folder: what a killed one had pending would be counted for ever.
+    """
+    if FOLDER_VARIABLE in os.environ:
+        from prometheus_client.multiprocess import mark_process_dead
+
+        for pid in _dead_processes(Path(os.environ[FOLDER_VARIABLE])):
+            mark_process_dead(pid)  # type: ignore[no-untyped-call]
+    metrics = Metrics()
+    metrics.worker_starts.inc()
+    return metrics
+
+
+class Metrics:
+    """What a worker counts; `open_metrics` makes the one of this process.
+
+    Attributes:
+        accepted: images that got a place; each of them must be counted as answered at its end, whatever the answer,
+            even if its client is gone: accepted - answered - pending is what was lost with killed workers.
+        answered: see `accepted`.
+        pending: images accepted and not yet answered.
+        queue_depth: decoded images that wait for the runtime.
+        reading: requests whose body arrives.
+        fallbacks: times that a runtime was left for the next one.
+        worker_starts: starts of this process.
+    """
+
+    def __init__(self) -> None:
+        # Here and not above: prometheus_client looks for the folder when it is imported.
+        from prometheus_client import Counter, Gauge, Histogram
+
+        def live(name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
+            return Gauge(f"lipsformer_{name}", text, labels, multiprocess_mode="livesum")
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"lipsformer_{name}", text, labels)
+
+        self.accepted = counter("accepted", "Images that got a place.")
+        self.answered = counter("answered", "Accepted images that were answered, with classes or with a problem.")
+        self.pending = live("pending", "Images accepted and not yet answered.")
+        self.queue_depth = live("queue_depth", "Decoded images that wait for the runtime.")
+        self.reading = live("reading", "Requests whose body arrives.")
+        self.fallbacks = counter("runtime_fallbacks", "Times that a runtime was left for the next one.")
+        self.worker_starts = counter("worker_starts", "Worker processes that were started.")
+        self._requests = counter("requests", "Requests that ended, by route and status.", "route", "status")
+        self._refusals = counter("refusals", "Requests and images that were refused, by reason.", "reason")
+        self._deaths = counter("decoder_deaths", "Decoder processes that were ended or died, by cause.", "cause")
+        self._faults = counter("runtime_faults", "Batches that a runtime failed on, by what became of it.", "outcome")
+        self._reloads = counter("reloads", "Looks at a changed bundle, by outcome.", "outcome")
+        self._model = live("model_info", "1 for each worker that runs this model.", MODEL_LABELS)
+        self._stage = Histogram("lipsformer_stage_seconds", "Seconds by stage.", ("stage",), buckets=SECONDS)
+        self._batch_size = Histogram("lipsformer_batch_size", "Images computed together.", buckets=BATCH_SIZES)
+        self._stages: dict[str, Histogram] = {name: self._stage.labels(name) for name in STAGES}
+        self._children: dict[tuple[str, int], Counter] = {}
+        self._running: tuple[str, ...] | None = None
+
+    def refused(self, reason: str) -> None:
+        """Counts a refusal that no record tells of: an image of a batch request. Reasons are our own words."""
+        self._refusals.labels(reason).inc()
+
+    def decoder_died(self, cause: Literal["timeout", "crash"]) -> None:
+        """Counts a decoder process that was killed for its slowness, or died."""
+        self._deaths.labels(cause).inc()
+
+    def runtime_fault(self, outcome: Literal["retried", "failed", "rebuilt"]) -> None:
+        """Counts a batch that the runtime failed on."""
+        self._faults.labels(outcome).inc()
+
+    def reloaded(self, outcome: Literal["swapped", "kept"]) -> None:
+        """Counts a look at a changed bundle."""
+        self._reloads.labels(outcome).inc()
+
+    def runs(self, *, model: str, provider: str, file: str, precision: str, sha256: str, fallback: bool) -> None:
+        """Says what this worker runs from now on; what it ran before becomes 0."""
+        raise NotImplementedError
+
+    def observe(self, record: Record) -> None:
+        """Counts a request that has ended."""
+        raise NotImplementedError
+
+
+def _dead_processes(folder: Path) -> Iterator[int]:
+    raise NotImplementedError
