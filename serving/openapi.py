@@ -1,4 +1,4 @@
-"""The OpenAPI document of the service: true to what is answered, so that clients can be generated and tested from it."""
+"""The OpenAPI document of the service: true to what is answered, so that clients can be made and tested from it."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def _closed(**properties: Schema) -> Schema:
 
 
 def _timing(*stages: str) -> Schema:
-    return _closed(**dict.fromkeys(stages, {"type": "number", "minimum": 0}))
+    return _closed(**{stage: {"type": "number", "minimum": 0} for stage in stages})
 
 
 PREDICTIONS = {"type": "array", "minItems": 1, "items": _ref("Prediction")}
@@ -232,7 +232,7 @@ INFO = {
     "type": "object",
     "required": ["model", "classes", "preprocessing", "runtime", "parity", "metrics", "bundle", "limits"],
     "properties": {
-        **dict.fromkeys(("model", "preprocessing", "parity", "metrics", "bundle"), {"type": "object"}),
+        **{name: {"type": "object"} for name in ("model", "preprocessing", "parity", "metrics", "bundle")},
         "classes": {"type": "array", "minItems": 1, "items": {"type": "string"}},
         "runtime": {"type": "object", "required": ["provider", "file", "precision"]},
         "limits": {"type": "object", "required": ["max_bytes", "max_pixels", "max_batch", "max_pending"]},
