@@ -28,6 +28,7 @@ __all__ = [
     "check_bytes",
     "open_image",
     "orientation",
+    "too_much_memory",
 ]
 
 # Content formats, not name endings. JPEG stands for MPO too, the JPEG with appended views that phones write. PPM is
@@ -51,12 +52,21 @@ REDUCIBLE = ("JPEG", "MPO")
 
 Smallest = Callable[[tuple[int, int]], tuple[float, float]]  # of (width, height), both upright
 
-Reason = Literal["empty", "too_many_bytes", "not_an_image", "too_many_pixels", "damaged"]
+Reason = Literal[
+    "empty",
+    "too_many_bytes",
+    "not_an_image",
+    "too_many_pixels",
+    "too_complex",
+    "too_much_memory",
+    "too_slow",
+    "damaged",
+]
 
 # What Pillow's decoders raise on damaged input, beyond OSError: header arithmetic, truncated structures, bad chunks;
 # and their warnings, where a process turns warnings into errors.
-DECODER_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, AttributeError,
-                  RuntimeError, struct.error, zlib.error, MemoryError, Warning)  # fmt: skip
+DECODER_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, AssertionError,
+                  AttributeError, RuntimeError, struct.error, zlib.error, Warning)  # fmt: skip
 
 # Pillow warns about a file's oddities without naming the file: noise among our one-line messages. A filter for the
 # whole process, because `warnings.catch_warnings` is not safe where several threads decode.
@@ -110,6 +120,8 @@ def open_image(
             raise ImageError("not_an_image", f"{label}: not an image of a known format; send {_known()}") from None
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             raise _too_many_pixels(label, limits) from None
+        except MemoryError:
+            raise too_much_memory(label) from None
         except DECODER_ERRORS as error:
             raise ImageError("damaged", f"{label}: damaged image header ({_line(error)}); save it again") from None
         if image.width * image.height > limits.max_pixels:
@@ -152,6 +164,8 @@ def _load(image: Image.Image, limits: ImageLimits, label: str) -> None:
         image.load()
     except Image.DecompressionBombError:
         raise _too_many_pixels(label, limits) from None
+    except MemoryError:
+        raise too_much_memory(label) from None
     except DECODER_ERRORS as error:
         raise ImageError("damaged", f"{label}: damaged or cut off ({_line(error)}); save it again") from None
 
@@ -176,6 +190,11 @@ def check_bytes(size: int, label: str, limits: ImageLimits | None = None) -> Non
         raise ImageError(
             "too_many_bytes", f"{label}: {size} bytes, at most {limits.max_bytes} are taken; scale it down"
         )
+
+
+def too_much_memory(label: str) -> ImageError:
+    """The refusal of an image for which memory has run out."""
+    return ImageError("too_much_memory", f"{label}: takes more memory than there is; scale it down")
 
 
 def _too_many_pixels(label: str, limits: ImageLimits, size: tuple[int, int] | None = None) -> ImageError:
