@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from .record import Record
 
 if TYPE_CHECKING:
-    from prometheus_client import Counter, Histogram
+    from prometheus_client import Counter, Gauge, Histogram
 
 __all__ = ["Metrics", "open_metrics"]
 
@@ -32,10 +31,7 @@ def open_metrics() -> Metrics:
     The gauges of workers that are gone leave the folder: what a killed one had pending would be counted for ever.
     """
     if FOLDER_VARIABLE in os.environ:
-        from prometheus_client.multiprocess import mark_process_dead
-
-        for pid in _dead_processes(Path(os.environ[FOLDER_VARIABLE])):
-            mark_process_dead(pid)  # type: ignore[no-untyped-call]
+        _forget_the_dead(Path(os.environ[FOLDER_VARIABLE]))
     metrics = Metrics()
     metrics.worker_starts.inc()
     return metrics
@@ -51,6 +47,7 @@ class Metrics:
         pending: images accepted and not yet answered.
         queue_depth: decoded images that wait for the runtime.
         reading: requests whose body arrives.
+        batch_size: to be told of each batch that is computed, once, however many requests it answers.
         fallbacks: times that a runtime was left for the next one.
         worker_starts: starts of this process.
     """
@@ -79,10 +76,12 @@ class Metrics:
         self._reloads = counter("reloads", "Looks at a changed bundle, by outcome.", "outcome")
         self._model = live("model_info", "1 for each worker that runs this model.", MODEL_LABELS)
         self._stage = Histogram("lipsformer_stage_seconds", "Seconds by stage.", ("stage",), buckets=SECONDS)
-        self._batch_size = Histogram("lipsformer_batch_size", "Images computed together.", buckets=BATCH_SIZES)
+        self.batch_size = Histogram("lipsformer_batch_size", "Images computed together.", buckets=BATCH_SIZES)
         self._stages: dict[str, Histogram] = {name: self._stage.labels(name) for name in STAGES}
-        self._children: dict[tuple[str, int], Counter] = {}
-        self._running: tuple[str, ...] | None = None
+        self._ended: dict[tuple[str, int], Counter] = {}
+        self._running: Gauge | None = None
+        for gauge in (self.pending, self.queue_depth, self.reading):
+            gauge.set(0)  # a process of the same number may have left its file
 
     def refused(self, reason: str) -> None:
         """Counts a refusal that no record tells of: an image of a batch request. Reasons are our own words."""
@@ -102,12 +101,40 @@ class Metrics:
 
     def runs(self, *, model: str, provider: str, file: str, precision: str, sha256: str, fallback: bool) -> None:
         """Says what this worker runs from now on; what it ran before becomes 0."""
-        raise NotImplementedError
+        running = self._model.labels(model, provider, file, precision, sha256, "true" if fallback else "false")
+        if self._running not in (None, running):
+            self._running.set(0)
+        running.set(1)
+        self._running = running
 
     def observe(self, record: Record) -> None:
-        """Counts a request that has ended."""
-        raise NotImplementedError
+        """Counts a request that has ended. Only one whose body was read has a total: refusals at the door are fast."""
+        ended = (record.route, record.status)
+        requests = self._ended.get(ended)
+        if requests is None:
+            requests = self._ended[ended] = self._requests.labels(*ended)
+        requests.inc()
+        if record.reason is not None:
+            self.refused(record.reason)
+        for stage in record.stages:
+            self._stages[stage.name].observe(stage.end - stage.start)
+        if record.stages:
+            self._stages["total"].observe(record.end - record.start)
 
 
-def _dead_processes(folder: Path) -> Iterator[int]:
-    raise NotImplementedError
+def _forget_the_dead(folder: Path) -> None:
+    """Removes the live gauges of processes that are gone; their counters stay."""
+    for file in folder.glob("gauge_live*_*.db"):
+        pid = file.stem.rpartition("_")[2]
+        if pid.isdigit() and not _lives(int(pid)):
+            file.unlink(missing_ok=True)  # another worker that starts now may have been faster
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

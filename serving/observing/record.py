@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Literal
 
 from lipsformer.prediction import Prediction
 
-__all__ = ["Classified", "Record", "Stage"]
+__all__ = ["OTHER", "Classified", "Record", "Stage"]
+
+OTHER = "other"  # the route of every path that is none of ours
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class Stage:
     """A part of the work on a request, from `start` to `end` on the clock of `time.perf_counter`."""
 
-    name: str
+    name: Literal["read", "decode", "queue", "infer"]
     start: float
     end: float
 
@@ -41,7 +44,7 @@ class Record:
         reason: of the refusal, if the whole request was refused.
         images: how many the request carried.
         batches: sizes of the batches in which they were computed.
-        stages: in the order of their starts; several of one name where there are several images.
+        stages: several of one name where there are several images; the total is not one of them.
         sha256: of the file that the runtime ran, and its precision.
         predictions: one for each image that was answered; needed only where `Observer.keeps_predictions`.
     """
