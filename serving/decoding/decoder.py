@@ -1,0 +1,156 @@
+"""One decoder process, as the server sees it: begun, asked, heard and ended without ever waiting for it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+import lipsformer
+from lipsformer.errors import InputError
+from lipsformer.images import ImageLimits
+from lipsformer.preprocessing import Preprocessing
+from lipsformer.runtimes import Pixels
+
+__all__ = ["REAP_SECONDS", "Decoder", "Image", "check_system"]
+
+Image = bytes | bytearray | memoryview
+
+PROGRAM = Path(__file__).with_name("process.py")
+LONGEST_REPLY = 4096
+KEPT = 1024 * 1024  # bytes of an image that the shared area may hold between two images
+REAP_SECONDS = 0.02
+
+# What a terminal or a supervisor sends to the server's processes all alike. Decoders have to outlive it: the server
+# finishes the requests that it has accepted, and ends them itself.
+DEAF_TO = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+INHERITED = ("LD_LIBRARY_PATH", "PYTHONHOME")  # what Python may need to start; all else stays here, above all secrets
+
+
+class Decoder:
+    """A process that decodes one image at a time.
+
+    Its `process.py` tells the protocol. The shared area is a file in memory that is written and read here, never
+    mapped: whatever a process does to it, the server gets an error instead of a fault.
+
+    Args:
+        heard: called with each message of the process, and with b"" once when it has ended or can no longer be heard.
+
+    Raises:
+        OSError: if the process cannot be begun.
+    """
+
+    def __init__(
+        self, preprocessing: Preprocessing, limits: ImageLimits, memory: int, heard: Callable[[Decoder, bytes], None]
+    ) -> None:
+        self.ready = False
+        self.process: subprocess.Popen[bytes] | None = None
+        self._shape = (preprocessing.image_size, preprocessing.image_size, 3)
+        self._offset = 3 * preprocessing.image_size**2
+        self._heard = heard
+        self._loop = asyncio.get_running_loop()
+        self._area = os.memfd_create("lipsformer-image", os.MFD_CLOEXEC)
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            os.ftruncate(self._area, self._offset)
+            task = {
+                "area": self._area,
+                "memory": memory,
+                "parent": os.getpid(),
+                "preprocessing": preprocessing.to_dict(),
+                "limits": dataclasses.asdict(limits),
+            }
+            with theirs:
+                self.process = _begin(json.dumps(task), theirs, self._area)
+            self._channel.setblocking(False)
+            self._loop.add_reader(self._channel.fileno(), self.hear)
+        except BaseException:
+            self.end()
+            raise
+
+    def ask(self, image: Image) -> None:
+        """Has an encoded image decoded.
+
+        Raises:
+            OSError: if the process is gone, or there is no memory for the image.
+        """
+        if os.pwrite(self._area, image, self._offset) != len(image):
+            raise OSError("no memory to hand over an image")
+        self._channel.send(b"%d" % len(image))
+
+    def pixels(self) -> Pixels | None:
+        """What the process has decoded (S, S, 3), or None if the area does not hold it."""
+        pixels = np.empty(self._shape, np.uint8)
+        return pixels if os.preadv(self._area, [pixels.data], 0) == pixels.nbytes else None
+
+    def release(self) -> None:
+        """Gives the memory of a large image back."""
+        if os.fstat(self._area).st_size > self._offset + KEPT:
+            os.ftruncate(self._area, self._offset + KEPT)
+
+    def hear(self) -> None:
+        """Passes on what the process has said by now."""
+        try:
+            message = self._channel.recv(LONGEST_REPLY)
+        except BlockingIOError:
+            return
+        except OSError:
+            message = b""
+        self._heard(self, message)
+
+    def end(self) -> None:
+        """Kills the process, whatever it does, and frees what belonged to it."""
+        if self._channel.fileno() < 0:
+            return
+        self._loop.remove_reader(self._channel.fileno())
+        self._channel.close()
+        os.close(self._area)
+        if self.process is not None:
+            self.process.kill()
+            self._reap_in_time()
+
+    def reap(self) -> bool:
+        """Whether the process is gone from the system's table."""
+        return self.process is None or self.process.poll() is not None
+
+    def _reap_in_time(self) -> None:
+        if not self.reap():
+            self._loop.call_later(REAP_SECONDS, self._reap_in_time)
+
+
+def check_system() -> None:
+    """Refuses a system on which decoder processes do not run.
+
+    Raises:
+        InputError: unless it is Linux.
+    """
+    if not hasattr(os, "memfd_create"):
+        raise InputError(f"serving: needs Linux, and this is {sys.platform}; serve in a Linux container")
+
+
+def _begin(task: str, channel: socket.socket, area: int) -> subprocess.Popen[bytes]:
+    # Where this process found its modules, and where lipsformer lies, which an editable install finds otherwise.
+    paths = [path for path in sys.path if path] + [str(Path(lipsformer.__file__).parents[1])]
+    environment = {name: os.environ[name] for name in INHERITED if name in os.environ} | {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "MALLOC_ARENA_MAX": "1",  # another arena for each thread would take 64 MiB of the address space
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    # Blocked signals stay blocked in the process that is begun meanwhile, from its first instruction on.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, DEAF_TO)
+    try:
+        return subprocess.Popen(  # noqa: S603 - our own program
+            [sys.executable, "-P", str(PROGRAM), task], stdin=channel.fileno(), pass_fds=[area], env=environment
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

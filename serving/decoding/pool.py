@@ -1,0 +1,272 @@
+"""Decoder processes behind one queue: a file that hangs, bloats or crashes costs one process, never the server."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import functools
+import heapq
+import itertools
+import time
+from collections.abc import Callable
+from typing import Literal, get_args
+
+from lipsformer.images import ImageError, ImageLimits, Reason, check_bytes
+from lipsformer.preprocessing import Preprocessing
+from lipsformer.runtimes import Pixels
+
+from .decoder import REAP_SECONDS, Decoder, Image, check_system
+from .process import DONE, READY
+
+__all__ = ["DecoderPool"]
+
+Cause = Literal["timeout", "crash"]
+
+# What a JPEG takes on one core, about. An image waits as if it had arrived so much later: small ones overtake a large
+# one, but none that arrives after this time is up.
+SECONDS_PER_BYTE = 50e-9
+START_SECONDS = 60.0
+FIRST_DELAY, LONGEST_DELAY = 0.1, 10.0  # seconds before the next attempt, when processes die while they start
+REAP_STEPS = 100
+FAILURES = 3  # as many starts in a row fail before nobody waits for a process any more
+
+
+@dataclasses.dataclass(kw_only=True, order=True, slots=True)
+class _Job:
+    position: float
+    number: int
+    image: Image = dataclasses.field(compare=False)
+    pixels: asyncio.Future[Pixels] = dataclasses.field(compare=False)
+
+
+class DecoderPool:
+    """Decodes and preprocesses images in `processes` child processes; to be used in one event loop, in one thread.
+
+    The processes end with the thread that has called `start`.
+
+    Args:
+        seconds: for one image; then its process is killed.
+        memory: bytes that a process may use for one image.
+        died: told of each process that has ended, and why.
+    """
+
+    def __init__(
+        self,
+        preprocessing: Preprocessing,
+        limits: ImageLimits,
+        *,
+        processes: int,
+        seconds: float,
+        memory: int,
+        died: Callable[[Cause], None] = lambda _: None,
+    ) -> None:
+        self.limits = limits
+        self.processes = processes
+        self.seconds = seconds
+        self._died = died
+        self._begin = functools.partial(Decoder, preprocessing, limits, memory, self._heard)
+        self._living: set[Decoder] = set()
+        self._idle: list[Decoder] = []
+        self._busy: dict[Decoder, _Job] = {}
+        self._clocks: dict[Decoder, asyncio.TimerHandle] = {}  # what ends a process that starts or decodes too long
+        self._waiting: list[_Job] = []  # a heap
+        self._numbers = itertools.count()
+        self._failures = 0  # starts in a row
+        self._started: asyncio.Future[None] | None = None
+        self._closed = False
+
+    @property
+    def waiting(self) -> int:
+        """Images that wait for a process."""
+        return len(self._waiting)
+
+    @property
+    def busy(self) -> int:
+        """Processes that decode."""
+        return len(self._busy)
+
+    async def start(self) -> None:
+        """Starts all processes, and returns when all are ready.
+
+        Raises:
+            InputError: if this system cannot do it.
+            RuntimeError: if a process cannot be started.
+        """
+        check_system()
+        self._started = asyncio.get_running_loop().create_future()
+        for _ in range(self.processes):
+            self._add()
+        try:
+            await self._started
+        except BaseException:
+            await self.close()
+            raise
+
+    async def decode(self, image: Image, *, since: float | None = None) -> Pixels:
+        """Network input (S, S, 3) of an encoded image, in an array of its own.
+
+        When all processes are busy, the image waits for its turn, by `since`, the `time.perf_counter()` of its arrival
+        (by default now), and its size. `image` must not change meanwhile.
+
+        Raises:
+            ImageError: if it is refused, in the words of `open_image`; as "too_slow" if it took longer than `seconds`,
+                as "too_much_memory" if it took more than `memory` or crashed its process.
+            RuntimeError: if the pool is closed, or no process can be started.
+        """
+        check_bytes(len(image), "image", self.limits)
+        if self._closed:
+            raise RuntimeError("the decoders are closed")
+        if self._failures >= FAILURES and not self._idle and not self._busy:
+            raise RuntimeError("no decoder process can be started; the log says why")
+        job = _Job(
+            position=(time.perf_counter() if since is None else since) + SECONDS_PER_BYTE * len(image),
+            number=next(self._numbers),
+            image=image,
+            pixels=asyncio.get_running_loop().create_future(),
+        )
+        heapq.heappush(self._waiting, job)
+        self._dispatch()
+        try:
+            return await job.pixels
+        except asyncio.CancelledError:
+            if job in self._waiting:
+                self._waiting.remove(job)
+                heapq.heapify(self._waiting)
+            raise
+
+    async def close(self) -> None:
+        """Kills all processes, whatever they do; whoever still waits gets a RuntimeError."""
+        self._closed = True
+        self._give_up("the decoders are closed")
+        ended = list(self._living)
+        for decoder in ended:
+            self._forget(decoder)
+        for _ in range(REAP_STEPS):
+            if all(decoder.reap() for decoder in ended):
+                break
+            await asyncio.sleep(REAP_SECONDS)
+
+    def _add(self) -> None:
+        if self._closed:
+            return
+        try:
+            decoder = self._begin()
+        except OSError as error:
+            self._failed(f"{error.strerror}")
+            return
+        self._living.add(decoder)
+        self._watch(decoder, START_SECONDS)
+
+    def _watch(self, decoder: Decoder, seconds: float) -> None:
+        self._clocks[decoder] = asyncio.get_running_loop().call_later(seconds, self._overdue, decoder)
+
+    def _dispatch(self) -> None:
+        """Gives the waiting images, in their order, to the idle processes."""
+        while self._waiting and self._idle:
+            job = heapq.heappop(self._waiting)
+            if job.pixels.done():  # cancelled just now
+                continue
+            decoder = self._idle.pop()
+            try:
+                decoder.ask(job.image)
+            except ConnectionError:  # it died idle, which says nothing about this image
+                heapq.heappush(self._waiting, job)
+                self._lost(decoder, "crash")
+                continue
+            except OSError as error:
+                self._idle.append(decoder)
+                job.pixels.set_exception(RuntimeError(f"an image cannot be handed over ({error.strerror})"))
+                continue
+            self._busy[decoder] = job
+            self._watch(decoder, self.seconds)
+
+    def _heard(self, decoder: Decoder, message: bytes) -> None:
+        """Takes a message of a process: nothing that it says is trusted, beyond the pixels of its image."""
+        job = self._busy.get(decoder)
+        outcome = None if job is None else self._outcome(decoder, message)
+        if job is None and message == READY and not decoder.ready:
+            decoder.ready = True
+            self._failures = 0
+        elif job is not None and outcome is not None:
+            _settle(job, outcome)
+            decoder.release()
+        else:
+            self._lost(decoder, "crash")
+            return
+        self._busy.pop(decoder, None)
+        self._clocks.pop(decoder).cancel()
+        self._idle.append(decoder)
+        if self._started is not None and not self._started.done() and len(self._idle) == self.processes:
+            self._started.set_result(None)
+        self._dispatch()
+
+    def _outcome(self, decoder: Decoder, message: bytes) -> Pixels | ImageError | None:
+        """The pixels or the refusal that a message stands for; None if it stands for neither."""
+        if message == DONE:
+            return decoder.pixels()
+        reason, _, text = message.decode(errors="replace").partition(" ")
+        for known in get_args(Reason):
+            if reason == known:
+                return ImageError(known, " ".join(text.split()))
+        return None
+
+    def _overdue(self, decoder: Decoder) -> None:
+        clock = self._clocks[decoder]
+        decoder.hear()  # the server itself may have been too slow to listen
+        if self._clocks.get(decoder) is clock:
+            self._lost(decoder, "timeout")
+
+    def _lost(self, decoder: Decoder, cause: Cause) -> None:
+        """Gets over the end of a process: tells whose image it was, and replaces it."""
+        job = self._busy.get(decoder)
+        self._forget(decoder)
+        self._died(cause)
+        if job is not None:
+            _settle(job, self._refusal(cause))
+        if decoder.ready:
+            asyncio.get_running_loop().call_soon(self._add)
+        else:
+            self._failed("it ended while it started")
+
+    def _refusal(self, cause: Cause) -> ImageError:
+        if cause == "timeout":
+            return ImageError(
+                "too_slow", f"image: not decoded within {self.seconds:g} s; scale it down, or save it again"
+            )
+        return ImageError("too_much_memory", "image: it crashed its decoder; scale it down, or save it as JPEG or PNG")
+
+    def _failed(self, why: str) -> None:
+        """Tries again, later each time; nobody has to wait for it."""
+        message = f"a decoder process cannot be started: {why}"
+        self._failures += 1
+        if self._started is not None and not self._started.done():
+            self._started.set_exception(RuntimeError(message))
+            return
+        if self._failures >= FAILURES and not self._idle and not self._busy:
+            self._give_up(message)
+        delay = min(LONGEST_DELAY, FIRST_DELAY * 2**self._failures)
+        asyncio.get_running_loop().call_later(delay, self._add)
+
+    def _give_up(self, message: str) -> None:
+        for job in [*self._busy.values(), *self._waiting]:
+            _settle(job, RuntimeError(message))
+        self._busy.clear()
+        self._waiting.clear()
+
+    def _forget(self, decoder: Decoder) -> None:
+        decoder.end()
+        self._living.discard(decoder)
+        if decoder in self._idle:
+            self._idle.remove(decoder)
+        self._busy.pop(decoder, None)
+        if clock := self._clocks.pop(decoder, None):
+            clock.cancel()
+
+
+def _settle(job: _Job, outcome: Pixels | Exception) -> None:
+    if job.pixels.done():  # cancelled: nobody wants it any more
+        return
+    if isinstance(outcome, Exception):
+        job.pixels.set_exception(outcome)
+    else:
+        job.pixels.set_result(outcome)

@@ -1,0 +1,97 @@
+"""The program of a decoder process: it opens one image after the other, under limits that it cannot lift again.
+
+Started by its path, with the server's import path, so that it loads Pillow, NumPy and two of our modules and nothing
+else. It speaks over the socket that is its standard input: a request is the number of encoded bytes, which lie in the
+shared area behind the pixels; the reply is `DONE` (the pixels lie at the beginning of the area) or a reason and a
+message. It ends when the server closes the socket, or dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import mmap
+import os
+import resource
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import AvifImagePlugin, Image
+
+from lipsformer.images import ImageError, ImageLimits, open_image, too_much_memory
+from lipsformer.preprocessing import Preprocessing
+
+__all__ = ["DONE", "READY"]
+
+READY = b"ready"
+DONE = b"done"
+
+OPEN_FILES = 16  # enough for a module that is imported late
+PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
+
+
+def main() -> None:
+    """Serves until the socket ends."""
+    task = json.loads(sys.argv[1])
+    _die_with(task["parent"])
+    preprocessing = Preprocessing.from_dict(task["preprocessing"])
+    limits = ImageLimits(**task["limits"])
+    area, size = task["area"], preprocessing.image_size
+    shared = np.frombuffer(mmap.mmap(area, 3 * size * size), np.uint8).reshape(size, size, 3)
+    channel = socket.socket(fileno=sys.stdin.fileno())
+    _warm_up(preprocessing)
+    _confine(task["memory"])
+    channel.send(READY)
+    while request := channel.recv(32):
+        content = os.pread(area, int(request), shared.nbytes)
+        reply = DONE
+        try:
+            shared[:] = preprocessing.apply(open_image(content, limits=limits))
+        except ImageError as error:
+            reply = f"{error.reason} {error}".encode(errors="replace")
+        except MemoryError:
+            reply = f"too_much_memory {too_much_memory('image')}".encode()
+        del content
+        channel.send(reply)
+
+
+def _warm_up(preprocessing: Preprocessing) -> None:
+    """Imports all that is imported late: the first image must not pay for it, nor meet the limits for it."""
+    Image.init()
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # the processes are the parallelism
+    preprocessing.apply(Image.new("RGB", (2, 2)))
+
+
+def _die_with(parent: int) -> None:
+    """Has the kernel end this process with the server, even in the middle of an image; for good without new rights."""
+    libc: Any = ctypes.CDLL(None, use_errno=True)
+    for option, value in ((PR_SET_PDEATHSIG, signal.SIGKILL), (PR_SET_NO_NEW_PRIVS, 1)):
+        if libc.prctl(option, value, 0, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), "prctl")
+    if os.getppid() != parent:  # it died before
+        raise SystemExit
+
+
+def _confine(memory: int) -> None:
+    """Takes rights away for good: `memory` bytes beyond those in use now, no file to write, no core dump."""
+    with contextlib.suppress(OSError):  # where memory runs out all the same, a decoder goes before the server
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    in_use = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
+    for kind, most in (
+        (resource.RLIMIT_AS, in_use + memory),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_NOFILE, OPEN_FILES),
+    ):
+        hard = resource.getrlimit(kind)[1]
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(kind, (most, most))
+
+
+if __name__ == "__main__":
+    main()
