@@ -127,7 +127,7 @@ def open_image(
         if image.width * image.height > limits.max_pixels:
             raise _too_many_pixels(label, limits, image.size)
         if image.width == 0 or image.height == 0:
-            raise ImageError("damaged", f"{label}: an image without pixels")
+            raise ImageError("damaged", f"{label}: an image without pixels; send another")
         if smallest is not None:
             _reduce(image, smallest, limits, label)
         _load(image, limits, label)

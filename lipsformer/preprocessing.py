@@ -106,7 +106,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
             return Image.alpha_composite(white, rgba).convert("RGB")
         return image.convert("RGB")
     except DECODER_ERRORS as error:
-        raise ImageError("damaged", f"image of mode {image.mode} cannot be read as RGB ({error})") from None
+        raise ImageError(
+            "damaged", f"image of mode {image.mode} cannot be read as RGB ({error!r}); save it again"
+        ) from None
 
 
 def _upright(image: Image.Image) -> Image.Image:

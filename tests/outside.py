@@ -1,0 +1,71 @@
+"""What a service is from outside: what its answers say, and what its processes take."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from odd import REFUSALS
+
+__all__ = ["Taken", "taken", "verdict"]
+
+# Reasons of a refused upload that are the form's, not the image's.
+OF_THE_FORM = {
+    "missing_field": 400, "malformed_form": 400, "several_images": 400, "bad_top_k": 400, "too_many_images": 413,
+    "wrong_content_type": 415, "not_a_file": 422,
+}  # fmt: skip
+MENDING = ("send", "save", "scale", "let the HTTP client", "a whole number")  # how a detail says what to do
+
+
+def verdict(status: int, headers: Mapping[str, str], body: bytes) -> str:
+    """What became of an upload: "image", or the reason of its refusal. Fails on whatever a client could not expect."""
+    shown = f"{status}: {body[:300]!r}"
+    assert status < 500, shown
+    answer: dict[str, Any] = json.loads(body)
+    assert headers["x-content-type-options"] == "nosniff", shown
+    if status == 200:
+        assert answer["predictions"], shown
+        return "image"
+    assert headers["content-type"] == "application/problem+json", shown
+    reason = answer["reason"]
+    assert {**REFUSALS, **OF_THE_FORM}.get(reason) == answer["status"] == status, shown
+    assert any(word in answer["detail"] for word in MENDING), shown
+    assert "\n" not in answer["detail"], shown
+    assert "Traceback" not in answer["detail"], shown
+    return str(reason)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Taken:
+    """What a tree of processes holds: how many they are, their open files, and the bytes that they do not share."""
+
+    processes: int
+    files: int
+    memory: int
+
+
+def taken(root: int) -> Taken:
+    """What the process `root` and all its descendants hold now."""
+    parents = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:  # gone meanwhile
+            continue
+    tree = {root}
+    while grown := {pid for pid, parent in parents.items() if parent in tree} - tree:
+        tree |= grown
+    held = [_held(Path(f"/proc/{pid}")) for pid in tree]
+    return Taken(processes=len(held), files=sum(files for files, _ in held), memory=sum(size for _, size in held))
+
+
+def _held(process: Path) -> tuple[int, int]:
+    try:
+        files = len(list((process / "fd").iterdir()))
+        lines = (process / "smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0, 0
+    return files, sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) * 1024
