@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,21 @@ from .runtimes import OnnxRuntime
 if TYPE_CHECKING:
     from .runtimes.trt import TensorRtRuntime
 
-__all__ = ["open_runtime"]
+__all__ = ["Chosen", "open_runtime"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """The file of a bundle that runs, the runtime that has it open, and why faster ones were passed over."""
+
+    file: BundleFile
+    runtime: OnnxRuntime | TensorRtRuntime
+    fallbacks: tuple[str, ...]
 
 
 def open_runtime(
     bundle: Path, manifest: Manifest, *, device: str, precision: str | None, threads: int | None
-) -> tuple[BundleFile, OnnxRuntime | TensorRtRuntime]:
+) -> Chosen:
     """Opens the fastest file of a precision that runs here: an engine, else the graph on CUDA, else on the CPU.
 
     Never chosen are graphs that engines are built from, which ONNX Runtime would run slowly, and engines that were not
@@ -37,14 +47,24 @@ def open_runtime(
     """
     graph = manifest.graph(precision)
     engines = manifest.engines(graph.precision or "") if device != "cpu" else ()
+    fallbacks: list[str] = []
     for engine in engines:
         if not (engine.parity or {}).get("passed"):
-            say(f"{bundle / engine.name}: never proved, as it could not run where it was exported; not used")
+            fallbacks.append(
+                f"{bundle / engine.name}: never proved, as it could not run where it was exported; not used"
+            )
+            say(fallbacks[-1])
             continue
         from .runtimes.trt import TensorRtRuntime
 
         try:
-            return engine, TensorRtRuntime(bundle / engine.name, engine)
+            runtime = TensorRtRuntime(bundle / engine.name, engine)
         except InputError as misfit:
-            say(f"{misfit}. Until then ONNX Runtime runs {graph.name}")
-    return graph, OnnxRuntime(bundle / graph.name, device, threads)
+            fallbacks.append(f"{misfit}. Until then ONNX Runtime runs {graph.name}")
+            say(fallbacks[-1])
+        else:
+            return Chosen(file=engine, runtime=runtime, fallbacks=tuple(fallbacks))
+    session = OnnxRuntime(bundle / graph.name, device, threads)
+    if session.fallback:
+        fallbacks.append(session.fallback)
+    return Chosen(file=graph, runtime=session, fallbacks=tuple(fallbacks))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from .errors import InputError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["cache_folder", "check_device", "cores", "installed_versions", "torch_device"]
+__all__ = ["cache_folder", "check_device", "cores", "installed_versions", "torch_device", "visible_gpus"]
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -21,6 +21,18 @@ DEVICES = ("auto", "cpu", "cuda")
 def cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def visible_gpus(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Names, as CUDA_VISIBLE_DEVICES takes them, of the NVIDIA GPUs that a process of this environment may use.
+
+    Asked of the kernel's driver, so that a process that forks later need not have touched CUDA.
+    """
+    chosen = environment.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return tuple(name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1", "NoDevFiles"))
+    driver = Path("/proc/driver/nvidia/gpus")
+    return tuple(str(index) for index, _ in enumerate(driver.iterdir())) if driver.is_dir() else ()
 
 
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:

@@ -42,8 +42,8 @@ class Prediction:
 class Predictor:
     """A runtime with the meaning of its input and output: preprocessing before it, class names after it.
 
-    `file` is what the runtime runs, in `precision`. `max_batch` is the largest batch
-    to run; for an export, the largest that parity was shown for.
+    `file` is what the runtime runs, in `precision`, and `fallbacks` tells why it is not a faster one of its bundle.
+    `max_batch` is the largest batch to run; for an export, the largest that parity was shown for.
     """
 
     runtime: Runtime
@@ -52,6 +52,7 @@ class Predictor:
     file: Path
     precision: str
     max_batch: int = DEFAULT_BATCH
+    fallbacks: tuple[str, ...] = ()
 
     def prepare(self, image: Path | bytes | Image.Image, limits: ImageLimits | None = None) -> Pixels:
         """Network input (S, S, 3) of an image file, of its bytes, or of a Pillow image.
@@ -128,10 +129,10 @@ def load_bundle(
     Raises:
         InputError: if the file does not fit the manifest, or `device` or `precision` cannot be had.
     """
-    file, runtime = open_runtime(bundle, manifest, device=device, precision=precision, threads=threads)
-    return _for_export(
-        runtime, bundle / file.name, manifest.preprocessing, manifest.classes, manifest.max_batch, str(file.precision)
-    )
+    chosen = open_runtime(bundle, manifest, device=device, precision=precision, threads=threads)
+    path, kind = bundle / chosen.file.name, str(chosen.file.precision)
+    predictor = _for_export(chosen.runtime, path, manifest.preprocessing, manifest.classes, manifest.max_batch, kind)
+    return dataclasses.replace(predictor, fallbacks=chosen.fallbacks)
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -1,43 +1,93 @@
-"""Reading a request: never more than a limit, and never longer than its client is there."""
+"""Reading a request: never more than a limit, never slower than a limit, and never longer than its client is there."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import contextlib
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
+from lipsformer.serving.observing import Metrics
+
+from .admission import Overloaded
 from .problems import Problem
 
-__all__ = ["read_body", "while_connected"]
+__all__ = ["Bodies", "while_connected"]
 
 Result = TypeVar("Result")
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body, at most `limit` bytes of it held in memory, whatever its content-length says.
+class Bodies:
+    """The bodies that are held in memory at once.
 
-    A body that is somewhat too long is read to its end before it is refused: a client that still sends when the
-    connection closes may never see the answer.
-
-    Raises:
-        Problem: 413 if it is longer.
+    Args:
+        max_bytes: of all of them together.
+        max_reading: bodies that may be arriving at once; a slow client holds one of these places and no other.
+        timeout: seconds for a body to arrive.
+        metrics: counts the bodies that are arriving.
     """
-    refusal = Problem(413, "too_many_bytes", f"the body is over {limit} bytes; scale the image down")
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared[:20]) > 2 * limit:
-        raise refusal
-    body, seen = bytearray(), 0
-    async for chunk in request.stream():
-        seen += len(chunk)
-        if seen > 2 * limit:
-            break
-        if seen <= limit:
-            body += chunk
-    if seen > limit:
-        raise refusal
-    return bytes(body)
+
+    def __init__(self, *, max_bytes: int, max_reading: int, timeout: float, metrics: Metrics) -> None:
+        self.max_bytes = max_bytes
+        self.max_reading = max_reading
+        self.timeout = timeout
+        self.held = 0
+        self.reading = 0
+        self._metrics = metrics
+
+    @contextlib.asynccontextmanager
+    async def receive(self, request: Request, limit: int) -> AsyncIterator[memoryview]:
+        """The whole body of a request, which counts as held until the context is left.
+
+        Whatever content-length says, at most `limit` bytes of it are kept. A body that is somewhat too long is read to
+        its end before it is refused: a client that still sends when the connection closes may never see the answer.
+
+        Raises:
+            Problem: 413 if it is longer, 408 if it takes too long.
+            Overloaded: if too much is held already.
+        """
+        declared = request.headers.get("content-length", "")
+        if declared.isdigit() and int(declared[:20]) > 2 * limit:
+            raise _too_long(limit, {"Connection": "close"})
+        body = bytearray()
+        try:
+            await self._read(request, body, limit)
+            yield memoryview(body)
+        finally:
+            self.held -= len(body)
+
+    async def _read(self, request: Request, body: bytearray, limit: int) -> None:
+        if self.reading >= self.max_reading:
+            raise Overloaded(f"{self.reading} requests are being read already")
+        self.reading += 1
+        self._metrics.reading.inc()
+        seen = 0
+        try:
+            async with asyncio.timeout(self.timeout):
+                async for chunk in request.stream():
+                    seen += len(chunk)
+                    if seen > 2 * limit:
+                        break
+                    if seen > limit:
+                        continue
+                    if self.held + len(chunk) > self.max_bytes:
+                        raise Overloaded(f"{self.held} bytes are held already")
+                    body += chunk
+                    self.held += len(chunk)
+        except TimeoutError:
+            detail = f"the body did not arrive within {self.timeout:g} seconds; send it again, or a smaller image"
+            raise Problem(408, "slow_upload", detail, {"Connection": "close"}) from None
+        finally:
+            self.reading -= 1
+            self._metrics.reading.dec()
+        if seen > limit:
+            raise _too_long(limit, {"Connection": "close"} if seen > 2 * limit else None)
+
+
+def _too_long(limit: int, headers: dict[str, str] | None) -> Problem:
+    return Problem(413, "too_many_bytes", f"the body is over {limit} bytes; scale the image down", headers)
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:

@@ -1,93 +1,129 @@
-"""One loaded bundle at work: threads that decode, a queue that batches, a runtime that infers."""
+"""One bundle at work: processes that decode, a queue that batches, a runtime that infers."""
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from lipsformer.errors import InputError
-from lipsformer.manifest import Manifest, read_manifest
+from lipsformer.errors import GateError, InputError
+from lipsformer.manifest import BundleFile, Manifest, read_manifest
 from lipsformer.prediction import Prediction, Predictor, load_bundle
 from lipsformer.pretrained import resolve_model
-from lipsformer.runtimes import Pixels
+from lipsformer.serving.decoding import DecoderPool
+from lipsformer.serving.observing import Metrics, Stage
 
 from .batching import BatchQueue
+from .runner import FaultError, Runner, RuntimeFault
 from .settings import Settings
 
-__all__ = ["Classification", "Engine", "load_engine"]
+__all__ = ["Classification", "Engine", "Loaded", "load"]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Classification:
-    """The best classes of one image by falling score, the batch it was computed in, and milliseconds by stage."""
+    """The best classes of one image by falling score, the batch it was computed in, and how long each stage took."""
 
     predictions: list[Prediction]
     batch: int
-    timing_ms: dict[str, float]
+    stages: tuple[Stage, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A bundle whose files have the promised hashes, with its runtime warmed up, and the batch size that it runs at."""
+
+    bundle: Path
+    manifest: Manifest
+    runner: Runner
+    max_batch: int
 
 
 class Engine:
-    """Classifies uploads with one predictor; `load_engine` makes one. To be started and used in one event loop."""
+    """Classifies encoded images with one bundle. To be made, started, used and closed in one event loop.
 
-    def __init__(self, settings: Settings, manifest: Manifest, predictor: Predictor) -> None:
+    Args:
+        loaded: the bundle.
+        settings: of this worker.
+        metrics: of this worker.
+        lost: called if the runtime breaks for good.
+    """
+
+    def __init__(self, loaded: Loaded, settings: Settings, metrics: Metrics, lost: Callable[[], None]) -> None:
+        self.bundle = loaded.bundle
+        self.manifest = loaded.manifest
+        self.runner = loaded.runner
+        self.max_batch = loaded.max_batch
         self.settings = settings
-        self.manifest = manifest
-        self.predictor = predictor
-        self.max_batch = settings.max_batch or manifest.max_batch
-        self.queue = BatchQueue(predictor.runtime.infer, max_batch=self.max_batch, max_pending=settings.max_pending)
-        self._decoders = ThreadPoolExecutor(settings.threads, thread_name_prefix="decode")
+        self.decoders = DecoderPool(
+            self.manifest.preprocessing,
+            settings.limits,
+            processes=settings.threads,
+            seconds=settings.decode_timeout,
+            memory=settings.decode_memory,
+            died=metrics.decoder_died,
+        )
+        self.queue = BatchQueue(self.runner.run, max_batch=self.max_batch, depth=metrics.queue_depth, lost=lost)
 
-    def warm_up(self) -> None:
-        """Runs the smallest and the largest batch once, so that no client pays for first-time work.
+    async def start(self) -> None:
+        """Starts the decoders and the queue.
 
         Raises:
-            InputError: if the graph does not give one logit for each class.
+            InputError: if decoders cannot be started.
         """
-        size = self.manifest.preprocessing.image_size
-        for batch in (1, self.max_batch):
-            logits = self.predictor.runtime.infer(np.zeros((batch, size, size, 3), np.uint8))
-            if logits.shape != (batch, len(self.manifest.classes)):
-                raise InputError(
-                    f"{self.settings.bundle}: the graph answers in shape {logits.shape}, not with "
-                    f"{len(self.manifest.classes)} classes for each of {batch} images; export the bundle again"
-                )
+        await self.decoders.start()
+        self.queue.start()
 
     async def close(self) -> None:
-        """Ends the threads, once the batch that is being computed is done."""
+        """Ends the processes and the thread, once the batch that is being computed is done."""
+        await self.decoders.close()
         await self.queue.close()
-        await asyncio.to_thread(self._decoders.shutdown, cancel_futures=True)
 
-    async def classify(self, unpack: Callable[[], tuple[bytes, int]]) -> Classification:
-        """Classifies the encoded image that `unpack` gives, with the number of classes wanted; it runs in a thread.
+    async def classify(self, image: memoryview, top_k: int, *, since: float | None = None) -> Classification:
+        """Classifies an encoded image; `since` puts it behind others in the queue of the decoders.
 
         Raises:
             ImageError: if the image is refused.
+            Overloaded: if the engine is stopping.
+            Exception: what the runtime raises for this image alone.
         """
         start = time.perf_counter()
-
-        def prepare() -> tuple[Pixels, int]:
-            image, top_k = unpack()
-            return self.predictor.prepare(image, self.settings.limits), top_k
-
-        pixels, top_k = await asyncio.get_running_loop().run_in_executor(self._decoders, prepare)
+        pixels = await self.decoders.decode(image, since=since)
         decoded = time.perf_counter()
         answer = await self.queue.infer(pixels)
-        seconds = {"decode": decoded - start, "queue": answer.waited, "infer": answer.computed}
         return Classification(
             predictions=self.predictor.rank(answer.logits, top_k),
             batch=answer.batch,
-            timing_ms={stage: round(value * 1000, 2) for stage, value in seconds.items()},
+            stages=(
+                Stage(name="decode", start=start, end=decoded),
+                Stage(name="queue", start=decoded, end=answer.started),
+                Stage(name="infer", start=answer.started, end=answer.done),
+            ),
         )
+
+    @property
+    def predictor(self) -> Predictor:
+        """What runs now; another one after the runtime was opened anew."""
+        return self.runner.predictor
+
+    @property
+    def file(self) -> BundleFile:
+        """The file of the bundle that self.file."""
+        return next(file for file in self.manifest.files if file.name == self.predictor.file.name)
+
+    @property
+    def model(self) -> dict[str, str]:
+        """Model, provider and precision, as each answer names them."""
+        return {
+            "model": str(self.manifest.model["architecture"]),
+            "provider": self.predictor.runtime.provider,
+            "precision": self.predictor.precision,
+        }
 
     def describe(self) -> dict[str, Any]:
         """What runs here, as plain data: classes, model, preprocessing, runtime, provenance and limits."""
-        runs = next(file for file in self.manifest.files if file.name == self.predictor.file.name)
         limits = self.settings.limits
         return {
             "model": dict(self.manifest.model),
@@ -95,44 +131,55 @@ class Engine:
             "preprocessing": self.manifest.preprocessing.to_dict(),
             "runtime": {
                 "provider": self.predictor.runtime.provider,
-                "file": runs.name,
-                "precision": runs.precision,
+                "file": self.file.name,
+                "precision": self.file.precision,
                 "threads": self.settings.threads,
+                "fallbacks": list(self.predictor.fallbacks),
             },
-            "parity": dict(runs.parity or {}),
+            "parity": dict(self.file.parity or {}),
             "metrics": dict(self.manifest.metrics),
             "bundle": {
                 "created": self.manifest.created,
-                "file": runs.name,
-                "file_sha256": runs.sha256,
+                "file": self.file.name,
+                "file_sha256": self.file.sha256,
                 "checkpoint_sha256": self.manifest.checkpoint_sha256,
                 "versions": dict(self.manifest.versions),
             },
             "limits": {
                 "max_bytes": limits.max_bytes,
                 "max_pixels": limits.max_pixels,
+                "max_images": self.settings.max_images,
                 "max_batch": self.max_batch,
                 "max_pending": self.settings.max_pending,
                 "deadline_seconds": self.settings.deadline,
+                "decode_seconds": self.settings.decode_timeout,
             },
         }
 
 
-def load_engine(settings: Settings) -> Engine:
-    """The engine of the bundle that `settings` names, loaded and not yet warmed up.
+def load(settings: Settings, told: Callable[[RuntimeFault], None]) -> Loaded:
+    """The bundle that `settings` names, checked, loaded and warmed up; `told` of every fault of its runtime.
 
     Raises:
         InputError: if the bundle or a setting cannot be used.
-        GateError: if a file of the bundle is not what its manifest promises.
+        GateError: if a file of the bundle is not what its manifest promises, or the graph gives no sound answers.
     """
-    bundle = resolve_model(settings.bundle)
+    bundle = resolve_model(settings.bundle).resolve()  # a link may point elsewhere by the time that a file is opened
     manifest = read_manifest(bundle)
     if settings.max_batch is not None and settings.max_batch > manifest.max_batch:
         raise InputError(
             f"LIPSFORMER_MAX_BATCH={settings.max_batch}: the export proved batches up to {manifest.max_batch}; "
             "lower it, or export again with a larger --max-batch"
         )
-    predictor = load_bundle(
-        bundle, manifest, device=settings.device, precision=settings.precision, threads=settings.threads
-    )
-    return Engine(settings, manifest, predictor)
+
+    def load_predictor() -> Predictor:
+        return load_bundle(
+            bundle, manifest, device=settings.device, precision=settings.precision, threads=settings.threads
+        )
+
+    runner = Runner(load_predictor, told=told)
+    try:
+        max_batch = runner.warm_up(settings.max_batch or manifest.max_batch)
+    except FaultError as fault:
+        raise GateError(f"{bundle}: {fault}; export the bundle again") from None
+    return Loaded(bundle=bundle, manifest=manifest, runner=runner, max_batch=max_batch)

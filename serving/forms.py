@@ -1,37 +1,42 @@
-"""Uploads taken apart in memory: the image and `top_k`, from a form or from a raw body.
+"""Forms taken apart in memory, by the boundaries alone: parts are views of the body, and no byte is looked at twice.
 
-Written on the parser's callbacks because ready-made form handling writes files to disk and counts nothing until it
-is too late. The body has been bounded before; this adds bounds on parts. It runs in a thread.
+Written here because ready-made form handling writes files to disk, counts nothing until it is too late, and steps
+through the bytes in Python, which a hostile body turns into seconds of work.
 """
 
 from __future__ import annotations
 
 import dataclasses
 
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import parse_options_header
 
 from .problems import Problem
 
-__all__ = ["FORM_TYPE", "Upload", "is_image_type", "parse_form"]
+__all__ = ["FORM_TYPE", "Part", "Upload", "is_image_type", "one_image", "several_images", "split_form"]
 
 FORM_TYPE = "multipart/form-data"
-MAX_PARTS = 8
+MAX_OTHER_PARTS = 8  # beside the images; ours is one, top_k
+MAX_PART_HEAD = 8 * 1024
+MAX_BOUNDARY = 200  # RFC 2046 allows 70 characters
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+    """One field of a form. `is_file` tells an upload from text; `filename` is the client's, and only repeated to it."""
+
+    name: str
+    filename: str | None
+    is_file: bool
+    data: memoryview
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Upload:
-    """An encoded image and the text of `top_k`, if the form had one."""
+    """Encoded images, in their order, with their file names, and the text of `top_k`, if there was one."""
 
-    image: bytes
-    top_k: str | None
-
-
-@dataclasses.dataclass
-class _Part:
-    name: str = ""
-    is_file: bool = False
-    data: bytearray = dataclasses.field(default_factory=bytearray)
+    images: tuple[memoryview, ...]
+    names: tuple[str | None, ...] = (None,)
+    top_k: str | None = None
 
 
 def is_image_type(media_type: str) -> bool:
@@ -39,80 +44,102 @@ def is_image_type(media_type: str) -> bool:
     return media_type.startswith("image/") or media_type == "application/octet-stream"
 
 
-def parse_form(body: bytes, content_type: str) -> Upload:
-    """The upload in a multipart/form-data body: field `image`, and optionally `top_k`.
+def one_image(body: memoryview, content_type: str) -> Upload:
+    """The upload in a form of one image: field `image`, and optionally `top_k`.
 
     Raises:
         Problem: 400 if the form is malformed, has no `image` or several; 422 if `image` is text and not a file.
     """
-    parts = _FormReader(content_type).read(body)
+    parts = split_form(body, content_type, max_parts=1 + MAX_OTHER_PARTS)
     images = [part for part in parts if part.name == "image"]
     if not images:
         raise Problem(400, "missing_field", "the form has no field 'image'; send the photo as a file in that field")
     if len(images) > 1:
-        raise Problem(400, "several_images", "the form has several fields 'image'; send one photo for each request")
-    if not images[0].is_file:
         raise Problem(
-            422, "not_a_file", "field 'image' is text, not a file; addresses are never fetched, send the photo itself"
+            400, "several_images", "the form has several fields 'image'; send one here, or all to /classify_batch"
         )
-    top_k = next((part.data.decode("utf-8", "replace") for part in parts if part.name == "top_k"), None)
-    return Upload(image=bytes(images[0].data), top_k=top_k)
+    return _upload(images, parts)
 
 
-class _FormReader:
-    """Collects the parts of one body."""
+def several_images(body: memoryview, content_type: str, max_images: int) -> Upload:
+    """The upload in a form of many images: fields `images` (or `image`), and optionally `top_k`.
 
-    def __init__(self, content_type: str) -> None:
-        _, options = parse_options_header(content_type)
-        if b"boundary" not in options:
-            raise Problem(400, "malformed_form", "the content type names no boundary; let the HTTP client set it")
-        self.boundary = options[b"boundary"]
-        self.parts: list[_Part] = []
-        self.header = (bytearray(), bytearray())
-        self.complete = False
+    Raises:
+        Problem: 400 if the form is malformed or has no image; 413 if it has too many; 422 if one is text.
+    """
+    parts = split_form(body, content_type, max_parts=max_images + 1 + MAX_OTHER_PARTS)
+    images = [part for part in parts if part.name in ("images", "image")]
+    if not images:
+        raise Problem(400, "missing_field", "the form has no field 'images'; send each photo as a file in that field")
+    if len(images) > max_images:
+        raise Problem(413, "too_many_images", f"over {max_images} images; send them in several requests")
+    return _upload(images, parts)
 
-    def read(self, body: bytes) -> list[_Part]:
-        """The parts in their order.
 
-        Raises:
-            Problem: 400 if the body is not a complete form of few parts.
-        """
-        try:
-            parser = MultipartParser(
-                self.boundary,
-                {
-                    "on_part_begin": self._begin_part,
-                    "on_header_field": lambda data, start, end: self.header[0].extend(data[start:end]),
-                    "on_header_value": lambda data, start, end: self.header[1].extend(data[start:end]),
-                    "on_header_end": self._end_header,
-                    "on_part_data": lambda data, start, end: self.parts[-1].data.extend(data[start:end]),
-                    "on_end": self._end,
-                },
-            )
-            parser.write(body)
-            parser.finalize()
-        except FormParserError:
+def split_form(body: memoryview, content_type: str, *, max_parts: int) -> list[Part]:
+    """The parts of a multipart/form-data body (RFC 7578), in their order.
+
+    Raises:
+        Problem: 400 if the body is not a complete form of at most `max_parts` parts; 413 if it has more.
+    """
+    _, options = parse_options_header(content_type)
+    boundary = options.get(b"boundary", b"")
+    if not 0 < len(boundary) <= MAX_BOUNDARY:
+        raise _malformed("the content type names no boundary; let the HTTP client set it")
+    whole = body.obj if isinstance(body.obj, bytes | bytearray) and len(body.obj) == len(body) else bytes(body)
+    delimiter = b"\r\n--" + boundary
+    # The first boundary may open the body, without the line break that belongs to all others.
+    at = -2 if whole.startswith(delimiter[2:]) else whole.find(delimiter)
+    if at < -1 or at >= 0:
+        at += len(delimiter)
+    parts: list[Part] = []
+    while at >= 0:
+        if whole[at : at + 2] == b"--":
+            return parts
+        if len(parts) == max_parts:
+            raise Problem(413, "too_many_images", f"the form has more than {max_parts} fields; send fewer in a request")
+        start = whole.find(b"\r\n\r\n", at, at + MAX_PART_HEAD)
+        if start < 0:
+            break
+        end = whole.find(delimiter, start + 2)
+        if end < 0:
+            raise _malformed("the form is cut off before its closing boundary; send it again")
+        parts.append(_part(bytes(whole[at:start]), body[start + 4 : max(end, start + 4)]))
+        at = end + len(delimiter)
+    raise _malformed("the body is not a multipart form; let the HTTP client build it")
+
+
+def _part(head: bytes, data: memoryview) -> Part:
+    padding, *lines = head.split(b"\r\n")
+    if padding.strip(b" \t"):
+        raise _malformed("the body is not a multipart form; let the HTTP client build it")
+    name, filename, is_file = "", None, False
+    for line in lines:
+        field, _, value = line.partition(b":")
+        match field.strip().lower():
+            case b"content-disposition":
+                _, options = parse_options_header(value.strip())
+                name = options.get(b"name", b"").decode("utf-8", "replace")
+                if b"filename" in options:
+                    filename, is_file = options[b"filename"].decode("utf-8", "replace"), True
+            case b"content-type":  # some clients send bytes with a type but without a file name
+                is_file |= is_image_type(value.decode("latin-1").lower().strip())
+    return Part(name=name, filename=filename, is_file=is_file, data=data)
+
+
+def _upload(images: list[Part], parts: list[Part]) -> Upload:
+    for image in images:
+        if not image.is_file:
             raise Problem(
-                400, "malformed_form", "the body is not a multipart form; let the HTTP client build it"
-            ) from None
-        if not self.complete:
-            raise Problem(400, "malformed_form", "the form is cut off before its closing boundary; send it again")
-        return self.parts
+                422,
+                "not_a_file",
+                f"field '{image.name}' is text, not a file; addresses are never fetched, send the photo itself",
+            )
+    top_k = next((bytes(part.data[:32]).decode("utf-8", "replace") for part in parts if part.name == "top_k"), None)
+    return Upload(
+        images=tuple(image.data for image in images), names=tuple(image.filename for image in images), top_k=top_k
+    )
 
-    def _begin_part(self) -> None:
-        if len(self.parts) == MAX_PARTS:
-            raise Problem(400, "malformed_form", f"the form has more than {MAX_PARTS} fields; send 'image' and 'top_k'")
-        self.parts.append(_Part())
 
-    def _end_header(self) -> None:
-        name, value = (bytes(piece) for piece in self.header)
-        self.header = (bytearray(), bytearray())
-        if name.lower() == b"content-disposition":
-            _, options = parse_options_header(value)
-            self.parts[-1].name = options.get(b"name", b"").decode("utf-8", "replace")
-            self.parts[-1].is_file |= b"filename" in options
-        elif name.lower() == b"content-type":  # some clients send bytes with a type but without a file name
-            self.parts[-1].is_file |= is_image_type(value.decode("latin-1").lower().strip())
-
-    def _end(self) -> None:
-        self.complete = True
+def _malformed(detail: str) -> Problem:
+    return Problem(400, "malformed_form", detail)

@@ -15,8 +15,9 @@ import lipsformer
 from lipsformer.console import say
 from lipsformer.errors import InputError
 from lipsformer.machine import cache_folder, check_device
+from lipsformer.manifest import read_manifest
+from lipsformer.pretrained import resolve_model
 
-from .engine import load_engine
 from .settings import Settings
 
 __all__ = ["serve"]
@@ -25,24 +26,40 @@ DRAIN_SECONDS = 30
 
 
 def serve(
-    bundle: Path, *, host: str, port: int, workers: int, device: str = "auto", precision: str | None = None
+    bundle: Path,
+    *,
+    host: str,
+    port: int,
+    workers: int | None = None,
+    device: str = "auto",
+    precision: str | None = None,
+    watch: int | None = None,
 ) -> NoReturn:
-    """Serves a bundle over HTTP: checks everything, then becomes the server's process.
+    """Serves a bundle over HTTP: checks what it can, then becomes the server's process, which checks the rest.
+
+    Args:
+        bundle: folder, or the name of a bundle in BentoML's model store.
+        host: IP address to listen on.
+        port: to listen on.
+        workers: processes; by default one for each GPU or every four cores.
+        device: "auto", "cpu" or "cuda".
+        precision: which of the bundle's; by default its first.
+        watch: seconds between looks for a newer bundle; by default SIGHUP alone has it looked for.
 
     Raises:
-        InputError: if an argument or the bundle cannot be used, the port is taken, or no runtime loads the graph.
+        InputError: if an argument or the bundle cannot be used, or the port is taken.
         GateError: if a file of the bundle is not what its manifest promises.
     """
-    if workers < 1:
-        raise InputError(f"--workers {workers}: at least 1 is needed")
+    for name, value in (("--workers", workers), ("--watch", watch)):
+        if value is not None and value < 1:
+            raise InputError(f"{name} {value}: at least 1 is needed")
     check_device(device)
     address = _listenable(host, port)
-    environment = os.environ | _environment(bundle.absolute(), port, workers, device, precision)
-    engine = load_engine(Settings.from_environment(environment))
-    engine.warm_up()
-    running = f"{engine.predictor.file.name} on {engine.predictor.runtime.provider}"
+    environment = os.environ | _environment(bundle, port, workers, device, precision, watch)
+    Settings.from_environment(environment)
+    read_manifest(resolve_model(bundle))
     shown = f"[{address}]" if ":" in address else address
-    say(f"serving {bundle} ({running}, {workers} worker{'s'[: workers - 1]}) on http://{shown}:{port}; Ctrl+C stops it")
+    say(f"http://{shown}:{port} answers when the workers are ready; Ctrl+C stops them")
     # An absolute working directory that holds the package: where the command was typed, a file named like one of our
     # imports would be run instead of it. -P and PYTHONSAFEPATH keep that directory out of the workers as well.
     home = str(Path(lipsformer.__file__).parents[1])
@@ -79,7 +96,9 @@ def _listenable(host: str, port: int) -> str:
     return address
 
 
-def _environment(bundle: Path, port: int, workers: int, device: str, precision: str | None) -> dict[str, str]:
+def _environment(
+    bundle: Path, port: int, workers: int | None, device: str, precision: str | None, watch: int | None
+) -> dict[str, str]:
     """What the server's processes are told; what the user has set for BentoML stays as it is."""
     defaults = {
         "BENTOML_DO_NOT_TRACK": "True",
@@ -87,10 +106,11 @@ def _environment(bundle: Path, port: int, workers: int, device: str, precision: 
     }
     return {
         **{name: os.environ.get(name, value) for name, value in defaults.items()},
-        "LIPSFORMER_BUNDLE": str(bundle),
+        "LIPSFORMER_BUNDLE": str(bundle.absolute() if bundle.exists() else bundle),  # where it is not a name
         "LIPSFORMER_DEVICE": device,
         "LIPSFORMER_PRECISION": precision or "",
-        "LIPSFORMER_WORKERS": str(workers),
+        "LIPSFORMER_WORKERS": str(workers or ""),
+        "LIPSFORMER_WATCH": str(watch or ""),
         "PYTHONSAFEPATH": "1",
     }
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse
 
 from lipsformer.images import ImageError
 
-from .batching import Overloaded
+from .admission import Overloaded
 
-__all__ = ["Problem", "answer_error"]
+__all__ = ["CLIENT_CLOSED_REQUEST", "Problem", "as_problem", "problem_of"]
 
 logger = logging.getLogger("lipsformer.serving")
 
@@ -24,8 +25,11 @@ IMAGE_STATUS = {
     "empty": 400,
     "too_many_bytes": 413,
     "too_many_pixels": 413,
+    "too_much_memory": 413,
     "not_an_image": 415,
     "damaged": 422,
+    "too_complex": 422,
+    "too_slow": 422,
 }
 
 
@@ -39,36 +43,44 @@ class Problem(Exception):  # noqa: N818 - the standard's own word
         self.detail = detail
         self.headers = headers
 
-    def response(self) -> JSONResponse:
-        """The answer as application/problem+json."""
-        content = {
+    def content(self) -> dict[str, Any]:
+        """The problem details as plain data."""
+        return {
             "type": "about:blank",
             "title": HTTPStatus(self.status).phrase,
             "status": self.status,
             "detail": self.detail,
             "reason": self.reason,
         }
-        headers = {"X-Content-Type-Options": "nosniff", **(self.headers or {})}
-        return JSONResponse(content, self.status, headers, media_type="application/problem+json")
+
+    def response(self) -> JSONResponse:
+        """The answer as application/problem+json."""
+        return JSONResponse(self.content(), self.status, self.headers, media_type="application/problem+json")
 
 
-async def answer_error(request: Request, error: Exception) -> Response:
-    """Starlette's handler of whatever a route raises: refusals with their reason, faults without any detail."""
+def problem_of(request: Request, error: Exception) -> Problem | None:
+    """The refusal that `error` means for `request`; None if its client is gone."""
     match error:
-        case Problem():
-            return error.response()
-        case ImageError():
-            return Problem(IMAGE_STATUS[error.reason], error.reason, str(error)).response()
-        case Overloaded():
-            return Problem(503, "overloaded", f"{error}; try again shortly", {"Retry-After": "1"}).response()
         case ClientDisconnect():
-            return Response(status_code=CLIENT_CLOSED_REQUEST)
+            return None
         case HTTPException(status_code=404):
-            detail = f"nothing is at {request.url.path}; POST a photo to /classify, or open /"
-            return Problem(404, "not_found", detail).response()
+            return Problem(404, "not_found", f"nothing is at {request.url.path}; POST a photo to /classify, or open /")
         case HTTPException():
             detail = f"{request.method} {request.url.path}: {error.detail}"
-            return Problem(error.status_code, "refused", detail, error.headers).response()
+            return Problem(error.status_code, "refused", detail, error.headers)
         case _:
-            logger.error("%s %s failed: %r", request.method, request.url.path, error)
-            return Problem(500, "internal_error", "the server failed on this request; its log says why").response()
+            return as_problem(error)
+
+
+def as_problem(error: Exception) -> Problem:
+    """What an image's way through the service can end in, as a refusal; a fault is logged and told without detail."""
+    match error:
+        case Problem():
+            return error
+        case ImageError():
+            return Problem(IMAGE_STATUS[error.reason], error.reason, str(error))
+        case Overloaded():
+            return Problem(503, error.reason, f"{error}; try again shortly", {"Retry-After": str(error.retry_after)})
+        case _:
+            logger.error("a request failed: %r", error, exc_info=error)
+            return Problem(500, "internal_error", "the server failed on this request; its log says why")

@@ -1,85 +1,117 @@
-"""The BentoML service: starts and stops an engine in each worker, and mounts the web application on it."""
+"""The BentoML service: each worker opens what is served and answers with it, in front of BentoML's own application."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from typing import Any
 
 import bentoml
 from _bentoml_sdk import Service
+from bentoml import server_context
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lipsformer.console import say
 from lipsformer.errors import LipsFormerError
+from lipsformer.machine import visible_gpus
+from lipsformer.serving.observing import Observer
 
-from .app import PAGE, create_app
-from .engine import load_engine
+from .app import create_app
+from .connections import use_patient_connections
+from .engine import load
+from .keys import KeyRing
+from .served import Served
 from .settings import Settings, worker_count
+from .signals import end_with_master, ignore_hangups, pass_hangups_on, when_hung_up
 
 __all__ = ["Classifier"]
 
-OWN_PATHS = {"/classify", "/info", "/livez", "/readyz", "/healthz", "/metrics", *PAGE}
-UNKNOWN_PATH = "/no-such-path"
+HEALTH = {"/livez", "/readyz", "/healthz"}
+
+use_patient_connections()
+ignore_hangups()
 
 
-async def _dispatch(scope: Scope, receive: Receive, send: Send) -> None:
-    """Hands a request to the application of this process: it exists per instance, the mount from the import on."""
-    await bentoml.get_current_service().app(scope, receive, send)
+class FrontedService(Service[Any]):  # type: ignore[misc]
+    """A service that answers by itself: BentoML's application is asked for health and told of start and stop.
 
-
-class BoundedPaths(Service[Any]):  # type: ignore[misc]
-    """A service whose metrics know our own paths alone.
-
-    BentoML keeps a set of metrics for every path that was ever asked for: a scanner would fill memory and disk.
+    Its middlewares would take longer than ours takes for all else, and keep a set of metrics for every path that was
+    ever asked for, which lets a scanner fill memory and disk.
     """
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
-        """BentoML's application behind a door that gives every path that is not ours one name."""
+        """The worker's application."""
         app: ASGIApp = super().to_asgi(is_main)
 
-        async def door(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] == "http" and scope["path"] not in OWN_PATHS:
-                scope = {**scope, "path": UNKNOWN_PATH, "raw_path": UNKNOWN_PATH.encode()}
-            await app(scope, receive, send)
+        async def front(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http" and scope["path"] not in HEALTH:
+                app_here = bentoml.get_current_service().app
+                await app_here(scope, receive, send)
+            elif scope["type"] != "websocket":
+                await app(scope, receive, send)
 
-        return door
+        return front
 
 
-# The application answers with its own deadline; BentoML's is the net below it.
 @bentoml.service(
-    service_class=BoundedPaths,
+    service_class=FrontedService,
     workers=worker_count(os.environ),
-    traffic={"timeout": Settings.from_environment(os.environ).deadline + 5},  # it keeps each request for that long
     logging={"access": {"enabled": False}},
 )
-@bentoml.asgi_app(_dispatch, path="/", name="web")
 class Classifier:
     """Classifies photos with a bundle that `lipsformer export` wrote."""
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     @staticmethod
     def check() -> None:
-        """Once, before any worker: a bundle that cannot be served ends the server instead of restarting it for ever."""
+        """Once, before any worker: what cannot be served ends the server instead of restarting workers for ever."""
         try:
-            load_engine(Settings.from_environment(os.environ)).warm_up()
+            settings = Settings.from_environment(os.environ)
+            loaded = load(settings, told=lambda _: None)
+            if settings.api_keys_file is not None:
+                KeyRing(settings.api_keys_file)
         except LipsFormerError as error:
             say(f"lipsformer: {error}")
             raise SystemExit(error.exit_code) from None
+        predictor = loaded.runner.predictor
+        count = f"{settings.workers} worker{'s'[: settings.workers - 1]}"
+        say(f"serving {settings.bundle}: {predictor.file.name} on {predictor.runtime.provider}, {count}")
+        pass_hangups_on()
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def start(self) -> None:
         """Loads and warms up; the worker accepts no connection, and so is not ready, before this returns."""
-        self.engine = await asyncio.to_thread(load_engine, Settings.from_environment(os.environ))
-        await asyncio.to_thread(self.engine.warm_up)
-        self.engine.queue.start()
-        self.app = create_app(self.engine)
-        say(f"worker {os.getpid()} is ready: {self.engine.predictor.runtime.provider}")
+        end_with_master()
+        settings = Settings.from_environment(os.environ)
+        _take_own_gpu(settings)
+        self.observer = Observer.start(
+            log_format=settings.log, access_log=settings.access_log, monitoring=settings.monitoring
+        )
+        keys = KeyRing(settings.api_keys_file) if settings.api_keys_file else None
+        self.served = Served(settings, self.observer.metrics, lost=_end_this_worker)
+        await self.served.start()
+        self.app = create_app(self.served, settings, keys, self.observer)
+        when_hung_up(self.served.swap)
+        say(f"worker {os.getpid()} is ready: {self.served.engine.predictor.runtime.provider}")
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:
-        """Ends the threads; uvicorn has let open requests finish before."""
-        await self.engine.close()
+        """Ends threads and processes; uvicorn has let open requests finish before."""
+        await self.served.close()
+        await asyncio.to_thread(self.observer.close)
 
     async def __is_ready__(self) -> bool:  # BentoML asks it on /readyz
-        return self.engine.queue.running
+        return self.served.running
+
+
+def _take_own_gpu(settings: Settings) -> None:
+    """Lets this worker see one GPU alone, by turns; before CUDA is touched."""
+    gpus = visible_gpus(os.environ)
+    if gpus and settings.device != "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[((server_context.worker_index or 1) - 1) % len(gpus)]
+
+
+def _end_this_worker() -> None:
+    """The runtime is beyond repair: answer what can be answered, and make room for a new worker."""
+    os.kill(os.getpid(), signal.SIGTERM)

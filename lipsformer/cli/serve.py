@@ -16,12 +16,20 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 3000,
     workers: Annotated[
-        int, typer.Option(envvar="LIPSFORMER_WORKERS", help="Server processes; one for each GPU or few cores.")
-    ] = 1,
+        int | None,
+        typer.Option(envvar="LIPSFORMER_WORKERS", help="Server processes; by default one for each GPU or four cores."),
+    ] = None,
     device: Annotated[str, typer.Option(envvar="LIPSFORMER_DEVICE", help="auto, cpu or cuda.")] = "auto",
     precision: Annotated[
         str | None,
         typer.Option(envvar="LIPSFORMER_PRECISION", help="Which of the bundle's precisions; by default its first."),
+    ] = None,
+    watch: Annotated[
+        int | None,
+        typer.Option(
+            envvar="LIPSFORMER_WATCH",
+            help="Seconds between looks for a newer bundle, which takes over once it is checked and warm.",
+        ),
     ] = None,
 ) -> None:
     """Serve a model over HTTP: POST /classify, and a page to drop photos on at /."""
@@ -33,4 +41,4 @@ def serve(
         from lipsformer.export import cached_bundle
 
         bundle = cached_bundle(bundle)
-    serve_bundle(bundle, host=host, port=port, workers=workers, device=device, precision=precision)
+    serve_bundle(bundle, host=host, port=port, workers=workers, device=device, precision=precision, watch=watch)

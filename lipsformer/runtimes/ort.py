@@ -43,8 +43,10 @@ class OnnxRuntime:
         self.provider: str = self.session.get_providers()[0]  # what runs, not what was asked for
         if self.provider != CUDA and device == "cuda":
             raise InputError("--device cuda: ONNX Runtime fell back to the CPU; run `lipsformer doctor`")
+        self.fallback: str | None = None  # why it is not the provider that it could have been
         if self.provider != CUDA and device == "auto" and CUDA in import_onnxruntime().get_available_providers():
-            say("ONNX Runtime is built for CUDA but runs on the CPU here; `lipsformer doctor` says why")
+            self.fallback = "ONNX Runtime is built for CUDA but runs on the CPU here; `lipsformer doctor` says why"
+            say(self.fallback)
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         described = [(value.name, value.type, len(value.shape)) for value in (*inputs, *outputs)]
         if described != [(INPUT_NAME, "tensor(uint8)", 4), (OUTPUT_NAME, "tensor(float)", 2)]:
