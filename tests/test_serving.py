@@ -162,10 +162,10 @@ def test_info_tells_what_is_served(client: httpx.Client, trained: Trained) -> No
     assert info["bundle"]["file_sha256"] == read_manifest(trained.bundle).graph().sha256
 
 
-def test_health_and_metrics_are_bentomls(client: httpx.Client) -> None:
+def test_health_and_metrics(client: httpx.Client) -> None:
     assert client.get("/livez").status_code == 200
     assert client.get("/readyz").status_code == 200
-    assert "bentoml_service" in client.get("/metrics").text
+    assert "lipsformer_requests_total" in client.get("/metrics").text
 
 
 def test_unknown_paths_do_not_grow_the_metrics(client: httpx.Client) -> None:
@@ -173,7 +173,7 @@ def test_unknown_paths_do_not_grow_the_metrics(client: httpx.Client) -> None:
         assert client.get(f"/scan/{number}").status_code == 404
     metrics = client.get("/metrics").text
     assert "/scan/" not in metrics
-    assert "/no-such-path" in metrics
+    assert 'route="other",status="404"' in metrics
 
 
 def test_the_page_is_whole_and_closed(client: httpx.Client) -> None:

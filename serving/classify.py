@@ -1,0 +1,193 @@
+"""POST /classify and POST /classify_batch: from a request to its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from lipsformer.serving.observing import Classified, Metrics, Observer, Record, Stage
+
+from .admission import Admission, Overloaded, Place
+from .body import Bodies, while_connected
+from .door import record_of
+from .engine import Classification, Engine
+from .forms import FORM_TYPE, Upload, is_image_type, one_image, several_images
+from .problems import Problem, as_problem
+from .served import Served
+from .settings import Settings
+
+__all__ = ["Classifying"]
+
+DEFAULT_TOP_K = 5
+BODIES_HELD = 16  # times the largest image: the memory that all bodies together may take
+READING_FOR_EACH_PLACE = 8  # a body that arrives slowly must not keep those out that are here
+LATER = 0.05  # seconds that each further image of a batch request stands back in the decoders' queue
+
+Result = Classification | Problem
+
+
+class Classifying:
+    """The two ways to have images classified.
+
+    Args:
+        served: the engine that answers now.
+        settings: of this worker.
+        observer: its metrics are counted, and told is whether predictions are kept.
+    """
+
+    def __init__(self, served: Served, settings: Settings, observer: Observer) -> None:
+        self._served = served
+        self._settings = settings
+        self._observer = observer
+        self._metrics: Metrics = observer.metrics
+        self._admission = Admission(max_pending=settings.max_pending, deadline=settings.deadline, metrics=self._metrics)
+        self._bodies = Bodies(
+            max_bytes=BODIES_HELD * settings.limits.max_bytes,
+            max_reading=READING_FOR_EACH_PLACE * settings.max_pending,
+            timeout=settings.read_timeout,
+            metrics=self._metrics,
+        )
+
+    async def one(self, request: Request) -> Response:
+        """Answers POST /classify: one image, as a form or as the body."""
+        content_type = request.headers.get("content-type", "")
+        media_type = _media_type(content_type)
+        if media_type != FORM_TYPE and not is_image_type(media_type):
+            raise _wrong_type(
+                media_type, "a form with the photo in the field 'image', or the photo itself as image/jpeg"
+            )
+
+        def unpack(body: memoryview) -> Upload:
+            return one_image(body, content_type) if media_type == FORM_TYPE else Upload(images=(body,))
+
+        return await self._answer(request, self._settings.max_body, unpack, self._classify_one)
+
+    async def many(self, request: Request) -> Response:
+        """Answers POST /classify_batch: a form of several images, each answered or refused on its own."""
+        content_type = request.headers.get("content-type", "")
+        if _media_type(content_type) != FORM_TYPE:
+            raise _wrong_type(_media_type(content_type), "a form with each photo as a file in a field 'images'")
+
+        def unpack(body: memoryview) -> Upload:
+            return several_images(body, content_type, self._settings.max_images)
+
+        return await self._answer(request, self._settings.max_batch_body, unpack, self._classify_many)
+
+    async def _answer(
+        self,
+        request: Request,
+        limit: int,
+        unpack: Callable[[memoryview], Upload],
+        classify: Callable[..., Any],
+    ) -> Response:
+        record = record_of(request.scope)
+        in_query = request.query_params.get("top_k")
+        if in_query is not None:
+            _parse_top_k(in_query)
+        try:
+            async with asyncio.timeout(self._settings.deadline) as deadline:
+                self._admission.check()  # before the body is read: nothing is spent on what will be turned away
+                async with self._bodies.receive(request, limit) as body:
+                    record.bytes = len(body)
+                    record.stages.append(Stage(name="read", start=record.start, end=time.perf_counter()))
+                    upload = unpack(body)
+                    top_k = _parse_top_k(in_query or upload.top_k)
+                    record.images = len(upload.images)
+                    with self._admission.enter() as place, self._served.use() as engine:
+                        work = classify(engine, upload, top_k, place, record, deadline.when())
+                        content = await while_connected(request, work)
+        except TimeoutError:
+            raise self._too_late() from None
+        return JSONResponse({**content, **engine.model, "timing_ms": _timing(record), "request_id": record.request_id})
+
+    async def _classify_one(
+        self, engine: Engine, upload: Upload, top_k: int, _place: Place, record: Record, _deadline: float
+    ) -> dict[str, Any]:
+        result = await engine.classify(upload.images[0], top_k)
+        self._note(record, engine, upload.images[0], result)
+        return {"predictions": [vars(prediction) for prediction in result.predictions], "batch": result.batch}
+
+    async def _classify_many(
+        self, engine: Engine, upload: Upload, top_k: int, place: Place, record: Record, deadline: float
+    ) -> dict[str, Any]:
+        """Takes as many images at once as make a batch and find a place; with its one place it goes on in any case."""
+        results: dict[int, Result] = {}
+        turns = iter(enumerate(upload.images))
+
+        async def take_turns(place: Place) -> None:
+            for turn, (index, image) in enumerate(turns):
+                if turn:
+                    place.next()
+                try:
+                    since = time.perf_counter() + index * LATER
+                    result = await engine.classify(image, top_k, since=since)
+                    self._note(record, engine, image, result)
+                    results[index] = result
+                except Exception as error:  # noqa: BLE001 - one image's fault is told in its own answer
+                    problem = results[index] = as_problem(error)
+                    self._metrics.refused(problem.reason)
+
+        async def one_more() -> None:
+            try:
+                with self._admission.enter() as place:
+                    await take_turns(place)
+            except Overloaded:
+                return
+
+        wanted = min(engine.max_batch, len(upload.images)) - 1
+        tasks = [asyncio.ensure_future(take_turns(place)), *(asyncio.ensure_future(one_more()) for _ in range(wanted))]
+        try:
+            in_time = max(0.0, deadline - asyncio.get_running_loop().time() - 0.1)
+            await asyncio.wait(tasks, timeout=in_time)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return {"results": [self._told(name, results.get(index)) for index, name in enumerate(upload.names)]}
+
+    def _told(self, name: str | None, result: Result | None) -> dict[str, Any]:
+        if isinstance(result, Classification):
+            return {"name": name, "predictions": [vars(prediction) for prediction in result.predictions]}
+        return {"name": name, "problem": (result or self._too_late()).content()}
+
+    def _note(self, record: Record, engine: Engine, image: memoryview, result: Classification) -> None:
+        record.stages.extend(result.stages)
+        record.batches.append(result.batch)
+        if self._observer.keeps_predictions:
+            record.sha256, record.precision = engine.file.sha256, engine.file.precision
+            record.predictions.append(Classified(bytes=len(image), predictions=result.predictions))
+
+    def _too_late(self) -> Problem:
+        detail = f"not answered within {self._settings.deadline} seconds; try again later or send a smaller image"
+        return Problem(504, "deadline_exceeded", detail, {"Retry-After": "1"})
+
+
+def _timing(record: Record) -> dict[str, float]:
+    """Milliseconds by stage, of which several images have several, and in all."""
+    stages: dict[str, float] = {}
+    for stage in record.stages:
+        stages[stage.name] = stages.get(stage.name, 0.0) + stage.end - stage.start
+    stages["total"] = time.perf_counter() - record.start
+    return {name: round(seconds * 1000, 2) for name, seconds in stages.items()}
+
+
+def _media_type(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
+
+
+def _wrong_type(media_type: str, wanted: str) -> Problem:
+    detail = f"content type '{media_type[:100] or 'none'}' cannot be classified; send {wanted}"
+    return Problem(415, "wrong_content_type", detail)
+
+
+def _parse_top_k(text: str | None) -> int:
+    if text is None:
+        return DEFAULT_TOP_K
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
+        raise Problem(400, "bad_top_k", f"top_k={text[:20]}: a whole number from 1 on is needed")
+    return int(text)
