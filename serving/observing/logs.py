@@ -48,6 +48,7 @@ def configure_logs(log_format: LogFormat, *, descriptor: int = STDERR) -> Backgr
         foreign.propagate = True
         foreign.setLevel(logging.WARNING)
     logging.getLogger("lipsformer.serving").setLevel(logging.INFO)
+    logging.raiseExceptions = False  # a handler that fails would print its traceback past this form
     atexit.register(handler.lines.close, CLOSE_SECONDS)  # a worker that fails on its start has said why
     return handler.lines
 

@@ -9,6 +9,7 @@ import contextvars
 import datetime
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -66,10 +67,14 @@ class Monitor:
             for classified in record.predictions:
                 try:
                     contextvars.copy_context().run(_write, record, classified)
-                except Exception as error:  # noqa: BLE001 - monitors raise types of their own
-                    self._tell_failure(error)
+                except Exception:  # noqa: BLE001 - monitors raise types of their own
+                    self._tell_failure()
+                for handler in logging.getLogger("bentoml_monitor_data").handlers:
+                    handler.handleError = self._tell_failure  # type: ignore[assignment, method-assign]
 
-    def _tell_failure(self, error: Exception) -> None:
+    def _tell_failure(self, _: logging.LogRecord | None = None) -> None:
+        """Tells of the exception that is being handled."""
+        error = sys.exception()
         self._failures += 1
         if self._failures & (self._failures - 1) == 0:  # the 1st, 2nd, 4th, 8th: a full disk must not fill the log
             logger.warning("predictions could not be monitored, %d so far: %s", self._failures, error)
