@@ -69,7 +69,7 @@ class Connection(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Counts a header."""
-        if self._fits(len(name) + len(value)):
+        if self._fits(len(name) + len(value) + len(b": \r\n")):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
