@@ -7,6 +7,7 @@ from collections.abc import Callable
 import typer
 
 from .benchmark import benchmark
+from .bento import bento
 from .convert import convert
 from .data import data
 from .doctor import doctor
@@ -34,6 +35,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "benchmark": benchmark,
     "convert": convert,
     "serve": serve,
+    "bento": bento,
     "lipschitz": lipschitz,
     "doctor": doctor,
 }
