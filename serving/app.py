@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import bentoml
+from bentoml._internal.configuration.containers import BentoMLContainer
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -47,7 +47,8 @@ def create_app(served: Served, settings: Settings, keys: KeyRing | None, observe
         return JSONResponse(api)
 
     async def metrics(_: Request) -> Response:
-        return Response(bentoml.metrics.generate_latest(), media_type="text/plain; version=0.0.4")
+        client = BentoMLContainer.metrics_client.get()  # of all workers: `bentoml.metrics` knows this one alone
+        return Response(client.generate_latest(), media_type="text/plain; version=0.0.4")  # type: ignore[no-untyped-call]
 
     pages = page_routes()
     routes = [

@@ -78,6 +78,7 @@ class Classifier:
         count = f"{settings.workers} worker{'s'[: settings.workers - 1]}"
         say(f"serving {settings.bundle}: {predictor.file.name} on {predictor.runtime.provider}, {count}")
         pass_hangups_on()
+        os.environ.pop("BENTOML_CONTAINERIZED", None)  # BentoML gives up on workers that die in its images
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def start(self) -> None:
