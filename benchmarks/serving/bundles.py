@@ -1,0 +1,62 @@
+"""The bundles that are served, made once in a working folder."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from null_model import write_null_bundle
+
+from lipsformer.samples import SAMPLES
+
+__all__ = ["bundle"]
+
+# Random weights tell photos hardly apart, less than int8's noise is; how fast a graph runs does not depend on them.
+NO_GATE = ["--threshold", "int8.top1_agreement=0"]
+
+
+def bundle(name: str, work: Path) -> Path:
+    """The bundle `cifar10` (the trained model), `unfolded` (the same with another graph), `tiny` or `null`.
+
+    `tiny` is of full size, with random weights, in fp32 and int8.
+    """
+    path = work / name
+    if path.is_dir():
+        return path
+    work.mkdir(parents=True, exist_ok=True)
+    if name == "null":
+        write_null_bundle(path)
+    elif name == "cifar10":
+        _export("lipsformer_cifar10", path)
+    elif name == "unfolded":
+        _export("lipsformer_cifar10", path, "--no-fold")
+    elif name == "tiny":
+        photos = ["--calibration", str(SAMPLES), *NO_GATE]
+        _export(str(_random_tiny(work / "tiny.safetensors")), path, "--precision", "fp32,int8", *photos)
+    else:
+        raise ValueError(name)
+    return path
+
+
+def _export(checkpoint: str, path: Path, *options: str) -> None:
+    command = [sys.executable, "-m", "lipsformer", "export", checkpoint, "--output", str(path), *options]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def _random_tiny(path: Path) -> Path:
+    import torch
+
+    from lipsformer import Preprocessing, create_model, save_checkpoint
+
+    torch.manual_seed(0)
+    model = create_model("lipsformer_swin_tiny")
+    save_checkpoint(
+        path,
+        config=model.config,
+        weights=model.state_dict(),
+        classes=tuple(f"class {index}" for index in range(model.config.num_classes)),
+        preprocessing=Preprocessing(image_size=model.config.image_size),
+        metrics={},
+    )
+    return path

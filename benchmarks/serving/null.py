@@ -1,0 +1,125 @@
+"""The null model behind our server and behind LitServe, with as many processes at work in each."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from bodies import images
+from bundles import bundle
+from load import Load, generate
+from memory import busy, processor_seconds
+from servers import Server, free_port, our_server, running
+
+__all__ = ["add_arguments", "run", "table"]
+
+# The best that `--tune` found: API servers, workers, batch, seconds to wait for it, ZeroMQ between them or not.
+LITSERVE = {"api_servers": 1, "workers": 2, "batch": 16, "batch_timeout": 0.002, "fast_queue": True}
+GRID = {
+    "processes": ((1, 2), (2, 1)),
+    "batch": ((1, 0.0), (16, 0.0), (16, 0.002), (16, 0.01), (64, 0.01)),
+    "fast_queue": (True, False),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--litserve", type=Path, required=True, help="a Python that has LitServe; see the README")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=8, help="of a turn")
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=2, help="decoder processes of our one worker")
+    parser.add_argument("--bodies", nargs="+", choices=["raw", "form"], default=["raw", "form"])
+    parser.add_argument("--tune", action="store_true", help="try LitServe's settings instead, one turn for each")
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    if arguments.tune:
+        return {"tuning": _tune(arguments)}
+    turns: list[dict[str, Any]] = []
+    for _ in range(arguments.rounds):
+        for log, body, name in itertools.product(("on", "off"), arguments.bodies, ("ours", "litserve")):
+            start = _ours(arguments, log) if name == "ours" else _litserve(arguments, body, log, LITSERVE)
+            turns.append({"server": name, "body": body, "log": log, **_turn(start, body, arguments)})
+            print({key: turns[-1][key] for key in ("server", "body", "log", "per_second", "busy")}, flush=True)
+    return {"litserve": LITSERVE, "turns": turns}
+
+
+def _tune(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    tried = []
+    for (api_servers, workers), (batch, wait), fast, body in itertools.product(*GRID.values(), arguments.bodies):
+        settings = {"api_servers": api_servers, "workers": workers, "batch": batch, "batch_timeout": wait}
+        settings["fast_queue"] = fast
+        turn = _turn(_litserve(arguments, body, "off", settings), body, arguments)
+        tried.append({**settings, "body": body, **turn})
+        print(settings, body, turn["per_second"], turn["outcomes"], flush=True)
+    return sorted(tried, key=lambda turn: -turn["per_second"])
+
+
+def _ours(arguments: argparse.Namespace, log: str) -> contextlib.AbstractContextManager[Server]:
+    path = bundle("null", arguments.work)
+    return our_server(path, arguments.work / "server.log", THREADS=str(arguments.threads), ACCESS_LOG=log)
+
+
+def _litserve(
+    arguments: argparse.Namespace, body: str, log: str, settings: dict[str, Any]
+) -> contextlib.AbstractContextManager[Server]:
+    port = free_port()
+    options = {
+        **settings,
+        "port": port,
+        "graph": str(bundle("null", arguments.work) / "ort-fp32.onnx"),
+        "form": body == "form",
+        "log_level": "info" if log == "on" else "warning",
+    }
+    command = [str(arguments.litserve), str(Path(__file__).with_name("litserve_app.py")), json.dumps(options)]
+    return running(command, port, arguments.work / "litserve.log", "/health")
+
+
+def _turn(start: contextlib.AbstractContextManager[Server], body: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    expected = dict.fromkeys(images(), "class 0")
+    with start as server:
+        load = Load(
+            url=server.url,
+            mix={body: 1},
+            expected=expected,
+            seconds=arguments.seconds + 2,
+            warm_up=2,
+            clients=arguments.clients,
+        )
+        before = processor_seconds(server)
+        report = generate(load)
+        cores = busy(before, processor_seconds(server), load.seconds)
+    keep = ("per_second", "outcomes", "latency_ms", "generator", "keep_alive_races")
+    return {**{name: report[name] for name in keep}, "busy": cores}
+
+
+def table(result: dict[str, Any]) -> str:
+    if "tuning" in result:
+        return _tuning_table(result["tuning"])
+    rows: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
+    for turn in result["turns"]:
+        rows.setdefault((turn["body"], turn["log"]), {}).setdefault(turn["server"], []).append(turn)
+    lines = [
+        "| body | access log | ours, photos/s | LitServe | ours / LitServe | lowest to highest | busy processes |",
+        "|---|---|---:|---:|---:|---:|---|",
+    ]
+    for (body, log), by_server in rows.items():
+        ours, others = by_server["ours"], by_server["litserve"]
+        ratios = [a["per_second"] / b["per_second"] for a, b in zip(ours, others, strict=True)]
+        rates = [statistics.median(turn["per_second"] for turn in turns) for turns in (ours, others)]
+        lines.append(
+            f"| {body} | {log} | {rates[0]:.0f} | {rates[1]:.0f} | {statistics.median(ratios):.2f} "
+            f"| {min(ratios):.2f} to {max(ratios):.2f} | {len(ours[-1]['busy'])} and {len(others[-1]['busy'])} |"
+        )
+    return "\n".join(lines)
+
+
+def _tuning_table(tried: list[dict[str, Any]]) -> str:
+    names = ("api_servers", "workers", "batch", "batch_timeout", "fast_queue", "body", "per_second", "outcomes")
+    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
+    return "\n".join(lines + [f"| {' | '.join(str(turn[name]) for name in names)} |" for turn in tried])
