@@ -7,18 +7,20 @@ specification. Normalisation is not part of it: the network's input is uint8, an
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from .errors import InputError, check_fields
-from .images import DECODER_ERRORS, ORIENTATIONS, ImageError, orientation
+from .images import DECODER_ERRORS, ORIENTATIONS, ImageError, orientation, too_much_memory
 
 __all__ = ["Preprocessing", "to_rgb"]
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+STRIP = 1_000_000  # pixels of a large image that are converted at a time
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,7 +93,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
     Transparency is laid on white. 16-bit greyscale keeps its upper 8 bits; 32-bit integers are read as 16-bit;
     floating point is read as 0..1, or as 0..255 where it exceeds 1. CMYK and the other colour spaces are converted
-    without colour profiles.
+    without colour profiles. An image that is so already is returned itself.
 
     Raises:
         ImageError: if the pixel mode cannot be read as a photo.
@@ -99,12 +101,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
     image = _upright(image)
     try:
         if image.mode.startswith("I") or image.mode == "F":
-            return _from_deep_grey(image).convert("RGB")
+            return _from_deep_grey(image)
         if image.has_transparency_data:
-            rgba = image.convert("RGBA")
-            white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-            return Image.alpha_composite(white, rgba).convert("RGB")
-        return image.convert("RGB")
+            return _by_strips(image, _on_white)
+        return image if image.mode == "RGB" else image.convert("RGB")
+    except MemoryError:
+        raise too_much_memory("image") from None
     except DECODER_ERRORS as error:
         raise ImageError(
             "damaged", f"image of mode {image.mode} cannot be read as RGB ({error!r}); save it again"
@@ -118,9 +120,38 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _from_deep_grey(image: Image.Image) -> Image.Image:
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=np.inf)
+    scale = 1 / 256
     if image.mode == "F":
-        grey = values * 255.0 if values.max(initial=0.0) <= 1.0 else values
-    else:
-        grey = values / 256.0 // 1.0
-    return Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
+        largest = max(float(_numbers(strip).max(initial=0.0)) for _, strip in _strips(image))
+        scale = 255.0 if largest <= 1.0 else 1.0
+
+    def grey(strip: Image.Image) -> Image.Image:
+        values = _numbers(strip) * scale
+        return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+
+    return _by_strips(image, grey)
+
+
+def _numbers(image: Image.Image) -> NDArray[np.float64]:
+    return np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=np.inf)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    rgba = image.convert("RGBA")
+    white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, rgba)
+
+
+def _by_strips(image: Image.Image, change: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """What `change`, which works on each pixel alone, makes of the image, in RGB, without whole images in between."""
+    rgb = Image.new("RGB", image.size)
+    for box, strip in _strips(image):
+        rgb.paste(change(strip).convert("RGB"), box)
+    return rgb
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[tuple[int, int, int, int], Image.Image]]:
+    rows = max(1, STRIP // image.width)
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        yield box, image.crop(box)
