@@ -10,13 +10,12 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from lipsformer.serving.observing import Classified, Metrics, Observer, Record, Stage
-
 from .admission import Admission, Overloaded, Place
 from .body import Bodies, while_connected
 from .door import record_of
 from .engine import Classification, Engine
 from .forms import FORM_TYPE, Upload, is_image_type, one_image, several_images
+from .observing import Classified, Metrics, Observer, Record, Stage
 from .problems import Problem, as_problem
 from .served import Served
 from .settings import Settings
@@ -87,8 +86,7 @@ class Classifying:
     ) -> Response:
         record = record_of(request.scope)
         in_query = request.query_params.get("top_k")
-        if in_query is not None:
-            _parse_top_k(in_query)
+        wanted = None if in_query is None else _parse_top_k(in_query)
         try:
             async with asyncio.timeout(self._settings.deadline) as deadline:
                 self._admission.check()  # before the body is read: nothing is spent on what will be turned away
@@ -96,7 +94,8 @@ class Classifying:
                     record.bytes = len(body)
                     record.stages.append(Stage(name="read", start=record.start, end=time.perf_counter()))
                     upload = unpack(body)
-                    top_k = _parse_top_k(in_query or upload.top_k)
+                    in_form = _parse_top_k(upload.top_k)
+                    top_k = wanted or in_form
                     record.images = len(upload.images)
                     with self._admission.enter() as place, self._served.use() as engine:
                         work = classify(engine, upload, top_k, place, record, deadline.when())
@@ -181,7 +180,7 @@ def _media_type(content_type: str) -> str:
 
 
 def _wrong_type(media_type: str, wanted: str) -> Problem:
-    detail = f"content type '{media_type[:100] or 'none'}' cannot be classified; send {wanted}"
+    detail = f"content type {(media_type[:100] or 'none')!a} cannot be classified; send {wanted}"
     return Problem(415, "wrong_content_type", detail)
 
 
@@ -189,5 +188,5 @@ def _parse_top_k(text: str | None) -> int:
     if text is None:
         return DEFAULT_TOP_K
     if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
-        raise Problem(400, "bad_top_k", f"top_k={text[:20]}: a whole number from 1 on is needed")
+        raise Problem(400, "bad_top_k", f"top_k={text[:20]!a}: a whole number from 1 on is needed")
     return int(text)

@@ -38,13 +38,16 @@ REASONS = {
 }
 OF_AN_IMAGE = ("empty", "too_many_bytes", "too_many_pixels", "too_much_memory", "not_an_image", "damaged", "too_slow",
                "too_complex", "internal_error")  # fmt: skip
+IN_A_BATCH = [*OF_AN_IMAGE, "overloaded", "deadline_exceeded"]
 OF_A_FORM = ("missing_field", "malformed_form", "bad_top_k", "slow_upload", "too_many_images", "wrong_content_type",
              "not_a_file", "overloaded", "stopping", "deadline_exceeded")  # fmt: skip
 
 RAW_TYPES = ("image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "image/tiff", "image/avif",
              "application/octet-stream")  # fmt: skip
 TOP_K = {"type": "integer", "minimum": 1, "maximum": 999_999_999, "default": 5}
+TEXT = {"type": "string"}
 FILE = {"type": "string", "contentMediaType": "application/octet-stream"}
+ONE_FILE = {**FILE, "minLength": 1}
 REQUEST_ID = {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"}
 HEADERS = {
     "X-Request-ID": {"description": "The request's own, if it brought a sane one; else a new one.", "required": True,
@@ -81,8 +84,12 @@ def describe_api(*, version: str, keys: bool, limits: ImageLimits, max_images: i
         "paths": {
             "/classify": {"post": _classify(keys)},
             "/classify_batch": {"post": _classify_batch(keys, max_images)},
-            "/info": {"get": _get("info", "What is served: classes, model, runtime, provenance, limits", INFO, keys)},
-            "/openapi.json": {"get": _get("describe", "This document", {"type": "object"}, keys)},
+            "/info": {
+                "get": _get("info", "What is served: classes, model, runtime, limits", "application/json", INFO, keys)
+            },
+            "/openapi.json": {"get": _get("describe", "This document", "application/json", {"type": "object"}, keys)},
+            "/metrics": {"get": _get("metrics", "Figures for Prometheus", "text/plain", TEXT, keys)},
+            "/": {"get": _get("page", "A page to try it on", "text/html", TEXT, keys)},
             **{path: {"get": _probe(*probe)} for path, probe in PROBES.items()},
         },
         "components": {"schemas": SCHEMAS},
@@ -98,7 +105,7 @@ def describe_api(*, version: str, keys: bool, limits: ImageLimits, max_images: i
 
 
 def _classify(keys: bool) -> Schema:
-    form = {"type": "object", "required": ["image"], "properties": {"image": FILE, "top_k": TOP_K}}
+    form = {"type": "object", "required": ["image"], "properties": {"image": ONE_FILE, "top_k": TOP_K}}
     return {
         "operationId": "classify",
         "summary": "Classify one photo",
@@ -107,11 +114,11 @@ def _classify(keys: bool) -> Schema:
             "required": True,
             "content": {
                 "multipart/form-data": {"schema": form},
-                **{media_type: {"schema": FILE} for media_type in RAW_TYPES},
+                **{media_type: {"schema": ONE_FILE} for media_type in RAW_TYPES},
             },
         },
         "responses": {
-            "200": _json("The classes that fit best, by falling score", _ref("Classification")),
+            "200": _answer("The classes that fit best, by falling score", _ref("Classification")),
             **_refusals("several_images", *OF_AN_IMAGE, *OF_A_FORM, keys=keys),
         },
     }
@@ -127,20 +134,20 @@ def _classify_batch(keys: bool, max_images: int) -> Schema:
         "parameters": [_top_k_in_query()],
         "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}},
         "responses": {
-            "200": _json("An answer or a problem for each photo", _ref("BatchClassification")),
+            "200": _answer("An answer or a problem for each photo", _ref("BatchClassification")),
             **_refusals("too_many_bytes", "internal_error", *OF_A_FORM, keys=keys),
         },
     }
 
 
-def _get(name: str, summary: str, schema: Schema, keys: bool) -> Schema:
-    responses = {"200": _json(summary, schema), **_refusals("internal_error", keys=keys)}
+def _get(name: str, summary: str, media_type: str, schema: Schema, keys: bool) -> Schema:
+    responses = {"200": _answer(summary, schema, media_type), **_refusals("internal_error", keys=keys)}
     return {"operationId": name, "summary": summary, "responses": responses}
 
 
 def _probe(name: str, summary: str, *unready: str) -> Schema:
     """An operation of BentoML's, which answers in plain text and needs no key."""
-    content = {"text/plain": {"schema": {"type": "string"}}}
+    content = {"text/plain": {"schema": TEXT}}
     statuses = {"200": "Yes", **dict.fromkeys(unready, "Not now")}
     responses = {status: {"description": words, "content": content} for status, words in statuses.items()}
     return {"operationId": name, "summary": summary, "security": [], "responses": responses}
@@ -178,8 +185,8 @@ def _problem_fields(statuses: list[int], reasons: list[str]) -> dict[str, Schema
     }
 
 
-def _json(description: str, schema: Schema) -> Schema:
-    return {"description": description, "headers": HEADERS, "content": {"application/json": {"schema": schema}}}
+def _answer(description: str, schema: Schema, media_type: str = "application/json") -> Schema:
+    return {"description": description, "headers": HEADERS, "content": {media_type: {"schema": schema}}}
 
 
 def _ref(name: str) -> Schema:
@@ -224,7 +231,7 @@ SCHEMAS = {
     ),
     "BatchAnswer": _closed(name=NAME, predictions=PREDICTIONS),
     "BatchProblem": _closed(
-        name=NAME, problem=_closed(**_problem_fields(sorted({REASONS[r] for r in OF_AN_IMAGE}), list(OF_AN_IMAGE)))
+        name=NAME, problem=_closed(type=TEXT, **_problem_fields(sorted({REASONS[r] for r in IN_A_BATCH}), IN_A_BATCH))
     ),
 }
 # Open: what is told may grow, and a model's settings depend on the model.
@@ -242,5 +249,4 @@ PROBES = {
     "/livez": ("live", "Whether the process is alive"),
     "/readyz": ("ready", "Whether it takes requests", "503"),
     "/healthz": ("healthy", "As /livez"),
-    "/metrics": ("metrics", "Figures for Prometheus"),
 }

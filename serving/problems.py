@@ -64,9 +64,11 @@ def problem_of(request: Request, error: Exception) -> Problem | None:
         case ClientDisconnect():
             return None
         case HTTPException(status_code=404):
-            return Problem(404, "not_found", f"nothing is at {request.url.path}; POST a photo to /classify, or open /")
+            return Problem(
+                404, "not_found", f"nothing is at {request.url.path[:200]!a}; POST a photo to /classify, or open /"
+            )
         case HTTPException():
-            detail = f"{request.method} {request.url.path}: {error.detail}"
+            detail = f"{request.method} {request.url.path[:200]!a}: {error.detail}"
             return Problem(error.status_code, "refused", detail, error.headers)
         case _:
             return as_problem(error)

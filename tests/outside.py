@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from odd import REFUSALS
 
-__all__ = ["Taken", "taken", "verdict"]
+__all__ = ["Taken", "settled", "taken", "verdict"]
 
 # Reasons of a refused upload that are the form's, not the image's.
 OF_THE_FORM = {
@@ -33,7 +34,7 @@ def verdict(status: int, headers: Mapping[str, str], body: bytes) -> str:
     reason = answer["reason"]
     assert {**REFUSALS, **OF_THE_FORM}.get(reason) == answer["status"] == status, shown
     assert any(word in answer["detail"] for word in MENDING), shown
-    assert "\n" not in answer["detail"], shown
+    assert answer["detail"].isprintable(), shown
     assert "Traceback" not in answer["detail"], shown
     return str(reason)
 
@@ -60,6 +61,15 @@ def taken(root: int) -> Taken:
         tree |= grown
     held = [_held(Path(f"/proc/{pid}")) for pid in tree]
     return Taken(processes=len(held), files=sum(files for files, _ in held), memory=sum(size for _, size in held))
+
+
+def settled(root: int, processes: int, seconds: float = 20.0) -> Taken:
+    """What the tree holds once it has `processes` again: a decoder that was killed takes a moment to be replaced."""
+    end = time.monotonic() + seconds
+    while (found := taken(root)).processes != processes:
+        assert time.monotonic() < end, f"{found.processes} processes instead of {processes}"
+        time.sleep(0.1)
+    return found
 
 
 def _held(process: Path) -> tuple[int, int]:
