@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 from typing import Self
 
-from lipsformer.serving.observing import Metrics
+from .observing import Metrics
 
 __all__ = ["Admission", "Overloaded", "Place"]
 

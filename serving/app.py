@@ -13,12 +13,12 @@ from starlette.types import ASGIApp
 
 import lipsformer
 from lipsformer.images import ImageError
-from lipsformer.serving.observing import Observer
 
 from .admission import Overloaded
 from .classify import Classifying
 from .door import Door, record_of
 from .keys import KeyRing
+from .observing import Observer
 from .openapi import describe_api
 from .pages import page_routes
 from .problems import CLIENT_CLOSED_REQUEST, Problem, problem_of

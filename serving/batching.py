@@ -13,20 +13,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
 
 from lipsformer.runtimes import Logits, Pixels
 
 from .admission import Overloaded
+from .observing import Metrics
 from .runner import Outcome
 
 __all__ = ["Answer", "BatchQueue"]
-
-
-class Depth(Protocol):
-    """What shows people how many wait."""
-
-    def set(self, value: float) -> None: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +45,7 @@ class BatchQueue:
     Args:
         run: maps images (S, S, 3) to an outcome each; called in one thread only. If it raises, the queue is at its end.
         max_batch: the largest number of images in a call.
-        depth: told how many wait.
+        metrics: told how many wait, and how many are computed together.
         lost: called when `run` has raised.
     """
 
@@ -60,12 +54,12 @@ class BatchQueue:
         run: Callable[[Sequence[Pixels]], list[Outcome]],
         *,
         max_batch: int,
-        depth: Depth,
+        metrics: Metrics,
         lost: Callable[[], None],
     ) -> None:
         self.max_batch = max_batch
         self._run = run
-        self._depth = depth
+        self._metrics = metrics
         self._lost = lost
         self._waiting: deque[_Item] = deque()
         self._filled = asyncio.Event()
@@ -99,7 +93,7 @@ class BatchQueue:
             raise _stopping()
         item = _Item(pixels=pixels, answer=asyncio.get_running_loop().create_future())
         self._waiting.append(item)
-        self._depth.set(len(self._waiting))
+        self._metrics.queue_depth.set(len(self._waiting))
         self._filled.set()
         return await item.answer
 
@@ -115,7 +109,7 @@ class BatchQueue:
                 item = self._waiting.popleft()
                 if not item.answer.done():
                     item.answer.set_exception(_stopping())
-            self._depth.set(0)
+            self._metrics.queue_depth.set(0)
 
     def _next_batch(self) -> list[_Item]:
         batch: list[_Item] = []
@@ -125,11 +119,12 @@ class BatchQueue:
                 batch.append(item)
         if not self._waiting:
             self._filled.clear()
-        self._depth.set(len(self._waiting))
+        self._metrics.queue_depth.set(len(self._waiting))
         return batch
 
     async def _answer(self, batch: Sequence[_Item]) -> None:
         images = [item.pixels for item in batch]
+        self._metrics.batch_size.observe(len(batch))
         started = time.perf_counter()
         computing = asyncio.get_running_loop().run_in_executor(self._thread, self._run, images)
         try:

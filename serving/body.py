@@ -9,9 +9,8 @@ from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from lipsformer.serving.observing import Metrics
-
 from .admission import Overloaded
+from .observing import Metrics
 from .problems import Problem
 
 __all__ = ["Bodies", "while_connected"]

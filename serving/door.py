@@ -10,9 +10,8 @@ from collections.abc import Collection
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lipsformer.serving.observing import Observer, Record
-
 from .keys import KeyRing, given_key
+from .observing import Observer, Record
 from .problems import Problem
 
 __all__ = ["Door", "record_of"]

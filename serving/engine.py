@@ -12,10 +12,10 @@ from lipsformer.errors import GateError, InputError
 from lipsformer.manifest import BundleFile, Manifest, read_manifest
 from lipsformer.prediction import Prediction, Predictor, load_bundle
 from lipsformer.pretrained import resolve_model
-from lipsformer.serving.decoding import DecoderPool
-from lipsformer.serving.observing import Metrics, Stage
 
 from .batching import BatchQueue
+from .decoding import DecoderPool
+from .observing import Metrics, Stage
 from .runner import FaultError, Runner, RuntimeFault
 from .settings import Settings
 
@@ -65,7 +65,7 @@ class Engine:
             memory=settings.decode_memory,
             died=metrics.decoder_died,
         )
-        self.queue = BatchQueue(self.runner.run, max_batch=self.max_batch, depth=metrics.queue_depth, lost=lost)
+        self.queue = BatchQueue(self.runner.run, max_batch=self.max_batch, metrics=metrics, lost=lost)
 
     async def start(self) -> None:
         """Starts the decoders and the queue.

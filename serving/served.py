@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from lipsformer.errors import LipsFormerError
 from lipsformer.manifest import MANIFEST_NAME
 from lipsformer.pretrained import resolve_model
-from lipsformer.serving.observing import Metrics
 
 from .engine import Engine, load
+from .observing import Metrics
 from .settings import Settings
 
 __all__ = ["Served"]

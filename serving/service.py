@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 from typing import Any
@@ -15,17 +16,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from lipsformer.console import say
 from lipsformer.errors import LipsFormerError
 from lipsformer.machine import visible_gpus
-from lipsformer.serving.observing import Observer
 
 from .app import create_app
 from .connections import use_patient_connections
 from .engine import load
 from .keys import KeyRing
+from .observing import Observer
 from .served import Served
 from .settings import Settings, worker_count
-from .signals import end_with_master, ignore_hangups, pass_hangups_on, when_hung_up
+from .signals import end_with_master, ignore_hangups, prepare_master, when_hung_up
 
 __all__ = ["Classifier"]
+
+logger = logging.getLogger("lipsformer.serving")
 
 HEALTH = {"/livez", "/readyz", "/healthz"}
 
@@ -48,7 +51,9 @@ class FrontedService(Service[Any]):  # type: ignore[misc]
             if scope["type"] == "http" and scope["path"] not in HEALTH:
                 app_here = bentoml.get_current_service().app
                 await app_here(scope, receive, send)
-            elif scope["type"] != "websocket":
+            elif scope["type"] == "websocket":
+                await send({"type": "websocket.close"})  # without a word, uvicorn would answer 500
+            else:
                 await app(scope, receive, send)
 
         return front
@@ -77,7 +82,7 @@ class Classifier:
         predictor = loaded.runner.predictor
         count = f"{settings.workers} worker{'s'[: settings.workers - 1]}"
         say(f"serving {settings.bundle}: {predictor.file.name} on {predictor.runtime.provider}, {count}")
-        pass_hangups_on()
+        prepare_master()
         os.environ.pop("BENTOML_CONTAINERIZED", None)  # BentoML gives up on workers that die in its images
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
@@ -94,7 +99,7 @@ class Classifier:
         await self.served.start()
         self.app = create_app(self.served, settings, keys, self.observer)
         when_hung_up(self.served.swap)
-        say(f"worker {os.getpid()} is ready: {self.served.engine.predictor.runtime.provider}")
+        logger.info("worker %d is ready: %s", os.getpid(), self.served.engine.predictor.runtime.provider)
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:

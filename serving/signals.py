@@ -1,22 +1,25 @@
-"""SIGHUP to the server: the master passes it on, and each worker looks for a new bundle.
+"""Signals to the server. SIGHUP: the master passes it on, and workers look for a new bundle. SIGTERM: no more is taken.
 
 BentoML's process manager would answer SIGHUP by ending its workers and starting others, which are lost for good if
-the new bundle is broken.
+the new bundle is broken; and at SIGTERM it keeps a door open that nobody stands behind until the last worker has ended.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import signal
-from collections.abc import Awaitable, Callable
+import socket
+from collections.abc import Awaitable, Callable, Mapping
 
 from circus.sighandler import SysHandler
 
-__all__ = ["end_with_master", "ignore_hangups", "pass_hangups_on", "when_hung_up"]
+__all__ = ["end_with_master", "ignore_hangups", "prepare_master", "when_hung_up"]
 
 PR_SET_PDEATHSIG = 1
+CLOSING_SECONDS = 0.5  # in which the workers take what has arrived, and close the door on their side
 
 
 def ignore_hangups() -> None:
@@ -24,15 +27,28 @@ def ignore_hangups() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
-def pass_hangups_on() -> None:
-    """In the master, before its workers start: SIGHUP goes to them and does nothing else."""
+def prepare_master() -> None:
+    """In the master, before its workers start: has it answer signals as told above."""
 
     def handle_hup(handler: SysHandler) -> None:
         for watcher in handler.controller.arbiter.watchers:
             for process in watcher.processes.values():
                 process.send_signal(signal.SIGHUP)
 
+    def quit_at_once(handler: SysHandler) -> None:
+        loop, listeners = handler.controller.loop, handler.controller.arbiter.sockets
+        loop.add_callback_from_signal(loop.call_later, CLOSING_SECONDS, _refuse_connections, listeners)
+        leave_to_circus(handler)
+
+    leave_to_circus = SysHandler.quit
     SysHandler.handle_hup = handle_hup
+    SysHandler.quit = quit_at_once
+
+
+def _refuse_connections(listeners: Mapping[str, socket.socket]) -> None:
+    for listener in listeners.values():
+        with contextlib.suppress(OSError):  # closed already
+            listener.shutdown(socket.SHUT_RD)
 
 
 def when_hung_up(look: Callable[[], Awaitable[object]]) -> None:

@@ -15,6 +15,7 @@ from lipsformer import Preprocessing
 from lipsformer.prediction import Predictor
 from lipsformer.serving.admission import Overloaded
 from lipsformer.serving.batching import BatchQueue
+from lipsformer.serving.observing import open_metrics
 from lipsformer.serving.runner import FaultError, Runner, RuntimeLostError
 
 SIZE = 2
@@ -43,14 +44,6 @@ class Runtime:
         return np.where(logits == 254, np.nan, logits)
 
 
-class Depth:
-    def __init__(self) -> None:
-        self.seen: list[float] = []
-
-    def set(self, value: float) -> None:
-        self.seen.append(value)
-
-
 def image(value: int) -> np.ndarray:
     return np.full((SIZE, SIZE, 3), value, dtype=np.uint8)
 
@@ -68,14 +61,12 @@ def run(
     runner = Runner(lambda: predictor(runtime), told=told.append)
 
     async def main() -> None:
-        depth = Depth()
-        queue = BatchQueue(runner.run, max_batch=max_batch, depth=depth, lost=lambda: told.append("lost"))
+        queue = BatchQueue(runner.run, max_batch=max_batch, metrics=open_metrics(), lost=lambda: told.append("lost"))
         with pytest.raises(Overloaded, match="stopping"):
             await queue.infer(image(1))
         queue.start()
         await asyncio.wait_for(scenario(runtime, queue), 20)
         await queue.close()
-        assert depth.seen[-1] == 0
         with pytest.raises(Overloaded, match="stopping"):
             await queue.infer(image(1))
 
@@ -168,7 +159,7 @@ def test_a_runtime_that_is_broken_for_good_ends_the_queue(second: Callable[[], P
 
     async def main() -> None:
         lost: list[bool] = []
-        queue = BatchQueue(runner.run, max_batch=4, depth=Depth(), lost=lambda: lost.append(True))
+        queue = BatchQueue(runner.run, max_batch=4, metrics=open_metrics(), lost=lambda: lost.append(True))
         queue.start()
         tasks = [asyncio.create_task(queue.infer(image(value))) for value in range(6)]
         for outcome in await asyncio.gather(*tasks, return_exceptions=True):
