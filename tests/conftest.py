@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from browser import browser, page
 from server import server
 from trained import trained
 
-__all__ = ["reference", "samples", "server", "trained"]
+__all__ = ["browser", "page", "reference", "samples", "server", "trained"]
 
 REPOSITORY = Path(__file__).parents[1]
 

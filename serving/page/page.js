@@ -1,151 +1,178 @@
-// One photo at a time: show it, send its bytes as they are, show the answer or the reason in words.
+// Photos come in by dropping, pasting, choosing or taking one; each is asked about on its own, a few at a time.
+
+import { Card, make, percent, provider } from "./card.js";
+import { Failure, classify, fetchInfo } from "./client.js";
+
+const MAX_PHOTOS = 64;
+const AT_ONCE = 4; // enough for the server to batch, few enough to leave it to others too
+const MAX_SPOKEN = 20;
 
 const element = (id) => document.getElementById(id);
-const drop = element("drop");
-const preview = element("preview");
-const result = element("result");
+const photos = []; // as shown: newest first
+const waiting = [];
+let asking = 0;
+let maxBytes = Infinity;
 
-const TITLES = {
-  too_many_bytes: "That file is too large",
-  too_many_pixels: "That image has too many pixels",
-  empty: "That file is empty",
-  not_an_image: "That is not an image",
-  wrong_content_type: "That is not an image",
-  damaged: "That image is damaged",
-  overloaded: "The server is busy",
-  deadline_exceeded: "That took too long",
-};
-
-let pending = null;
-
-function make(tag, className, text) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
-  return made;
+/** Tells screen readers, and nobody else. */
+function speak(text) {
+  const spoken = element("spoken");
+  spoken.append(make("p", "", text));
+  if (spoken.childElementCount > MAX_SPOKEN) spoken.firstElementChild.remove();
 }
 
-function show(state, spoken) {
-  result.dataset.state = state;
-  element("status").textContent = spoken; // all that a screen reader is told of it
-}
-
-function showError(title, detail) {
-  element("error-title").textContent = title;
-  element("error-detail").textContent = detail;
-  show("error", `${title}. ${detail}`);
-}
-
-function showPreview(file) {
-  if (preview.src) URL.revokeObjectURL(preview.src);
-  preview.src = URL.createObjectURL(file);
-  preview.alt = `Your photo: ${file.name}`;
-  preview.hidden = false;
-  element("invite").hidden = true;
-  element("file-name").textContent = file.name;
-  element("file-line").hidden = false;
-  drop.classList.add("filled");
-}
-
-// A file the browser cannot draw (a TIFF, or no image at all) may still be one the server can read.
-preview.addEventListener("error", () => {
-  preview.hidden = true;
-  element("invite").hidden = false;
-  drop.classList.remove("filled");
-});
-
-const percent = (score) => `${(score * 100).toFixed(1)} %`;
-
-function showAnswer(answer, elapsed) {
-  element("best").textContent = answer.predictions[0].label;
-  element("bars").replaceChildren(
-    ...answer.predictions.map(({ label, score }) => {
-      const line = make("div", "line");
-      line.append(make("span", "label", label), make("span", "score", percent(score)));
-      const fill = make("div", "fill");
-      fill.style.setProperty("--share", `${score * 100}%`);
-      const track = make("div", "track");
-      track.setAttribute("aria-hidden", "true");
-      track.append(fill);
-      const item = make("li");
-      item.append(line, track);
-      return item;
-    }),
-  );
-  const facts = {
-    Server: `${answer.timing_ms.total.toFixed(0)} ms`,
-    "With the network": `${elapsed.toFixed(0)} ms`,
-    Runtime: answer.provider.replace("ExecutionProvider", ""),
-    Model: answer.model,
-  };
-  element("facts").replaceChildren(
-    ...Object.entries(facts).map(([name, value]) => {
-      const pair = make("div");
-      pair.append(make("dt", "", name), make("dd", "", value));
-      return pair;
-    }),
-  );
-  const [best] = answer.predictions;
-  show("done", `${best.label}, ${percent(best.score)}`);
-}
-
-async function classify(file) {
-  pending?.abort();
-  const mine = (pending = new AbortController());
-  showPreview(file);
-  show("busy", `Looking at ${file.name}`);
-  const start = performance.now();
-  try {
-    const response = await fetch("classify?top_k=5", {
-      method: "POST",
-      body: file,
-      headers: { "Content-Type": "application/octet-stream" }, // what it is, the server finds out from its bytes
-      signal: mine.signal,
-    });
-    const answer = await response.json().catch(() => ({ title: `Status ${response.status}`, detail: "Try again later." }));
-    if (mine.signal.aborted) return;
-    if (response.ok) showAnswer(answer, performance.now() - start);
-    else showError(TITLES[answer.reason] ?? answer.title, answer.detail);
-  } catch {
-    if (!mine.signal.aborted) showError("No answer", "The server cannot be reached. Check that it runs, then try again.");
-  }
+function notify(text) {
+  element("notice").textContent = text;
+  element("notice").hidden = !text;
 }
 
 function take(files) {
-  if (files.length) classify(files[0]);
+  const taken = [...files].slice(0, MAX_PHOTOS - photos.length);
+  const left = files.length - taken.length;
+  notify(left ? `${MAX_PHOTOS} photos fit here at a time; ${left} did not. Remove some first.` : "");
+  if (!taken.length) return;
+  const added = taken.map(newPhoto);
+  photos.unshift(...added);
+  element("cards").prepend(...added.map(({ card }) => card.element));
+  speak(taken.length === 1 ? `Looking at ${added[0].card.name}` : `Looking at ${taken.length} photos`);
+  waiting.push(...added);
+  next();
+  element("cards").firstElementChild.scrollIntoView({ block: "nearest" });
 }
 
-element("file").addEventListener("change", (event) => {
-  take(event.target.files);
-  event.target.value = ""; // so that the same photo can be picked again
-});
+function newPhoto(file) {
+  const photo = { file, abort: new AbortController(), state: "waiting" };
+  photo.card = new Card(file, { speak, onRemove: () => remove(photo), onAgain: () => again(photo) });
+  return photo;
+}
 
-// The whole window takes the drop: a photo that misses the card must not replace the page.
-addEventListener("dragover", (event) => {
-  event.preventDefault();
-  drop.classList.add("over");
-});
-addEventListener("dragleave", (event) => {
-  if (!event.relatedTarget) drop.classList.remove("over");
-});
-addEventListener("drop", (event) => {
-  event.preventDefault();
-  drop.classList.remove("over");
-  if (event.dataTransfer.files.length) take(event.dataTransfer.files);
-  else showError("That is not a file", "Drop the photo itself, from a folder or the desktop; addresses are never fetched.");
-});
-addEventListener("paste", (event) => take(event.clipboardData.files));
+function next() {
+  while (asking < AT_ONCE && waiting.length) {
+    asking += 1;
+    answer(waiting.shift()).finally(() => {
+      asking -= 1;
+      next();
+    });
+  }
+  count();
+}
 
-async function introduce() {
-  const info = await (await fetch("info")).json();
-  const { model, classes, runtime } = info;
-  element("model").textContent = `${model.architecture} · ${classes.length} classes · ${runtime.provider.replace("ExecutionProvider", "")}`;
+async function answer(photo) {
+  const { card, file, abort } = photo;
+  try {
+    const { answer: found, elapsed } = await classify(file, {
+      signal: abort.signal,
+      maxBytes,
+      onAsk: () => card.showBusy(),
+      onWait: (seconds, attempt, tries) => {
+        card.showRetry(seconds, attempt, tries);
+        speak(`${card.name}: the server is busy, asking again in ${seconds} seconds`);
+      },
+    });
+    if (abort.signal.aborted) return;
+    card.showAnswer(found, elapsed);
+    photo.state = "done";
+    speak(`${card.name}: ${found.predictions[0].label}, ${percent(found.predictions[0].score)}`);
+  } catch (error) {
+    if (abort.signal.aborted) return;
+    const failure = error instanceof Failure ? error : new Failure("This page failed", String(error), true);
+    card.showFailure(failure);
+    photo.state = "failed";
+    speak(`${card.name}: ${failure.title}. ${failure.detail}`);
+  }
+}
+
+function again(photo) {
+  photo.state = "waiting";
+  photo.card.show("waiting", "Waiting for its turn");
+  photo.card.find(".remove").focus(); // the button that was pressed goes away
+  waiting.push(photo);
+  next();
+}
+
+function remove(photo) {
+  forget(photo);
+  const at = photos.indexOf(photo);
+  photos.splice(at, 1);
+  photo.card.element.remove();
+  const neighbour = photos[Math.min(at, photos.length - 1)];
+  (neighbour?.card.find(".remove") ?? element("choose")).focus();
+  speak(`Removed ${photo.card.name}`);
+  count();
+}
+
+function removeAll() {
+  photos.forEach(forget);
+  photos.length = 0;
+  element("cards").replaceChildren();
+  element("choose").focus();
+  speak("Removed all photos");
+  notify("");
+  count();
+}
+
+/** Ends what is under way for a photo: its upload, its wait or its place in the queue. */
+function forget(photo) {
+  photo.abort.abort();
+  if (waiting.includes(photo)) waiting.splice(waiting.indexOf(photo), 1);
+}
+
+function count() {
+  const number = (state) => photos.filter((photo) => photo.state === state).length;
+  const failed = number("failed") ? `, ${number("failed")} failed` : "";
+  element("counts").textContent = `${number("done")} of ${photos.length} answered${failed}`;
+  element("summary").hidden = photos.length < 2;
+  document.body.classList.toggle("some", photos.length > 0);
+}
+
+function listenToPickers() {
+  for (const [button, input] of [["choose", "files"], ["photograph", "camera"]]) {
+    element(button).addEventListener("click", () => element(input).click());
+    element(input).addEventListener("change", ({ target }) => {
+      take(target.files);
+      target.value = ""; // so that the same photo can be chosen again
+    });
+  }
+  element("clear").addEventListener("click", removeAll);
+}
+
+/** The whole window takes the drop: a photo that misses the frame must not replace the page. */
+function listenToDrops() {
+  const veil = (shown) => document.body.classList.toggle("dragging", shown);
+  addEventListener("dragover", (event) => {
+    event.preventDefault();
+    veil(true);
+  });
+  addEventListener("dragleave", (event) => event.relatedTarget || veil(false));
+  addEventListener("drop", (event) => {
+    event.preventDefault();
+    veil(false);
+    if (event.dataTransfer.files.length) take(event.dataTransfer.files);
+    else notify("That is not a file. Drop the photo itself, from a folder or the desktop; addresses are never fetched.");
+  });
+}
+
+function listenToPastes() {
+  addEventListener("paste", ({ clipboardData }) => {
+    if (clipboardData.files.length) take(clipboardData.files);
+    else notify("There is no picture on the clipboard. Copy the photo itself, then paste again.");
+  });
+}
+
+function introduce({ model, classes, runtime, limits }) {
+  maxBytes = limits?.max_bytes ?? Infinity;
+  const chips = [model.architecture, runtime.precision, provider(runtime.provider)];
+  element("model").replaceChildren(...chips.map((text) => make("li", "", text)));
   element("model").hidden = false;
   const some = classes.slice(0, 3).join(", ");
-  const more = classes.length - 3;
-  element("classes").textContent =
-    `This model knows ${classes.length} classes: ${some}${more > 0 ? ` and ${more} more` : ""}.`;
+  const more = classes.length > 3 ? ` and ${classes.length - 3} more` : "";
+  element("knows").textContent = `This model tells ${classes.length} classes apart: ${some}${more}.`;
+  element("class-count").textContent = classes.length;
+  element("classes").replaceChildren(...classes.map((name) => Object.assign(make("li", "", name), { dir: "auto" })));
+  element("known").hidden = false;
 }
 
-element("curl").textContent = `curl -F image=@photo.jpg '${new URL("classify?top_k=5", location.href)}'`;
-introduce().catch(() => {}); // the page works without; the first photo will tell what is wrong
+if (/Mac|iPhone|iPad/.test(navigator.platform)) element("modifier").textContent = "⌘";
+listenToPickers();
+listenToDrops();
+listenToPastes();
+fetchInfo().then(introduce, ({ title, detail }) => notify(`${title}. ${detail}`));

@@ -1,0 +1,177 @@
+// What is seen of one photo: its picture, how far it is, and the answer or the reason in words.
+
+import { CLASSIFY, bytes } from "./client.js";
+
+const STAGES = {
+  network: "Network",
+  read: "Receive",
+  decode: "Decode",
+  queue: "Wait",
+  infer: "Model",
+  other: "Other",
+};
+
+export const percent = (score) => (score > 0 && score < 0.001 ? "< 0.1 %" : `${(score * 100).toFixed(1)} %`);
+
+/** The name of a provider as people say it: "CPUExecutionProvider" is "CPU". */
+export const provider = (name) => String(name).replace(/ExecutionProvider$/, "");
+
+export function duration(milliseconds) {
+  if (milliseconds >= 1000) return `${(milliseconds / 1000).toFixed(1)} s`;
+  return `${milliseconds.toFixed(milliseconds < 10 ? 1 : 0)} ms`;
+}
+
+export function make(tag, className, ...content) {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  made.append(...content); // strings become text, never markup
+  return made;
+}
+
+export class Card {
+  /** `onRemove` and `onAgain` are called when their buttons are pressed, `speak` with what is copied. */
+  constructor(file, { onRemove, onAgain, speak }) {
+    this.element = document.getElementById("card").content.firstElementChild.cloneNode(true);
+    this.speak = speak;
+    this.name = file.name || "Photo";
+    this.command = `curl --data-binary ${quote(`@${this.name}`)} -H 'Content-Type: ${imageType(file)}' ${quote(CLASSIFY)}`;
+    this.find(".card").setAttribute("aria-label", this.name);
+    this.find(".name").textContent = this.name;
+    this.find(".name").title = this.name;
+    this.find(".size").textContent = bytes(file.size);
+    this.find("code").textContent = this.command;
+    this.find(".working").setAttribute("aria-label", `Classifying ${this.name}`);
+    this.button(".remove", "Remove", onRemove);
+    this.button(".again", "Try again with", onAgain);
+    this.button(".copy", "Copy as curl:", () => this.copy());
+    this.picture(file);
+    this.show("waiting", "Waiting for its turn");
+  }
+
+  find(selector) {
+    return this.element.querySelector(selector);
+  }
+
+  button(selector, action, onPress) {
+    const button = this.find(selector);
+    button.setAttribute("aria-label", `${action} ${this.name}`);
+    button.addEventListener("click", onPress);
+  }
+
+  picture(file) {
+    const image = this.find("img");
+    const url = URL.createObjectURL(file);
+    image.alt = `Your photo ${this.name}`;
+    image.addEventListener("load", () => {
+      URL.revokeObjectURL(url);
+      this.find(".size").textContent = `${image.naturalWidth} × ${image.naturalHeight}, ${bytes(file.size)}`;
+    });
+    // What the browser cannot draw (a TIFF, or no image at all), the server may still be able to read.
+    image.addEventListener("error", () => {
+      URL.revokeObjectURL(url);
+      image.hidden = true;
+      this.find(".kind").textContent = /\.([a-z0-9]{1,5})$/i.exec(this.name)?.[1].toUpperCase() ?? "?";
+      this.find(".kind").hidden = false;
+    });
+    image.src = url;
+  }
+
+  show(state, title, { lead = "", detail = "" } = {}) {
+    this.find(".card").dataset.state = state;
+    this.find(".lead").textContent = lead;
+    this.find(".title").textContent = title;
+    this.find(".detail").textContent = detail;
+  }
+
+  showBusy() {
+    this.show("busy", "Looking …");
+  }
+
+  showRetry(seconds, attempt, tries) {
+    const detail = `Asking again in ${seconds} s (attempt ${attempt} of ${tries}).`;
+    this.show("busy", "The server is busy", { detail });
+  }
+
+  showFailure({ title, detail, again }) {
+    this.show("failed", title, { detail });
+    this.find("summary").textContent = "Details";
+    this.find(".again").hidden = !again;
+  }
+
+  showAnswer(answer, elapsed) {
+    const { predictions, timing_ms: timing } = answer;
+    this.show("done", predictions[0].label, { lead: predictions[0].score < 0.5 ? "Not sure, perhaps" : "This looks like" });
+    this.find(".bars").replaceChildren(...predictions.map(bar));
+    const runs = [answer.precision, provider(answer.provider)].filter(Boolean).join(" on ");
+    this.find("summary").textContent = `${duration(timing.total)}, ${runs}`;
+    const stages = timeline(timing, elapsed);
+    this.find(".timeline").replaceChildren(...Object.entries(stages).map(segment));
+    this.find(".stages").replaceChildren(
+      ...Object.entries(stages).map(([name, time]) => pair(STAGES[name] ?? name, duration(time))),
+    );
+    const facts = {
+      "With the network": duration(elapsed),
+      "Photos in its batch": answer.batch,
+      Model: answer.model,
+      Request: answer.request_id,
+    };
+    const known = Object.entries(facts).filter(([, value]) => value !== undefined && value !== null);
+    this.find(".facts").replaceChildren(...known.map(([name, value]) => pair(name, String(value))));
+  }
+
+  async copy() {
+    try {
+      await navigator.clipboard.writeText(this.command);
+      this.confirm("Copied");
+    } catch {
+      // Without https there is no clipboard: show the command, selected.
+      this.find(".more").open = true;
+      getSelection().selectAllChildren(this.find("code"));
+      this.confirm("Selected, press Ctrl C");
+    }
+  }
+
+  confirm(text) {
+    const button = this.find(".copy");
+    button.textContent = text;
+    this.speak(text);
+    setTimeout(() => (button.textContent = "Copy as curl"), 2500);
+  }
+}
+
+function bar({ label, score }) {
+  const fill = make("span", "fill");
+  fill.style.width = `${score * 100}%`;
+  const name = make("span", "label", label);
+  name.dir = "auto";
+  const meter = make("div", "meter", name, make("span", "score", percent(score)), make("span", "track", fill));
+  const spoken = { role: "meter", "aria-label": label, "aria-valuemin": 0, "aria-valuemax": 100 };
+  const value = { "aria-valuenow": (score * 100).toFixed(1), "aria-valuetext": percent(score) };
+  for (const [key, text] of Object.entries({ ...spoken, ...value })) meter.setAttribute(key, text);
+  return make("li", "", meter);
+}
+
+/** The whole time from here and back, in stages that add up to it. */
+function timeline({ total, ...stages }, elapsed) {
+  const named = Object.values(stages).reduce((sum, time) => sum + time, 0);
+  return { network: Math.max(0, elapsed - total), ...stages, other: Math.max(0, total - named) };
+}
+
+function segment([name, milliseconds]) {
+  const part = make("span", name);
+  part.style.flexGrow = milliseconds;
+  return part;
+}
+
+function pair(name, value) {
+  return make("div", "", make("dt", "", name), make("dd", "", value));
+}
+
+/** One word of a POSIX shell. */
+function quote(text) {
+  return `'${text.replaceAll("'", "'\\''")}'`;
+}
+
+function imageType(file) {
+  return /^image\/[\w.+-]+$/.test(file.type) ? file.type : "application/octet-stream";
+}

@@ -1,0 +1,154 @@
+// Asks the server, politely, and turns whatever goes wrong into words.
+
+const TRIES = 5;
+const LONGEST_WAIT = 30; // seconds; a server that asks for more is told to the user instead
+
+const TITLES = {
+  bad_top_k: "The server refused the question",
+  damaged: "This image is damaged",
+  deadline_exceeded: "This took too long",
+  empty: "This file is empty",
+  internal_error: "The server failed on this photo",
+  not_an_image: "This is not an image",
+  overloaded: "The server is busy",
+  slow_upload: "The upload was too slow",
+  stopping: "The server is being stopped",
+  too_complex: "This image is too complex",
+  too_many_bytes: "This file is too large",
+  too_many_pixels: "This image has too many pixels",
+  too_much_memory: "This image needs too much memory",
+  too_slow: "This image takes too long to open",
+  unauthorised: "A key is needed here",
+  wrong_content_type: "This is not an image",
+};
+
+const HEIC_ADVICE = "iPhones store HEIC; under Settings, Camera, Formats, “Most Compatible” makes them store JPEG.";
+
+/** Why a photo has no answer, in words; `again` tells whether the same photo may do better later. */
+export class Failure extends Error {
+  constructor(title, detail, again) {
+    super(title);
+    Object.assign(this, { title, detail, again });
+  }
+}
+
+/** The address of `path` beside the page, without the name and key that the page's own address may carry. */
+export function address(path) {
+  const url = new URL(path, location.href);
+  url.username = url.password = "";
+  return url.href;
+}
+
+export const CLASSIFY = address("classify?top_k=5");
+
+/** What `GET /info` tells, or a Failure. */
+export async function fetchInfo() {
+  const { answer, problem } = await ask(address("info"));
+  if (problem) throw failure(problem);
+  return answer;
+}
+
+/**
+ * The answer for the image in `file`, and the milliseconds it took with the network.
+ *
+ * A busy server is asked again when it says so; `onWait(seconds, attempt, tries)` hears of it. Throws a Failure, or an
+ * AbortError once `signal` is aborted.
+ */
+export async function classify(file, { signal, maxBytes, onWait, onAsk }) {
+  if (file.size > maxBytes) {
+    const detail = `It has ${bytes(file.size)}, and this server takes at most ${bytes(maxBytes)}. Make it smaller.`;
+    throw new Failure(TITLES.too_many_bytes, detail, false);
+  }
+  for (let attempt = 1; ; attempt += 1) {
+    onAsk();
+    // What it is, the server finds out from the bytes: browsers guess the type from the name.
+    const headers = { "Content-Type": "application/octet-stream" };
+    const found = await ask(CLASSIFY, { method: "POST", body: file, headers, signal });
+    if (found.answer) return found;
+    if (attempt === TRIES) throw failure(found.problem, file);
+    onWait(found.seconds, attempt + 1, TRIES);
+    await sleep(found.seconds * 1000, signal);
+  }
+}
+
+/** Either {answer, elapsed} or, of a busy server that may be asked again, {problem, seconds}. */
+async function ask(url, { body, signal, ...options } = {}) {
+  const start = performance.now();
+  let response;
+  let content;
+  try {
+    response = await fetch(url, { body, signal, ...options });
+    content = await response.text();
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw await noAnswer(body);
+  }
+  const answer = parse(content);
+  if (response.ok && answer) return { answer, elapsed: performance.now() - start };
+  if (!answer?.detail) throw unintelligible(response);
+  const seconds = retryAfter(response);
+  if (response.status === 503 && seconds <= LONGEST_WAIT) return { problem: answer, seconds };
+  throw failure(answer, body);
+}
+
+function parse(content) {
+  try {
+    return JSON.parse(content);
+  } catch {
+    return null;
+  }
+}
+
+/** Seconds of Retry-After, which may be a date; infinite without one. */
+function retryAfter(response) {
+  const text = response.headers.get("Retry-After");
+  if (text === null) return Infinity;
+  const seconds = /^\d+$/.test(text) ? Number(text) : (Date.parse(text) - Date.now()) / 1000;
+  return Number.isNaN(seconds) ? Infinity : Math.max(1, Math.ceil(seconds));
+}
+
+function sleep(milliseconds, signal) {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, milliseconds);
+    signal.addEventListener("abort", () => {
+      clearTimeout(timer);
+      reject(signal.reason);
+    });
+  });
+}
+
+function failure({ reason, title, detail, status }, file) {
+  let words = sentence(detail);
+  if (reason === "not_an_image" && /hei[cf]/i.test(`${file?.type} ${file?.name}`)) words += ` ${HEIC_ADVICE}`;
+  return new Failure(TITLES[reason] ?? title ?? "Refused", words, status >= 500 || status === 408);
+}
+
+/** A detail of the server as a sentence of its own: it begins with the image's name, which the card has already. */
+function sentence(detail) {
+  const text = String(detail).replace(/^image: /, "");
+  return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+}
+
+/** fetch fails in the same way for a server that is away and for a file that is gone: look which it is. */
+async function noAnswer(file) {
+  try {
+    await file?.slice(0, 1).arrayBuffer();
+  } catch {
+    const detail = "It was moved or changed since you chose it, or it is a folder. Choose the photo itself.";
+    return new Failure("This file cannot be read", detail, false);
+  }
+  const advice = file ? "The photo is still here, so you can try again." : "Load the page again in a while.";
+  return new Failure("The server does not answer", `It may be stopped, or the network is down. ${advice}`, true);
+}
+
+function unintelligible(response) {
+  const status = `${response.status} ${response.statusText}`.trim();
+  const detail = `Something between here and the server answered instead (status ${status}). Try again in a while.`;
+  return new Failure("This answer makes no sense", detail, true);
+}
+
+/** 2100000 as "2.1 MB". */
+export function bytes(count) {
+  if (count < 1000) return `${count} bytes`;
+  return count < 1e6 ? `${Math.round(count / 1e3)} kB` : `${(count / 1e6).toFixed(1)} MB`;
+}
