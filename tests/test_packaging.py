@@ -18,8 +18,6 @@ from pathlib import Path
 import pytest
 from trained import Trained
 
-from lipsformer import load_predictor
-
 ROOT = Path(__file__).parents[1]
 PARTS = {
     "lipsformer": "lipsformer",
@@ -140,26 +138,22 @@ def test_the_checkout_works_without_being_installed(tmp_path: Path) -> None:
     assert done.stdout.strip() == str(ROOT / "lipsformer" / "__init__.py")
 
 
-def test_a_built_bento_answers_without_the_tree(trained: Trained, tmp_path: Path) -> None:
-    tree = tmp_path / "tree"
-    for part in ("lipsformer", "serving"):
-        shutil.copytree(ROOT / part, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(trained.bundle, tree / "bundle")
-    for name in ("bentofile.yaml", "README.md"):
-        shutil.copy(ROOT / name, tree)
+def test_the_installed_command_packs_the_same_bento_as_the_checkout(
+    installed: Path, trained: Trained, tmp_path: Path
+) -> None:
     environment = {**os.environ, "BENTOML_HOME": str(tmp_path / "home"), "BENTOML_DO_NOT_TRACK": "True"}
-    bentoml = Path(sys.executable).with_name("bentoml")
-    subprocess.run([bentoml, "build"], cwd=tree, env=environment, check=True, capture_output=True)
-    shutil.rmtree(tree)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    command = [bentoml, "serve", "lipsformer:latest", "--host", "127.0.0.1", "--port", str(port)]
-    with (tmp_path / "server.log").open("wb") as log:
-        server = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
-    try:
-        served = classify(f"http://127.0.0.1:{port}", server)
-    finally:
-        server.terminate()
-        server.wait(30)
-    (expected,) = load_predictor(trained.bundle).predict([PHOTO])
-    assert [p["label"] for p in served] == [p.label for p in expected]
+    for version, command in (("wheel", [installed]), ("checkout", [sys.executable, "-m", "lipsformer"])):
+        words = ["bento", trained.bundle, "--version", version]
+        done = subprocess.run(
+            [*command, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert f"bentoml serve lipsformer-classifier:{version}" in done.stdout
+    packed = tmp_path / "home" / "bentos" / "lipsformer-classifier"
+
+    def files(version: str) -> dict[str, bytes]:
+        source = packed / version / "src"
+        return {str(file.relative_to(source)): file.read_bytes() for file in source.rglob("*") if file.is_file()}
+
+    assert files("wheel") == files("checkout")
+    assert "serving/service.py" in files("wheel")
