@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from null_model import write_null_bundle
+from PIL import Image, ImageOps
 
 from lipsformer.samples import SAMPLES
 
@@ -32,8 +33,9 @@ def bundle(name: str, work: Path) -> Path:
     elif name == "unfolded":
         _export("lipsformer_cifar10", path, "--no-fold")
     elif name == "tiny":
-        photos = ["--calibration", str(SAMPLES), *NO_GATE]
-        _export(str(_random_tiny(work / "tiny.safetensors")), path, "--precision", "fp32,int8", *photos)
+        checkpoint, photos = _random_tiny(work / "tiny.safetensors"), _mirrored(work / "photos")
+        options = ["--precision", "fp32,int8", "--calibration", str(photos), *NO_GATE]
+        _export(str(checkpoint), path, *options)
     else:
         raise ValueError(name)
     return path
@@ -42,6 +44,16 @@ def bundle(name: str, work: Path) -> Path:
 def _export(checkpoint: str, path: Path, *options: str) -> None:
     command = [sys.executable, "-m", "lipsformer", "export", checkpoint, "--output", str(path), *options]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def _mirrored(folder: Path) -> Path:
+    """The sample photos and their mirror images: int8 asks for more than there are."""
+    folder.mkdir(exist_ok=True)
+    for path in SAMPLES.glob("*.jpg"):
+        with Image.open(path) as photo:
+            photo.save(folder / path.name)
+            ImageOps.mirror(photo).save(folder / f"mirrored-{path.name}")
+    return folder
 
 
 def _random_tiny(path: Path) -> Path:

@@ -66,13 +66,15 @@ def _terminated(arguments: argparse.Namespace, path: Path, expected: dict[str, s
 def _killed(arguments: argparse.Namespace, path: Path, expected: dict[str, str]) -> dict[str, Any]:
     """SIGKILL of one worker of two: what it had is lost and counted, without a retry; a new one takes its place."""
     with our_server(path, arguments.work / "server.log", "--workers", "2") as server:
-        load = _load(server, arguments, expected, 15, False)
+        _wait(lambda: _ready_workers(server) == 2)
+        load = _load(server, arguments, expected, 20, False)
         generator = launch(load)
         time.sleep(SETTLE + 1)
         victim = _workers(server)[0]
         start = time.monotonic()
         victim.kill()
-        back = _wait(lambda: sum(_is_ready(server, worker.pid) for worker in _workers(server)) == 2)
+        _wait(lambda: _ready_workers(server) == 1)
+        back = _wait(lambda: _ready_workers(server) == 2)
         took = time.monotonic() - start
         report = result_of(generator, load)
         return {"report": report, "seconds_to_come_back": round(took, 2) if back else None}
@@ -92,6 +94,7 @@ def _replaced(arguments: argparse.Namespace, path: Path, expected: dict[str, str
     current.symlink_to(first.name)
     steps = {}
     with our_server(current, arguments.work / "server.log", "--workers", "2") as server:
+        _wait(lambda: _ready_workers(server) == 2)
         load = _load(server, arguments, expected, 45, True)
         generator = launch(load)
         time.sleep(SETTLE + 1)
@@ -135,11 +138,13 @@ def _hash(folder: Path) -> str:
 def _workers(server: Server) -> list[psutil.Process]:
     """Its worker processes: those that circus started to serve, not their own children."""
     children = psutil.Process(server.process.pid).children()
-    return [child for child in children if "_bentoml_impl.worker.service" in child.cmdline()]
+    alive = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in alive if "_bentoml_impl.worker.service" in child.cmdline()]
 
 
-def _is_ready(server: Server, pid: int) -> bool:
-    return f"worker {pid} is ready" in server.log.read_text(errors="replace")
+def _ready_workers(server: Server) -> int:
+    log = server.log.read_text(errors="replace")
+    return sum(f"worker {worker.pid} is ready" in log for worker in _workers(server))
 
 
 def _wait(condition: Callable[[], bool]) -> bool:

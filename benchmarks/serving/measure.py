@@ -56,6 +56,7 @@ def main() -> None:
     for name, module in modules.items():
         module.add_arguments(commands.add_parser(name, help=module.__doc__, parents=[common]))
     arguments = parser.parse_args()
+    arguments.work = arguments.work.absolute()
     arguments.work.mkdir(parents=True, exist_ok=True)
     arguments.results.mkdir(parents=True, exist_ok=True)
     about = machine()

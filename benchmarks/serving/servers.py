@@ -89,7 +89,7 @@ class Server:
 def running(command: Sequence[str], port: int, log: Path, ready: str, **environment: str) -> Iterator[Server]:
     """Runs a server and ends it; `ready` is the path that answers 200 once it serves."""
     with log.open("wb") as sink:
-        process = subprocess.Popen(command, stdout=sink, stderr=sink, env={**os.environ, **environment})
+        process = subprocess.Popen(command, stdout=sink, stderr=sink, cwd=log.parent, env={**os.environ, **environment})
     server = Server(port, process, log)
     try:
         server.wait_until_ready(ready)
@@ -101,7 +101,7 @@ def running(command: Sequence[str], port: int, log: Path, ready: str, **environm
 def our_server(bundle: Path, log: Path, *options: str, **settings: str) -> contextlib.AbstractContextManager[Server]:
     """`lipsformer serve` with command-line options, and settings such as THREADS for LIPSFORMER_THREADS."""
     port = free_port()
-    command = [sys.executable, "-m", "lipsformer", "serve", str(bundle), "--port", str(port), *options]
+    command = [sys.executable, "-m", "lipsformer", "serve", str(bundle.absolute()), "--port", str(port), *options]
     environment = {f"LIPSFORMER_{name}": value for name, value in settings.items()}
     return running(command, port, log, "/readyz", **environment)
 
