@@ -40,16 +40,16 @@ class Bodies:
     async def receive(self, request: Request, limit: int) -> AsyncIterator[memoryview]:
         """The whole body of a request, which counts as held until the context is left.
 
-        Whatever content-length says, at most `limit` bytes of it are kept. A body that is somewhat too long is read to
-        its end before it is refused: a client that still sends when the connection closes may never see the answer.
+        Whatever content-length says, at most `limit` bytes of it are kept. What comes after a refusal is read and
+        forgotten by the connection for a while: a client that still sends when it closes may never see the answer.
 
         Raises:
             Problem: 413 if it is longer, 408 if it takes too long.
             Overloaded: if too much is held already.
         """
         declared = request.headers.get("content-length", "")
-        if declared.isdigit() and int(declared[:20]) > 2 * limit:
-            raise _too_long(limit, {"Connection": "close"})
+        if declared.isdigit() and int(declared[:20]) > limit:
+            raise _too_long(limit)
         body = bytearray()
         try:
             await self._read(request, body, limit)
@@ -62,31 +62,25 @@ class Bodies:
             raise Overloaded(f"{self.reading} requests are being read already")
         self.reading += 1
         self._metrics.reading.inc()
-        seen = 0
         try:
             async with asyncio.timeout(self.timeout):
                 async for chunk in request.stream():
-                    seen += len(chunk)
-                    if seen > 2 * limit:
-                        break
-                    if seen > limit:
-                        continue
+                    if len(body) + len(chunk) > limit:
+                        raise _too_long(limit)
                     if self.held + len(chunk) > self.max_bytes:
                         raise Overloaded(f"{self.held} bytes are held already")
                     body += chunk
                     self.held += len(chunk)
         except TimeoutError:
             detail = f"the body did not arrive within {self.timeout:g} seconds; send it again, or a smaller image"
-            raise Problem(408, "slow_upload", detail, {"Connection": "close"}) from None
+            raise Problem(408, "slow_upload", detail) from None
         finally:
             self.reading -= 1
             self._metrics.reading.dec()
-        if seen > limit:
-            raise _too_long(limit, {"Connection": "close"} if seen > 2 * limit else None)
 
 
-def _too_long(limit: int, headers: dict[str, str] | None) -> Problem:
-    return Problem(413, "too_many_bytes", f"the body is over {limit} bytes; scale the image down", headers)
+def _too_long(limit: int) -> Problem:
+    return Problem(413, "too_many_bytes", f"the body is over {limit} bytes; scale the image down")
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:

@@ -13,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 __all__ = ["Connection", "use_patient_connections"]
 
-HEAD_SECONDS = 10  # for a request line and its headers to arrive
+HEAD_SECONDS = 10  # for a request line and its headers to arrive; and for the rest of a body that was answered before
 MAX_HEAD = 32 * 1024  # bytes of them
 MAX_UNFINISHED = 16 * MAX_HEAD  # bytes received before a head is complete: one header is told when it has ended
 MAX_CONNECTIONS = 4096  # of one worker
@@ -34,6 +34,8 @@ class Connection(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
         self._unfinished = 0
+        self._in_message = False
+        self._in_head = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         """Starts the clock of the first request; refuses a connection too many."""
@@ -51,7 +53,7 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Counts what arrives while a head is incomplete."""
         super().data_received(data)
-        if self._head_timer is not None:
+        if self._in_head:
             self._unfinished += len(data)
             if self._unfinished > MAX_UNFINISHED:
                 self._refuse()
@@ -60,6 +62,7 @@ class Connection(HttpToolsProtocol):
         """Starts the clock of a later request on the same connection."""
         super().on_message_begin()
         self._head_bytes = self._unfinished = 0
+        self._in_message = self._in_head = True
         self._start_clock()
 
     def on_url(self, url: bytes) -> None:
@@ -74,6 +77,7 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Stops the clock: from here on the application has its own limits."""
+        self._in_head = False
         self._stop_clock()
         if not self.transport.is_closing():
             super().on_headers_complete()
@@ -85,8 +89,16 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Passes the end on, unless the request was refused."""
+        self._in_message = False
+        self._stop_clock()
         if not self.transport.is_closing():
             super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Starts the clock of a body that goes on after its answer: closing at once would take the answer with it."""
+        super().on_response_complete()
+        if self._in_message:
+            self._start_clock()
 
     def _fits(self, size: int) -> bool:
         self._head_bytes += size

@@ -21,6 +21,10 @@ Ask = Callable[..., Awaitable[bytes]]
 
 async def echo(scope: dict[str, Any], receive: Any, send: Any) -> None:
     assert scope["type"] == "http"
+    if scope["path"] == "/refused":
+        await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+        return
     body = b""
     while True:
         message = await receive()
@@ -94,6 +98,12 @@ def test_a_head_that_does_not_arrive_closes_the_connection(monkeypatch: pytest.M
         second = await ask(address, HEAD + b"\r\nabcd" + HEAD, pause=0.5)  # the second request stays incomplete
         assert second.count(b"200 OK") == 1
         assert second.endswith(b"<closed>")
+        refused = HEAD.replace(b"POST /", b"POST /refused") + b"\r\n"
+        after = await ask(address, refused, b"a", b"b", pause=0.02)  # answered at once; then its body gets some time
+        assert b"413" in after
+        assert after.endswith(b"<closed>")
+        whole = await ask(address, refused, b"abcd", HEAD + b"\r\ndone", pause=0.05)
+        assert whole.endswith(b"done")
         late = await ask(address, HEAD + b"\r\n", b"do", b"ne", pause=0.3)  # a slow body is the application's affair
         assert late.endswith(b"done")
 
