@@ -38,7 +38,7 @@ REASONS = {
 }
 OF_AN_IMAGE = ("empty", "too_many_bytes", "too_many_pixels", "too_much_memory", "not_an_image", "damaged", "too_slow",
                "too_complex", "internal_error")  # fmt: skip
-IN_A_BATCH = [*OF_AN_IMAGE, "overloaded", "deadline_exceeded"]
+IN_A_BATCH = [*OF_AN_IMAGE, "overloaded", "stopping", "deadline_exceeded"]
 OF_A_FORM = ("missing_field", "malformed_form", "bad_top_k", "slow_upload", "too_many_images", "wrong_content_type",
              "not_a_file", "overloaded", "stopping", "deadline_exceeded")  # fmt: skip
 
@@ -167,7 +167,8 @@ def _refusals(*reasons: str, keys: bool) -> Schema:
 
 
 def _refusal(status: int, reasons: list[str]) -> Schema:
-    extra = {503: {"Retry-After": RETRY_AFTER}, 401: {"WWW-Authenticate": CHALLENGE}}.get(status, {})
+    later = {"Retry-After": RETRY_AFTER}
+    extra = {401: {"WWW-Authenticate": CHALLENGE}, 503: later, 504: later}.get(status, {})
     schema = _closed(type={"type": "string"}, **_problem_fields([status], reasons))
     return {
         "description": HTTPStatus(status).phrase,

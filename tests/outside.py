@@ -22,21 +22,35 @@ MENDING = ("send", "save", "scale", "let the HTTP client", "a whole number")  # 
 
 
 def verdict(status: int, headers: Mapping[str, str], body: bytes) -> str:
-    """What became of an upload: "image", or the reason of its refusal. Fails on whatever a client could not expect."""
+    """What became of an upload: "image", "images", or the reason of its refusal.
+
+    Fails on whatever a client could not expect.
+    """
     shown = f"{status}: {body[:300]!r}"
     assert status < 500, shown
     answer: dict[str, Any] = json.loads(body)
     assert headers["x-content-type-options"] == "nosniff", shown
+    if status == 200 and "results" in answer:
+        assert answer["results"], shown
+        for result in answer["results"]:
+            assert result.get("predictions") or _reason(result["problem"], shown) in REFUSALS, shown
+        return "images"
     if status == 200:
         assert answer["predictions"], shown
         return "image"
     assert headers["content-type"] == "application/problem+json", shown
-    reason = answer["reason"]
-    assert {**REFUSALS, **OF_THE_FORM}.get(reason) == answer["status"] == status, shown
-    assert any(word in answer["detail"] for word in MENDING), shown
-    assert answer["detail"].isprintable(), shown
-    assert "Traceback" not in answer["detail"], shown
-    return str(reason)
+    assert answer["status"] == status, shown
+    return _reason(answer, shown)
+
+
+def _reason(problem: dict[str, Any], shown: str) -> str:
+    """The reason in problem details, after a look at them."""
+    reason, detail = str(problem["reason"]), problem["detail"]
+    assert {**REFUSALS, **OF_THE_FORM}.get(reason) == problem["status"], shown
+    assert any(word in detail for word in MENDING), shown
+    assert detail.isprintable(), shown
+    assert "Traceback" not in detail, shown
+    return reason
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

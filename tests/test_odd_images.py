@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -178,3 +180,18 @@ def test_a_wrong_answer_is_noticed(status: int, content: dict[str, object], tmp_
     headers = {"Content-Type": "application/problem+json", "X-Content-Type-Options": "nosniff"}
     with pytest.raises(AssertionError):
         judge(httpx.Response(status, json=content, headers=headers))
+
+
+def test_what_is_left_behind_is_noticed() -> None:
+    before = taken(os.getpid())
+    with socket.socket(), subprocess.Popen(["sleep", "60"]) as left:
+        kept = bytearray(ROUND)
+        after = taken(os.getpid())
+        assert after.processes == before.processes + 1
+        assert after.files > before.files
+        assert after.memory > before.memory + ROUND * 0.9
+        with pytest.raises(AssertionError, match="processes instead of"):
+            settled(os.getpid(), before.processes, seconds=0.2)
+        left.kill()
+    assert len(kept) == ROUND
+    assert settled(os.getpid(), before.processes).processes == before.processes

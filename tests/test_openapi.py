@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,8 +24,10 @@ from trained import Trained
 from lipsformer.images import ImageLimits
 from lipsformer.samples import SAMPLES
 from lipsformer.serving.openapi import REASONS, describe_api
+from lipsformer.serving.settings import Settings
 
 PHOTO = (SAMPLES / "Kaiser.jpg").read_bytes()
+MANUAL = (Path(__file__).parents[1] / "docs" / "api.md").read_text()
 KEY = "a-key-of-a-test-and-of-nothing-else"
 # Bytes that are a valid body and no image are refused, and too many files with 413.
 CHECKS = """
@@ -146,3 +150,33 @@ def test_an_answer_that_is_not_as_described_is_noticed(server: str) -> None:
     api["components"]["schemas"]["Prediction"]["properties"].pop("score")
     with pytest.raises(ValidationError, match="score"):
         check_answer(api, response)
+
+
+def test_the_manual_names_every_reason_and_limit() -> None:
+    rows = re.findall(r"^\| (\d{3}) \| `(\w+)` \|", MANUAL, re.MULTILINE)
+    assert {reason: int(status) for status, reason in rows} == REASONS
+    limits = dict(re.findall(r"^\| `LIPSFORMER_(\w+)` \| (\d+) \|", MANUAL, re.MULTILINE))
+    settings = Settings.from_environment({})
+    known = {"MAX_BYTES": settings.limits.max_bytes, "MAX_PIXELS": settings.limits.max_pixels}
+    known["DECODE_MEMORY"] = settings.decode_memory // 2**20
+    assert {name: int(value) for name, value in limits.items()} == {
+        name: known.get(name, getattr(settings, name.lower(), None)) for name in limits
+    }
+    assert len(limits) >= 8
+
+
+def test_the_clients_in_the_manual_work(server: str, tmp_path: Path) -> None:
+    names: dict[str, Any] = {}
+    exec(re.findall(r"```python\n(.*?)```", MANUAL, re.DOTALL)[0], names)  # noqa: S102 - our own manual
+    assert len(names["classify"](str(SAMPLES / "Kaiser.jpg"), server)) == 5
+    (tmp_path / "photo.jpg").write_bytes(PHOTO[:2000])
+    with pytest.raises(ValueError, match=r"damaged: .*save it again"):
+        names["classify"](str(tmp_path / "photo.jpg"), server)
+    for name in ("photo.jpg", "a.jpg", "b.png"):
+        (tmp_path / name).write_bytes(PHOTO)
+    commands = [line.strip() for line in MANUAL.splitlines() if line.startswith("    curl ")]
+    assert len(commands) == 3
+    for command in commands:
+        words = shlex.split(command.replace("http://127.0.0.1:3000", server))
+        answer = json.loads(subprocess.run([*words, "--silent"], cwd=tmp_path, capture_output=True, check=True).stdout)
+        assert "predictions" in answer or all("predictions" in result for result in answer["results"])
