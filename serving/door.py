@@ -22,7 +22,8 @@ UNAUTHORISED = Problem(
     401,
     "unauthorised",
     "a key is needed: send 'Authorization: Bearer KEY' or 'X-API-Key: KEY'; in a browser, the key is the password",
-    {"WWW-Authenticate": 'Bearer realm="lipsformer", Basic realm="lipsformer"'},
+    # Basic first: Chromium looks at the first scheme alone, and asks for no password if it does not know that.
+    {"WWW-Authenticate": 'Basic realm="lipsformer", Bearer realm="lipsformer"'},
 )
 
 

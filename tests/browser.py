@@ -110,6 +110,7 @@ def watched_page(browser: Browser, **options: Any) -> Iterator[Watched]:
     try:
         yield watched
     finally:
+        page.unroute_all(behavior="ignoreErrors")
         context.close()
 
 
