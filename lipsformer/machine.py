@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -16,11 +18,22 @@ if TYPE_CHECKING:
 __all__ = ["cache_folder", "check_device", "cores", "installed_versions", "torch_device", "visible_gpus"]
 
 DEVICES = ("auto", "cpu", "cuda")
+CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")  # as a container sees its own
 
 
 def cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may keep busy: those it may run on, and no more than its container's share of time."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(available, _share(CPU_LIMIT)))
+
+
+def _share(limit: Path) -> int:
+    """The cores' worth of time that a control group (version 2) grants, rounded up; a large number if all of it."""
+    try:
+        quota, period = limit.read_text(encoding="ascii").split()
+        return math.ceil(int(quota) / int(period))
+    except (OSError, ValueError):  # no such group, or "max"
+        return sys.maxsize
 
 
 def visible_gpus(environment: Mapping[str, str]) -> tuple[str, ...]:
