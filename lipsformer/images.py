@@ -6,17 +6,18 @@ same words.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import io
 import struct
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from .complexity import CountedReads, TooComplex, check_structure
 from .errors import InputError
 
 __all__ = [
@@ -68,6 +69,8 @@ Reason = Literal[
 DECODER_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, AssertionError,
                   AttributeError, RuntimeError, struct.error, zlib.error, Warning)  # fmt: skip
 
+OUT_OF_MEMORY = ("decoder error -9", "Out of memory")  # in the words of Pillow's decoders and of libavif
+
 # Pillow warns about a file's oddities without naming the file: noise among our one-line messages. A filter for the
 # whole process, because `warnings.catch_warnings` is not safe where several threads decode.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -107,30 +110,22 @@ def open_image(
     than a pixel beyond, where the image is stored upside down and f does not divide its sides.
 
     Raises:
-        ImageError: if it is empty, over a limit, damaged, or not an image of a known format.
+        ImageError: if it is empty, over a limit, damaged, too complex, or not an image of a known format.
         InputError: if the path cannot be read.
     """
     limits = limits or ImageLimits()
     label = name or (str(source) if isinstance(source, Path) else "image")
-    stream = _open_stream(source, limits, label)
-    with stream:
-        try:
-            image = Image.open(stream, formats=FORMATS)
-        except UnidentifiedImageError:
-            raise ImageError("not_an_image", f"{label}: not an image of a known format; send {_known()}") from None
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-            raise _too_many_pixels(label, limits) from None
-        except MemoryError:
-            raise too_much_memory(label) from None
-        except DECODER_ERRORS as error:
-            raise ImageError("damaged", f"{label}: damaged image header ({_line(error)}); save it again") from None
-        if image.width * image.height > limits.max_pixels:
-            raise _too_many_pixels(label, limits, image.size)
-        if image.width == 0 or image.height == 0:
-            raise ImageError("damaged", f"{label}: an image without pixels; send another")
-        if smallest is not None:
-            _reduce(image, smallest, limits, label)
-        _load(image, limits, label)
+    content = _read(source, limits, label)
+    with _refusals(label, limits, "damaged image header"):
+        check_structure(content)
+        image = Image.open(CountedReads(content), formats=FORMATS)
+    if image.width * image.height > limits.max_pixels:
+        raise _too_many_pixels(label, limits, image.size)
+    if image.width == 0 or image.height == 0:
+        raise ImageError("damaged", f"{label}: an image without pixels; send another")
+    if smallest is not None:
+        _reduce(image, smallest, limits, label)
+    _load(image, limits, label)
     return image
 
 
@@ -160,23 +155,36 @@ def _reduce(image: Image.Image, smallest: Smallest, limits: ImageLimits, label: 
 
 
 def _load(image: Image.Image, limits: ImageLimits, label: str) -> None:
-    try:
+    with _refusals(label, limits, "damaged or cut off"):
         image.load()
-    except Image.DecompressionBombError:
+
+
+@contextlib.contextmanager
+def _refusals(label: str, limits: ImageLimits, damage: str) -> Iterator[None]:
+    """Makes an `ImageError` of what Pillow raises."""
+    try:
+        yield
+    except UnidentifiedImageError:
+        raise ImageError("not_an_image", f"{label}: not an image of a known format; send {_known()}") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_many_pixels(label, limits) from None
     except MemoryError:
         raise too_much_memory(label) from None
+    except TooComplex as error:
+        raise ImageError("too_complex", f"{label}: {error}, which no photo has; save it again") from None
     except DECODER_ERRORS as error:
-        raise ImageError("damaged", f"{label}: damaged or cut off ({_line(error)}); save it again") from None
+        if any(sign in str(error) for sign in OUT_OF_MEMORY):
+            raise too_much_memory(label) from None
+        raise ImageError("damaged", f"{label}: {damage} ({_line(error)}); save it again") from None
 
 
-def _open_stream(source: Path | bytes, limits: ImageLimits, label: str) -> BinaryIO:
+def _read(source: Path | bytes, limits: ImageLimits, label: str) -> bytes:
     try:
         size = len(source) if isinstance(source, bytes) else source.stat().st_size
         if size == 0:
             raise ImageError("empty", f"{label}: empty; send {_known()}")
         check_bytes(size, label, limits)
-        return io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+        return source if isinstance(source, bytes) else source.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{label}: no such image file; check the path") from None
     except OSError as error:

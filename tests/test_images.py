@@ -22,7 +22,7 @@ from lipsformer.errors import InputError
 from lipsformer.images import ImageError, ImageLimits, open_image
 from lipsformer.preprocessing import to_rgb
 
-OUTCOMES = {"image", "empty", "not_an_image", "too_many_pixels", "damaged"}
+OUTCOMES = {"image", "empty", "not_an_image", "too_many_pixels", "too_complex", "too_much_memory", "damaged"}
 PHOTO_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
 

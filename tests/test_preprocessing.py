@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from lipsformer import preprocessing
 from lipsformer.errors import InputError
 from lipsformer.images import open_image
 from lipsformer.preprocessing import Preprocessing, to_rgb
@@ -269,3 +270,34 @@ def test_a_missing_field_is_told() -> None:
 def test_a_missing_field_is_not_replaced_by_a_default() -> None:
     with pytest.raises(InputError, match="missing preprocessing field: std"):
         Preprocessing.from_dict({"image_size": 64, "crop_fraction": 1.0, "interpolation": "bicubic", "mean": [0, 0, 0]})
+
+
+@pytest.mark.parametrize("mode", ["F", "I", "I;16", "RGBA", "LA", "P"])
+def test_an_image_that_is_converted_by_strips_is_the_same(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (40, 30, 4), np.uint8)
+    image = Image.fromarray(values)
+    if mode in ("F", "I", "I;16"):
+        kind = {"F": np.float32, "I": np.int32, "I;16": np.uint16}[mode]
+        image = Image.fromarray((values[..., 0] * 257.0).astype(kind))
+    elif mode == "P":
+        image = image.quantize(32)
+        image.info["transparency"] = 3
+    else:
+        image = image.convert(mode)
+    assert image.mode == mode
+    whole = np.asarray(to_rgb(image))
+    assert whole.std() > 10
+    monkeypatch.setattr(preprocessing, "STRIP", 30 * 7)
+    assert np.array_equal(np.asarray(to_rgb(image)), whole)
+
+
+def test_the_largest_value_of_all_strips_tells_the_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.full((20, 5), 0.5, np.float32)
+    values[-1] = 200.0
+    monkeypatch.setattr(preprocessing, "STRIP", 5)
+    assert to_rgb(Image.fromarray(values)).getpixel((0, 0)) == (0, 0, 0)
+
+
+def test_an_image_in_rgb_is_not_copied() -> None:
+    image = Image.new("RGB", (4, 4))
+    assert to_rgb(image) is image

@@ -48,15 +48,15 @@ def main() -> None:
     _confine(task["memory"])
     channel.send(READY)
     while request := channel.recv(32):
-        content = os.pread(area, int(request), shared.nbytes)
         reply = DONE
+        content = b""  # and the last image is gone
         try:
+            content = os.pread(area, int(request), shared.nbytes)
             shared[:] = preprocessing.apply(open_image(content, limits=limits))
         except ImageError as error:
             reply = f"{error.reason} {error}".encode(errors="replace")
         except MemoryError:
             reply = f"too_much_memory {too_much_memory('image')}".encode()
-        del content
         channel.send(reply)
 
 
