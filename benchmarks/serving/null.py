@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import itertools
 import json
+import signal
 import statistics
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,15 @@ from typing import Any
 from bodies import images
 from bundles import bundle
 from load import Load, generate
-from memory import busy, processor_seconds
+from memory import processor_seconds, spent
 from servers import Server, free_port, our_server, running
 
 __all__ = ["add_arguments", "run", "table"]
 
 # The best that `--tune` found: API servers, workers, batch, seconds to wait for it, ZeroMQ between them or not.
-LITSERVE = {"api_servers": 1, "workers": 2, "batch": 16, "batch_timeout": 0.002, "fast_queue": True}
+LITSERVE = {"api_servers": 1, "workers": 2, "batch": 16, "batch_timeout": 0.002, "fast_queue": False}
 GRID = {
-    "processes": ((1, 2), (2, 1)),
+    "processes": ((1, 2), (2, 1)),  # three at work, as in ours: a worker and two decoders
     "batch": ((1, 0.0), (16, 0.0), (16, 0.002), (16, 0.01), (64, 0.01)),
     "fast_queue": (True, False),
 }
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2, help="decoder processes of our one worker")
     parser.add_argument("--bodies", nargs="+", choices=["raw", "form"], default=["raw", "form"])
-    parser.add_argument("--tune", action="store_true", help="try LitServe's settings instead, one turn for each")
+    parser.add_argument("--tune", action="store_true", help="try LitServe's settings instead")
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -45,19 +46,24 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         for log, body, name in itertools.product(("on", "off"), arguments.bodies, ("ours", "litserve")):
             start = _ours(arguments, log) if name == "ours" else _litserve(arguments, body, log, LITSERVE)
             turns.append({"server": name, "body": body, "log": log, **_turn(start, body, arguments)})
-            print({key: turns[-1][key] for key in ("server", "body", "log", "per_second", "busy")}, flush=True)
+            print({key: turns[-1][key] for key in ("server", "body", "log", "per_second", "cpu_ms")}, flush=True)
     return {"litserve": LITSERVE, "turns": turns}
 
 
 def _tune(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    tried = []
-    for (api_servers, workers), (batch, wait), fast, body in itertools.product(*GRID.values(), arguments.bodies):
-        settings = {"api_servers": api_servers, "workers": workers, "batch": batch, "batch_timeout": wait}
-        settings["fast_queue"] = fast
-        turn = _turn(_litserve(arguments, body, "off", settings), body, arguments)
-        tried.append({**settings, "body": body, **turn})
-        print(settings, body, turn["per_second"], turn["outcomes"], flush=True)
-    return sorted(tried, key=lambda turn: -turn["per_second"])
+    """Every setting of the grid in every round, the best median first."""
+    settings = [
+        {"api_servers": servers, "workers": workers, "batch": batch, "batch_timeout": wait, "fast_queue": fast}
+        for (servers, workers), (batch, wait), fast in itertools.product(*GRID.values())
+    ]
+    rates: list[list[float]] = [[] for _ in settings]
+    for _ in range(arguments.rounds):
+        for options, found in zip(settings, rates, strict=True):
+            for body in arguments.bodies:
+                found.append(_turn(_litserve(arguments, body, "off", options), body, arguments)["per_second"])
+            print(options, found, flush=True)
+    tried = [{**options, "per_second": found} for options, found in zip(settings, rates, strict=True)]
+    return sorted(tried, key=lambda row: -statistics.median(row["per_second"]))
 
 
 def _ours(arguments: argparse.Namespace, log: str) -> contextlib.AbstractContextManager[Server]:
@@ -77,7 +83,8 @@ def _litserve(
         "log_level": "info" if log == "on" else "warning",
     }
     command = [str(arguments.litserve), str(Path(__file__).with_name("litserve_app.py")), json.dumps(options)]
-    return running(command, port, arguments.work / "litserve.log", "/health")
+    log = arguments.work / "litserve.log"
+    return running(command, port, log, ready="/health", farewell=signal.SIGINT)
 
 
 def _turn(start: contextlib.AbstractContextManager[Server], body: str, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -93,9 +100,9 @@ def _turn(start: contextlib.AbstractContextManager[Server], body: str, arguments
         )
         before = processor_seconds(server)
         report = generate(load)
-        cores = busy(before, processor_seconds(server), load.seconds)
+        cpu = spent(before, processor_seconds(server), report["requests"])
     keep = ("per_second", "outcomes", "latency_ms", "generator", "keep_alive_races")
-    return {**{name: report[name] for name in keep}, "busy": cores}
+    return {**{name: report[name] for name in keep}, "cpu_ms": cpu}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -105,7 +112,8 @@ def table(result: dict[str, Any]) -> str:
     for turn in result["turns"]:
         rows.setdefault((turn["body"], turn["log"]), {}).setdefault(turn["server"], []).append(turn)
     lines = [
-        "| body | access log | ours, photos/s | LitServe | ours / LitServe | lowest to highest | busy processes |",
+        "| body | access log | ours, photos/s | LitServe | ours / LitServe | lowest to highest "
+        "| processor ms a photo, by process: ours; LitServe |",
         "|---|---|---:|---:|---:|---:|---|",
     ]
     for (body, log), by_server in rows.items():
@@ -114,12 +122,17 @@ def table(result: dict[str, Any]) -> str:
         rates = [statistics.median(turn["per_second"] for turn in turns) for turns in (ours, others)]
         lines.append(
             f"| {body} | {log} | {rates[0]:.0f} | {rates[1]:.0f} | {statistics.median(ratios):.2f} "
-            f"| {min(ratios):.2f} to {max(ratios):.2f} | {len(ours[-1]['busy'])} and {len(others[-1]['busy'])} |"
+            f"| {min(ratios):.2f} to {max(ratios):.2f} | {_cpu(ours)}; {_cpu(others)} |"
         )
     return "\n".join(lines)
 
 
+def _cpu(turns: list[dict[str, Any]]) -> str:
+    middle = sorted(turns, key=lambda turn: sum(turn["cpu_ms"]))[len(turns) // 2]["cpu_ms"]
+    return " + ".join(f"{share:.2f}" for share in middle)
+
+
 def _tuning_table(tried: list[dict[str, Any]]) -> str:
-    names = ("api_servers", "workers", "batch", "batch_timeout", "fast_queue", "body", "per_second", "outcomes")
+    names = ("api_servers", "workers", "batch", "batch_timeout", "fast_queue", "per_second")
     lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
     return "\n".join(lines + [f"| {' | '.join(str(turn[name]) for name in names)} |" for turn in tried])

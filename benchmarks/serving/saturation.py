@@ -11,7 +11,7 @@ from bodies import expectations
 from bundles import bundle
 from load import Load, generate
 from loop import Loop
-from memory import busy, processor_seconds
+from memory import processor_seconds, spent
 from servers import Server, our_server
 
 from lipsformer.machine import cores
@@ -44,9 +44,9 @@ def _model(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
         try:
             _serve(server, expected, arguments, 3)
             for _ in range(arguments.rounds):
-                plain = {loop.batch: round(loop.per_second(arguments.seconds), 2) for loop in loops}
+                plain = {loop.batch: loop.run(arguments.seconds) for loop in loops}
                 rounds.append({"loop": plain, **_serve(server, expected, arguments, arguments.seconds)})
-                print(model, plain, rounds[-1]["server"], flush=True)
+                print(model, plain, rounds[-1]["server"], rounds[-1]["cpu_ms"], flush=True)
         finally:
             for loop in loops:
                 loop.close()
@@ -64,18 +64,20 @@ def _serve(server: Server, expected: dict[str, str], arguments: argparse.Namespa
     )
     before = processor_seconds(server)
     report = generate(load)
-    cores_used = busy(before, processor_seconds(server), load.seconds)
+    cpu = spent(before, processor_seconds(server), report["requests"])
     keep = ("outcomes", "latency_ms", "generator", "keep_alive_races")
-    return {"server": report["per_second"], "busy": cores_used, **{name: report[name] for name in keep}}
+    return {"server": report["per_second"], "cpu_ms": cpu, **{name: report[name] for name in keep}}
 
 
 def _summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    better = max(BATCHES, key=lambda batch: statistics.median(turn["loop"][batch] for turn in rounds))
-    ratios = [turn["server"] / turn["loop"][better] for turn in rounds]
+    better = max(BATCHES, key=lambda batch: statistics.median(turn["loop"][batch][0] for turn in rounds))
+    ratios = [turn["server"] / turn["loop"][better][0] for turn in rounds]
     return {
         "better_batch": better,
-        "loop": {batch: statistics.median(turn["loop"][batch] for turn in rounds) for batch in BATCHES},
+        "loop": [statistics.median(turn["loop"][batch][0] for turn in rounds) for batch in BATCHES],
+        "loop_cpu_ms": statistics.median(turn["loop"][better][1] for turn in rounds),
         "server": statistics.median(turn["server"] for turn in rounds),
+        "server_cpu_ms": statistics.median(sum(turn["cpu_ms"]) for turn in rounds),
         "ratio": round(statistics.median(ratios), 3),
         "ratio_range": [round(min(ratios), 3), round(max(ratios), 3)],
     }
@@ -83,17 +85,18 @@ def _summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     lines = [
-        "| model | loop, batch 1 | loop, batch 16 | server | server / better loop | lowest to highest | p50, p99 ms |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "| model | loop, batch 1 | loop, batch 16 | server | server / better loop | lowest to highest "
+        "| processor ms a photo: loop, server | p50, p99 ms |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for model, row in result.items():
-        plain = " | ".join(f"{row['loop'][batch]:.1f}" for batch in BATCHES)
+        plain = " | ".join(f"{rate:.1f}" for rate in row["loop"])
         low, high = row["ratio_range"]
         p50, p99 = (
             statistics.median(turn["latency_ms"]["200"][name] for turn in row["rounds"]) for name in ("p50", "p99")
         )
         lines.append(
             f"| {model} | {plain} | {row['server']:.1f} | {row['ratio']:.2f} | {low:.2f} to {high:.2f} "
-            f"| {p50:.0f}, {p99:.0f} |"
+            f"| {row['loop_cpu_ms']:.1f}, {row['server_cpu_ms']:.1f} | {p50:.0f}, {p99:.0f} |"
         )
     return "\n".join(lines)

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -24,11 +24,12 @@ STOP_SECONDS = 45
 class Server:
     """A running server: `address` is HOST:PORT, `process` its first process."""
 
-    def __init__(self, port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, port: int, process: subprocess.Popen[bytes], log: Path, farewell: signal.Signals) -> None:
         self.address = f"127.0.0.1:{port}"
         self.url = f"http://{self.address}/classify"
         self.process = process
         self.log = log
+        self.farewell = farewell
 
     def get(self, path: str) -> tuple[int, bytes]:
         """Status and body of a GET.
@@ -74,7 +75,7 @@ class Server:
         """Ends it as a user does, and by force what is left of its processes after that."""
         tree = self.tree()
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+            self.process.send_signal(self.farewell)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(STOP_SECONDS)
         _, alive = psutil.wait_procs(tree, timeout=5)
@@ -86,11 +87,21 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(command: Sequence[str], port: int, log: Path, ready: str, **environment: str) -> Iterator[Server]:
-    """Runs a server and ends it; `ready` is the path that answers 200 once it serves."""
+def running(
+    command: Sequence[str],
+    port: int,
+    log: Path,
+    *,
+    ready: str,
+    farewell: signal.Signals = signal.SIGTERM,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Server]:
+    """Runs a server and ends it with the signal `farewell`; `ready` is the path that answers 200 once it serves."""
     with log.open("wb") as sink:
-        process = subprocess.Popen(command, stdout=sink, stderr=sink, cwd=log.parent, env={**os.environ, **environment})
-    server = Server(port, process, log)
+        process = subprocess.Popen(
+            command, stdout=sink, stderr=sink, cwd=log.parent, env={**os.environ, **(environment or {})}
+        )
+    server = Server(port, process, log, farewell)
     try:
         server.wait_until_ready(ready)
         yield server
@@ -103,7 +114,7 @@ def our_server(bundle: Path, log: Path, *options: str, **settings: str) -> conte
     port = free_port()
     command = [sys.executable, "-m", "lipsformer", "serve", str(bundle.absolute()), "--port", str(port), *options]
     environment = {f"LIPSFORMER_{name}": value for name, value in settings.items()}
-    return running(command, port, log, "/readyz", **environment)
+    return running(command, port, log, ready="/readyz", environment=environment)
 
 
 def free_port() -> int:
