@@ -21,14 +21,13 @@ from lipsformer.images import ImageLimits
 from lipsformer.preprocessing import Preprocessing
 from lipsformer.runtimes import Pixels
 
-__all__ = ["REAP_SECONDS", "Decoder", "Image", "check_system"]
+__all__ = ["Decoder", "Image", "check_system"]
 
 Image = bytes | bytearray | memoryview
 
 PROGRAM = Path(__file__).with_name("process.py")
 LONGEST_REPLY = 4096
 KEPT = 1024 * 1024  # bytes of an image that the shared area may hold between two images
-REAP_SECONDS = 0.02
 
 # What a terminal or a supervisor sends to the server's processes all alike. Decoders have to outlive it: the server
 # finishes the requests that it has accepted, and ends them itself.
@@ -116,15 +115,10 @@ class Decoder:
         os.close(self._area)
         if self.process is not None:
             self.process.kill()
-            self._reap_in_time()
 
     def reap(self) -> bool:
         """Whether the process is gone from the system's table."""
         return self.process is None or self.process.poll() is not None
-
-    def _reap_in_time(self) -> None:
-        if not self.reap():
-            self._loop.call_later(REAP_SECONDS, self._reap_in_time)
 
 
 def check_system() -> None:

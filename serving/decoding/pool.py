@@ -15,7 +15,7 @@ from lipsformer.images import ImageError, ImageLimits, Reason, check_bytes
 from lipsformer.preprocessing import Preprocessing
 from lipsformer.runtimes import Pixels
 
-from .decoder import REAP_SECONDS, Decoder, Image, check_system
+from .decoder import Decoder, Image, check_system
 from .process import DONE, READY
 
 __all__ = ["DecoderPool"]
@@ -23,11 +23,11 @@ __all__ = ["DecoderPool"]
 Cause = Literal["timeout", "crash"]
 
 # What a JPEG takes on one core, about. An image waits as if it had arrived so much later: small ones overtake a large
-# one, but none that arrives after this time is up.
+# one for so long, and no longer.
 SECONDS_PER_BYTE = 50e-9
 START_SECONDS = 60.0
 FIRST_DELAY, LONGEST_DELAY = 0.1, 10.0  # seconds before the next attempt, when processes die while they start
-REAP_STEPS = 100
+REAP_SECONDS, REAP_STEPS = 0.02, 100  # between looks at whether killed processes are gone, and looks while closing
 FAILURES = 3  # as many starts in a row fail before nobody waits for a process any more
 
 
@@ -67,6 +67,8 @@ class DecoderPool:
         self._begin = functools.partial(Decoder, preprocessing, limits, memory, self._heard)
         self._living: set[Decoder] = set()
         self._idle: list[Decoder] = []
+        self._ended: list[Decoder] = []  # killed, and not yet gone
+        self._reaping: asyncio.TimerHandle | None = None
         self._busy: dict[Decoder, _Job] = {}
         self._clocks: dict[Decoder, asyncio.TimerHandle] = {}  # what ends a process that starts or decodes too long
         self._waiting: list[_Job] = []  # a heap
@@ -138,11 +140,12 @@ class DecoderPool:
         """Kills all processes, whatever they do; whoever still waits gets a RuntimeError."""
         self._closed = True
         self._give_up("the decoders are closed")
-        ended = list(self._living)
-        for decoder in ended:
+        if self._started is not None and not self._started.done():
+            self._started.set_exception(RuntimeError("the decoders are closed"))
+        for decoder in list(self._living):
             self._forget(decoder)
         for _ in range(REAP_STEPS):
-            if all(decoder.reap() for decoder in ended):
+            if not self._ended:
                 break
             await asyncio.sleep(REAP_SECONDS)
 
@@ -152,7 +155,7 @@ class DecoderPool:
         try:
             decoder = self._begin()
         except OSError as error:
-            self._failed(f"{error.strerror}")
+            self._failed(str(error))
             return
         self._living.add(decoder)
         self._watch(decoder, START_SECONDS)
@@ -175,7 +178,7 @@ class DecoderPool:
                 continue
             except OSError as error:
                 self._idle.append(decoder)
-                job.pixels.set_exception(RuntimeError(f"an image cannot be handed over ({error.strerror})"))
+                job.pixels.set_exception(RuntimeError(f"an image cannot be handed over ({error})"))
                 continue
             self._busy[decoder] = job
             self._watch(decoder, self.seconds)
@@ -261,6 +264,17 @@ class DecoderPool:
         self._busy.pop(decoder, None)
         if clock := self._clocks.pop(decoder, None):
             clock.cancel()
+        self._ended.append(decoder)
+        self._reap()
+
+    def _reap(self) -> None:
+        self._ended = [decoder for decoder in self._ended if not decoder.reap()]
+        if self._ended and self._reaping is None:
+            self._reaping = asyncio.get_running_loop().call_later(REAP_SECONDS, self._reap_again)
+
+    def _reap_again(self) -> None:
+        self._reaping = None
+        self._reap()
 
 
 def _settle(job: _Job, outcome: Pixels | Exception) -> None:

@@ -45,6 +45,7 @@ def main() -> None:
     shared = np.frombuffer(mmap.mmap(area, 3 * size * size), np.uint8).reshape(size, size, 3)
     channel = socket.socket(fileno=sys.stdin.fileno())
     _warm_up(preprocessing)
+    _silence_libraries()
     _confine(task["memory"])
     channel.send(READY)
     while request := channel.recv(32):
@@ -65,6 +66,13 @@ def _warm_up(preprocessing: Preprocessing) -> None:
     Image.init()
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # the processes are the parallelism
     preprocessing.apply(Image.new("RGB", (2, 2)))
+
+
+def _silence_libraries() -> None:
+    """Keeps what libtiff says of damaged files out of the server's log, and a traceback of our own in it."""
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    with Path(os.devnull).open("wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
 
 
 def _die_with(parent: int) -> None:
