@@ -172,7 +172,7 @@ REQUESTS = {
 def test_broken_http_ends_in_a_refusal_or_in_silence(name: str, address: Address, trained: Trained) -> None:
     with Connection(address) as connection:
         connection.send(REQUESTS[name])
-        connection.socket.settimeout(1.0)  # some are unfinished, and may be waited for
+        connection.socket.settimeout(0.5)  # some are unfinished, and may be waited for
         with contextlib.suppress(TimeoutError):
             while answer := connection.reply():
                 assert answer[0] < 500, answer

@@ -126,6 +126,12 @@ def address_everywhere(client: httpx.Client, url: str) -> Iterator[httpx.Respons
     svg = f"<svg xmlns='http://www.w3.org/2000/svg'><image href='{url}'/></svg>".encode()
     entity = f"<!DOCTYPE s [<!ENTITY x SYSTEM '{url}'>]><svg>&x;</svg>".encode()
     jpeg = {"Content-Type": "image/jpeg"}
+    yield client.post("/classify_batch", files=[("images", (None, url))])
+    yield client.post(
+        "/classify_batch", files=[("images", (url, url.encode())), ("image", ("a.svg", svg, "image/svg+xml"))]
+    )
+    yield client.post("/classify_batch", json={"images": [url]})
+    yield client.post("/classify_batch", params={"images": url}, content=url.encode(), headers=jpeg)
     for field in ("image", "images", "url", "file"):
         yield client.post("/classify", files={field: (None, url)})
         yield client.post("/classify", data={field: url})
