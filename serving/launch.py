@@ -57,7 +57,7 @@ def serve(
     address = _listenable(host, port)
     environment = os.environ | _environment(bundle, port, workers, device, precision, watch)
     Settings.from_environment(environment)
-    read_manifest(resolve_model(bundle))
+    read_manifest(resolve_model(bundle)).graph(precision)
     shown = f"[{address}]" if ":" in address else address
     say(f"http://{shown}:{port} answers when the workers are ready; Ctrl+C stops them")
     # An absolute working directory that holds the package: where the command was typed, a file named like one of our
