@@ -80,7 +80,7 @@ class Admission:
         if answered:
             now = time.perf_counter()
             gap, self._last = now - self._last, now
-            self._pace += SMOOTHING * (gap - self._pace) if self._pace else gap
+            self._pace += SMOOTHING * (gap - self._pace)  # from 0 on: one slow image at the start shuts nobody out
 
     def _overloaded(self, message: str) -> Overloaded:
         return Overloaded(message, retry_after=max(1, math.ceil(min(self.expected_wait, self.deadline))))

@@ -107,7 +107,10 @@ class Classifying:
     async def _classify_one(
         self, engine: Engine, upload: Upload, top_k: int, _place: Place, record: Record, _deadline: float
     ) -> dict[str, Any]:
-        result = await engine.classify(upload.images[0], top_k)
+        try:
+            result = await engine.classify(upload.images[0], top_k)
+        except Exception as error:
+            raise as_problem(error) from error
         self._note(record, engine, upload.images[0], result)
         return {"predictions": [vars(prediction) for prediction in result.predictions], "batch": result.batch}
 

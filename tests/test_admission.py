@@ -42,8 +42,13 @@ def test_whoever_would_be_answered_too_late_is_told_at_once(monkeypatch: pytest.
     clock = Clock()
     monkeypatch.setattr(admission_module, "time", clock)
     admission = Admission(max_pending=100, deadline=10, metrics=open_metrics())
-    places = [admission.enter() for _ in range(4)]
-    for place in places:
+    clock.now += 60  # of rest, which say nothing about the pace
+    places = [admission.enter() for _ in range(90)]
+    for place in places[:1]:
+        clock.now += 3.0
+        place.__exit__(None, None, None)
+    assert admission.expected_wait == pytest.approx(89 * 0.15)  # one slow image means little
+    for place in places[1:]:
         clock.now += 3.0  # three seconds an image
         place.__exit__(None, None, None)
     held = [admission.enter() for _ in range(4)]  # the fifth would be answered after 12 seconds

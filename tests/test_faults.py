@@ -176,6 +176,9 @@ def test_a_graph_that_fails_on_one_image_fails_for_it_alone(trained: Trained, tm
         assert {worker.pid for worker in workers(process)} == pids
     assert set(load.statuses) <= {200, 503}
     assert load.lost == []
+    log = (tmp_path / "log").read_text()
+    assert "Gather" in log  # the operator reads what the client does not
+    assert "Exception in ASGI application" not in log
 
 
 def point(link: Path, target: Path) -> None:
