@@ -9,6 +9,7 @@ import collections
 import contextlib
 import os
 import random
+import re
 import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -70,6 +71,16 @@ def best(address: Address) -> str:
     return answer[2].decode().split('"label":"')[1].split('"')[0]
 
 
+def deaths(address: Address) -> dict[str, float]:
+    """How many decoder processes have ended, by cause: the verdicts on batches do not tell."""
+    with Connection(address) as connection:
+        connection.send(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
+        answer = connection.reply()
+    assert answer
+    found = re.findall(r'lipsformer_decoder_deaths_total\{cause="(\w+)"\} (\S+)', answer[2].decode())
+    return {cause: float(count) for cause, count in found}
+
+
 def send_many(address: Address, seed: int, count: int) -> collections.Counter[str]:
     """The verdicts on `count` uploads, sent one after another on connections that are kept."""
     draw = random.Random(seed)  # noqa: S311 - a seed, not a secret
@@ -111,8 +122,9 @@ def test_uploads_gone_wrong_are_answered_or_refused(
         assert best(address) == right
         rounds.append(settled(process, processes))
     verdicts, before, more, after = rounds
+    told = f"{dict((verdicts + more).most_common())}, {before} -> {after}, deaths of decoders: {deaths(address)}"
     with capsys.disabled():
-        print(f"\nfuzz: seed {SEED}, {dict((verdicts + more).most_common())}, {before} -> {after}")  # noqa: T201
+        print(f"\nfuzz: seed {SEED}, {told}")  # noqa: T201
     assert {"image", "images", "damaged", "not_an_image", "malformed_form"} <= set(verdicts + more)
     assert after.files <= before.files + CLIENTS
     assert after.memory <= before.memory + KEPT
