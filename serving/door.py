@@ -10,7 +10,7 @@ from collections.abc import Collection
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .keys import KeyRing, given_key
+from .keys import KeyRing, given_keys
 from .observing import Observer, Record
 from .problems import Problem
 
@@ -56,7 +56,7 @@ class Door:
             await send(message)
 
         try:
-            if self._keys is None or self._keys.allows(given_key(scope["headers"])):
+            if self._keys is None or self._keys.allows(given_keys(scope["headers"])):
                 await self._app(scope, receive, send_on)
             else:
                 record.reason = UNAUTHORISED.reason

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import hmac
 import logging
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from lipsformer.errors import InputError
 
-__all__ = ["KeyRing", "given_key"]
+__all__ = ["KeyRing", "given_keys"]
 
 logger = logging.getLogger("lipsformer.serving")
 
@@ -36,14 +37,15 @@ class KeyRing:
         self._digests = _read(path)
         self._seen = _stamp(path)
 
-    def allows(self, key: str | None) -> bool:
-        """Whether `key` is one of them; it takes equally long for every wrong key."""
+    def allows(self, keys: Iterable[str]) -> bool:
+        """Whether one of `keys` is known; it takes equally long for every wrong key."""
         self._look()
-        digest = hashlib.sha256((key or "").encode("utf-8", "surrogateescape")).digest()
         found = False
-        for known in self._digests:  # all of them, always: time tells nothing
-            found |= hmac.compare_digest(digest, known)
-        return found and key is not None
+        for key in keys:
+            digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+            for known in self._digests:  # all of them, always: time tells nothing
+                found |= hmac.compare_digest(digest, known)
+        return found
 
     def _look(self) -> None:
         now = time.monotonic()
@@ -62,24 +64,24 @@ class KeyRing:
             logger.error("%s. Until then nobody is let in", error)
 
 
-def given_key(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-    """The key that a request brings: `Authorization: Bearer KEY`, `X-API-Key: KEY`, or as the password of HTTP Basic,
+def given_keys(headers: Iterable[tuple[bytes, bytes]]) -> list[str]:
+    """The keys that a request brings: `Authorization: Bearer KEY`, `X-API-Key: KEY`, or the password of HTTP Basic.
 
-    which is how a browser can open the page.
+    Basic is how a browser can open the page. A proxy may bring a header of its own beside the client's.
     """
+    keys = []
     for name, value in headers:
+        text = value.decode("latin-1").strip()
         if name == b"x-api-key":
-            return value.decode("latin-1")
-        if name == b"authorization":
-            scheme, _, rest = value.decode("latin-1").partition(" ")
+            keys.append(text)
+        elif name == b"authorization":
+            scheme, _, rest = text.partition(" ")
             if scheme.lower() == "bearer":
-                return rest.strip()
-            if scheme.lower() == "basic":
-                try:
-                    return base64.b64decode(rest.strip(), validate=True).decode("utf-8").partition(":")[2]
-                except (binascii.Error, UnicodeDecodeError):
-                    return None
-    return None
+                keys.append(rest.strip())
+            elif scheme.lower() == "basic":
+                with contextlib.suppress(binascii.Error, UnicodeDecodeError):
+                    keys.append(base64.b64decode(rest.strip(), validate=True).decode("utf-8").partition(":")[2])
+    return keys
 
 
 def _read(path: Path) -> tuple[bytes, ...]:
