@@ -113,7 +113,8 @@ class Connection(asyncio.Protocol):
         if not reusable:
             self.transport.close()
         now = perf_counter()
-        outcome = self.pool.tally.answered(exchange.kind, int(head[9:12]), body, now - exchange.due, now)
+        latency, waited = now - exchange.due, now - exchange.sent
+        outcome = self.pool.tally.answered(exchange.kind, int(head[9:12]), body, latency, now, waited)
         self.pool.finished(self if reusable else None, exchange, outcome)
 
     def connection_lost(self, exc: Exception | None) -> None:

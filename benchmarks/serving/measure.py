@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 import time
 from importlib import import_module
@@ -59,6 +60,7 @@ def main() -> None:
     arguments.work = arguments.work.absolute()
     arguments.work.mkdir(parents=True, exist_ok=True)
     arguments.results.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
     about = machine()
     try:
         result = modules[arguments.scenario].run(arguments)

@@ -23,11 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--times", type=float, default=10, help="the sustainable rate")
     parser.add_argument("--clients", type=int, default=512, help="connections at most")
     parser.add_argument("--deadline", type=int, default=30, help="of the server, seconds")
+    parser.add_argument("--model", choices=["cifar10", "tiny"], default="cifar10")
     parser.add_argument("--body", choices=["raw", "form"], default="raw")
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    path = bundle("cifar10", arguments.work)
+    path = bundle(arguments.model, arguments.work)
     expected = expectations(load_predictor(path, threads=1))
     log, mix = arguments.work / "server.log", {arguments.body: 1.0}
     with our_server(path, log, DEADLINE=str(arguments.deadline)) as server:
@@ -74,7 +75,7 @@ def table(result: dict[str, Any]) -> str:
             "",
             f"- sustainable {result['sustainable']:.0f}/s; intended {result['intended']:.0f}/s, sent "
             f"{report['sent_per_second']:.0f}/s, late by {report['generator']['lag_ms']} ms",
-            f"- shed: {shed} ms",
+            f"- shed: {shed} ms after they were due, {report['answer_ms'].get('shed', {})} ms after they were sent",
             f"- accepted: {accepted} ms, deadline {result['deadline']} s",
             f"- PSS (RSS) in MiB: {looks}; after / before {memory['after']['pss'] / memory['before']['pss']:.3f}",
             f"- {verdict(report)}",

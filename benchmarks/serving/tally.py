@@ -32,14 +32,17 @@ class Tally:
         self.rows: Counter[tuple[str, str, str]] = Counter()  # kind, outcome, detail
         self.latencies: defaultdict[str, array[float]] = defaultdict(lambda: array("d"))
         self.timeline: defaultdict[int, Counter[str]] = defaultdict(Counter)
+        self.waits: defaultdict[str, array[float]] = defaultdict(
+            lambda: array("d")
+        )  # from the sending, not the due time
         self.lags = array("d")  # seconds by which the generator itself was late
         self.sent = 0  # of them within the load's time
         self.times = array("d")  # at which photos were classified rightly, within the window
         self.races = 0
         self.race_seconds = 0.0
 
-    def answered(self, kind: Kind, status: int, body: bytes, latency: float, now: float) -> str:
-        """Enters an answer; returns the outcome."""
+    def answered(self, kind: Kind, status: int, body: bytes, latency: float, now: float, waited: float) -> str:
+        """Enters an answer, `latency` after it was due and `waited` seconds after it was sent; returns the outcome."""
         found = (LABEL if status == 200 else REASON).search(body)
         said = found[1].decode() if found else ""
         if status == 503 and said in DELIBERATE:
@@ -48,6 +51,7 @@ class Tally:
             outcome = "right"
         else:
             outcome = "wrong" if status == 200 and kind.has_label else "unexpected"
+        self.waits[outcome].append(waited)
         self.ended(kind, outcome, f"{status}" if status == 200 else f"{status} {said}", latency, now)
         return outcome
 
@@ -80,7 +84,9 @@ class Tally:
         outcomes: Counter[str] = Counter()
         for (_, outcome, _), count in self.rows.items():
             outcomes[outcome] += count
-        slope = np.polyfit(self.times, np.arange(len(self.times)), 1)[0] if len(self.times) > 1 else 0.0
+        warm, stop = self.window
+        few = len(self.times) < 2 or self.times[-1] - self.times[0] < (stop - warm) / 2  # a line through a batch or two
+        slope = len(self.times) / (stop - warm) if few else np.polyfit(self.times, np.arange(len(self.times)), 1)[0]
         return {
             "seconds": round(seconds, 3),
             "requests": sum(outcomes.values()),
@@ -90,6 +96,7 @@ class Tally:
             "keep_alive_races": self.races,
             "longest_race_ms": round(self.race_seconds * 1000, 2),
             "latency_ms": {name: percentiles(values) for name, values in self.latencies.items() if values},
+            "answer_ms": {name: percentiles(values) for name, values in self.waits.items()},
             "generator": {"cpu_share": round(cpu_seconds / seconds, 3), "lag_ms": percentiles(self.lags)},
             "rows": [[*row, count] for row, count in sorted(self.rows.items())],
             "timeline": {second: dict(counts) for second, counts in sorted(self.timeline.items())},
