@@ -19,6 +19,8 @@ MAX_UNFINISHED = 16 * MAX_HEAD  # bytes received before a head is complete: one 
 MAX_CONNECTIONS = 4096  # of one worker
 KEEP_ALIVE_SECONDS = 75  # longer than the 60 that proxies keep theirs, who else meet connections that just close
 
+LAST_CALL_SECONDS = 0.3  # for what is on its way when the server ends, on a connection that rests
+
 TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: text/plain\r\ncontent-length: 28\r\n"
     b"connection: close\r\n\r\nThe headers are over 32 KiB."
@@ -36,6 +38,7 @@ class Connection(HttpToolsProtocol):
         self._unfinished = 0
         self._in_message = False
         self._in_head = False
+        self._ending = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         """Starts the clock of the first request; refuses a connection too many."""
@@ -81,6 +84,7 @@ class Connection(HttpToolsProtocol):
         self._stop_clock()
         if not self.transport.is_closing():
             super().on_headers_complete()
+            self.cycle.keep_alive = self.cycle.keep_alive and not self._ending
 
     def on_body(self, body: bytes) -> None:
         """Passes a body on, unless its request was refused."""
@@ -99,6 +103,18 @@ class Connection(HttpToolsProtocol):
         super().on_response_complete()
         if self._in_message:
             self._start_clock()
+
+    def shutdown(self) -> None:
+        """Ends the connection after its answer, and one that rests soon: what is on its way to it is answered yet."""
+        self._ending = True
+        if self.cycle is None or self.cycle.response_complete:
+            self.loop.call_later(LAST_CALL_SECONDS, self._close_if_resting)
+        else:
+            super().shutdown()
+
+    def _close_if_resting(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.timeout_keep_alive_handler()
 
     def _fits(self, size: int) -> bool:
         self._head_bytes += size

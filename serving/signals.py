@@ -19,7 +19,6 @@ from circus.sighandler import SysHandler
 __all__ = ["end_with_master", "ignore_hangups", "prepare_master", "when_hung_up"]
 
 PR_SET_PDEATHSIG = 1
-CLOSING_SECONDS = 0.5  # in which the workers take what has arrived, and close the door on their side
 
 
 def ignore_hangups() -> None:
@@ -37,7 +36,7 @@ def prepare_master() -> None:
 
     def quit_at_once(handler: SysHandler) -> None:
         loop, listeners = handler.controller.loop, handler.controller.arbiter.sockets
-        loop.add_callback_from_signal(loop.call_later, CLOSING_SECONDS, _refuse_connections, listeners)
+        loop.add_callback_from_signal(_refuse_connections, listeners)
         leave_to_circus(handler)
 
     leave_to_circus = SysHandler.quit

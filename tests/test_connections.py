@@ -145,6 +145,24 @@ def test_only_so_many_connections_are_kept(monkeypatch: pytest.MonkeyPatch) -> N
     run(scenario)
 
 
+def test_a_request_that_is_on_its_way_when_the_server_ends_is_answered() -> None:
+    async def main() -> None:
+        async with listening() as address:
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(HEAD + b"\r\nabcd")
+            assert (await reader.readuntil(b"abcd")).startswith(b"HTTP/1.1 200")
+            ending = asyncio.create_task(asyncio.sleep(0.15))
+            ending.add_done_callback(lambda _: writer.write(HEAD + b"\r\nlast"))
+            last = asyncio.create_task(reader.read())
+        said = await asyncio.wait_for(last, 5)
+        assert said.startswith(b"HTTP/1.1 200")
+        assert b"connection: close" in said
+        assert said.endswith(b"last")
+        writer.close()
+
+    asyncio.run(main())
+
+
 def test_uvicorn_takes_them_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(uvicorn.config.HTTP_PROTOCOLS, "auto", uvicorn.config.HTTP_PROTOCOLS["auto"])
     use_patient_connections()
