@@ -21,11 +21,9 @@ __all__ = ["add_arguments", "run", "table"]
 
 # The best that `--tune` found: API servers, workers, batch, seconds to wait for it, ZeroMQ between them or not.
 LITSERVE = {"api_servers": 1, "workers": 2, "batch": 16, "batch_timeout": 0.002, "fast_queue": False}
-GRID = {
-    "processes": ((1, 2), (2, 1)),  # three at work, as in ours: a worker and two decoders
-    "batch": ((1, 0.0), (16, 0.0), (16, 0.002), (16, 0.01), (64, 0.01)),
-    "fast_queue": (True, False),
-}
+# What it tries. Three processes are at work, as in ours: a worker and two decoders.
+PROCESSES = ((1, 2), (2, 1))
+BATCHES = ((1, 0.0), (16, 0.0), (16, 0.002), (16, 0.01), (64, 0.01))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +52,7 @@ def _tune(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Every setting of the grid in every round, the best median first."""
     settings = [
         {"api_servers": servers, "workers": workers, "batch": batch, "batch_timeout": wait, "fast_queue": fast}
-        for (servers, workers), (batch, wait), fast in itertools.product(*GRID.values())
+        for (servers, workers), (batch, wait), fast in itertools.product(PROCESSES, BATCHES, (True, False))
     ]
     rates: list[list[float]] = [[] for _ in settings]
     for _ in range(arguments.rounds):
@@ -83,8 +81,8 @@ def _litserve(
         "log_level": "info" if log == "on" else "warning",
     }
     command = [str(arguments.litserve), str(Path(__file__).with_name("litserve_app.py")), json.dumps(options)]
-    log = arguments.work / "litserve.log"
-    return running(command, port, log, ready="/health", farewell=signal.SIGINT)
+    output = arguments.work / "litserve.log"
+    return running(command, port, output, ready="/health", farewell=signal.SIGINT)
 
 
 def _turn(start: contextlib.AbstractContextManager[Server], body: str, arguments: argparse.Namespace) -> dict[str, Any]:

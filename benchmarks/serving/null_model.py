@@ -22,7 +22,7 @@ def null_graph() -> onnx.ModelProto:
     """uint8 pixels (N, S, S, 3) to logits (N, K): a constant for each image, and no pixel but the first is read."""
     pixels = helper.make_tensor_value_info(INPUT_NAME, TensorProto.UINT8, ["batch", IMAGE_SIZE, IMAGE_SIZE, 3])
     logits = helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["batch", CLASSES])
-    constants = {
+    constants: dict[str, np.ndarray] = {
         "zeros": np.zeros(3, np.int64),
         "ones": np.ones(3, np.int64),
         "axes": np.array([1, 2, 3], np.int64),
