@@ -23,7 +23,7 @@ from lipsformer.model_store import check_tag, register_bundle
 from lipsformer.outputs import sha256_of
 from lipsformer.pretrained import resolve_model
 from lipsformer.samples import SAMPLES
-from lipsformer.serving.engine import load_engine
+from lipsformer.serving.engine import load
 from lipsformer.serving.settings import Settings
 
 PHOTO = SAMPLES / "Kaiser.jpg"
@@ -50,8 +50,8 @@ def test_a_stored_bundle_answers_as_the_bundle_does(trained: Trained, store: Pat
     wanted = load_predictor(trained.bundle, "cpu").predict([PHOTO])
     assert load_predictor("bentoml:fruit:v1", "cpu").predict([PHOTO]) == wanted
 
-    engine = load_engine(Settings.from_environment({"LIPSFORMER_BUNDLE": "bentoml:fruit"}))
-    assert engine.describe()["classes"] == list(trained.classes)
+    loaded = load(Settings.from_environment({"LIPSFORMER_BUNDLE": "bentoml:fruit"}), told=lambda _: None)
+    assert loaded.manifest.classes == trained.classes
 
     model = bentoml.models.get("fruit:v1")
     manifest = read_manifest(trained.bundle)

@@ -18,7 +18,7 @@ from lipsformer.errors import GateError, InputError
 from lipsformer.export import verify_bundle
 from lipsformer.manifest import read_manifest
 from lipsformer.outputs import sha256_of
-from lipsformer.serving.engine import load_engine
+from lipsformer.serving.engine import load
 from lipsformer.serving.settings import Settings
 
 NAMES = ("manifest.json", "ort-fp32.onnx", "parity.json", "parity.md", "parity.npz", "parity.png")
@@ -89,7 +89,7 @@ def test_one_flipped_byte_is_refused_by_whatever_uses_the_bundle(name: str, bund
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     settings = Settings.from_environment({"LIPSFORMER_BUNDLE": str(bundle)})
-    for use in (verify_bundle, load_predictor, lambda _: load_engine(settings)):
+    for use in (verify_bundle, load_predictor, lambda _: load(settings, told=lambda _: None)):
         with pytest.raises((GateError, InputError)) as refusal:
             use(bundle)
         assert str(refusal.value).startswith(f"{path}: ")
