@@ -61,7 +61,13 @@ def create_app(served: Served, settings: Settings, keys: KeyRing | None, observe
     ]
     errors = (Problem, ImageError, Overloaded, ClientDisconnect, HTTPException, Exception)
     app = Starlette(routes=routes, exception_handlers=dict.fromkeys(errors, _answer_error))
-    door = Door(app, routes=(*ROUTES, *(page.path for page in pages)), keys=keys, observer=observer)
+    door = Door(
+        app,
+        routes=(*ROUTES, *(page.path for page in pages)),
+        keys=keys,
+        turned_away=classifying.turned_away,
+        observer=observer,
+    )
     if not settings.cors_origins:
         return door
     return CORSMiddleware(

@@ -52,6 +52,14 @@ class Classifying:
             metrics=self._metrics,
         )
 
+    def turned_away(self) -> Problem | None:
+        """The refusal of whatever would come in now, before anything is spent on it; None if there is room."""
+        try:
+            self._admission.check()
+        except Overloaded as error:
+            return as_problem(error)
+        return None
+
     async def one(self, request: Request) -> Response:
         """Answers POST /classify: one image, as a form or as the body."""
         content_type = request.headers.get("content-type", "")
@@ -89,7 +97,6 @@ class Classifying:
         wanted = None if in_query is None else _parse_top_k(in_query)
         try:
             async with asyncio.timeout(self._settings.deadline) as deadline:
-                self._admission.check()  # before the body is read: nothing is spent on what will be turned away
                 async with self._bodies.receive(request, limit) as body:
                     record.bytes = len(body)
                     record.stages.append(Stage(name="read", start=record.start, end=time.perf_counter()))

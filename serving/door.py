@@ -1,11 +1,11 @@
-"""What every request passes on its way in and out: its id, its key, its record."""
+"""What every request passes on its way in and out: its id, its key, its record; a full server turns it away here."""
 
 from __future__ import annotations
 
 import re
 import secrets
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -34,11 +34,21 @@ class Door:
         app: what answers those who are let in.
         routes: its paths; requests to others are recorded together, as a scanner would fill memory with their names.
         keys: whom to let in; None means everybody.
+        turned_away: the refusal of a POST, if there is no room for it: said here, it costs a fraction of an answer.
         observer: told of each request at its end.
     """
 
-    def __init__(self, app: ASGIApp, *, routes: Collection[str], keys: KeyRing | None, observer: Observer) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        routes: Collection[str],
+        keys: KeyRing | None,
+        turned_away: Callable[[], Problem | None],
+        observer: Observer,
+    ) -> None:
         self._app = app
+        self._turned_away = turned_away
         self._routes = frozenset(routes)
         self._keys = keys
         self._observer = observer
@@ -56,14 +66,20 @@ class Door:
             await send(message)
 
         try:
-            if self._keys is None or self._keys.allows(given_keys(scope["headers"])):
+            problem = self._refusal(scope)
+            if problem is None:
                 await self._app(scope, receive, send_on)
             else:
-                record.reason = UNAUTHORISED.reason
-                await UNAUTHORISED.response()(scope, receive, send_on)
+                record.reason = problem.reason
+                await problem.response()(scope, receive, send_on)
         finally:
             record.end = time.perf_counter()
             self._observer.observe(record)
+
+    def _refusal(self, scope: Scope) -> Problem | None:
+        if self._keys is not None and not self._keys.allows(given_keys(scope["headers"])):
+            return UNAUTHORISED
+        return self._turned_away() if scope["method"] == "POST" and scope["path"] in self._routes else None
 
     def _record(self, scope: Scope) -> Record:
         given = traceparent = None
