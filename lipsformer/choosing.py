@@ -6,7 +6,6 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .console import say
 from .errors import InputError
 from .manifest import BundleFile, Manifest
 from .runtimes import OnnxRuntime
@@ -37,8 +36,7 @@ def open_runtime(
     Args:
         bundle: the folder.
         manifest: its manifest, read and so checked.
-        device: "auto"; "cpu" for the graph on the CPU; "cuda" for an engine or the graph on CUDA. Wherever an engine of
-            the precision is passed over, stderr tells why.
+        device: "auto"; "cpu" for the graph on the CPU; "cuda" for an engine or the graph on CUDA.
         precision: by default the bundle's first.
         threads: CPU threads for one inference; by default all cores.
 
@@ -53,7 +51,6 @@ def open_runtime(
             fallbacks.append(
                 f"{bundle / engine.name}: never proved, as it could not run where it was exported; not used"
             )
-            say(fallbacks[-1])
             continue
         from .runtimes.trt import TensorRtRuntime
 
@@ -61,7 +58,6 @@ def open_runtime(
             runtime = TensorRtRuntime(bundle / engine.name, engine)
         except InputError as misfit:
             fallbacks.append(f"{misfit}. Until then ONNX Runtime runs {graph.name}")
-            say(fallbacks[-1])
         else:
             return Chosen(file=engine, runtime=runtime, fallbacks=tuple(fallbacks))
     session = OnnxRuntime(bundle / graph.name, device, threads)

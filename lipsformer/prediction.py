@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .choosing import open_runtime
+from .console import say
 from .errors import InputError
 from .images import ImageLimits, open_image
 from .machine import check_device
@@ -95,7 +96,7 @@ def load_predictor(
 
     Args:
         model: its path, or the name of a trained model that comes with the package.
-        device: "auto", "cpu" or "cuda".
+        device: "auto", "cpu" or "cuda". Where a faster runtime was passed over, stderr tells why.
         precision: which of a bundle's precisions to run; by default the first that it was exported with.
         threads: CPU threads for one inference; by default all cores.
 
@@ -103,22 +104,11 @@ def load_predictor(
         InputError: if it is none of these, or `device` or `precision` cannot be had.
         GateError: if a bundle's file does not have the hash that its manifest promises.
     """
-    path = resolve_model(model)
     check_device(device)
-    if path.is_dir():
-        return load_bundle(path, read_manifest(path), device=device, precision=precision, threads=threads)
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder; give a checkpoint, an .onnx file or a bundle")
-    if precision is not None:
-        raise InputError(f"--precision {precision}: chooses among a bundle's files, and {path} is not a bundle")
-    match path.suffix:
-        case ".onnx":
-            return _from_graph(path, device, threads)
-        case ".engine":
-            return _from_engine(path, device)
-        case ".safetensors":
-            return _from_checkpoint(path, device, threads)
-    raise InputError(f"{path}: not a model; give a checkpoint (.safetensors), an .onnx file or a bundle folder")
+    predictor = _load(resolve_model(model), device, precision, threads)
+    for fallback in predictor.fallbacks:
+        say(fallback)
+    return predictor
 
 
 def load_bundle(
@@ -131,8 +121,9 @@ def load_bundle(
     """
     chosen = open_runtime(bundle, manifest, device=device, precision=precision, threads=threads)
     path, kind = bundle / chosen.file.name, str(chosen.file.precision)
-    predictor = _for_export(chosen.runtime, path, manifest.preprocessing, manifest.classes, manifest.max_batch, kind)
-    return dataclasses.replace(predictor, fallbacks=chosen.fallbacks)
+    return _for_export(
+        chosen.runtime, path, manifest.preprocessing, manifest.classes, manifest.max_batch, kind, chosen.fallbacks
+    )
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -150,6 +141,7 @@ def _for_export(
     classes: tuple[str, ...],
     max_batch: int,
     precision: str,
+    fallbacks: tuple[str, ...] = (),
 ) -> Predictor:
     if len(classes) != runtime.outputs:
         raise InputError(f"{file}: {len(classes)} class names for {runtime.outputs} outputs; export it again")
@@ -165,7 +157,25 @@ def _for_export(
         file=file,
         precision=precision,
         max_batch=max_batch,
+        fallbacks=fallbacks,
     )
+
+
+def _load(path: Path, device: str, precision: str | None, threads: int | None) -> Predictor:
+    if path.is_dir():
+        return load_bundle(path, read_manifest(path), device=device, precision=precision, threads=threads)
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder; give a checkpoint, an .onnx file or a bundle")
+    if precision is not None:
+        raise InputError(f"--precision {precision}: chooses among a bundle's files, and {path} is not a bundle")
+    match path.suffix:
+        case ".onnx":
+            return _from_graph(path, device, threads)
+        case ".engine":
+            return _from_engine(path, device)
+        case ".safetensors":
+            return _from_checkpoint(path, device, threads)
+    raise InputError(f"{path}: not a model; give a checkpoint (.safetensors), an .onnx file or a bundle folder")
 
 
 def _from_graph(path: Path, device: str, threads: int | None) -> Predictor:
@@ -178,7 +188,8 @@ def _from_graph(path: Path, device: str, threads: int | None) -> Predictor:
         precision = str(metadata["precision"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: its metadata cannot be read ({error}); export it again") from None
-    return _for_export(runtime, path, preprocessing, classes, max_batch, precision)
+    fallbacks = (runtime.fallback,) if runtime.fallback else ()
+    return _for_export(runtime, path, preprocessing, classes, max_batch, precision, fallbacks)
 
 
 def _from_engine(path: Path, device: str) -> Predictor:

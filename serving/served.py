@@ -100,7 +100,8 @@ class Served:
         except BaseException:
             await engine.close()
             raise
-        for _ in engine.predictor.fallbacks:  # each was said when it was met
+        for fallback in engine.predictor.fallbacks:
+            logger.warning("%s", fallback)
             self._metrics.fallbacks.inc()
         self._metrics.runs(
             **engine.model,

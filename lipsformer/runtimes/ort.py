@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from lipsformer.console import say
 from lipsformer.errors import InputError
 from lipsformer.machine import cores
 
@@ -28,7 +27,7 @@ class OnnxRuntime:
 
     Args:
         model: the .onnx file.
-        device: "auto" (CUDA if it works, else the CPU, which is said on stderr), "cpu" or "cuda".
+        device: "auto" (CUDA if it works, else the CPU: then `fallback` says why), "cpu" or "cuda".
         threads: CPU threads for one inference; by default all cores this process may use.
 
     Raises:
@@ -46,7 +45,6 @@ class OnnxRuntime:
         self.fallback: str | None = None  # why it is not the provider that it could have been
         if self.provider != CUDA and device == "auto" and CUDA in import_onnxruntime().get_available_providers():
             self.fallback = "ONNX Runtime is built for CUDA but runs on the CPU here; `lipsformer doctor` says why"
-            say(self.fallback)
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         described = [(value.name, value.type, len(value.shape)) for value in (*inputs, *outputs)]
         if described != [(INPUT_NAME, "tensor(uint8)", 4), (OUTPUT_NAME, "tensor(float)", 2)]:
