@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 __all__ = ["Background"]
+
+GATHERING_SECONDS = 0.02
 
 Item = TypeVar("Item")
 
@@ -60,8 +63,10 @@ class Background(Generic[Item]):
                 self.dropped += len(items)
 
     def _take(self) -> Sequence[Item | None]:
-        """Everything that waits; waits itself for the first."""
+        """Everything that waits; waits for the first, and then a moment: to be woken for each would cost more."""
         items = [self._queue.get()]
+        if items[0] is not None:
+            time.sleep(GATHERING_SECONDS)
         while not self._queue.empty():
             items.append(self._queue.get())
         return items
