@@ -56,7 +56,7 @@ def metric(url: str, name: str) -> float:
     return sum(float(value) for series, _, value in (line.rpartition(" ") for line in lines) if series.startswith(name))
 
 
-def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+def until(condition: Callable[[], bool], seconds: float = 90) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -190,8 +191,10 @@ def test_a_wrong_answer_is_noticed(status: int, content: dict[str, object], tmp_
 
 def test_what_is_left_behind_is_noticed() -> None:
     before = taken(os.getpid())
-    with socket.socket(), subprocess.Popen(["sleep", "60"]) as left:
-        kept = bytearray(ROUND)
+    hog = f"kept = b'x' * {ROUND}; print('ready', flush=True); import time; time.sleep(60)"
+    with socket.socket(), subprocess.Popen([sys.executable, "-c", hog], stdout=subprocess.PIPE) as left:
+        assert left.stdout is not None
+        assert left.stdout.readline() == b"ready\n"
         after = taken(os.getpid())
         assert after.processes == before.processes + 1
         assert after.files > before.files
@@ -199,5 +202,4 @@ def test_what_is_left_behind_is_noticed() -> None:
         with pytest.raises(AssertionError, match="processes instead of"):
             settled(os.getpid(), before.processes, seconds=0.2)
         left.kill()
-    assert len(kept) == ROUND
     assert settled(os.getpid(), before.processes).processes == before.processes
