@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from starlette.requests import Request
@@ -26,8 +27,21 @@ DEFAULT_TOP_K = 5
 BODIES_HELD = 16  # times the largest image: the memory that all bodies together may take
 READING_FOR_EACH_PLACE = 8  # a body that arrives slowly must not keep those out that are here
 LATER = 0.05  # seconds that each further image of a batch request stands back in the decoders' queue
+TO_ANSWER = 0.1  # seconds before the deadline at which a batch is answered with what there is
 
 Result = Classification | Problem
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """An upload that has a place: by which engine, for how many classes, until when on the event loop's clock."""
+
+    engine: Engine
+    upload: Upload
+    top_k: int
+    place: Place
+    record: Record
+    deadline: float
 
 
 class Classifying:
@@ -90,7 +104,7 @@ class Classifying:
         request: Request,
         limit: int,
         unpack: Callable[[memoryview], Upload],
-        classify: Callable[..., Any],
+        classify: Callable[[Work], Coroutine[Any, Any, dict[str, Any]]],
     ) -> Response:
         record = record_of(request.scope)
         in_query = request.query_params.get("top_k")
@@ -105,37 +119,40 @@ class Classifying:
                     top_k = wanted or in_form
                     record.images = len(upload.images)
                     with self._admission.enter() as place, self._served.use() as engine:
-                        work = classify(engine, upload, top_k, place, record, deadline.when())
-                        content = await while_connected(request, work)
+                        work = Work(
+                            engine=engine,
+                            upload=upload,
+                            top_k=top_k,
+                            place=place,
+                            record=record,
+                            deadline=deadline.when() or 0.0,
+                        )
+                        content = await while_connected(request, classify(work))
         except TimeoutError:
             raise self._too_late() from None
         return JSONResponse({**content, **engine.model, "timing_ms": _timing(record), "request_id": record.request_id})
 
-    async def _classify_one(
-        self, engine: Engine, upload: Upload, top_k: int, _place: Place, record: Record, _deadline: float
-    ) -> dict[str, Any]:
+    async def _classify_one(self, work: Work) -> dict[str, Any]:
+        image = work.upload.images[0]
         try:
-            result = await engine.classify(upload.images[0], top_k)
+            result = await work.engine.classify(image, work.top_k)
         except Exception as error:
             raise as_problem(error) from error
-        self._note(record, engine, upload.images[0], result)
+        self._note(work, image, result)
         return {"predictions": [vars(prediction) for prediction in result.predictions], "batch": result.batch}
 
-    async def _classify_many(
-        self, engine: Engine, upload: Upload, top_k: int, place: Place, record: Record, deadline: float
-    ) -> dict[str, Any]:
+    async def _classify_many(self, work: Work) -> dict[str, Any]:
         """Takes as many images at once as make a batch and find a place; with its one place it goes on in any case."""
         results: dict[int, Result] = {}
-        turns = iter(enumerate(upload.images))
+        turns = iter(enumerate(work.upload.images))
 
         async def take_turns(place: Place) -> None:
             for turn, (index, image) in enumerate(turns):
                 if turn:
                     place.next()
                 try:
-                    since = time.perf_counter() + index * LATER
-                    result = await engine.classify(image, top_k, since=since)
-                    self._note(record, engine, image, result)
+                    result = await work.engine.classify(image, work.top_k, since=work.record.start + index * LATER)
+                    self._note(work, image, result)
                     results[index] = result
                 except Exception as error:  # noqa: BLE001 - one image's fault is told in its own answer
                     problem = results[index] = as_problem(error)
@@ -148,27 +165,31 @@ class Classifying:
             except Overloaded:
                 return
 
-        wanted = min(engine.max_batch, len(upload.images)) - 1
-        tasks = [asyncio.ensure_future(take_turns(place)), *(asyncio.ensure_future(one_more()) for _ in range(wanted))]
+        more = min(work.engine.max_batch, len(work.upload.images)) - 1
+        tasks = [
+            asyncio.ensure_future(take_turns(work.place)),
+            *(asyncio.ensure_future(one_more()) for _ in range(more)),
+        ]
         try:
-            in_time = max(0.0, deadline - asyncio.get_running_loop().time() - 0.1)
-            await asyncio.wait(tasks, timeout=in_time)
+            left = work.deadline - asyncio.get_running_loop().time() - TO_ANSWER
+            await asyncio.wait(tasks, timeout=max(0.0, left))
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        return {"results": [self._told(name, results.get(index)) for index, name in enumerate(upload.names)]}
+        return {"results": [self._told(name, results.get(index)) for index, name in enumerate(work.upload.names)]}
 
     def _told(self, name: str | None, result: Result | None) -> dict[str, Any]:
         if isinstance(result, Classification):
             return {"name": name, "predictions": [vars(prediction) for prediction in result.predictions]}
         return {"name": name, "problem": (result or self._too_late()).content()}
 
-    def _note(self, record: Record, engine: Engine, image: memoryview, result: Classification) -> None:
+    def _note(self, work: Work, image: memoryview, result: Classification) -> None:
+        record, file = work.record, work.engine.file
         record.stages.extend(result.stages)
         record.batches.append(result.batch)
         if self._observer.keeps_predictions:
-            record.sha256, record.precision = engine.file.sha256, engine.file.precision
+            record.sha256, record.precision = file.sha256, file.precision
             record.predictions.append(Classified(bytes=len(image), predictions=result.predictions))
 
     def _too_late(self) -> Problem:

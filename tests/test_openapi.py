@@ -29,12 +29,17 @@ from lipsformer.serving.settings import Settings
 PHOTO = (SAMPLES / "Kaiser.jpg").read_bytes()
 MANUAL = (Path(__file__).parents[1] / "docs" / "api.md").read_text()
 KEY = "a-key-of-a-test-and-of-nothing-else"
-# Bytes that are a valid body and no image are refused, and too many files with 413.
+# Bytes that are a valid body and no image are refused, and too many fields with 413; in a batch each on its own, within
+# an answer of 200: a number in place of a file is bytes as well by the time that it is sent.
 CHECKS = """
 [checks.positive_data_acceptance]
-expected-statuses = ["2xx", 415, 422]
+expected-statuses = ["2xx", 413, 415, 422]
 [checks.negative_data_rejection]
 expected-statuses = [400, 401, 405, 413, 415, 422]
+[[operations]]
+include-path = "/classify_batch"
+[operations.checks.negative_data_rejection]
+expected-statuses = [200, 400, 401, 405, 413, 415, 422]
 """
 
 
