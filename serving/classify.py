@@ -185,10 +185,11 @@ class Classifying:
         return {"name": name, "problem": (result or self._too_late()).content()}
 
     def _note(self, work: Work, image: memoryview, result: Classification) -> None:
-        record, file = work.record, work.engine.file
+        record = work.record
         record.stages.extend(result.stages)
         record.batches.append(result.batch)
         if self._observer.keeps_predictions:
+            file = work.engine.file
             record.sha256, record.precision = file.sha256, file.precision
             record.predictions.append(Classified(bytes=len(image), predictions=result.predictions))
 

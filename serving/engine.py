@@ -110,7 +110,7 @@ class Engine:
 
     @property
     def file(self) -> BundleFile:
-        """The file of the bundle that self.file."""
+        """The file of the bundle that runs."""
         return next(file for file in self.manifest.files if file.name == self.predictor.file.name)
 
     @property

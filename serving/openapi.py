@@ -8,34 +8,10 @@ from typing import Any
 
 from lipsformer.images import ImageLimits
 
-__all__ = ["REASONS", "describe_api"]
+from .problems import REASONS
 
-# Every reason that a refusal can have, with its status. Programs depend on them: a new one is added, none is renamed.
-REASONS = {
-    "empty": 400,
-    "missing_field": 400,
-    "malformed_form": 400,
-    "several_images": 400,
-    "bad_top_k": 400,
-    "unauthorised": 401,
-    "not_found": 404,
-    "refused": 405,
-    "slow_upload": 408,
-    "too_many_bytes": 413,
-    "too_many_pixels": 413,
-    "too_many_images": 413,
-    "too_much_memory": 413,
-    "not_an_image": 415,
-    "wrong_content_type": 415,
-    "damaged": 422,
-    "not_a_file": 422,
-    "too_slow": 422,
-    "too_complex": 422,
-    "internal_error": 500,
-    "overloaded": 503,
-    "stopping": 503,
-    "deadline_exceeded": 504,
-}
+__all__ = ["describe_api"]
+
 OF_AN_IMAGE = ("empty", "too_many_bytes", "too_many_pixels", "too_much_memory", "not_an_image", "damaged", "too_slow",
                "too_complex", "internal_error")  # fmt: skip
 IN_A_BATCH = [*OF_AN_IMAGE, "overloaded", "stopping", "deadline_exceeded"]

@@ -15,21 +15,37 @@ from lipsformer.images import ImageError
 
 from .admission import Overloaded
 
-__all__ = ["CLIENT_CLOSED_REQUEST", "Problem", "as_problem", "problem_of"]
+__all__ = ["CLIENT_CLOSED_REQUEST", "REASONS", "Problem", "as_problem", "problem_of"]
 
 logger = logging.getLogger("lipsformer.serving")
 
 CLIENT_CLOSED_REQUEST = 499  # nobody reads it; the metrics count it apart from real answers
 
-IMAGE_STATUS = {
+# Every reason that a refusal can have, with its status. Programs depend on them: a new one is added, none is renamed.
+REASONS = {
     "empty": 400,
+    "missing_field": 400,
+    "malformed_form": 400,
+    "several_images": 400,
+    "bad_top_k": 400,
+    "unauthorised": 401,
+    "not_found": 404,
+    "refused": 405,
+    "slow_upload": 408,
     "too_many_bytes": 413,
     "too_many_pixels": 413,
+    "too_many_images": 413,
     "too_much_memory": 413,
     "not_an_image": 415,
+    "wrong_content_type": 415,
     "damaged": 422,
-    "too_complex": 422,
+    "not_a_file": 422,
     "too_slow": 422,
+    "too_complex": 422,
+    "internal_error": 500,
+    "overloaded": 503,
+    "stopping": 503,
+    "deadline_exceeded": 504,
 }
 
 
@@ -80,7 +96,7 @@ def as_problem(error: Exception) -> Problem:
         case Problem():
             return error
         case ImageError():
-            return Problem(IMAGE_STATUS[error.reason], error.reason, str(error))
+            return Problem(REASONS[error.reason], error.reason, str(error))
         case Overloaded():
             return Problem(503, error.reason, f"{error}; try again shortly", {"Retry-After": str(error.retry_after)})
         case _:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import httpx
@@ -20,15 +20,24 @@ START_SECONDS = 90
 
 
 @contextlib.contextmanager
-def serving(
-    model: Path | str, log: Path, *options: str, **environment: str
-) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def serving(model: Path | str, log: Path, **environment: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Serves `model` as a user would; gives the URL and the process, ready to answer, and ends it."""
+    command = [sys.executable, "-m", "lipsformer", "serve", str(model)]
+    with running(command, log, {**os.environ, **environment}) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def running(
+    command: Sequence[str], log: Path, environment: Mapping[str, str], cwd: Path | None = None
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Runs a command that serves, with a free port; gives the URL and the process, ready to answer, and ends it."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = str(probe.getsockname()[1])
-    command = [sys.executable, "-m", "lipsformer", "serve", str(model), "--port", port]
     with log.open("wb") as sink:
-        process = subprocess.Popen(command, stdout=sink, stderr=sink, env={**os.environ, **environment})
+        process = subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--port", port], stdout=sink, stderr=sink, env=environment, cwd=cwd
+        )
     url = f"http://127.0.0.1:{port}"
     try:
         wait_until_ready(url, process, log)
@@ -36,7 +45,7 @@ def serving(
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(20)
+            process.wait(30)
         except subprocess.TimeoutExpired:
             process.kill()
             raise

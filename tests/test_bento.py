@@ -7,7 +7,6 @@ import dataclasses
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from server import wait_until_ready
+from server import running
 from trained import Trained
 
 from lipsformer import InputError, load_predictor
@@ -72,23 +71,14 @@ def fresh(bento: Bento, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextlib.contextmanager
-def running(
+def ending_well(
     command: list[object], cwd: Path, environment: dict[str, str]
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """The URL and the process of a server, ready to answer; it is ended, and must end well."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = str(probe.getsockname()[1])
     log = cwd / "server.log"
-    arguments = [*map(str, command), "--host", "127.0.0.1", "--port", port]
-    with log.open("wb") as sink:
-        process = subprocess.Popen(arguments, cwd=cwd, env=environment, stdout=sink, stderr=sink)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        wait_until_ready(url, process, log)
+    with running([*map(str, command)], log, environment, cwd) as (url, process):
         yield url, process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0, log.read_text()
+    assert process.returncode == 0, log.read_text()
 
 
 def classified(url: str) -> dict[str, Any]:
@@ -252,7 +242,7 @@ def test_a_bento_serves_as_its_image_does(trained: Trained, bento: Bento, fresh:
         "LIPSFORMER_WORKERS": "2",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    with running(["bash", moved / "env/docker/entrypoint.sh"], tmp_path / "work", environment) as (url, server):
+    with ending_well(["bash", moved / "env/docker/entrypoint.sh"], tmp_path / "work", environment) as (url, server):
         answer = classified(url)
         assert [prediction["label"] for prediction in answer["predictions"]] == labels(trained.bundle)
         # BentoML would let one that dies in a container be dead, and go on with those that are left.
@@ -300,5 +290,5 @@ def test_bentofile_alone_builds_one_that_serves_by_its_name(
     (built,) = (tmp_path / "home" / "bentos").glob("*/*/src")
     assert contents(built) == contents(bento.path / "src")
     shutil.rmtree(tree)
-    with running([fresh / "bentoml", "serve", f"{NAME}:latest"], tmp_path / "work", environment) as (url, _):
+    with ending_well([fresh / "bentoml", "serve", f"{NAME}:latest"], tmp_path / "work", environment) as (url, _):
         assert [prediction["label"] for prediction in classified(url)["predictions"]] == labels(trained.bundle)

@@ -23,7 +23,8 @@ from trained import Trained
 
 from lipsformer.images import ImageLimits
 from lipsformer.samples import SAMPLES
-from lipsformer.serving.openapi import REASONS, describe_api
+from lipsformer.serving.openapi import describe_api
+from lipsformer.serving.problems import REASONS
 from lipsformer.serving.settings import Settings
 
 PHOTO = (SAMPLES / "Kaiser.jpg").read_bytes()
