@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from lipsformer.export.parity.thresholds import read_thresholds
+
 from .bundle import cached_bundle, export_bundle
 from .settings import ExportSettings
-from .thresholds import read_thresholds
 from .triton import write_triton
 from .verify import verify_bundle
 

@@ -12,27 +12,27 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from lipsformer.checkpoint import Checkpoint, load_checkpoint
-from lipsformer.console import say
-from lipsformer.errors import GateError, InputError
-from lipsformer.machine import cache_folder, installed_versions
-from lipsformer.manifest import BundleFile, Manifest
-from lipsformer.outputs import publish_directory, sha256_of
-from lipsformer.pretrained import resolve_model
-from lipsformer.runtimes import OnnxRuntime, Pixels, TorchRuntime
-from lipsformer.runtimes.engine import engine_fits
-from lipsformer.runtimes.nvidia import RTX, TENSORRT
-from lipsformer.runtimes.trt import TensorRtRuntime
-from lipsformer.samples import SAMPLES
+from lipsformer.bundle.manifest import BundleFile, Manifest
+from lipsformer.bundle.pretrained import resolve_model
+from lipsformer.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from lipsformer.export.int8.calibration import FEWEST
+from lipsformer.export.int8.quantize import quantise
+from lipsformer.export.parity.gate import Gate
+from lipsformer.export.parity.gate_images import GateImages, Pool, spread
+from lipsformer.export.parity.reference import REFERENCE_NAME, Reference
+from lipsformer.export.parity.report import ParityReport
+from lipsformer.export.tensorrt.build import build_engine, check_with_rtx
+from lipsformer.images.samples import SAMPLES
+from lipsformer.inference.runtimes import OnnxRuntime, Pixels, TorchRuntime
+from lipsformer.inference.runtimes.tensorrt import TensorRtRuntime
+from lipsformer.inference.runtimes.tensorrt_compat import engine_fits
+from lipsformer.inference.runtimes.tensorrt_library import RTX, TENSORRT
+from lipsformer.system.atomic import publish_directory, sha256_of
+from lipsformer.system.console import say
+from lipsformer.system.errors import GateError, InputError
+from lipsformer.system.hardware import cache_folder, installed_versions
 
-from .calibration import FEWEST
-from .engines import build_engine, check_with_rtx
-from .gate import Gate
 from .graph import build_graph
-from .images import GateImages, Pool, spread
-from .quantise import quantise
-from .reference import REFERENCE_NAME, Reference
-from .report import ParityReport
 from .settings import ExportSettings
 
 __all__ = ["PACKAGES", "cached_bundle", "export_bundle"]

@@ -14,12 +14,11 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from lipsformer.checkpoint import Checkpoint
-from lipsformer.errors import InputError
-from lipsformer.normalise import Normalise
-from lipsformer.runtimes import INPUT_NAME, METADATA_KEY, OUTPUT_NAME
-
-from .folding import fold as fold_network
+from lipsformer.checkpoints.checkpoint import Checkpoint
+from lipsformer.export.folding.network import fold as fold_network
+from lipsformer.inference.runtimes import INPUT_NAME, METADATA_KEY, OUTPUT_NAME
+from lipsformer.model.pixel_norm import Normalise
+from lipsformer.system.errors import InputError
 
 __all__ = ["PixelsToLogits", "build_graph"]
 

@@ -6,12 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-from lipsformer.errors import InputError, suggest
-from lipsformer.manifest import PRECISIONS
-from lipsformer.runtimes import import_onnxruntime
-from lipsformer.runtimes.nvidia import RTX, TENSORRT, find_gpu, load_tensorrt
-
-from .thresholds import THRESHOLDS, Limits
+from lipsformer.bundle.manifest import PRECISIONS
+from lipsformer.export.parity.thresholds import THRESHOLDS, Limits
+from lipsformer.inference.runtimes import import_onnxruntime
+from lipsformer.inference.runtimes.tensorrt_library import RTX, TENSORRT, find_gpu, load_tensorrt
+from lipsformer.system.errors import InputError, suggest
 
 __all__ = ["ExportSettings"]
 

@@ -9,10 +9,10 @@ import dataclasses
 import shutil
 from pathlib import Path
 
-from lipsformer.errors import GateError, InputError
-from lipsformer.manifest import BundleFile, Manifest, read_manifest
-from lipsformer.outputs import sha256_of
-from lipsformer.runtimes import INPUT_NAME, OUTPUT_NAME
+from lipsformer.bundle.manifest import BundleFile, Manifest, read_manifest
+from lipsformer.inference.runtimes import INPUT_NAME, OUTPUT_NAME
+from lipsformer.system.atomic import sha256_of
+from lipsformer.system.errors import GateError, InputError
 
 __all__ = ["write_triton"]
 

@@ -8,22 +8,22 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lipsformer.checkpoint import load_checkpoint
-from lipsformer.console import printable
-from lipsformer.errors import GateError, InputError
-from lipsformer.machine import check_device, installed_versions
-from lipsformer.manifest import BundleFile, Manifest, read_manifest
-from lipsformer.outputs import sha256_of
-from lipsformer.pretrained import resolve_model
-from lipsformer.runtimes import CUDA, OnnxRuntime, Runtime, TorchRuntime, import_onnxruntime
-from lipsformer.samples import SAMPLES
+from lipsformer.bundle.manifest import BundleFile, Manifest, read_manifest
+from lipsformer.bundle.pretrained import resolve_model
+from lipsformer.checkpoints.checkpoint import load_checkpoint
+from lipsformer.export.parity.check import FileParity, check_parity
+from lipsformer.export.parity.gate_images import Pool
+from lipsformer.export.parity.reference import REFERENCE_NAME, Reference
+from lipsformer.export.parity.report import ParityReport
+from lipsformer.export.parity.thresholds import THRESHOLDS, Limits
+from lipsformer.images.samples import SAMPLES
+from lipsformer.inference.runtimes import CUDA, OnnxRuntime, Runtime, TorchRuntime, import_onnxruntime
+from lipsformer.system.atomic import sha256_of
+from lipsformer.system.console import printable
+from lipsformer.system.errors import GateError, InputError
+from lipsformer.system.hardware import check_device, installed_versions
 
 from .bundle import PACKAGES
-from .images import Pool
-from .parity import FileParity, check_parity
-from .reference import REFERENCE_NAME, Reference
-from .report import ParityReport
-from .thresholds import THRESHOLDS, Limits
 
 __all__ = ["Verification", "verify_bundle"]
 
@@ -151,7 +151,7 @@ def _runtimes(bundle: Path, manifest: Manifest, device: str) -> Iterator[tuple[B
                 if runtime.provider == CUDA:
                     yield file, runtime
         elif file.kind == "engine" and device != "cpu":
-            from lipsformer.runtimes.trt import TensorRtRuntime
+            from lipsformer.inference.runtimes.tensorrt import TensorRtRuntime
 
             yield file, _opened(functools.partial(TensorRtRuntime, path, file))
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-    from .errors import GateError, InputError, LipsFormerError
-    from .models import create_model
-    from .prediction import Prediction, Predictor, load_predictor
-    from .preprocessing import Preprocessing
+    from lipsformer.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+    from lipsformer.images.preprocessing import Preprocessing
+    from lipsformer.inference.predictor import Prediction, Predictor, load_predictor
+    from lipsformer.model.factory import create_model
+    from lipsformer.system.errors import GateError, InputError, LipsFormerError
 
 __all__ = [
     "Checkpoint",
@@ -34,22 +34,23 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Checkpoint": "checkpoint",
-    "GateError": "errors",
-    "InputError": "errors",
-    "LipsFormerError": "errors",
-    "Prediction": "prediction",
-    "Predictor": "prediction",
-    "Preprocessing": "preprocessing",
-    "create_model": "models",
-    "load_checkpoint": "checkpoint",
-    "load_predictor": "prediction",
-    "save_checkpoint": "checkpoint",
+    "Checkpoint": "checkpoints.checkpoint",
+    "GateError": "system.errors",
+    "InputError": "system.errors",
+    "LipsFormerError": "system.errors",
+    "Prediction": "inference.predictor",
+    "Predictor": "inference.predictor",
+    "Preprocessing": "images.preprocessing",
+    "create_model": "model.factory",
+    "load_checkpoint": "checkpoints.checkpoint",
+    "load_predictor": "inference.predictor",
+    "save_checkpoint": "checkpoints.checkpoint",
 }
 
-# In a checkout train/, export/ and serving/ lie beside this folder; an installed wheel has them inside it.
-if not (Path(__file__).parent / "train").is_dir():
-    __path__.append(str(Path(__file__).parent.parent))
+# In a checkout train/, export/ and serving/ are links. Where there are none (in a Bento, since BentoML does not copy
+# links, and on Windows without `core.symlinks`) the three folders lie next to this one.
+if not Path(__file__).with_name("serving").is_dir():
+    __path__.append(str(Path(__file__).parents[1]))
 
 
 def __getattr__(name: str) -> Any:

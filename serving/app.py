@@ -12,17 +12,17 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 import lipsformer
-from lipsformer.images import ImageError
+from lipsformer.images.open import ImageError
+from lipsformer.serving.http.auth import KeyRing
+from lipsformer.serving.http.handlers import Classifying
+from lipsformer.serving.http.problems import CLIENT_CLOSED_REQUEST, Problem, problem_of
+from lipsformer.serving.http.request_middleware import Door, record_of
+from lipsformer.serving.http.web_page import page_routes
+from lipsformer.serving.pipeline.admission import Overloaded
+from lipsformer.serving.pipeline.model_manager import Served
 
-from .admission import Overloaded
-from .classify import Classifying
-from .door import Door, record_of
-from .keys import KeyRing
-from .observing import Observer
+from .observability import Observer
 from .openapi import describe_api
-from .pages import page_routes
-from .problems import CLIENT_CLOSED_REQUEST, Problem, problem_of
-from .served import Served
 from .settings import Settings
 
 __all__ = ["create_app"]

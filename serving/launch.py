@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import NoReturn
 
 import lipsformer
-from lipsformer.console import say
-from lipsformer.errors import InputError
-from lipsformer.machine import cache_folder, check_device
-from lipsformer.manifest import read_manifest
-from lipsformer.pretrained import resolve_model
+from lipsformer.bundle.manifest import read_manifest
+from lipsformer.bundle.pretrained import resolve_model
+from lipsformer.system.console import say
+from lipsformer.system.errors import InputError
+from lipsformer.system.hardware import cache_folder, check_device
 
 from .settings import Settings
 

@@ -6,9 +6,8 @@ from collections import defaultdict
 from http import HTTPStatus
 from typing import Any
 
-from lipsformer.images import ImageLimits
-
-from .problems import REASONS
+from lipsformer.images.open import ImageLimits
+from lipsformer.serving.http.problems import REASONS
 
 __all__ = ["describe_api"]
 

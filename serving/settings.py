@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self, TypeVar
 
-from lipsformer.errors import InputError
-from lipsformer.images import ImageLimits
-from lipsformer.machine import check_device, cores, visible_gpus
+import lipsformer
+from lipsformer.images.open import ImageLimits
+from lipsformer.system.errors import InputError
+from lipsformer.system.hardware import check_device, cores, visible_gpus
 
 __all__ = ["Settings", "worker_count"]
 
-PACKED_BUNDLE = Path(__file__).parents[1] / "bundle"
+PACKED_BUNDLE = Path(lipsformer.__file__).parents[1] / "bundle"
 CORES_OF_A_WORKER = 4  # one event loop keeps about so many cores busy with decoding and inference
 MIB = 1024 * 1024
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from browser import browser, page
-from server import server
-from trained import trained
+
+from tests.support.browser import browser, page
+from tests.support.server import server
+from tests.support.trained import trained
 
 __all__ = ["browser", "page", "reference", "samples", "server", "trained"]
 
@@ -29,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def samples() -> list[Path]:
     """The 14 real photos that come with the package, one per kind of fruit."""
-    found = sorted((REPOSITORY / "lipsformer" / "samples").glob("*.jpg"))
+    found = sorted((REPOSITORY / "lipsformer" / "images" / "samples").glob("*.jpg"))
     assert len(found) == 14
     return found
 

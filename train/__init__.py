@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .rate_check import check_rate
+from .lr_range_test import check_rate
 from .recipe import Recipe, load_recipe, recipe_names
 from .run import run_training
 

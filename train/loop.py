@@ -12,19 +12,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lipsformer.errors import LipsFormerError
-from lipsformer.normalise import Normalise
+from lipsformer.model.pixel_norm import Normalise
+from lipsformer.system.errors import LipsFormerError
+from lipsformer.train.augment.pipeline import Augmentation
+from lipsformer.train.data.dataset import Batch
+from lipsformer.train.data.rng import Purpose, generator
+from lipsformer.train.data.sampler import Order, cuts
+from lipsformer.train.listeners.pace import Progress
+from lipsformer.train.optim.optimizers import learning_rate
 
-from .augment import Augmentation
-from .data import Batch
-from .draws import Purpose, generator
-from .optimisation import learning_rate
-from .order import Order, cuts
-from .pace import Progress
-from .processes import Processes
+from .distributed import Processes
 from .recipe import Recipe
+from .signals import StopRequest
 from .state import TrainingState
-from .stop import StopRequest
 
 __all__ = ["DivergedError", "Setting", "train_epoch"]
 

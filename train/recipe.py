@@ -15,10 +15,10 @@ from typing import Any, Self
 
 import torch
 
-from lipsformer.config import STAGES
-from lipsformer.errors import InputError, check_fields, suggest
+from lipsformer.model.config import STAGES
+from lipsformer.system.errors import InputError, check_fields, suggest
 
-from .start import start_config
+from .initial_weights import start_config
 
 __all__ = ["Recipe", "load_recipe", "recipe_names"]
 

@@ -7,17 +7,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lipsformer import console
 from lipsformer.datasets import ImageFolder, open_dataset
-from lipsformer.errors import InputError
-from lipsformer.report.write import CLASSES
+from lipsformer.evaluation.report.write import CLASSES
+from lipsformer.system import console
+from lipsformer.system.errors import InputError
 
+from .distributed import Processes, join_processes
 from .loop import DivergedError
-from .processes import Processes, join_processes
 from .recipe import Recipe, load_recipe
 from .run_folder import BEST, LAST, RunFolder
+from .signals import stop_on_signals
 from .state import SavedState, fingerprint, parse_state
-from .stop import stop_on_signals
 from .training import Training
 
 __all__ = ["open_run", "run_training"]

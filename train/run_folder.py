@@ -7,10 +7,10 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from lipsformer import console
-from lipsformer.errors import InputError
-from lipsformer.outputs import publish_file
-from lipsformer.report.write import CLASSES, CONFUSION, MISTAKES
+from lipsformer.evaluation.report.write import CLASSES, CONFUSION, MISTAKES
+from lipsformer.system import console
+from lipsformer.system.atomic import publish_file
+from lipsformer.system.errors import InputError
 
 from .recipe import Recipe
 from .state import TrainingState, parse_state, save_state

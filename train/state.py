@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from lipsformer.datasets import ImageFolder
-from lipsformer.errors import InputError
-from lipsformer.network import LipsFormer
-from lipsformer.outcomes import Outcomes
-from lipsformer.outputs import publish_file
+from lipsformer.evaluation.predictions import Outcomes
+from lipsformer.model.blocks import LipsFormer
+from lipsformer.system.atomic import publish_file
+from lipsformer.system.errors import InputError
+from lipsformer.train.optim.optimizers import Optimisers
 
 from .epoch import EpochSums
-from .optimisation import Optimisers
 from .recipe import Recipe
 
 __all__ = ["SavedState", "TrainingState", "fingerprint", "parse_state", "save_state"]

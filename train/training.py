@@ -12,29 +12,36 @@ import numpy as np
 import torch
 from torch import nn
 
-from lipsformer.checkpoint import save_checkpoint
+from lipsformer.checkpoints.checkpoint import save_checkpoint
 from lipsformer.datasets import ImageFolder
-from lipsformer.errors import InputError
-from lipsformer.normalise import Normalise
-from lipsformer.report.write import write_report
+from lipsformer.evaluation.report.write import write_report
+from lipsformer.model.pixel_norm import Normalise
+from lipsformer.system.errors import InputError
+from lipsformer.train.augment.pipeline import Augmentation
+from lipsformer.train.data.dataset import (
+    Batch,
+    TrainingBatches,
+    TrainingImages,
+    ValidationBatches,
+    ValidationImages,
+    load_training,
+)
+from lipsformer.train.data.rng import Purpose, seed_torch
+from lipsformer.train.data.sampler import Order
+from lipsformer.train.listeners.curves import plot_curves
+from lipsformer.train.listeners.live import Display
+from lipsformer.train.listeners.pace import Progress
+from lipsformer.train.listeners.tensorboard import TensorBoard
+from lipsformer.train.optim.optimizers import average_weights, build_optimisers, freeze_stages, learning_rate
 
-from .augment import Augmentation
-from .data import Batch, TrainingBatches, TrainingImages, ValidationBatches, ValidationImages, load_training
-from .draws import Purpose, seed_torch
+from .distributed import Processes
 from .epoch import EpochSums
-from .live import Display
+from .initial_weights import start_model, start_preprocessing
 from .loop import Setting, train_epoch
-from .optimisation import average_weights, build_optimisers, freeze_stages, learning_rate
-from .order import Order
-from .pace import Progress
-from .processes import Processes
 from .recipe import Recipe
-from .report import plot_curves
 from .run_folder import BEST, CURVES, EVENTS, LAST, UNREADABLE, RunFolder
-from .start import start_model, start_preprocessing
+from .signals import StoppedError, StopRequest
 from .state import TrainingState
-from .stop import StoppedError, StopRequest
-from .tensorboard import TensorBoard
 from .validation import validate
 
 __all__ = ["Training"]

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lipsformer.outcomes import UNREAD, Outcomes
+from lipsformer.evaluation.predictions import UNREAD, Outcomes
+from lipsformer.train.data.dataset import Batch, ValidationBatches
 
-from .data import Batch, ValidationBatches
 from .loop import Setting
 
 __all__ = ["validate"]

@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lipsformer import create_model
-from lipsformer.normalise import Normalise
-from lipsformer.preprocessing import Preprocessing
-from lipsformer.train.augment import Augmentation
-from lipsformer.train.rand_augment import OPERATIONS
+from lipsformer.images.preprocessing import Preprocessing
+from lipsformer.model.pixel_norm import Normalise
+from lipsformer.train.augment.pipeline import Augmentation
+from lipsformer.train.augment.rand_augment import OPERATIONS
 
 BATCHES = ((64, 64, "lipsformer_nano"), (16, 224, "lipsformer_tiny"))  # images, side, the model that is trained
 ROUNDS, STEPS, CLASSES = 10, 12, 100

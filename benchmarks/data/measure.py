@@ -24,12 +24,13 @@ import numpy as np
 import PIL
 from PIL import Image, features
 
-from lipsformer.datasets import Split, index, open_dataset
+from lipsformer.datasets import Split, open_dataset
+from lipsformer.datasets import listing_cache as index
+from lipsformer.datasets.builtin import resolve_dataset
 from lipsformer.datasets.tree import ClassTree
-from lipsformer.fetch import resolve_dataset
-from lipsformer.preprocessing import Preprocessing
-from lipsformer.train.crops import GAP, Crops
-from lipsformer.train.data import TrainingImages
+from lipsformer.images.preprocessing import Preprocessing
+from lipsformer.train.data.crops import GAP, Crops
+from lipsformer.train.data.dataset import TrainingImages
 from lipsformer.train.recipe import load_recipe
 
 SIZES = (64, 224)
@@ -202,8 +203,8 @@ def main() -> None:
         }
         versions = f"Pillow {PIL.__version__}, libjpeg-turbo {features.version('libjpeg_turbo')}"
         print("# Reading training data\n")
-        print(f"Through `TrainingImages` of `train/data.py`, recipe `default`, best of {ROUNDS} interleaved rounds of")
-        print(f"{IMAGES} images; {versions}, {os.cpu_count()} virtual cores, one used.\n")
+        print(f"Through `TrainingImages` of `train/data/dataset.py`, recipe `default`, best of {ROUNDS} interleaved")
+        print(f"rounds of {IMAGES} images; {versions}, {os.cpu_count()} virtual cores, one used.\n")
         print("    python benchmarks/data/measure.py > benchmarks/data/README.md\n")
         print_speed(sources)
         print_exactness(sources)

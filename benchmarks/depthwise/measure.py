@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from lipsformer.depthwise import DepthwiseConvolution
+from lipsformer.model.cpu_ops import DepthwiseConvolution
 
 KERNEL, ROUNDS, CALLS = 7, 7, 5
 SHAPES = (  # batch, channels, side
@@ -21,7 +21,7 @@ SHAPES = (  # batch, channels, side
     *((16, 96 << stage, 56 >> stage) for stage in range(4)),  # lipsformer_swin_tiny
 )
 NOTE = """
-Ours (`lipsformer/depthwise.py`) sums the bias's gradient by itself and has the input's from a convolution with the
+Ours (`lipsformer/model/cpu_ops.py`) sums the bias's gradient by itself and has the input's from a convolution with the
 weights turned round. That of the weights is from pairs of positions on maps of up to 8 x 8, from pairs of columns in
 bfloat16 on maps of up to 16 columns, and else from oneDNN in float32."""
 

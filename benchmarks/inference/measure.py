@@ -27,15 +27,15 @@ from torch import Tensor, nn
 
 import lipsformer
 from lipsformer import Checkpoint, Preprocessing
-from lipsformer.benchmark import BenchmarkReport, measure_speed
-from lipsformer.config import ModelConfig
-from lipsformer.convert import convert
+from lipsformer.checkpoints.convert import convert
+from lipsformer.evaluation.speed import BenchmarkReport, measure_speed
 from lipsformer.export.graph import PixelsToLogits, build_graph
-from lipsformer.export.quantise import quantise
-from lipsformer.images import open_image
-from lipsformer.runtimes import INPUT_NAME, OUTPUT_NAME
-from lipsformer.samples import SAMPLES
-from lipsformer.variants import make_config
+from lipsformer.export.int8.quantize import quantise
+from lipsformer.images.open import open_image
+from lipsformer.images.samples import SAMPLES
+from lipsformer.inference.runtimes import INPUT_NAME, OUTPUT_NAME
+from lipsformer.model.config import ModelConfig
+from lipsformer.model.variants import make_config
 
 NAME, TIMM_NAME = "lipsformer_swin_tiny", "swin_tiny"
 UNFOLDED, FOLDED, INT8 = "ours, as trained", "ours, folded", "ours, folded, int8"

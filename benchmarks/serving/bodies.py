@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from lipsformer.samples import SAMPLES
+from lipsformer.images.samples import SAMPLES
 
 if TYPE_CHECKING:
-    from lipsformer.prediction import Predictor
+    from lipsformer.inference.predictor import Predictor
 
 __all__ = ["FAMILIES", "Kind", "expectations", "images", "kinds"]
 
@@ -69,7 +69,7 @@ def images() -> dict[str, bytes]:
 
 def expectations(predictor: Predictor) -> dict[str, str]:
     """For each image the label that `predictor` gives, or the reason for which it is refused."""
-    from lipsformer.images import ImageError
+    from lipsformer.images.open import ImageError
 
     found = {}
     for name, data in images().items():

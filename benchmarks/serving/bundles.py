@@ -9,7 +9,7 @@ from pathlib import Path
 from null_model import write_null_bundle
 from PIL import Image, ImageOps
 
-from lipsformer.samples import SAMPLES
+from lipsformer.images.samples import SAMPLES
 
 __all__ = ["bundle"]
 

@@ -18,7 +18,7 @@ from load import Load, launch, result_of
 from servers import Server, our_server
 from summary import outcome_table
 
-from lipsformer.prediction import load_predictor
+from lipsformer.inference.predictor import load_predictor
 
 __all__ = ["add_arguments", "run", "table"]
 

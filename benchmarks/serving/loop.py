@@ -42,8 +42,8 @@ def main() -> None:
     import numpy as np
     from bodies import images
 
-    from lipsformer.prediction import load_predictor
-    from lipsformer.samples import SAMPLES
+    from lipsformer.images.samples import SAMPLES
+    from lipsformer.inference.predictor import load_predictor
 
     bundle, precision, threads, batch = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     predictor = load_predictor(bundle, precision=precision, threads=threads)

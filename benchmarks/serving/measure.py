@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from lipsformer.machine import cores
+from lipsformer.system.hardware import cores
 
 SCENARIOS = ("saturation", "null", "steady", "overload", "soak", "faults")
 HERE = Path(__file__).parent

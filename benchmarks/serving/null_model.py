@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from lipsformer.manifest import BundleFile, Manifest
-from lipsformer.preprocessing import Preprocessing
-from lipsformer.runtimes import INPUT_NAME, OUTPUT_NAME
+from lipsformer.bundle.manifest import BundleFile, Manifest
+from lipsformer.images.preprocessing import Preprocessing
+from lipsformer.inference.runtimes import INPUT_NAME, OUTPUT_NAME
 
 __all__ = ["IMAGE_SIZE", "write_null_bundle"]
 

@@ -14,8 +14,8 @@ from loop import Loop
 from memory import processor_seconds, spent
 from servers import Server, our_server
 
-from lipsformer.machine import cores
-from lipsformer.prediction import load_predictor
+from lipsformer.inference.predictor import load_predictor
+from lipsformer.system.hardware import cores
 
 __all__ = ["add_arguments", "run", "table"]
 

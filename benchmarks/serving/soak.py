@@ -13,7 +13,7 @@ from memory import plot, sampling
 from servers import our_server
 from summary import outcome_table, verdict
 
-from lipsformer.prediction import load_predictor
+from lipsformer.inference.predictor import load_predictor
 
 __all__ = ["add_arguments", "run", "table"]
 

@@ -11,7 +11,7 @@ from load import Load, generate
 from servers import our_server
 from summary import outcome_table
 
-from lipsformer.prediction import load_predictor
+from lipsformer.inference.predictor import load_predictor
 
 __all__ = ["add_arguments", "run", "table"]
 

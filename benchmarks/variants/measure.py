@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from lipsformer import Preprocessing, create_model, load_checkpoint, save_checkpoint
 from lipsformer.export import export_bundle
-from lipsformer.variants import VARIANTS
+from lipsformer.model.variants import VARIANTS
 
 CLASSES = tuple(str(number) for number in range(10))
 

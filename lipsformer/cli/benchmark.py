@@ -29,8 +29,8 @@ def benchmark(
     as_json: Json = False,
 ) -> None:
     """Measure models beside each other: latency, throughput, memory, and how equal they answer."""
-    from lipsformer.benchmark import measure_speed, parse_batches, render, write_report
-    from lipsformer.outputs import publish_directory
+    from lipsformer.evaluation.speed import measure_speed, parse_batches, render, write_report
+    from lipsformer.system.atomic import publish_directory
 
     batches = parse_batches(batch)
     with contextlib.nullcontext() if output is None else publish_directory(output) as folder:

@@ -21,8 +21,8 @@ def bento(
     ] = None,
 ) -> None:
     """Pack a bundle with its server as a Bento, from which `bentoml containerize` makes an image."""
-    from lipsformer.pretrained import resolve_model
-    from lipsformer.serving.packing import NAME, pack
+    from lipsformer.bundle.pretrained import resolve_model
+    from lipsformer.serving.bento.package import NAME, pack
 
     bundle = resolve_model(model)
     if bundle.suffix == ".safetensors":

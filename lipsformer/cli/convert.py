@@ -25,8 +25,8 @@ def convert(
     as_json: Json = False,
 ) -> None:
     """Convert an official checkpoint, without running anything in it."""
-    from lipsformer.console import printable
-    from lipsformer.convert import convert as convert_official
+    from lipsformer.checkpoints.convert import convert as convert_official
+    from lipsformer.system.console import printable
 
     conversion = convert_official(official, output, image_size=image_size, classes=classes)
     if as_json:

@@ -16,6 +16,6 @@ def data(
     source: Annotated[Path | None, typer.Option(help="The dataset's file, where you already have it.")] = None,
 ) -> None:
     """Fetch a built-in dataset as class folders."""
-    from lipsformer.fetch import fetch_dataset
+    from lipsformer.datasets.builtin import fetch_dataset
 
     typer.echo(fetch_dataset(name, output, source=source))

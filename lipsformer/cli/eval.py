@@ -26,17 +26,17 @@ def evaluate_model(
 ) -> None:
     """Measure a model's accuracy on labelled images, overall and by class."""
     from lipsformer.datasets import open_labelled
-    from lipsformer.evaluation import evaluate, render
-    from lipsformer.fetch import resolve_dataset
-    from lipsformer.outputs import publish_directory
-    from lipsformer.prediction import load_predictor
+    from lipsformer.datasets.builtin import resolve_dataset
+    from lipsformer.evaluation.evaluate import evaluate, render
+    from lipsformer.inference.predictor import load_predictor
+    from lipsformer.system.atomic import publish_directory
 
     predictor = load_predictor(model, device, precision)
     images = open_labelled(resolve_dataset(dataset), predictor.classes, split)
     with contextlib.nullcontext() if output is None else publish_directory(output) as folder:
         result = evaluate(predictor, images)
         if folder is not None:
-            from lipsformer.report.write import write_report
+            from lipsformer.evaluation.report.write import write_report
 
             title = f"{model} on {Path(dataset).name}"
             write_report(folder, result.outcomes, images, result.classes, predictor.preprocessing, title)

@@ -56,9 +56,9 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Export a checkpoint to a bundle, if every file of it answers as the checkpoint does."""
-    from lipsformer.console import say
     from lipsformer.export import ExportSettings, export_bundle, read_thresholds, write_triton
-    from lipsformer.outputs import publish_directory
+    from lipsformer.system.atomic import publish_directory
+    from lipsformer.system.console import say
 
     settings = ExportSettings(
         precisions=tuple(name.strip() for name in precision.split(",")),
@@ -75,7 +75,7 @@ def export(
         max_batch=max_batch,
     )
     if bentoml is not None:
-        from lipsformer.model_store import check_tag, register_bundle
+        from lipsformer.bundle.store import check_tag, register_bundle
 
         check_tag(bentoml)
     with contextlib.nullcontext() if triton is None else publish_directory(triton) as repository:

@@ -23,10 +23,10 @@ def lipschitz(
     as_json: Json = False,
 ) -> None:
     """Bound how much a model's answers can change with its input, and measure how much they do."""
-    from lipsformer.fetch import resolve_dataset
+    from lipsformer.datasets.builtin import resolve_dataset
+    from lipsformer.images.samples import SAMPLES
     from lipsformer.lipschitz import measure_lipschitz, render, write_report
-    from lipsformer.outputs import publish_directory
-    from lipsformer.samples import SAMPLES
+    from lipsformer.system.atomic import publish_directory
 
     with contextlib.nullcontext() if output is None else publish_directory(output) as folder:
         report = measure_lipschitz(model, SAMPLES if dataset is None else resolve_dataset(dataset), images)

@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from lipsformer.errors import LipsFormerError
+from lipsformer.system.errors import LipsFormerError
 
 from .app import app
 
@@ -59,7 +59,7 @@ def _arguments() -> list[str]:
 
 
 def _fail(message: str, status: int) -> None:
-    from lipsformer.console import printable
+    from lipsformer.system.console import printable
 
     typer.echo(f"lipsformer: {printable(' '.join(message.split()))}", err=True)
     sys.exit(status)

@@ -13,8 +13,8 @@ __all__ = ["models"]
 
 def models(as_json: Json = False) -> None:
     """List the variants: parameters, multiply-adds, image size."""
-    from lipsformer.models import summarise
-    from lipsformer.variants import ALIASES, VARIANTS
+    from lipsformer.model.factory import summarise
+    from lipsformer.model.variants import ALIASES, VARIANTS
 
     rows = [summarise(name) for name in VARIANTS]
     if as_json:

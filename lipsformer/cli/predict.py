@@ -22,7 +22,7 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Classify image files."""
-    from lipsformer.prediction import load_predictor
+    from lipsformer.inference.predictor import load_predictor
 
     results = load_predictor(model, device, precision).predict(images, top_k)
     if as_json:

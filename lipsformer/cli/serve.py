@@ -33,7 +33,7 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a model over HTTP: POST /classify, and a page to drop photos on at /."""
-    from lipsformer.pretrained import resolve_model
+    from lipsformer.bundle.pretrained import resolve_model
     from lipsformer.serving import serve as serve_bundle
 
     bundle = resolve_model(model)

@@ -31,8 +31,8 @@ def stability(
     as_json: Json = False,
 ) -> None:
     """Train a model and a plain one over a grid of learning rates without warm-up, and compare."""
-    from lipsformer.fetch import resolve_dataset
-    from lipsformer.train.stability import measure_stability
+    from lipsformer.datasets.builtin import resolve_dataset
+    from lipsformer.train.stability.grid import measure_stability
 
     report = measure_stability(
         resolve_dataset(dataset),

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lipsformer.errors import InputError
+from lipsformer.system.errors import InputError
 
 from .options import Data, Device
 
@@ -38,7 +38,7 @@ def train(
     ] = False,
 ) -> None:
     """Train a model; writes checkpoints, metrics and plots into the run folder."""
-    from lipsformer.fetch import resolve_dataset
+    from lipsformer.datasets.builtin import resolve_dataset
     from lipsformer.train import check_rate, run_training
 
     folder = resolve_dataset(dataset)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lipsformer.errors import GateError
+from lipsformer.system.errors import GateError
 
 from .options import Json, optional_dataset, print_json
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 
-from lipsformer.errors import InputError
+from lipsformer.system.errors import InputError
 
 __all__ = ["expand"]
 

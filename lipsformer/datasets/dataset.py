@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsformer.errors import InputError
+from lipsformer.system.errors import InputError
 
 from .folder import FolderLayout
 from .layout import SPLITS, Layout, Listing
-from .shards import ShardLayout, is_pattern
 from .split import Split
+from .tar_shards import ShardLayout, is_pattern
 
 __all__ = ["ImageFolder", "open_dataset", "open_labelled"]
 

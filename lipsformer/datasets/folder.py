@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from lipsformer.images import Smallest, open_image
+from lipsformer.images.open import Smallest, open_image
 
 from .layout import SPLITS, Listing
 from .names import Names

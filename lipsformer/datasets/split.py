@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lipsformer.images import Smallest
+from lipsformer.images.open import Smallest
 
 __all__ = ["Source", "Split"]
 

@@ -11,9 +11,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsformer.images import EXTENSIONS
+from lipsformer.images.open import EXTENSIONS
 
-from .index import load_index, save_index, settled
+from .listing_cache import load_index, save_index, settled
 from .names import Names
 from .walk import read_entries, state_of, walk
 

@@ -7,8 +7,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from lipsformer.errors import InputError
-from lipsformer.images import EXTENSIONS
+from lipsformer.images.open import EXTENSIONS
+from lipsformer.system.errors import InputError
 
 __all__ = ["Entries", "Folder", "find_images", "read_entries", "state_of", "walk"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from .report import measure_lipschitz, render, write_report
+from .report import measure_lipschitz, render
+from .write import write_report
 
 __all__ = ["measure_lipschitz", "render", "write_report"]

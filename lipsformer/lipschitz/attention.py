@@ -52,10 +52,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from lipsformer.cswin import CrossShapedAttention, StripeAttention
-from lipsformer.similarity import CosineSimilarity
-from lipsformer.spectral import spectral_norm, spectral_norms
-from lipsformer.swin import WindowAttention
+from lipsformer.model.attention import CosineSimilarity
+from lipsformer.model.cswin import CrossShapedAttention, StripeAttention
+from lipsformer.model.spectral import spectral_norm, spectral_norms
+from lipsformer.model.swin import WindowAttention
 
 __all__ = ["Heads", "attention_bound", "heads_of", "paper_bound"]
 

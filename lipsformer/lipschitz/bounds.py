@@ -38,12 +38,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from lipsformer.cswin import CrossShapedAttention, StripeAttention
-from lipsformer.network import Block, LipsFormer, Stage
-from lipsformer.norm import CenterNorm
-from lipsformer.residual import ResidualScale
-from lipsformer.spectral import spectral_norm
-from lipsformer.swin import WindowAttention
+from lipsformer.model.blocks import Block, LipsFormer, Stage
+from lipsformer.model.cswin import CrossShapedAttention, StripeAttention
+from lipsformer.model.norm import CenterNorm
+from lipsformer.model.residual import ResidualScale
+from lipsformer.model.spectral import spectral_norm
+from lipsformer.model.swin import WindowAttention
 
 from .attention import attention_bound, heads_of, paper_bound
 from .convolution import convolution_norm_estimate, convolution_norms

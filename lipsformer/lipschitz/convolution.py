@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
 
-from lipsformer.spectral import spectral_norms
+from lipsformer.model.spectral import spectral_norms
 
 from .power_iteration import power_iteration
 

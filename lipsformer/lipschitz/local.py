@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from lipsformer.network import LipsFormer, Stage
+from lipsformer.model.blocks import LipsFormer, Stage
 
 from .power_iteration import power_iteration
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from lipsformer.plotting import ACCENT, FAINT, PRIMARY, SECONDARY, STYLE, save_figure
+from lipsformer.system.plotting import ACCENT, FAINT, PRIMARY, SECONDARY, STYLE, save_figure
 
 from .bounds import flatten
 from .report import LipschitzReport, cumulative

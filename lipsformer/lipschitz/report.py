@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import statistics
 from pathlib import Path
@@ -11,17 +10,17 @@ from typing import Any
 
 import torch
 
-from lipsformer.checkpoint import load_checkpoint
-from lipsformer.console import track
+from lipsformer.checkpoints.checkpoint import load_checkpoint
 from lipsformer.datasets import find_images
-from lipsformer.errors import InputError
-from lipsformer.images import open_image
-from lipsformer.normalise import Normalise
+from lipsformer.images.open import open_image
+from lipsformer.model.pixel_norm import Normalise
+from lipsformer.system.console import track
+from lipsformer.system.errors import InputError
 
 from .bounds import LEAST, Bound, bound_network, flatten
 from .local import local_norm, local_profile
 
-__all__ = ["LipschitzReport", "cumulative", "measure_lipschitz", "render", "write_report"]
+__all__ = ["LipschitzReport", "cumulative", "measure_lipschitz", "render"]
 
 COLUMNS = ("convolution 1", "convolution 2", "attention", "mlp", "norm 1", "norm 2")  # parts of a block
 PAPER = "by the paper"
@@ -98,15 +97,6 @@ def measure_lipschitz(model: str | Path, folder: Path, images: int) -> Lipschitz
         lower=lower,
         profile=profile,
     )
-
-
-def write_report(report: LipschitzReport, folder: Path) -> None:
-    """Writes lipschitz.json, lipschitz.md and lipschitz.png into `folder`."""
-    from .plot import plot_bounds
-
-    (folder / "lipschitz.json").write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
-    (folder / "lipschitz.md").write_text(render(report) + "\n", encoding="utf-8")
-    plot_bounds(folder / "lipschitz.png", report)
 
 
 def cumulative(report: LipschitzReport) -> list[float | None]:

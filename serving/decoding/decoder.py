@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 import lipsformer
-from lipsformer.errors import InputError
-from lipsformer.images import ImageLimits
-from lipsformer.preprocessing import Preprocessing
-from lipsformer.runtimes import Pixels
+from lipsformer.images.open import ImageLimits
+from lipsformer.images.preprocessing import Preprocessing
+from lipsformer.inference.runtimes import Pixels
+from lipsformer.system.errors import InputError
 
 __all__ = ["Decoder", "Image", "check_system"]
 

@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 from typing import Literal, get_args
 
-from lipsformer.images import ImageError, ImageLimits, Reason, check_bytes
-from lipsformer.preprocessing import Preprocessing
-from lipsformer.runtimes import Pixels
+from lipsformer.images.open import ImageError, ImageLimits, Reason, check_bytes
+from lipsformer.images.preprocessing import Preprocessing
+from lipsformer.inference.runtimes import Pixels
 
 from .decoder import Decoder, Image, check_system
 from .process import DONE, READY

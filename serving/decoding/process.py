@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from PIL import AvifImagePlugin, Image
 
-from lipsformer.images import ImageError, ImageLimits, open_image, too_much_memory
-from lipsformer.preprocessing import Preprocessing
+from lipsformer.images.open import ImageError, ImageLimits, open_image, too_much_memory
+from lipsformer.images.preprocessing import Preprocessing
 
 __all__ = ["DONE", "READY"]
 

@@ -1,0 +1,1 @@
+"""Exact inference-time folding of a trained network."""

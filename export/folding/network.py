@@ -1,0 +1,259 @@
+"""Exact inference-time folding: a trained network as one that computes the same with fewer operations.
+
+What is affine joins its neighbour: residual scales and norms the projections around them, patch embedding norm the
+stem's convolution, merge norm and slicing one linear layer, final norm the head, pixel normalisation the stem. What
+cannot be folded stays: scales behind a GELU, the normalisation of queries and keys, LayerNorms, and what a zero-padded
+convolution would read at the edges (there zero means the unshifted value).
+
+With CenterNorm after each residual sum, u = x + attention(x) and then y = N2(N1(u) + mlp(N1(u))), N1 is read by the
+MLP's first layer alone and N2 is in its second; on the trunk the two together are a scale and a correction of rank two.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lipsformer.images.preprocessing import Preprocessing
+from lipsformer.model.blocks import Block, LipsFormer, PatchEmbed, Stage, convolve
+from lipsformer.model.cswin import ConvMerging
+from lipsformer.model.norm import CenterNorm
+from lipsformer.model.residual import ResidualScale
+from lipsformer.model.swin import PatchMerging
+
+from .affine import Affine, convolution_then
+from .attention import fold_attention, widen
+
+__all__ = ["FoldedLipsFormer", "fold"]
+
+
+class Branch(nn.Module):
+    """A depthwise convolution branch: (B, H, W, C) to the same shape, its scale applied."""
+
+    scale: Tensor | None
+
+    def __init__(self, depthwise: nn.Module, mix: nn.Module | None, scale: nn.Module) -> None:
+        super().__init__()
+        self.depthwise = copy.deepcopy(depthwise).double()
+        self.mix = None if mix is None else Affine.of(mix).linear()
+        self.register_buffer("scale", scale.scale.detach().double() if isinstance(scale, ResidualScale) else None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.gelu(convolve(self.depthwise, x))
+        if self.mix is not None:
+            x = F.gelu(self.mix(x))
+        return x if self.scale is None else x * self.scale
+
+
+class TwoNorms(nn.Module):
+    """The linear part of `second` after `first`, both CenterNorms, of (..., C), plus `constant` (C,).
+
+    D2 P D1 P, with P = I - 11'/C, is diag(d1 d2) less a matrix of rank two, which two narrow products apply; a third
+    column carries the constant along.
+    """
+
+    gain: Tensor
+    sums: Tensor
+    ones: Tensor
+    spread: Tensor
+
+    def __init__(self, first: CenterNorm, second: CenterNorm, constant: Tensor) -> None:
+        super().__init__()
+        dim = first.dim
+        factor = (dim / (dim - 1)) ** 2
+        gain1, gain2 = first.weight.detach().double(), second.weight.detach().double() * factor
+        mean = torch.full_like(gain1, 1 / dim)
+        self.register_buffer("gain", gain1 * gain2)
+        self.register_buffer("sums", torch.stack([mean, gain1 / dim, torch.zeros_like(mean)], dim=1))  # (C, 3)
+        self.register_buffer("ones", torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64))
+        self.register_buffer("spread", torch.stack([gain2 * (gain1.mean() - gain1), -gain2, constant]))  # (3, C)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gain + (x @ self.sums + self.ones) @ self.spread
+
+
+class FoldedBlock(nn.Module):
+    """A block in two halves: `hidden` gives the trunk and the MLP's hidden units, `output` joins them."""
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(
+            Branch(depthwise, block.nin if index == 0 else None, scale)
+            for index, (depthwise, scale) in enumerate(zip(block.dwconv_layers, block.scale_layers, strict=True))
+        )
+        norm1, norm2 = block.norm1, block.norm2
+        center = isinstance(norm1, CenterNorm)
+        dim = block.mlp.fc1.in_features
+        same = Affine.scaling(torch.ones(dim))
+        alpha1, alpha2 = (
+            Affine.of(alpha) if isinstance(alpha, ResidualScale) else same for alpha in (block.alpha1, block.alpha2)
+        )
+        fc1, fc2 = Affine.of(block.mlp.fc1), alpha2.after(Affine.of(block.mlp.fc2))
+        folds_after = center and not block.pre_norm
+        before = Affine.of(norm1) if center and block.pre_norm else same
+        self.attention = fold_attention(block.attn, before, alpha1, bias=not folds_after)
+        self.trunk: nn.Module = nn.Identity()
+        if center and isinstance(norm1, CenterNorm) and isinstance(norm2, CenterNorm):
+            if block.pre_norm:
+                fc1 = fc1.after(Affine.of(norm2))
+            else:
+                first, second = Affine.of(norm1), Affine.of(norm2)
+                offset = self.attention.offset  # of the trunk, which is without it
+                constant = second.after(first).after(Affine.shift(offset)).bias + second.weight @ fc2.bias
+                fc1 = fc1.after(first).after(Affine.shift(offset))
+                fc2 = Affine(second.weight @ fc2.weight, constant)
+                self.trunk = TwoNorms(norm1, norm2, constant)
+        self.fc1, self.fc2 = fc1.linear(), fc2.linear(bias=not folds_after)
+        kept = [nn.Identity() if center else copy.deepcopy(norm).double() for norm in (norm1, norm2)]
+        self.before = nn.ModuleList(kept if block.pre_norm else (nn.Identity(), nn.Identity()))
+        self.after = nn.ModuleList((nn.Identity(), nn.Identity()) if block.pre_norm else kept)
+
+    def hidden(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """From (B, H, W, C): the trunk (B, H, W, C) after attention, and the hidden units (B, H, W, hidden)."""
+        for branch in self.branches:
+            x = x + branch(x)
+        x = self.after[0](x + self.attention(self.before[0](x)))
+        return x, F.gelu(self.fc1(self.before[1](x)))
+
+    def output(self, x: Tensor, hidden: Tensor) -> Tensor:
+        """What leaves the block, (..., C), of what `hidden` gave; linear where the norms are CenterNorms."""
+        out: Tensor = self.after[1](self.trunk(x) + self.fc2(hidden))
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(*self.hidden(x))
+
+
+class FoldedPatchMerging(nn.Module):
+    """Joins each 2x2 square of tokens: the merge norm, where it is linear, is in the reduction."""
+
+    def __init__(self, merge: PatchMerging) -> None:
+        super().__init__()
+        reduction = Affine.of(merge.reduction)
+        # Trained on the order top left, bottom left, top right, bottom right; rows first is one block copy.
+        order = torch.arange(merge.reduction.in_features).reshape(2, 2, -1).transpose(0, 1).flatten()
+        self.norm: nn.Module = nn.Identity()
+        if isinstance(merge.norm, CenterNorm):
+            reduction = reduction.after(Affine.of(merge.norm))
+        else:
+            self.norm = copy.deepcopy(merge.norm).double()
+            for parameter in self.norm.parameters():
+                parameter.data = parameter.data[order]
+        folds = isinstance(merge.norm, CenterNorm)
+        self.reduction = Affine(reduction.weight[:, order], reduction.bias).linear(bias=folds)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, H, W, C) to (B, H/2, W/2, 2C)."""
+        _, height, width, channels = x.shape
+        squares = x.reshape(-1, height // 2, 2, width // 2, 2 * channels).transpose(2, 3)
+        out: Tensor = self.reduction(self.norm(squares.reshape(-1, height // 2, width // 2, 4 * channels)))
+        return out
+
+
+class ConvolutionThenNorm(nn.Module):
+    """A convolution with the norm that follows it inside, or behind it where it is a LayerNorm."""
+
+    def __init__(self, conv: nn.Conv2d, norm: nn.Module) -> None:
+        super().__init__()
+        center = isinstance(norm, CenterNorm)
+        same = Affine.scaling(torch.ones(conv.out_channels))
+        self.conv = convolution_then(conv, Affine.of(norm) if center else same)
+        self.norm = nn.Identity() if center else copy.deepcopy(norm).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, H, W, C) to (B, H', W', C')."""
+        out: Tensor = self.norm(convolve(self.conv, x))
+        return out
+
+
+class FoldedLipsFormer(nn.Module):
+    """A trained network folded, from pixels (B, S, S, 3), uint8 or float, to logits (B, K). `fold` makes one."""
+
+    mean: Tensor | None
+    last: FoldedBlock
+
+    def __init__(self, model: LipsFormer, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        std = torch.tensor(preprocessing.std, dtype=torch.float64) * 255
+        mean = torch.tensor(preprocessing.mean, dtype=torch.float64) * 255
+        assert isinstance(model.patch_embed, PatchEmbed)  # noqa: S101 - the forms share it
+        self.stem = ConvolutionThenNorm(model.patch_embed.proj, model.patch_embed.norm)
+        with torch.no_grad():
+            conv = self.stem.conv
+            conv.weight.div_(std[:, None, None])
+            padded = any(conv.padding)  # with zeros, which mean the mean
+            if not padded and conv.bias is not None:
+                conv.bias.sub_(conv.weight.sum(dim=(2, 3)) @ mean)
+        self.register_buffer("mean", mean if padded else None)
+        *body, last = chain(model)
+        assert isinstance(last, FoldedBlock)  # noqa: S101
+        self.body, self.last = nn.Sequential(*body), last
+        self.center = isinstance(model.norm, CenterNorm)
+        head = Affine.of(model.head)
+        self.norm = nn.Identity() if self.center else copy.deepcopy(model.norm).double()
+        self.head = (head.after(Affine.of(model.norm)) if self.center else head).linear()
+
+    def half_body(self) -> None:
+        """Turns all between the stem and the head to float16, but for normalisation, softmax and pooling."""
+        self.float()
+        self.body.half()
+        self.last.half()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Logits (B, K) of pixels (B, S, S, 3), 0 to 255."""
+        x = pixels.to(self.stem.conv.weight.dtype)
+        x = self.stem(x if self.mean is None else x - self.mean)
+        x = self.body(x.to(self.last.fc1.weight.dtype))
+        if self.center:  # all that follows the last GELU is linear: pool first
+            trunk, hidden = self.last.hidden(x)
+            pooled = self.last.output(pool(trunk), pool(hidden))
+        else:
+            pooled = pool(self.norm(widen(self.last(x))))
+        logits: Tensor = self.head(widen(pooled))
+        return logits
+
+
+def fold(model: LipsFormer, preprocessing: Preprocessing) -> FoldedLipsFormer:
+    """A trained network folded, in float64 and in inference mode; the network itself is left as it is.
+
+    It computes what `model` does of pixels normalised as `preprocessing` says, to rounding.
+
+    Raises:
+        TypeError: if the network has a part that is not known here.
+    """
+    with torch.no_grad():
+        folded = FoldedLipsFormer(model, preprocessing)
+    return folded.requires_grad_(False).eval()
+
+
+def chain(model: LipsFormer) -> Iterator[FoldedBlock | nn.Module]:
+    """The folded blocks and merges of all stages, in order."""
+    for stage in model.layers:
+        assert isinstance(stage, Stage)  # noqa: S101 - a ModuleList forgets the type
+        for block in stage.blocks:
+            assert isinstance(block, Block)  # noqa: S101
+            yield FoldedBlock(block)
+        if not isinstance(stage.downsample, nn.Identity):
+            yield fold_merge(stage.downsample)
+
+
+def fold_merge(merge: nn.Module) -> nn.Module:
+    """What leads from one stage to the next, folded.
+
+    Raises:
+        TypeError: if it is none that is known.
+    """
+    if isinstance(merge, PatchMerging):
+        return FoldedPatchMerging(merge)
+    if isinstance(merge, ConvMerging):
+        return ConvolutionThenNorm(merge.conv, merge.norm)
+    raise TypeError(f"no folding for {type(merge).__name__}")
+
+
+def pool(x: Tensor) -> Tensor:
+    """Mean over the map: (B, H, W, C) to (B, C)."""
+    return widen(x).mean(dim=(1, 2)).to(x.dtype)

@@ -1,0 +1,145 @@
+"""Static int8: the matrix products of a float32 graph in eight bits, with scales that were measured on real images.
+
+Only the products with weights are quantised, which are nearly all of the multiply-adds. A pair of QuantizeLinear and
+DequantizeLinear stands on each one's own inputs; the residual trunk, norms, attention and depthwise convolutions stay
+in float32. Scales are constants: an image's answer does not depend on its batch mates.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from lipsformer.inference.runtimes import METADATA_KEY, Pixels
+from lipsformer.system.errors import InputError
+
+from .calibration import measure_ranges
+
+__all__ = ["quantise"]
+
+NARROW = 8  # a product with fewer rows or columns of weights, as folded norms have, costs too little to gain
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scheme:
+    """How a target wants its integers: the type of activations, unsigned or signed, and the largest weight."""
+
+    activation: type[np.unsignedinteger | np.signedinteger]
+    largest_weight: int
+
+
+SCHEMES: Mapping[str, Scheme] = {
+    # Seven bits of weights: CPUs without VNNI add two products u8 * s8 in 16 bits, and 2 * 255 * 64 still fits. With
+    # eight they would saturate and answer otherwise than the machine on which the export was proved.
+    "ort": Scheme(activation=np.uint8, largest_weight=64),
+    # TensorRT knows symmetric int8 alone.
+    "tensorrt": Scheme(activation=np.int8, largest_weight=127),
+}
+
+
+def quantise(graph: onnx.ModelProto, pixels: Pixels, *, target: str) -> onnx.ModelProto:
+    """A float32 graph in int8; what goes in and what comes out stay as they are, and so does the rest of the metadata.
+
+    Args:
+        graph: what `build_graph` made of a checkpoint, folded.
+        pixels: real images (N, S, S, 3) like those that will be classified, to measure the scales on; 16 at least.
+        target: "ort" or "tensorrt", who is to run it.
+
+    Raises:
+        InputError: if the graph has no product to quantise, or the images are too few.
+    """
+    scheme = SCHEMES[target]
+    layers = _products(graph)
+    if not layers:
+        raise InputError("int8: the graph has no float32 product with weights to quantise; give a float32 export")
+    activations = list(dict.fromkeys(node.input[0] for node in layers))
+    ranges = measure_ranges(graph, activations, pixels)
+
+    quantised = onnx.ModelProto()
+    quantised.CopyFrom(graph)
+    rewriter = Rewriter(quantised.graph, scheme, ranges)
+    rewriter.rewrite({node.output[0] for node in layers})
+    for entry in quantised.metadata_props:
+        if entry.key == METADATA_KEY:
+            entry.value = json.dumps({**json.loads(entry.value), "precision": "int8"})
+    onnx.checker.check_model(quantised, full_check=True)
+    return quantised
+
+
+def _products(graph: onnx.ModelProto) -> list[NodeProto]:
+    """The products of tokens with constant float32 weights (in, out).
+
+    A Gemm is none: what is pooled already, one token an image, costs nothing and is close to the logits.
+    """
+    weights = {
+        tensor.name
+        for tensor in graph.graph.initializer
+        if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) == 2 and min(tensor.dims) >= NARROW
+    }
+    return [node for node in graph.graph.node if node.op_type == "MatMul" and node.input[1] in weights]
+
+
+class Rewriter:
+    """Puts QuantizeLinear and DequantizeLinear on the inputs of some of a graph's products, in place."""
+
+    def __init__(self, graph: onnx.GraphProto, scheme: Scheme, ranges: Mapping[str, tuple[float, float]]) -> None:
+        self.graph = graph
+        self.scheme = scheme
+        self.ranges = ranges
+        self.initializers = {tensor.name: tensor for tensor in graph.initializer}
+        self.done: set[str] = set()
+
+    def rewrite(self, products: set[str]) -> None:
+        """Quantises the products of these outputs."""
+        nodes: list[NodeProto] = []
+        for node in self.graph.node:
+            if node.output[0] in products:
+                nodes += (*self._activation(node.input[0]), *self._weights(node.input[1]))
+                node.input[0] += ".dequantised"
+                node.input[1] += ".dequantised"
+            nodes.append(node)
+        used = {name for node in nodes for name in node.input}
+        kept = [tensor for name, tensor in self.initializers.items() if name in used]
+        del self.graph.node[:], self.graph.initializer[:]
+        self.graph.node.extend(nodes)
+        self.graph.initializer.extend(kept)
+
+    def _activation(self, name: str) -> Iterator[NodeProto]:
+        """Nodes that round a tensor to the steps of its range; its other users go on with what it was."""
+        if name in self.done:
+            return
+        self.done.add(name)
+        limits = np.iinfo(self.scheme.activation)
+        low, high = self.ranges[name]
+        if limits.min < 0:
+            scale, zero = max(-low, high) / limits.max, 0
+        else:
+            scale = (high - low) / limits.max
+            zero = round(-low / scale) if scale else 0
+        self._constant(f"{name}.scale", np.float32(scale or 1.0))  # 1: the tensor is all zeros
+        self._constant(f"{name}.zero", self.scheme.activation(zero))
+        parameters = [f"{name}.scale", f"{name}.zero"]
+        yield helper.make_node("QuantizeLinear", [name, *parameters], [f"{name}.quantised"])
+        yield helper.make_node("DequantizeLinear", [f"{name}.quantised", *parameters], [f"{name}.dequantised"])
+
+    def _weights(self, name: str) -> Iterator[NodeProto]:
+        """The node that reads weights (in, out), stored in int8 with one scale for each output channel."""
+        if name in self.done:
+            return
+        self.done.add(name)
+        weights = numpy_helper.to_array(self.initializers[name]).astype(np.float64)
+        largest = np.abs(weights).max(axis=0)
+        scales = (np.where(largest > 0, largest, 1.0) / self.scheme.largest_weight).astype(np.float32)
+        self._constant(f"{name}.quantised", np.rint(weights / scales).astype(np.int8))
+        self._constant(f"{name}.scales", scales)
+        inputs = [f"{name}.quantised", f"{name}.scales"]
+        yield helper.make_node("DequantizeLinear", inputs, [f"{name}.dequantised"], axis=1)
+
+    def _constant(self, name: str, value: NDArray[np.generic] | np.generic) -> None:
+        self.initializers[name] = numpy_helper.from_array(np.asarray(value), name)

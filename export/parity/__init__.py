@@ -1,0 +1,1 @@
+"""The parity gate: every exported file is compared with the checkpoint."""

@@ -1,0 +1,76 @@
+"""The gate at work: files are admitted to a bundle one after the other, each only if it passes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lipsformer.bundle.manifest import BundleFile
+from lipsformer.export.settings import ExportSettings
+from lipsformer.inference.runtimes import Runtime
+from lipsformer.system.console import say
+from lipsformer.system.errors import GateError
+
+from .check import FileParity, check_parity
+from .gate_images import spread
+from .reference import Reference
+
+__all__ = ["Gate"]
+
+KEPT_PHOTOS = 24
+
+
+class Gate:
+    """Compares files with the checkpoint's answers and collects those that pass: `files`, and what was `checked`."""
+
+    def __init__(self, reference: Reference, settings: ExportSettings) -> None:
+        self.reference = reference
+        self.settings = settings
+        self.files: list[BundleFile] = []
+        self.checked: list[FileParity] = []
+
+    def admit(
+        self, path: Path, runtime: Runtime, *, target: str, precision: str, built: Mapping[str, Any] | None = None
+    ) -> None:
+        """Admits a graph, or an engine that was `built`, which `runtime` runs.
+
+        Raises:
+            GateError: if it does not answer as the checkpoint does.
+        """
+        found = check_parity(
+            runtime,
+            self.reference,
+            file=path.name,
+            target=target,
+            precision=precision,
+            max_batch=self.settings.max_batch,
+            limits=self.settings.thresholds[precision],
+        )
+        if not found.passed:
+            raise GateError(f"{path.name}: parity failed, no bundle written: {'; '.join(found.failures)}")
+        say(f"{path.name}: parity passed, relative L2 {found.worst('relative_l2'):.1e}")
+        self.checked.append(found)
+        self._add(path, target, precision, found.summary(), built)
+
+    def admit_unproved(self, path: Path, *, target: str, precision: str, built: Mapping[str, Any], reason: str) -> None:
+        """Admits an engine that cannot run here; the manifest says so, and nothing chooses it by itself."""
+        say(f"{path.name}: built and not proved: {reason}")
+        self._add(path, target, precision, {"passed": False, "reason": reason}, built)
+
+    def kept(self) -> Reference:
+        """What the bundle carries for `lipsformer verify`: a few photos that all files name as the checkpoint does."""
+        agreed = np.flatnonzero(np.all([found.agrees for found in self.checked], axis=0))
+        if not len(agreed):  # limits that were lowered to nothing
+            agreed = np.arange(len(self.reference.photos))
+        return self.reference.select(agreed[spread(KEPT_PHOTOS, len(agreed))])
+
+    def _add(
+        self, path: Path, target: str, precision: str, parity: Mapping[str, Any], built: Mapping[str, Any] | None
+    ) -> None:
+        kind = "onnx" if built is None else "engine"
+        self.files.append(
+            BundleFile.describe(path, kind, target=target, precision=precision, parity=parity, built=built)
+        )

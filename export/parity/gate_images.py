@@ -1,0 +1,156 @@
+"""The images of the parity gate: real ones, spread evenly over a dataset, and hard ones that a camera never takes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lipsformer.datasets import Split, find_images, open_labelled
+from lipsformer.images.open import open_image
+from lipsformer.images.preprocessing import Preprocessing
+from lipsformer.inference.runtimes import Pixels
+from lipsformer.system.console import say, track
+from lipsformer.system.errors import InputError
+from lipsformer.system.hardware import cores
+
+__all__ = ["GateImages", "Pool", "hard_inputs", "spread"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class GateImages:
+    """Network input of the gate: N `photos` (N, S, S, 3), `hard` ones (M, S, S, 3) by name, and where they come from.
+
+    `labels` (N,) are the photos' classes, where they are known.
+    """
+
+    photos: Pixels
+    hard: Pixels
+    hard_names: tuple[str, ...]
+    labels: NDArray[np.int64] | None
+    source: str
+
+    @classmethod
+    def of(cls, photos: Pixels, labels: NDArray[np.int64] | None, source: str) -> GateImages:
+        """Photos with the hard inputs that belong to them."""
+        hard = hard_inputs(photos[0])
+        return cls(photos=photos, hard=np.stack([*hard.values()]), hard_names=tuple(hard), labels=labels, source=source)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pool:
+    """All images of a folder or of shards, not yet decoded: `open` gives number i, one of `count`.
+
+    `labels` (count,) are classes of the checkpoint; None if the data does not tell them.
+    """
+
+    count: int
+    open: Callable[[int], Image.Image]
+    labels: NDArray[np.int64] | None
+    name: str
+
+    @classmethod
+    def find(cls, data: Path, classes: Sequence[str], split: str | None = None) -> Pool:
+        """The images of `data`: with labels, where it is a dataset whose classes are the checkpoint's.
+
+        `split` is the one to take if there is such a one; else test, else val, else what there is.
+
+        Raises:
+            InputError: if it holds no images.
+        """
+        if split is not None:
+            with contextlib.suppress(InputError):
+                return cls._labelled(data, open_labelled(data, classes, split))
+        try:
+            return cls._labelled(data, open_labelled(data, classes))
+        except InputError as reason:
+            paths = find_images(data) if data.is_dir() else []
+            if not paths:
+                raise InputError(f"{data}: holds no images of use ({reason}); give a folder of real photos") from None
+            return cls(count=len(paths), open=lambda i: open_image(paths[i]), labels=None, name=str(data))
+
+    @classmethod
+    def _labelled(cls, data: Path, split: Split) -> Pool:
+        return cls(count=len(split), open=split.open, labels=split.labels, name=f"{data} ({split.name})")
+
+    def decode(
+        self, positions: NDArray[np.int64], preprocessing: Preprocessing
+    ) -> tuple[Pixels, NDArray[np.int64] | None]:
+        """Network input (N, S, S, 3) and labels of the images at `positions`; what cannot be read is left out.
+
+        Raises:
+            InputError: if none can be read.
+        """
+
+        def prepare(position: int) -> Pixels | InputError:
+            try:
+                return preprocessing.apply(self.open(position))
+            except InputError as error:
+                return error
+
+        found: list[Pixels] = []
+        kept: list[int] = []
+        problems: list[InputError] = []
+        with ThreadPoolExecutor(cores()) as pool, track("images", len(positions)) as advance:
+            for position, result in zip(positions.tolist(), pool.map(prepare, positions.tolist()), strict=True):
+                if isinstance(result, InputError):
+                    problems.append(result)
+                else:
+                    found.append(result)
+                    kept.append(position)
+                advance(1, "")
+        if not found:
+            raise InputError(f"{self.name}: none of {len(problems)} images can be read; the first: {problems[0]}")
+        if problems:
+            say(f"{self.name}: {len(problems)} of {len(positions)} images cannot be read; the first: {problems[0]}")
+        return np.stack(found), None if self.labels is None else self.labels[kept]
+
+    def gate_images(
+        self, count: int, preprocessing: Preprocessing, without: NDArray[np.int64] | None = None
+    ) -> GateImages:
+        """`count` images for the gate: evenly spread; where there are fewer, their mirror images too.
+
+        `without` are positions to leave out, if others remain.
+        """
+        left = np.setdiff1d(np.arange(self.count), [] if without is None else without)
+        if not len(left):
+            left = np.arange(self.count)
+        photos, labels = self.decode(left[spread(count, len(left))], preprocessing)
+        if len(photos) < count:
+            mirrored = photos[: count - len(photos), :, ::-1]
+            photos = np.concatenate([photos, mirrored])
+            labels = None if labels is None else np.concatenate([labels, labels[: len(mirrored)]])
+        return GateImages.of(photos, labels, self.name)
+
+
+def spread(count: int, total: int) -> NDArray[np.int64]:
+    """Up to `count` of the positions 0 to `total` - 1, evenly spread and rising."""
+    wanted = min(count, total)
+    return (np.arange(wanted) * 2 + 1) * total // (2 * wanted)
+
+
+def hard_inputs(photo: Pixels) -> dict[str, Pixels]:
+    """Inputs (S, S, 3) at the edges of what pixels can be, by name; the last two are made of `photo` (S, S, 3)."""
+    return dict(_hard_inputs(photo))
+
+
+def _hard_inputs(photo: Pixels) -> Iterator[tuple[str, Pixels]]:
+    random = np.random.default_rng(0)
+    for name, value in (("black", 0), ("white", 255), ("grey", 128)):
+        yield name, np.full_like(photo, value)
+    yield "uniform noise", random.integers(0, 256, photo.shape, dtype=np.uint8)
+    yield "salt and pepper", _grey(random.integers(0, 2, photo.shape[:2]))
+    yield "checkerboard", _grey(np.add.outer(np.arange(len(photo)), np.arange(len(photo))) % 2)
+    yield "extreme contrast", np.where(photo < np.median(photo), 0, 255).astype(np.uint8)
+    yield "faint contrast", np.asarray(photo // 64 + 126, np.uint8)
+
+
+def _grey(white: NDArray[np.int64]) -> Pixels:
+    """Pixels (S, S, 3), white where `white` (S, S) is 1 and black where it is 0."""
+    return (white * 255).astype(np.uint8)[:, :, None].repeat(3, 2)

@@ -1,0 +1,88 @@
+"""What the parity gate demands of each precision, in one table, and how the command line changes it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+
+from lipsformer.bundle.manifest import PRECISIONS
+from lipsformer.system.errors import InputError, suggest
+
+from .metrics import Figures
+
+__all__ = ["AT_LEAST", "FIGURES", "THRESHOLDS", "Limits", "failure", "read_thresholds"]
+
+Limits = Mapping[str, float]  # by the name of the figure, see `figures.Figures` and `mates.Mates`
+
+ALIKE = tuple(field.name for field in dataclasses.fields(Figures))
+# All that can be limited: the figures on photos, the same on hard inputs, accuracy on labelled photos, batch mates.
+FIGURES = (*ALIKE, *(f"hard_{name}" for name in ALIKE), "accuracy_loss", "neighbours", "order")
+# Figures that must reach their limit; all others must not exceed it.
+AT_LEAST = ("cosine", "top1_agreement", "top5_agreement")
+
+THRESHOLDS: Mapping[str, Limits] = {
+    "fp32": {
+        "relative_l2": 1e-5,
+        "top1_agreement": 1.0,
+        "hard_relative_l2": 1e-4,
+        "neighbours": 1e-6,
+        "order": 1e-5,
+    },
+    "fp16": {
+        "relative_l2": 5e-3,
+        "top1_agreement": 0.995,
+        "accuracy_loss": 0.5,
+        "hard_relative_l2": 2e-2,
+        "neighbours": 1e-6,
+        "order": 5e-3,
+    },
+    "int8": {
+        "relative_l2": 1.5,
+        "relative_l2_mean": 0.1,
+        "top1_agreement": 0.97,
+        "accuracy_loss": 1.0,
+        "hard_relative_l2": 1.5,
+        "neighbours": 1e-6,
+        "order": 5e-2,
+    },
+}
+
+
+def failure(figures: Mapping[str, float | None], limits: Limits) -> str | None:
+    """The first of `figures` that breaks its limit, as words; None if none does. One that is None was not measured."""
+    for name, limit in limits.items():
+        value = figures.get(name)
+        if value is None:
+            continue
+        if name.removeprefix("hard_") in AT_LEAST:
+            if not value >= limit:  # catches NaN too
+                return f"{name} {value:.4g} is below {limit:g}"
+        elif not value <= limit:
+            return f"{name} {value:.3g} exceeds {limit:g}"
+    return None
+
+
+def read_thresholds(settings: Iterable[str] = ()) -> dict[str, dict[str, float]]:
+    """The table, changed by settings such as "fp16.relative_l2=1e-2".
+
+    Raises:
+        InputError: if a setting cannot be read or names what there is not; the near name is suggested.
+    """
+    changed = {precision: dict(limits) for precision, limits in THRESHOLDS.items()}
+    known = [f"{precision}.{figure}" for precision in PRECISIONS for figure in FIGURES]
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise InputError(f"--threshold {setting}: write PRECISION.FIGURE=NUMBER, such as fp16.relative_l2=1e-2")
+        if name not in known:
+            raise InputError(f"--threshold {setting}: unknown '{name}', {suggest(name, known)}")
+        try:
+            limit = float(text)
+        except ValueError:
+            limit = math.nan
+        if not math.isfinite(limit):
+            raise InputError(f"--threshold {setting}: '{text}' is not a finite number")
+        precision, _, figure = name.partition(".")
+        changed[precision][figure] = limit
+    return changed

@@ -1,0 +1,1 @@
+"""What is measured of a model: accuracy on labelled images, its reports, and speed."""

@@ -1,0 +1,96 @@
+"""The confusion matrix as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.ticker import PercentFormatter
+from numpy.typing import NDArray
+
+from lipsformer.evaluation.predictions import Outcomes
+from lipsformer.system.plotting import INK, save_figure
+
+from .text import NAMES_STYLE, any_script, fit, inches
+
+__all__ = ["plot_confusion"]
+
+MOST_NAMES, MOST_NUMBERS = 60, 30  # classes beyond which names, or counts in the cells, could not be read
+CELL, SMALL_CELL, SMALLEST, LARGE = 0.55, 0.2, 3.0, 6.5  # inches: of a class's row, and of the whole matrix
+NAME, LIST_NAME = 2.0, 1.75  # inches that a name may take, along a side and in the list of pairs
+LIST = 4.4  # inches
+MOST_PAIRS = 25
+TITLE = FontProperties(size=12, weight="bold")
+
+
+def plot_confusion(path: Path, outcomes: Outcomes, classes: Sequence[str], title: str) -> None:
+    """Draws who was taken for whom into the PNG file `path`; of very many classes it names the worst pairs alone."""
+    counts = outcomes.confusion()
+    lines = (title, f"top-1 {outcomes.top1:.1%} on {outcomes.images:,} images")
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    named = len(classes) <= MOST_NAMES
+    font = FontProperties(size=10 if len(classes) <= MOST_NUMBERS else 7)
+    names = [fit(name, font, NAME) for name in classes] if named else []
+    with mpl.rc_context({**NAMES_STYLE, "axes.grid": False}), any_script():
+        width, height = _size(len(classes), max((inches(name, font) for name in names), default=0.3))
+        figure = Figure(figsize=(width, height), layout="constrained")
+        figure.suptitle(
+            "\n".join(fit(line, TITLE, width - 0.3) for line in lines), x=0.15 / width, ha="left", fontproperties=TITLE
+        )
+        grid = figure.add_gridspec(1, 1) if named else figure.add_gridspec(1, 2, width_ratios=(LARGE + 1, LIST))
+        matrix = figure.add_subplot(grid[0])
+        image = matrix.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        matrix.set(xlabel="predicted", ylabel="true")
+        if named:
+            size = font.get_size_in_points()
+            matrix.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=size)
+            matrix.set_yticks(range(len(names)), names, fontsize=size)
+        else:
+            matrix.set(xlabel="predicted (number of the class)", ylabel="true (number of the class)")
+            _list_pairs(figure.add_subplot(grid[1]), counts, classes)
+        if len(classes) <= MOST_NUMBERS:
+            _number(matrix, counts, shares)
+        matrix.tick_params(length=0)
+        bar = figure.colorbar(image, ax=matrix, shrink=0.6, format=PercentFormatter(xmax=1, decimals=0))
+        bar.set_label("share of the true class")
+        bar.outline.set_visible(False)
+        save_figure(figure, path)
+
+
+def _size(classes: int, names: float) -> tuple[float, float]:
+    """Width and height in inches of a figure whose longest name takes `names`."""
+    if classes > MOST_NAMES:
+        return LARGE + 1.4 + LIST, LARGE + 0.5
+    side = max(SMALLEST, (CELL if classes <= MOST_NUMBERS else SMALL_CELL) * classes)
+    return side + names + 1.8, side + 0.72 * names + 1.2  # names below stand at 45 degrees
+
+
+def _number(axes: Axes, counts: NDArray[np.int64], shares: NDArray[np.float64]) -> None:
+    for row, column in zip(*np.nonzero(counts), strict=True):
+        colour = "white" if shares[row, column] > 0.55 else INK
+        axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=9)
+
+
+def _list_pairs(axes: Axes, counts: NDArray[np.int64], classes: Sequence[str]) -> None:
+    """Writes the most frequent mistakes, as what names would be for along the sides."""
+    font = FontProperties(size=9)
+    mistakes = counts - np.diag(np.diag(counts))
+    cells = np.argsort(-mistakes, axis=None, kind="stable")[:MOST_PAIRS]
+    axes.set_axis_off()
+    axes.set_title("Most frequent mistakes", fontsize=11)
+    line = 1 / (MOST_PAIRS + 1)
+    for place, cell in enumerate(cells.tolist()):
+        true, said = divmod(cell, len(classes))
+        if not mistakes[true, said]:
+            break
+        for left, text in (
+            (0.0, f"{mistakes[true, said]:,}"),
+            (0.5 / LIST, fit(classes[true], font, LIST_NAME)),
+            (2.4 / LIST, f"→ {fit(classes[said], font, LIST_NAME)}"),
+        ):
+            axes.text(left, 1 - (place + 0.8) * line, text, transform=axes.transAxes, fontproperties=font)

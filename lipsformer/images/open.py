@@ -1,0 +1,219 @@
+"""Opening images that strangers send: every limit is checked before a pixel is decoded.
+
+One function for files, uploads and datasets, so that what is refused over HTTP is refused on the command line in the
+same words.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from lipsformer.system.errors import InputError
+
+from .structure_limits import CountedReads, TooComplex, check_structure
+
+__all__ = [
+    "EXTENSIONS",
+    "ORIENTATIONS",
+    "ImageError",
+    "ImageLimits",
+    "Smallest",
+    "check_bytes",
+    "open_image",
+    "orientation",
+    "too_much_memory",
+]
+
+# Content formats, not name endings. JPEG stands for MPO too, the JPEG with appended views that phones write. PPM is
+# left out: Pillow reads the comments of its text form in quadratic time, ten seconds for one MB.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+
+# What makes an image upright, by the value of its EXIF orientation.
+ORIENTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+LYING = (5, 6, 7, 8)  # the orientations that swap width and height
+REDUCTIONS = (8, 4, 2)  # what libjpeg can divide both sides by while it decodes
+REDUCIBLE = ("JPEG", "MPO")
+
+Smallest = Callable[[tuple[int, int]], tuple[float, float]]  # of (width, height), both upright
+
+Reason = Literal[
+    "empty",
+    "too_many_bytes",
+    "not_an_image",
+    "too_many_pixels",
+    "too_complex",
+    "too_much_memory",
+    "too_slow",
+    "damaged",
+]
+
+# What Pillow's decoders raise on damaged input, beyond OSError: header arithmetic, truncated structures, bad chunks;
+# and their warnings, where a process turns warnings into errors.
+DECODER_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, AssertionError,
+                  AttributeError, RuntimeError, struct.error, zlib.error, Warning)  # fmt: skip
+
+OUT_OF_MEMORY = ("decoder error -9", "Out of memory")  # in the words of Pillow's decoders and of libavif
+
+# Pillow warns about a file's oddities without naming the file: noise among our one-line messages. A filter for the
+# whole process, because `warnings.catch_warnings` is not safe where several threads decode.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+class ImageError(InputError):
+    """An image that is refused, and why: `reason` is stable for programs, the message is for people."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageLimits:
+    """The largest image that is decoded: encoded size in bytes, and width times height in pixels."""
+
+    max_bytes: int = 20 * 1024 * 1024
+    max_pixels: int = 50_000_000
+
+
+def open_image(
+    source: Path | bytes,
+    *,
+    limits: ImageLimits | None = None,
+    name: str | None = None,
+    smallest: Smallest | None = None,
+) -> Image.Image:
+    """Decodes the first frame of an image file or of an image in memory.
+
+    The size is read from the header and checked before decoding. `name` stands for the image in messages (by default
+    the path, or "image").
+
+    `smallest` is for those who will shrink the image anyway: it is given the upright size once that is known, and
+    answers how small, in width and height, the image may come. A JPEG is then decoded at 1/2, 1/4 or 1/8 of its size
+    (sides rounded up), in a fraction of the time; by a factor f, upright point (x, y) moves to (x / f, y / f), or less
+    than a pixel beyond, where the image is stored upside down and f does not divide its sides.
+
+    Raises:
+        ImageError: if it is empty, over a limit, damaged, too complex, or not an image of a known format.
+        InputError: if the path cannot be read.
+    """
+    limits = limits or ImageLimits()
+    label = name or (str(source) if isinstance(source, Path) else "image")
+    content = _read(source, limits, label)
+    with _refusals(label, limits, "damaged image header"):
+        check_structure(content)
+        image = Image.open(CountedReads(content), formats=FORMATS)
+    if image.width * image.height > limits.max_pixels:
+        raise _too_many_pixels(label, limits, image.size)
+    if image.width == 0 or image.height == 0:
+        raise ImageError("damaged", f"{label}: an image without pixels; send another")
+    if smallest is not None:
+        _reduce(image, smallest, limits, label)
+    _load(image, limits, label)
+    return image
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, a key of `ORIENTATIONS`, or 1 if the image is upright or does not tell."""
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation)
+    except DECODER_ERRORS:  # damaged EXIF says nothing about orientation; the pixels are fine
+        return 1
+    return found if found in ORIENTATIONS else 1
+
+
+def _reduce(image: Image.Image, smallest: Smallest, limits: ImageLimits, label: str) -> None:
+    """Has a JPEG decoded at the smallest size that will do, when it is loaded."""
+    if image.format not in REDUCIBLE:
+        _load(image, limits, label)  # Pillow looks for a PNG's orientation behind its pixels, so it comes after them
+    lying = orientation(image) in LYING
+    width, height = smallest(image.size[::-1] if lying else image.size)
+    if lying:
+        width, height = height, width
+    if image.format not in REDUCIBLE:
+        return
+    for factor in REDUCTIONS:
+        if image.width >= max(width, 1) * factor and image.height >= max(height, 1) * factor:
+            image.draft(None, (image.width // factor, image.height // factor))
+            return
+
+
+def _load(image: Image.Image, limits: ImageLimits, label: str) -> None:
+    with _refusals(label, limits, "damaged or cut off"):
+        image.load()
+
+
+@contextlib.contextmanager
+def _refusals(label: str, limits: ImageLimits, damage: str) -> Iterator[None]:
+    """Makes an `ImageError` of what Pillow raises."""
+    try:
+        yield
+    except UnidentifiedImageError:
+        raise ImageError("not_an_image", f"{label}: not an image of a known format; send {_known()}") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _too_many_pixels(label, limits) from None
+    except MemoryError:
+        raise too_much_memory(label) from None
+    except TooComplex as error:
+        raise ImageError("too_complex", f"{label}: {error}, which no photo has; save it again") from None
+    except DECODER_ERRORS as error:
+        if any(sign in str(error) for sign in OUT_OF_MEMORY):
+            raise too_much_memory(label) from None
+        raise ImageError("damaged", f"{label}: {damage} ({_line(error)}); save it again") from None
+
+
+def _read(source: Path | bytes, limits: ImageLimits, label: str) -> bytes:
+    try:
+        size = len(source) if isinstance(source, bytes) else source.stat().st_size
+        if size == 0:
+            raise ImageError("empty", f"{label}: empty; send {_known()}")
+        check_bytes(size, label, limits)
+        return source if isinstance(source, bytes) else source.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{label}: no such image file; check the path") from None
+    except OSError as error:
+        raise InputError(f"{label}: cannot be read ({error.strerror}); check the path and its permissions") from None
+
+
+def check_bytes(size: int, label: str, limits: ImageLimits | None = None) -> None:
+    """Refuses an encoded image of more bytes than `limits` allow, with an `ImageError`."""
+    limits = limits or ImageLimits()
+    if size > limits.max_bytes:
+        raise ImageError(
+            "too_many_bytes", f"{label}: {size} bytes, at most {limits.max_bytes} are taken; scale it down"
+        )
+
+
+def too_much_memory(label: str) -> ImageError:
+    """The refusal of an image for which memory has run out."""
+    return ImageError("too_much_memory", f"{label}: takes more memory than there is; scale it down")
+
+
+def _too_many_pixels(label: str, limits: ImageLimits, size: tuple[int, int] | None = None) -> ImageError:
+    found = f"{size[0]} x {size[1]} pixels" if size else "too many pixels"
+    return ImageError("too_many_pixels", f"{label}: {found}, at most {limits.max_pixels} are taken; scale it down")
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _known() -> str:
+    return "JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"

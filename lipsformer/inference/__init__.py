@@ -1,0 +1,1 @@
+"""Predictions from any MODEL; the runtimes behind them are in `runtimes/`."""

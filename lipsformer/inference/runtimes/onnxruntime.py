@@ -1,0 +1,108 @@
+"""An exported graph run by ONNX Runtime, on the CPU or on CUDA."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lipsformer.system.errors import InputError
+from lipsformer.system.hardware import cores
+
+from .base import INPUT_NAME, METADATA_KEY, OUTPUT_NAME, Logits, Pixels
+
+__all__ = ["CUDA", "OnnxRuntime", "import_onnxruntime", "open_session"]
+
+CUDA = "CUDAExecutionProvider"
+ERRORS_AND_WORSE, FATAL = 3, 4  # ONNX Runtime's log severities
+
+
+class OnnxRuntime:
+    """Runs an exported graph in ONNX Runtime.
+
+    Args:
+        model: the .onnx file.
+        device: "auto" (CUDA if it works, else the CPU: then `fallback` says why), "cpu" or "cuda".
+        threads: CPU threads for one inference; by default all cores this process may use.
+
+    Raises:
+        InputError: if ONNX Runtime is missing, the file is not a graph that we exported, or "cuda" does not work.
+    """
+
+    def __init__(self, model: Path, device: str = "auto", threads: int | None = None) -> None:
+        if not model.is_file():
+            raise InputError(f"{model}: no such file; give the .onnx file that `lipsformer export` wrote")
+        self.model = model
+        self.session = open_session(model, cuda=device != "cpu", threads=threads)
+        self.provider: str = self.session.get_providers()[0]  # what runs, not what was asked for
+        if self.provider != CUDA and device == "cuda":
+            raise InputError("--device cuda: ONNX Runtime fell back to the CPU; run `lipsformer doctor`")
+        self.fallback: str | None = None  # why it is not the provider that it could have been
+        if self.provider != CUDA and device == "auto" and CUDA in import_onnxruntime().get_available_providers():
+            self.fallback = "ONNX Runtime is built for CUDA but runs on the CPU here; `lipsformer doctor` says why"
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        described = [(value.name, value.type, len(value.shape)) for value in (*inputs, *outputs)]
+        if described != [(INPUT_NAME, "tensor(uint8)", 4), (OUTPUT_NAME, "tensor(float)", 2)]:
+            raise InputError(f"{model}: not a graph that `lipsformer export` wrote (uint8 pixels in, float logits out)")
+        self.image_size: int = inputs[0].shape[1]
+        self.outputs: int = outputs[0].shape[1]
+
+    def metadata(self) -> dict[str, Any]:
+        """What the export wrote into the graph: classes, preprocessing, and where it came from.
+
+        Raises:
+            InputError: if the graph carries none that can be read.
+        """
+        text = self.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "")
+        try:
+            metadata: dict[str, Any] = dict(json.loads(text))
+        except (ValueError, TypeError, RecursionError):
+            raise InputError(f"{self.model}: carries no LipsFormer metadata; export it again") from None
+        return metadata
+
+    def infer(self, pixels: Pixels) -> Logits:
+        """Logits (N, K) of pixels (N, S, S, 3)."""
+        logits: Logits = self.session.run([OUTPUT_NAME], {INPUT_NAME: np.ascontiguousarray(pixels)})[0]
+        return logits
+
+
+def open_session(model: Path | bytes, *, cuda: bool, threads: int | None = None) -> Any:
+    """An ONNX Runtime session of an .onnx file or of its bytes; its `get_providers()` says what it really runs on.
+
+    Raises:
+        InputError: if ONNX Runtime is missing or cannot load the model.
+    """
+    ort = import_onnxruntime()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or cores()
+    options.log_severity_level = ERRORS_AND_WORSE
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if cuda and CUDA in ort.get_available_providers():
+        providers.insert(0, (CUDA, {"use_tf32": "0"}))  # float32 means float32: TF32 has fp16's ten bits
+        ort.set_default_logger_severity(FATAL)  # a missing CUDA library is told by our own line, not by four of its
+        with contextlib.redirect_stdout(io.StringIO()):
+            ort.preload_dlls()  # from the CUDA packages beside it, where there are any
+    try:
+        return ort.InferenceSession(model if isinstance(model, bytes) else os.fspath(model), options, providers)
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime raises its own types, without a common base
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{model!s:.300}: ONNX Runtime cannot load it ({reason}); export it again") from None
+
+
+def import_onnxruntime() -> Any:
+    """The module, kept from calling its makers.
+
+    Raises:
+        InputError: if it is not installed.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported; it would call its makers
+    try:
+        import onnxruntime
+    except ImportError:
+        raise InputError("ONNX Runtime is not installed; pip install 'lipsformer[cpu]' or 'lipsformer[gpu]'") from None
+    return onnxruntime

@@ -1,0 +1,39 @@
+"""A checkpoint run by PyTorch: what every other runtime is compared with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lipsformer.system.hardware import torch_device
+
+from .base import Logits, Pixels
+
+if TYPE_CHECKING:
+    from lipsformer.checkpoints.checkpoint import Checkpoint
+
+__all__ = ["TorchRuntime"]
+
+
+class TorchRuntime:
+    """Runs a checkpoint in float32 on `device`: "auto" (CUDA where there is one), "cpu" or "cuda".
+
+    Raises:
+        InputError: if the device cannot be had.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, device: str = "cpu") -> None:
+        from lipsformer.model.pixel_norm import Normalise
+
+        self.device = torch_device(device)
+        self.provider = f"torch-{self.device.type}"
+        self.normalise = Normalise(checkpoint.preprocessing).to(self.device)
+        self.model = checkpoint.model.to(self.device)
+
+    def infer(self, pixels: Pixels) -> Logits:
+        """Logits (N, K) of pixels (N, S, S, 3)."""
+        import torch
+
+        with torch.inference_mode():
+            batch = torch.tensor(pixels, device=self.device)
+            logits: Logits = self.model(self.normalise(batch)).cpu().numpy()
+        return logits

@@ -1,0 +1,1 @@
+"""The network: configurations, variants, the two architectures and their layers."""

@@ -1,0 +1,205 @@
+"""What the two forms of LipsFormer share: blocks, stages and the way from an image to logits.
+
+Feature maps are (B, H, W, C) throughout. Seen as (B, C, H, W) that is torch's channels_last format, so convolutions run
+on it without a copy. Parameter names are the official code's.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .config import ModelConfig
+from .cpu_ops import DepthwiseConv2d
+from .norm import build_norm
+from .residual import PlainResidual, ResidualScale, keep_weights
+
+__all__ = ["Block", "LipsFormer", "Mlp", "PatchEmbed", "Stage", "convolve"]
+
+
+def convolve(layer: nn.Module, x: Tensor) -> Tensor:
+    """Applies a convolution to a channels-last map: (B, H, W, C) to (B, H', W', C')."""
+    out: Tensor = layer(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    return out
+
+
+def mix_channels(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """Applies a 1x1 convolution to a channels-last map (B, H, W, C): while training, as the matrix product that it is.
+
+    oneDNN's gradients of the convolution take longer.
+    """
+    return F.linear(x, layer.weight.flatten(1), layer.bias) if layer.training else convolve(layer, x)
+
+
+class PatchEmbed(nn.Module):
+    """A convolution whose stride is the patch size, then a norm; patches overlap where its kernel is larger."""
+
+    def __init__(self, config: ModelConfig, *, kernel_size: int, padding: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, config.embed_dim, kernel_size, stride=config.patch_size, padding=padding)
+        self.norm = build_norm(config.norm, config.embed_dim)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Maps (B, 3, S, S) to (B, S/patch, S/patch, C)."""
+        out: Tensor = self.norm(self.proj(image).permute(0, 2, 3, 1).contiguous())
+        return out
+
+
+class Mlp(nn.Module):
+    """Linear, GELU, linear, on the last dimension."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return out
+
+
+class Block(nn.Module):
+    """Depthwise 7x7 branches, attention, MLP: each one residual, and a norm for the last two.
+
+    The first convolution branch mixes the channels too: depthwise, GELU, 1x1, GELU. The second is depthwise, GELU.
+    """
+
+    def __init__(self, config: ModelConfig, stage: int, attention: nn.Module) -> None:
+        super().__init__()
+        dim = config.channels(stage)
+        branches = range(config.conv_branches)
+        self.pre_norm = config.norm_position == "pre"
+        self.dwconv_layers = nn.ModuleList(DepthwiseConv2d(dim, 7) for _ in branches)
+        self.scale_layers = nn.ModuleList(self._scale(config, dim) for _ in branches)
+        if branches:
+            self.nin = nn.Conv2d(dim, dim, 1)
+        self.attn = attention
+        self.alpha1 = self._scale(config, dim)
+        self.norm1 = build_norm(config.norm, dim)
+        self.mlp = Mlp(dim, int(dim * config.mlp_ratio))
+        self.alpha2 = self._scale(config, dim)
+        self.norm2 = build_norm(config.norm, dim)
+
+    @staticmethod
+    def _scale(config: ModelConfig, dim: int) -> nn.Module:
+        return ResidualScale(dim, 1.0 / sum(config.depths)) if config.residual == "weighted" else PlainResidual()
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Maps (B, H, W, C) to (B, H, W, C); `keep` (conv_branches + 2, B) weighs the branches (stochastic depth)."""
+        for index, (convolution, scale) in enumerate(zip(self.dwconv_layers, self.scale_layers, strict=True)):
+            branch = F.gelu(convolve(convolution, x))
+            if index == 0:
+                branch = F.gelu(mix_channels(self.nin, branch))
+            x = x + scale(branch, of_branch(keep, index))
+        x = self._residual(x, self.attn, self.alpha1, self.norm1, keep, -2)
+        return self._residual(x, self.mlp, self.alpha2, self.norm2, keep, -1)
+
+    def _residual(
+        self, x: Tensor, branch: nn.Module, scale: nn.Module, norm: nn.Module, keep: Tensor | None, index: int
+    ) -> Tensor:
+        if self.pre_norm:
+            out: Tensor = x + scale(branch(norm(x)), of_branch(keep, index))
+        else:
+            out = norm(x + scale(branch(x), of_branch(keep, index)))
+        return out
+
+
+def of_branch(keep: Tensor | None, index: int) -> Tensor | None:
+    """Row `index` of `keep` (branches, B), where there is one, as (B, 1, 1, 1)."""
+    return None if keep is None else keep[index][:, None, None, None]
+
+
+class Stage(nn.Module):
+    """Blocks at one resolution, then what leads to the next stage: `downsample`."""
+
+    def __init__(self, blocks: list[Block], downsample: nn.Module) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor, keep: Tensor | None = None, *, recompute: bool = False) -> Tensor:
+        """Maps (B, H, W, C) to (B, H/2, W/2, 2C), or the same shape in the last stage.
+
+        `keep` (blocks, conv_branches + 2, B) weighs the branches. With `recompute` a block's activations are not
+        stored: they are computed again for the gradient.
+        """
+        for index, block in enumerate(self.blocks):
+            weights = None if keep is None else keep[index]
+            x = checkpoint(block, x, weights, use_reentrant=False) if recompute else block(x, weights)
+        out: Tensor = self.downsample(x)
+        return out
+
+
+class LipsFormer(nn.Module):
+    """Maps normalised float images (B, 3, S, S) to logits (B, num_classes), S being `config.image_size`.
+
+    A form says how it embeds an image, attends within a block, and merges tokens between two stages.
+
+    While training, stochastic depth (Huang et al. 2016) leaves out branches of single images. Which ones is an input:
+    uniform numbers (`drop_draws`, of `draws_shape`), so that it can be a function of step and image alone; without
+    them they are drawn from PyTorch's generator. `recompute` trades time for memory: activation checkpointing.
+    """
+
+    recompute = False
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        last = len(config.depths) - 1
+        self.patch_embed = self._embedding()
+        self.layers = nn.ModuleList(
+            Stage(
+                [Block(config, stage, self._attention(stage, block)) for block in range(depth)],
+                nn.Identity() if stage == last else self._merging(stage),
+            )
+            for stage, depth in enumerate(config.depths)
+        )
+        self.norm = build_norm(config.norm, config.channels(last))
+        self.head = nn.Linear(config.channels(last), config.num_classes)
+
+    def _embedding(self) -> nn.Module:
+        """Maps (B, 3, S, S) to (B, S/patch, S/patch, C)."""
+        raise NotImplementedError
+
+    def _attention(self, stage: int, block: int) -> nn.Module:
+        """Maps (B, H, W, C) to the same shape."""
+        raise NotImplementedError
+
+    def _merging(self, stage: int) -> nn.Module:
+        """Maps (B, H, W, C) of `stage` to (B, H/2, W/2, 2C) of the next."""
+        raise NotImplementedError
+
+    def draws_shape(self, batch: int) -> tuple[int, int, int]:
+        """Shape of the numbers that decide stochastic depth for `batch` images: (blocks, conv_branches + 2, batch)."""
+        return sum(self.config.depths), self.config.conv_branches + 2, batch
+
+    def forward_features(self, image: Tensor, drop_draws: Tensor | None = None) -> Tensor:
+        """Pooled features (B, C) of normalised float images (B, 3, S, S).
+
+        Raises:
+            ValueError: if the images have another size than the model was built for.
+        """
+        size = self.config.image_size
+        if tuple(image.shape[1:]) != (3, size, size):
+            raise ValueError(f"images of shape {tuple(image.shape)} given, (batch, 3, {size}, {size}) needed")
+        keep = self._keep(image, drop_draws) if self.training and self.config.drop_path else None
+        x = self.patch_embed(image)
+        block = 0
+        for stage, depth in zip(self.layers, self.config.depths, strict=True):
+            weights = None if keep is None else keep[block : block + depth]
+            x = stage(x, weights, recompute=self.recompute and self.training)
+            block += depth
+        features: Tensor = self.norm(x).mean(dim=(1, 2))
+        return features
+
+    def forward(self, image: Tensor, drop_draws: Tensor | None = None) -> Tensor:
+        """Logits (B, num_classes) of normalised float images (B, 3, S, S)."""
+        logits: Tensor = self.head(self.forward_features(image, drop_draws))
+        return logits
+
+    def _keep(self, image: Tensor, drop_draws: Tensor | None) -> Tensor:
+        shape = self.draws_shape(image.shape[0])
+        draws = torch.rand(shape, device=image.device) if drop_draws is None else drop_draws
+        return keep_weights(draws, self.config.drop_path)

@@ -1,0 +1,119 @@
+"""The Swin form of LipsFormer (ICLR 2023, arXiv 2304.09856), as the official code computes it.
+
+Parameter names are the official code's: its state dicts load as they are. With layer norm in front, dot products, plain
+residuals and shifted windows it is Swin itself (Liu et al., ICCV 2021).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .attention import build_similarity
+from .blocks import LipsFormer, PatchEmbed
+from .config import SwinConfig
+from .norm import build_norm
+from .windows import join_heads, merge_windows, split_heads, split_windows
+
+__all__ = ["LipsFormerSwin", "WindowAttention"]
+
+FORBIDDEN = -100.0  # added to the scores of two tokens that only share a window because the map was rolled
+
+
+def relative_position_index(window: int) -> Tensor:
+    """For each pair of a window's tokens, the bias table's row of their offset: (window**2, window**2), int64."""
+    axis = torch.arange(window)
+    rows, columns = torch.meshgrid(axis, axis, indexing="ij")
+    coordinates = torch.stack([rows.flatten(), columns.flatten()])  # (2, N)
+    offset = coordinates[:, :, None] - coordinates[:, None, :] + window - 1  # (2, N, N), from 0
+    return offset[0] * (2 * window - 1) + offset[1]
+
+
+def shift_mask(resolution: int, window: int, shift: int) -> Tensor:
+    """What keeps tokens from opposite ends of a map that was rolled by `shift` apart: (windows, 1, N, N)."""
+    axis = torch.arange(resolution)
+    region = (axis >= resolution - window).long() + (axis >= resolution - shift).long()
+    regions = split_windows((3 * region[:, None] + region)[None, :, :, None], window, window)  # (windows, N, 1)
+    return torch.where(regions == regions.transpose(1, 2), 0.0, FORBIDDEN)[:, None]
+
+
+class WindowAttention(nn.Module):
+    """Attention inside square windows, with a learned bias for each relative position.
+
+    Args:
+        config: the configuration of the network.
+        stage: the stage, which gives channels, heads and window.
+        shift: tokens by which the windows are moved to the right and down, around the map's edges.
+    """
+
+    relative_position_index: Tensor
+    mask: Tensor
+
+    def __init__(self, config: SwinConfig, stage: int, shift: int) -> None:
+        super().__init__()
+        dim = config.channels(stage)
+        self.window = config.window(stage)
+        self.num_heads = config.num_heads[stage]
+        self.shift = shift
+        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * self.window - 1) ** 2, self.num_heads))
+        self.register_buffer("relative_position_index", relative_position_index(self.window), persistent=False)
+        if shift:
+            self.register_buffer("mask", shift_mask(config.resolution(stage), self.window, shift), persistent=False)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.similarity = build_similarity(config, self.num_heads)
+        self.proj = nn.Linear(dim, dim)
+
+    def position_bias(self) -> Tensor:
+        """The bias of every pair of tokens: (heads, N, N) with N = window**2."""
+        return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, H, W, C) to (B, H, W, C); H and W are multiples of the window."""
+        _, rows, columns, _ = x.shape
+        if self.shift:
+            x = x.roll((-self.shift, -self.shift), dims=(1, 2))
+        q, k, v = split_heads(self.qkv(split_windows(x, self.window, self.window)), self.num_heads)
+        bias = self.position_bias()
+        if self.shift:
+            q, k, v = (
+                part.reshape(-1, len(self.mask), *part.shape[1:]) for part in (q, k, v)
+            )  # (B, windows, heads, N, d)
+            bias = bias + self.mask
+        out = self.similarity(q, k, v, bias)
+        out = self.proj(join_heads(out.flatten(0, 1) if self.shift else out))
+        x = merge_windows(out, self.window, self.window, rows, columns)
+        return x.roll((self.shift, self.shift), dims=(1, 2)) if self.shift else x
+
+
+class PatchMerging(nn.Module):
+    """Joins each 2x2 square of tokens into one of twice the channels."""
+
+    def __init__(self, config: SwinConfig, stage: int) -> None:
+        super().__init__()
+        dim = config.channels(stage)
+        self.norm = build_norm(config.norm, 4 * dim)
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, H, W, C) to (B, H/2, W/2, 2C)."""
+        _, height, width, channels = x.shape
+        squares = x.reshape(-1, height // 2, 2, width // 2, 2, channels)
+        # (B, H/2, W/2, column, row, C): the official order is top left, bottom left, top right, bottom right
+        merged = squares.permute(0, 1, 3, 4, 2, 5).reshape(-1, height // 2, width // 2, 4 * channels)
+        out: Tensor = self.reduction(self.norm(merged))
+        return out
+
+
+class LipsFormerSwin(LipsFormer):
+    """The Swin form: non-overlapping patches and merges, attention in square windows."""
+
+    config: SwinConfig
+
+    def _embedding(self) -> nn.Module:
+        return PatchEmbed(self.config, kernel_size=self.config.patch_size, padding=0)
+
+    def _attention(self, stage: int, block: int) -> nn.Module:
+        return WindowAttention(self.config, stage, self.config.shift(stage, block))
+
+    def _merging(self, stage: int) -> nn.Module:
+        return PatchMerging(self.config, stage)

@@ -1,0 +1,1 @@
+"""What the rest stands on: errors, atomic writes, the machine, the console, plots."""

@@ -1,0 +1,37 @@
+"""The look that all plots share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from .atomic import publish_file
+
+__all__ = ["ACCENT", "FAINT", "INK", "PRIMARY", "SECONDARY", "STYLE", "save_figure"]
+
+PRIMARY, SECONDARY, ACCENT, INK, FAINT = "#1f5fbf", "#8a94a6", "#c2571a", "#1d2433", "#d8dde6"
+STYLE: dict[Any, Any] = {  # for matplotlib's rc_context
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": FAINT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+}
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes `figure` as a PNG file of 150 dots per inch, whole or not at all."""
+    with publish_file(path) as draft:
+        figure.savefig(draft, format="png", dpi=150)

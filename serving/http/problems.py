@@ -1,0 +1,103 @@
+"""Refusals as the web tells them: problem details (RFC 9457), a stable reason for programs and words for people."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse
+
+from lipsformer.images.open import ImageError
+from lipsformer.serving.pipeline.admission import Overloaded
+
+__all__ = ["CLIENT_CLOSED_REQUEST", "REASONS", "Problem", "as_problem", "problem_of"]
+
+logger = logging.getLogger("lipsformer.serving")
+
+CLIENT_CLOSED_REQUEST = 499  # nobody reads it; the metrics count it apart from real answers
+
+# Every reason that a refusal can have, with its status. Programs depend on them: a new one is added, none is renamed.
+REASONS = {
+    "empty": 400,
+    "missing_field": 400,
+    "malformed_form": 400,
+    "several_images": 400,
+    "bad_top_k": 400,
+    "unauthorised": 401,
+    "not_found": 404,
+    "refused": 405,
+    "slow_upload": 408,
+    "too_many_bytes": 413,
+    "too_many_pixels": 413,
+    "too_many_images": 413,
+    "too_much_memory": 413,
+    "not_an_image": 415,
+    "wrong_content_type": 415,
+    "damaged": 422,
+    "not_a_file": 422,
+    "too_slow": 422,
+    "too_complex": 422,
+    "internal_error": 500,
+    "overloaded": 503,
+    "stopping": 503,
+    "deadline_exceeded": 504,
+}
+
+
+class Problem(Exception):  # noqa: N818 - the standard's own word
+    """A request that is refused: HTTP status, stable reason, and what to do about it."""
+
+    def __init__(self, status: int, reason: str, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.reason = reason
+        self.detail = detail
+        self.headers = headers
+
+    def content(self) -> dict[str, Any]:
+        """The problem details as plain data."""
+        return {
+            "type": "about:blank",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+            "reason": self.reason,
+        }
+
+    def response(self) -> JSONResponse:
+        """The answer as application/problem+json."""
+        return JSONResponse(self.content(), self.status, self.headers, media_type="application/problem+json")
+
+
+def problem_of(request: Request, error: Exception) -> Problem | None:
+    """The refusal that `error` means for `request`; None if its client is gone."""
+    match error:
+        case ClientDisconnect():
+            return None
+        case HTTPException(status_code=404):
+            return Problem(
+                404, "not_found", f"nothing is at {request.url.path[:200]!a}; POST a photo to /classify, or open /"
+            )
+        case HTTPException():
+            detail = f"{request.method} {request.url.path[:200]!a}: {error.detail}"
+            return Problem(error.status_code, "refused", detail, error.headers)
+        case _:
+            return as_problem(error)
+
+
+def as_problem(error: Exception) -> Problem:
+    """What an image's way through the service can end in, as a refusal; a fault is logged and told without detail."""
+    match error:
+        case Problem():
+            return error
+        case ImageError():
+            return Problem(REASONS[error.reason], error.reason, str(error))
+        case Overloaded():
+            return Problem(503, error.reason, f"{error}; try again shortly", {"Retry-After": str(error.retry_after)})
+        case _:
+            logger.error("a request failed: %r", error, exc_info=error)
+            return Problem(500, "internal_error", "the server failed on this request; its log says why")

@@ -1,0 +1,102 @@
+"""Reading a request: never more than a limit, never slower than a limit, and never longer than its client is there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+
+from lipsformer.serving.observability import Metrics
+from lipsformer.serving.pipeline.admission import Overloaded
+
+from .problems import Problem
+
+__all__ = ["Bodies", "while_connected"]
+
+Result = TypeVar("Result")
+
+
+class Bodies:
+    """The bodies that are held in memory at once.
+
+    Args:
+        max_bytes: of all of them together.
+        max_reading: bodies that may be arriving at once; a slow client holds one of these places and no other.
+        timeout: seconds for a body to arrive.
+        metrics: counts the bodies that are arriving.
+    """
+
+    def __init__(self, *, max_bytes: int, max_reading: int, timeout: float, metrics: Metrics) -> None:
+        self.max_bytes = max_bytes
+        self.max_reading = max_reading
+        self.timeout = timeout
+        self.held = 0
+        self.reading = 0
+        self._metrics = metrics
+
+    @contextlib.asynccontextmanager
+    async def receive(self, request: Request, limit: int) -> AsyncIterator[memoryview]:
+        """The whole body of a request, which counts as held until the context is left.
+
+        Whatever content-length says, at most `limit` bytes of it are kept. What comes after a refusal is read and
+        forgotten by the connection for a while: a client that still sends when it closes may never see the answer.
+
+        Raises:
+            Problem: 413 if it is longer, 408 if it takes too long.
+            Overloaded: if too much is held already.
+        """
+        declared = request.headers.get("content-length", "")
+        if declared.isdigit() and int(declared[:20]) > limit:
+            raise _too_long(limit)
+        body = bytearray()
+        try:
+            await self._read(request, body, limit)
+            yield memoryview(body)
+        finally:
+            self.held -= len(body)
+
+    async def _read(self, request: Request, body: bytearray, limit: int) -> None:
+        if self.reading >= self.max_reading:
+            raise Overloaded(f"{self.reading} requests are being read already")
+        self.reading += 1
+        self._metrics.reading.inc()
+        try:
+            async with asyncio.timeout(self.timeout):
+                async for chunk in request.stream():
+                    if len(body) + len(chunk) > limit:
+                        raise _too_long(limit)
+                    if self.held + len(chunk) > self.max_bytes:
+                        raise Overloaded(f"{self.held} bytes are held already")
+                    body += chunk
+                    self.held += len(chunk)
+        except TimeoutError:
+            detail = f"the body did not arrive within {self.timeout:g} seconds; send it again, or a smaller image"
+            raise Problem(408, "slow_upload", detail) from None
+        finally:
+            self.reading -= 1
+            self._metrics.reading.dec()
+
+
+def _too_long(limit: int) -> Problem:
+    return Problem(413, "too_many_bytes", f"the body is over {limit} bytes; scale the image down")
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """The result of `work`, which is cancelled when the client goes away. The body must have been read.
+
+    Raises:
+        ClientDisconnect: if the client went away first.
+    """
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(request.receive())  # after the body, only a disconnect can come
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()

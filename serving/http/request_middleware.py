@@ -1,0 +1,106 @@
+"""What every request passes on its way in and out: its id, its key, its record; a full server turns it away here."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Callable, Collection
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lipsformer.serving.observability import Observer, Record
+
+from .auth import KeyRing, given_keys
+from .problems import Problem
+
+__all__ = ["Door", "record_of"]
+
+RECORD = "lipsformer.record"
+SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+UNAUTHORISED = Problem(
+    401,
+    "unauthorised",
+    "a key is needed: send 'Authorization: Bearer KEY' or 'X-API-Key: KEY'; in a browser, the key is the password",
+    # Basic first: Chromium looks at the first scheme alone, and asks for no password if it does not know that.
+    {"WWW-Authenticate": 'Basic realm="lipsformer", Bearer realm="lipsformer"'},
+)
+
+
+class Door:
+    """An application behind a door.
+
+    Args:
+        app: what answers those who are let in.
+        routes: its paths; requests to others are recorded together, as a scanner would fill memory with their names.
+        keys: whom to let in; None means everybody.
+        turned_away: the refusal of a POST, if there is no room for it: said here, it costs a fraction of an answer.
+        observer: told of each request at its end.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        routes: Collection[str],
+        keys: KeyRing | None,
+        turned_away: Callable[[], Problem | None],
+        observer: Observer,
+    ) -> None:
+        self._app = app
+        self._turned_away = turned_away
+        self._routes = frozenset(routes)
+        self._keys = keys
+        self._observer = observer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one HTTP request."""
+        record = scope[RECORD] = self._record(scope)
+
+        async def send_on(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                headers = MutableHeaders(raw=message["headers"])
+                headers["X-Request-ID"] = record.request_id
+                headers["X-Content-Type-Options"] = "nosniff"
+            await send(message)
+
+        try:
+            problem = self._refusal(scope)
+            if problem is None:
+                await self._app(scope, receive, send_on)
+            else:
+                record.reason = problem.reason
+                await problem.response()(scope, receive, send_on)
+        finally:
+            record.end = time.perf_counter()
+            self._observer.observe(record)
+
+    def _refusal(self, scope: Scope) -> Problem | None:
+        if self._keys is not None and not self._keys.allows(given_keys(scope["headers"])):
+            return UNAUTHORISED
+        return self._turned_away() if scope["method"] == "POST" and scope["path"] in self._routes else None
+
+    def _record(self, scope: Scope) -> Record:
+        given = traceparent = None
+        for name, value in scope["headers"]:
+            if name == b"x-request-id" and SANE_ID.fullmatch(value):
+                given = value.decode("ascii")
+            elif name == b"traceparent":
+                traceparent = value.decode("latin-1")
+        client = scope.get("client")
+        return Record(
+            request_id=given or secrets.token_hex(8),
+            method=scope["method"],
+            route=scope["path"] if scope["path"] in self._routes else "other",
+            client=client[0] if client else None,
+            traceparent=traceparent,
+            start=time.perf_counter(),
+        )
+
+
+def record_of(scope: Scope) -> Record:
+    """The record of the request that came through a door."""
+    record: Record = scope[RECORD]
+    return record

@@ -1,0 +1,1 @@
+"""From an admitted image to its scores: admission, batching, the runtime, and reloading it."""

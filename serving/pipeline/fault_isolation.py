@@ -1,0 +1,132 @@
+"""A runtime at work: faults are kept to the images that cause them, and a runtime that is broken is opened anew."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+
+from lipsformer.inference.predictor import Predictor
+from lipsformer.inference.runtimes import Logits, Pixels
+
+__all__ = ["FaultError", "Outcome", "Runner", "RuntimeFault", "RuntimeLostError"]
+
+logger = logging.getLogger("lipsformer.serving")
+
+ROUNDS = 2  # of each batch size when its pace is measured
+WORTH = 1.05  # a larger batch is worth the longer wait from so many times the images per second on
+
+Outcome = Logits | Exception
+# Images computed alone after their batch failed, one image that fails alone too, a runtime that was opened anew.
+RuntimeFault = Literal["retried", "failed", "rebuilt"]
+
+
+class FaultError(RuntimeError):
+    """The runtime gave an answer that is none."""
+
+
+class RuntimeLostError(RuntimeError):
+    """The runtime is broken and cannot be opened anew in this process."""
+
+
+class Runner:
+    """Runs batches in the runtime of a predictor; to be used from one thread at a time.
+
+    Args:
+        load: loads the predictor, at first and again when its runtime is broken.
+        told: of each fault.
+    """
+
+    def __init__(self, load: Callable[[], Predictor], *, told: Callable[[RuntimeFault], None]) -> None:
+        self._load = load
+        self._told = told
+        self.predictor = load()
+
+    def warm_up(self, max_batch: int) -> int:
+        """Runs every power of two up to `max_batch`, and it, so that no client pays for first-time work.
+
+        Returns:
+            The batch size from which on larger ones give no more images per second: what is larger only waits longer.
+
+        Raises:
+            FaultError: if the runtime does not give one finite logit for each class.
+        """
+        sizes = sorted({*(2**power for power in range(max_batch.bit_length()) if 2**power < max_batch), max_batch})
+        best, best_pace = 1, 0.0
+        for size in sizes:
+            pixels = self._blank(size)
+            self._run(pixels)
+            seconds = min(self._timed(pixels) for _ in range(ROUNDS))
+            if size / seconds > best_pace * WORTH:
+                best, best_pace = size, size / seconds
+        return best
+
+    def run(self, images: Sequence[Pixels]) -> list[Outcome]:
+        """Logits (K,) or the fault of each image (S, S, 3).
+
+        Raises:
+            RuntimeLostError: if the runtime is broken for good.
+        """
+        outcomes = self._try(images)
+        if not any(isinstance(outcome, Exception) for outcome in outcomes):
+            return outcomes
+        if not self._sound():
+            self._rebuild()
+            return self._try_each(images)
+        if len(images) > 1:
+            return self._try_each(images)
+        self._told("failed")
+        return outcomes
+
+    def _try_each(self, images: Sequence[Pixels]) -> list[Outcome]:
+        """One image may have spoilt the batch for all: alone, only its own answer fails."""
+        outcomes = [self._try([image])[0] for image in images]
+        for outcome in outcomes:
+            self._told("failed" if isinstance(outcome, Exception) else "retried")
+        return outcomes
+
+    def _try(self, images: Sequence[Pixels]) -> list[Outcome]:
+        try:
+            return list(self._run(np.stack(images)))
+        except Exception as error:  # noqa: BLE001 - runtimes raise types of their own, and every waiter needs an outcome
+            logger.error("a batch of %d failed: %r", len(images), error)
+            return [error] * len(images)
+
+    def _run(self, pixels: Pixels) -> Logits:
+        logits = self.predictor.runtime.infer(pixels)
+        if logits.shape != (len(pixels), len(self.predictor.classes)):
+            raise FaultError(f"an answer in shape {logits.shape} to {len(pixels)} images")
+        if not np.isfinite(logits).all():
+            raise FaultError("logits that are not finite")
+        return logits
+
+    def _sound(self) -> bool:
+        """Whether the runtime still answers what it could answer when it was warmed up."""
+        try:
+            self._run(self._blank(1))
+        except Exception as error:  # noqa: BLE001
+            logger.error("the runtime is broken: %r", error)
+            return False
+        return True
+
+    def _rebuild(self) -> None:
+        try:
+            self.predictor = self._load()
+        except Exception as error:
+            raise RuntimeLostError(f"the runtime cannot be opened again: {error!r}") from error
+        if not self._sound():
+            raise RuntimeLostError("the runtime is broken after it was opened anew")
+        self._told("rebuilt")
+        logger.warning("the runtime was opened anew")
+
+    def _blank(self, size: int) -> Pixels:
+        side = self.predictor.preprocessing.image_size
+        return np.zeros((size, side, side, 3), np.uint8)
+
+    def _timed(self, pixels: Pixels) -> float:
+        start = time.perf_counter()
+        self._run(pixels)
+        return time.perf_counter() - start

@@ -1,0 +1,67 @@
+"""The trained model that ships: small, true to its card, and a model by its name everywhere."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from lipsformer import load_checkpoint, load_predictor
+from lipsformer.bundle.pretrained import PRETRAINED, resolve_model
+from lipsformer.export import cached_bundle, export_bundle
+from lipsformer.model.variants import make_config
+from tests.support.server import serving
+from tests.support.trained import Trained
+
+NAME = "lipsformer_cifar10"
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def test_is_small_trained_and_true_to_its_card() -> None:
+    path = PRETRAINED[NAME]
+    assert path.stat().st_size <= 12_000_000
+    checkpoint = load_checkpoint(NAME)
+    assert checkpoint.classes == CLASSES
+    assert checkpoint.config == make_config("lipsformer_nano", num_classes=10)
+    assert checkpoint.metrics["dataset"] == "cifar10"
+    assert checkpoint.metrics["top1"] >= 0.82
+    card = path.with_suffix(".md").read_text(encoding="utf-8")
+    assert f"**{checkpoint.metrics['top1']:.2%}**" in card
+    for picture in re.findall(r"!\[[^]]*]\(([^)]+)\)", card):
+        assert (path.parent / picture).is_file()
+
+
+def test_a_file_of_that_name_goes_first(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert resolve_model(NAME) == PRETRAINED[NAME]
+    Path(NAME).symlink_to(trained.bundle)
+    assert load_predictor(NAME).classes == trained.classes
+
+
+def test_answers_alike_as_checkpoint_and_as_bundle(samples: list[Path], tmp_path: Path) -> None:
+    export_bundle(Path(NAME), tmp_path / "bundle")
+    checkpoint, bundle = load_predictor(NAME), load_predictor(tmp_path / "bundle")
+    pixels = np.stack([checkpoint.prepare(sample) for sample in samples])
+    np.testing.assert_allclose(bundle.runtime.infer(pixels), checkpoint.runtime.infer(pixels), rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_is_exported_once_and_served_by_its_name(
+    samples: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIPSFORMER_CACHE", str(tmp_path / "cache"))
+    with serving(NAME, tmp_path / "server.log") as (url, _):
+        info = httpx.get(f"{url}/info").json()
+        assert tuple(info["classes"]) == CLASSES
+        answer = httpx.post(f"{url}/classify", files={"image": samples[0].read_bytes()}, timeout=30).json()
+    assert {p["label"] for p in answer["predictions"]} < set(CLASSES)
+    assert "exporting lipsformer_cifar10" in (tmp_path / "server.log").read_text()
+    (bundle,) = (tmp_path / "cache" / "bundles").iterdir()
+    before = (bundle / "manifest.json").stat().st_mtime_ns
+    assert cached_bundle(PRETRAINED[NAME]) == bundle
+    assert (bundle / "manifest.json").stat().st_mtime_ns == before
+    assert json.loads((bundle / "manifest.json").read_text())["metrics"]["dataset"] == "cifar10"

@@ -1,0 +1,164 @@
+"""`lipsformer eval`: every figure from what prediction says, photos that cannot be read, and the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lipsformer import cli, load_predictor
+from lipsformer.datasets import open_labelled
+from lipsformer.evaluation.evaluate import Evaluation, evaluate, render
+from lipsformer.system.errors import InputError
+from tests.support.trained import Trained
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command in this process: (status, stdout, stderr)."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["lipsformer", "eval", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(stop.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def damaged(trained: Trained, tmp_path: Path) -> tuple[Path, list[str]]:
+    """A copy of the photos with three that cannot be read, and these in order."""
+    root = tmp_path / "photos"
+    shutil.copytree(trained.data, root)
+    first, *_, last = trained.classes
+    cut, text, empty = root / first / "cut.jpg", root / first / "text.png", root / last / "empty.webp"
+    cut.write_bytes((root / first / f"{first}.jpg").read_bytes()[:4000])
+    text.write_text("not a photo")
+    empty.touch()
+    return root, [str(cut), str(text), str(empty)]
+
+
+def found(trained: Trained, data: Path | None = None, **changes: Any) -> Evaluation:
+    predictor = dataclasses.replace(load_predictor(trained.bundle), **changes)
+    return evaluate(predictor, open_labelled(data or trained.data, trained.classes))
+
+
+def test_the_json_holds_what_prediction_says(run: Run, trained: Trained) -> None:
+    status, out, err = run(trained.checkpoint, trained.data, "--json")
+    assert (status, err) == (0, "")
+    report = json.loads(out, parse_constant=pytest.fail)
+    photos = [trained.data / name / f"{name}.jpg" for name in trained.classes]
+    answers = load_predictor(trained.checkpoint).predict(photos, 14)
+    scores = [p.score for answer, name in zip(answers, trained.classes, strict=True) for p in answer if p.label == name]
+    right = {name: answer[0].label == name for answer, name in zip(answers, trained.classes, strict=True)}
+    assert report["loss"] == pytest.approx(-np.log(scores).mean(), rel=1e-4)
+    assert report["top1"] == pytest.approx(sum(right.values()) / 14)
+    assert (report["images"], report["unreadable"], report["unreadable_files"]) == (14, 0, [])
+    assert (report["split"], report["provider"]) == ("all", "torch-cpu")
+    assert 0 < report["calibration_error"] < 1
+    assert report["images_per_second"] > 0
+    assert [row["class"] for row in report["classes"]] == list(trained.classes)
+    for row, answer in zip(report["classes"], answers, strict=True):
+        assert (row["images"], row["accuracy"]) == (1, float(right[row["class"]]))
+        assert row["confused_with"] == (None if right[row["class"]] else answer[0].label)
+
+
+@pytest.mark.parametrize("max_batch", [1, 2, 16])
+def test_damaged_photos_are_left_out_and_named(
+    trained: Trained, damaged: tuple[Path, list[str]], max_batch: int
+) -> None:
+    whole, partly = found(trained), found(trained, damaged[0], max_batch=max_batch)
+    assert [file for file, _ in partly.unreadable] == damaged[1]
+    assert partly.images == whole.images == 14
+    # Batches of another size round otherwise, in the last digits.
+    assert (partly.top1, partly.top5) == (whole.top1, whole.top5)
+    assert partly.outcomes.mean_loss == pytest.approx(whole.outcomes.mean_loss, rel=1e-5)
+    assert partly.outcomes.per_class() == whole.outcomes.per_class()
+    report = partly.to_dict()
+    assert (report["images"], report["unreadable"], report["unreadable_files"]) == (14, 3, damaged[1])
+
+
+def test_a_person_is_told_of_damaged_photos(run: Run, trained: Trained, damaged: tuple[Path, list[str]]) -> None:
+    status, out, _ = run(trained.bundle, damaged[0])
+    assert status == 0
+    assert "3 more could not be read and were skipped:" in out
+    assert f"  {damaged[1][0]}: damaged or cut off" in out
+    for number in range(5):
+        (damaged[0] / trained.classes[0] / f"more{number}.jpg").touch()
+    assert "and 5 others; --json names all" in run(trained.bundle, damaged[0])[1]
+
+
+def test_nothing_readable_is_an_error(run: Run, trained: Trained, tmp_path: Path) -> None:
+    folder = tmp_path / "photos" / trained.classes[0]
+    folder.mkdir(parents=True)
+    (folder / "a.jpg").write_text("no photo")
+    (folder / "b.jpg").touch()
+    status, out, err = run(trained.bundle, tmp_path / "photos", "--output", tmp_path / "report")
+    assert (status, out) == (2, "")
+    assert f"none of its 2 images can be read; the first: {folder / 'a.jpg'}: not an image" in err
+    assert not (tmp_path / "report").exists()
+    with pytest.raises(InputError, match="none of its 2 images"):
+        found(trained, tmp_path / "photos")
+
+
+def test_the_terminal_shows_the_worst_classes(trained: Trained) -> None:
+    logits = np.eye(14)
+    logits[3, 5] = 2.0
+    evaluation = found(trained)
+    outcomes = type(evaluation.outcomes).of(logits, range(14))
+    lines = render(dataclasses.replace(evaluation, outcomes=outcomes)).splitlines()
+    assert lines[0] == "top-1 92.86%, top-5 100.00% on 14 images (all)"
+    assert lines[1].startswith("loss ")
+    assert lines[4].split() == ["worst", "classes", "accuracy", "images", "most", "often", "taken", "for"]
+    assert lines[5].split() == [trained.classes[3], "0.0%", "1", trained.classes[5], "(1)"]
+    assert len(lines) == 6  # the others were all named rightly
+    perfect = type(evaluation.outcomes).of(np.eye(14), range(14))
+    assert "classes" not in render(dataclasses.replace(evaluation, outcomes=perfect))
+
+
+def test_a_model_that_diverged_gives_strict_json(trained: Trained) -> None:
+    evaluation = found(trained)
+    broken = type(evaluation.outcomes).of(np.full((14, 14), np.nan), range(14))
+    report = dataclasses.replace(evaluation, outcomes=broken).to_dict()
+    assert (report["loss"], report["calibration_error"]) == (None, None)
+    json.dumps(report, allow_nan=False)
+
+
+def test_the_report_is_written(run: Run, trained: Trained, damaged: tuple[Path, list[str]], tmp_path: Path) -> None:
+    output = tmp_path / "report"
+    status, out, _ = run(trained.bundle, damaged[0], "--output", output)
+    assert status == 0
+    assert out.splitlines()[-1] == f"Report: {output}"
+    assert {path.name for path in output.iterdir()} == {"classes.md", "confusion.png", "mistakes.png"}
+    table = (output / "classes.md").read_text()
+    assert table.splitlines()[0].endswith(" on photos")
+    assert all(f"| {name} " in table for name in trained.classes)
+    assert "3 could not be read" in table
+    with Image.open(output / "mistakes.png") as image:
+        assert image.width > 500
+    status, out, err = run(trained.bundle, damaged[0], "--output", output)
+    assert (status, out) == (2, "")
+    assert "exists already" in err
+
+
+def test_matplotlib_is_not_imported_without_a_report(trained: Trained) -> None:
+    code = (
+        "import sys; from lipsformer import cli\n"
+        f"sys.argv = ['lipsformer', 'eval', {str(trained.bundle)!r}, {str(trained.data)!r}]\n"
+        "try: cli.main()\nexcept SystemExit: print('matplotlib' in sys.modules, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False False"

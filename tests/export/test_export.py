@@ -1,0 +1,255 @@
+"""Export and its gate: what passes is equal, what is spoiled or frozen leaves no bundle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from lipsformer import load_predictor
+from lipsformer.bundle.manifest import read_manifest
+from lipsformer.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from lipsformer.export import ExportSettings, export_bundle, read_thresholds
+from lipsformer.export.graph import PixelsToLogits, build_graph
+from lipsformer.inference.runtimes import OnnxRuntime
+from lipsformer.system.errors import GateError, InputError
+from tests.support.trained import Trained
+
+FLOAT = onnx.TensorProto.FLOAT
+
+
+@pytest.fixture(scope="module")
+def graph(trained: Trained) -> onnx.ModelProto:
+    return onnx.load(trained.bundle / "ort-fp32.onnx")
+
+
+@pytest.fixture(scope="module")
+def half(trained: Trained) -> onnx.ModelProto:
+    return build_graph(load_checkpoint(trained.checkpoint), max_batch=16, precision="fp16")
+
+
+def copy_of(graph: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(graph)
+    return copy
+
+
+def test_the_bundle_tells_what_it_is(trained: Trained) -> None:
+    manifest = read_manifest(trained.bundle)
+    assert manifest.classes == trained.classes
+    assert manifest.max_batch == 16
+    names = ["ort-fp32.onnx", "parity.json", "parity.md", "parity.png", "parity.npz"]
+    assert [file.name for file in manifest.files] == names
+    assert {path.name for path in trained.bundle.iterdir()} == {*names, "manifest.json"}
+    report = json.loads((trained.bundle / "parity.json").read_text())
+    assert report["passed"]
+    assert report["photos"] == 28  # each sample photo and its mirror image
+    assert report["hard_inputs"][:2] == ["black", "white"]
+    parity = manifest.graph().parity
+    assert parity is not None
+    assert [row["batch"] for row in parity["batches"]] == [1, 3, 16]
+    assert all(row["relative_l2"] <= 1e-5 for row in parity["batches"])
+    assert {name: report["files"][0][name] for name in parity} == parity
+    assert len(report["files"][0]["errors"]) == 28
+    assert "PASSED" in (trained.bundle / "parity.md").read_text()
+
+
+def test_the_graph_takes_pixels_of_any_batch_and_one_size(graph: onnx.ModelProto) -> None:
+    assert [entry.version for entry in graph.opset_import if not entry.domain] == [20]
+    shape = graph.graph.input[0].type.tensor_type
+    assert shape.elem_type == onnx.TensorProto.UINT8
+    assert [d.dim_param or d.dim_value for d in shape.shape.dim] == ["batch", 32, 32, 3]
+    for path in (Path(__file__).parents[2], Path(torch.__file__).parent):  # no source paths of the machine
+        assert str(path).encode() not in graph.SerializeToString()
+    assert not any(node.metadata_props for node in graph.graph.node)
+
+
+def test_the_onnx_file_alone_carries_classes_and_preprocessing(trained: Trained) -> None:
+    alone = load_predictor(trained.bundle / "ort-fp32.onnx")
+    bundle = load_predictor(trained.bundle)
+    assert alone.classes == bundle.classes
+    assert alone.preprocessing == bundle.preprocessing
+
+
+def export_spoiled(monkeypatch: pytest.MonkeyPatch, trained: Trained, output: Path, build: Any) -> None:
+    monkeypatch.setattr("lipsformer.export.bundle.build_graph", build)
+    export_bundle(trained.checkpoint, output)
+
+
+def test_one_changed_weight_fails_the_gate(
+    trained: Trained, graph: onnx.ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(*_: Any, **__: Any) -> onnx.ModelProto:
+        spoiled = copy_of(graph)
+        tensor = max(spoiled.graph.initializer, key=lambda t: np.prod(t.dims) if t.data_type == FLOAT else 0)
+        values = numpy_helper.to_array(tensor).copy()
+        values.flat[0] += 0.5
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+        return spoiled
+
+    with pytest.raises(GateError, match=r"ort-fp32\.onnx: parity failed, no bundle written: batch 1: relative_l2 \d"):
+        export_spoiled(monkeypatch, trained, tmp_path / "bundle", spoil)
+    assert list(tmp_path.iterdir()) == []
+
+
+def perturbed(graph: onnx.ModelProto) -> None:
+    kinds = (FLOAT, onnx.TensorProto.FLOAT16)
+    tensor = max(graph.graph.initializer, key=lambda t: np.prod(t.dims) if t.data_type in kinds else 0)
+    values = numpy_helper.to_array(tensor).copy()
+    values.flat[0] += 2
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+
+def without_a_cast(graph: onnx.ModelProto) -> None:
+    half = onnx.TensorProto.FLOAT16
+    cast = next(node for node in graph.graph.node if node.op_type == "Cast" and node.attribute[0].i == half)
+    for node in graph.graph.node:
+        node.input[:] = [cast.input[0] if name == cast.output[0] else name for name in node.input]
+    graph.graph.node.remove(cast)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (perturbed, r"ort-fp16\.onnx: parity failed, no bundle written: batch 1: relative_l2 \S+ exceeds 0\.005"),
+        (without_a_cast, r"ort-fp16\.onnx: no bundle written: .*ONNX Runtime cannot load it"),
+    ],
+)
+def test_a_spoiled_float16_graph_fails_the_gate(
+    spoil: Callable[[onnx.ModelProto], None],
+    told: str,
+    half: onnx.ModelProto,
+    trained: Trained,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spoiled = copy_of(half)
+    spoil(spoiled)
+    monkeypatch.setattr("lipsformer.export.bundle.build_graph", lambda *_, **__: spoiled)
+    with pytest.raises(GateError, match=told):
+        export_bundle(trained.checkpoint, tmp_path / "bundle", ExportSettings(precisions=("fp16",)))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # inside the exporter
+def test_a_frozen_batch_fails_the_gate(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The official code's trap: `int()` on a batch size bakes the trace's batch into the graph."""
+
+    def freeze(checkpoint: Checkpoint, **_: Any) -> onnx.ModelProto:
+        example = torch.zeros(2, 32, 32, 3, dtype=torch.uint8)
+        model = PixelsToLogits(checkpoint).eval()
+        program = torch.onnx.export(model, (example,), input_names=["pixels"], output_names=["logits"], verbose=False)
+        assert program is not None
+        frozen = program.model_proto
+        for value in (frozen.graph.input[0], frozen.graph.output[0]):
+            value.type.tensor_type.shape.dim[0].dim_param = "batch"  # it claims to be dynamic, and is not
+        del frozen.graph.value_info[:]
+        return frozen
+
+    with pytest.raises(GateError, match=r"batch 1: .*batch 3: .*batch 16: "):
+        export_spoiled(monkeypatch, trained, tmp_path / "bundle", freeze)
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"precisions": ("fp31",)}, "--precision fp31: not known; did you mean 'fp32'?"),
+        ({"precisions": ()}, "--precision: give at least one of fp32, fp16, int8"),
+        ({"precisions": ("fp32", "fp32")}, "--precision: fp32 is given twice"),
+        ({"precisions": ("int8",)}, "--precision int8 needs --calibration DATA"),
+        ({"calibration": Path()}, "--calibration is for --precision int8"),
+        ({"precisions": ("fp16",), "fold": False}, "--no-fold: fp16 is made of the folded network alone"),
+        ({"max_batch": 0}, "--max-batch 0: at least 1 is needed"),
+        ({"parity_images": 0}, "--parity-images 0: at least 1 is needed"),
+        ({"workspace": 1}, "--workspace is for engines"),
+        ({"workspace": 0, "trt": True}, "--workspace 0"),
+        ({"hardware_compatibility": True}, "--hardware-compatibility is for --trt"),
+    ],
+)
+def test_what_cannot_be_asked_for(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        ExportSettings(**settings)
+    assert told in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (ExportSettings(trt=True), "TensorRT"),
+        (ExportSettings(parity_data=Path("nothing")), "nothing: holds no images"),
+        (ExportSettings(precisions=("int8",), calibration=Path("nothing")), "nothing: holds no images"),
+    ],
+)
+def test_what_is_missing_is_told_before_the_work(
+    settings: ExportSettings, told: str, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    for work in ("build_graph", "TorchRuntime"):
+        monkeypatch.setattr(f"lipsformer.export.bundle.{work}", lambda *_, **__: pytest.fail("the work began"))
+    with pytest.raises(InputError, match=told):
+        export_bundle(trained.checkpoint, tmp_path / "bundle", settings)
+    with pytest.raises(InputError, match="exists already"):
+        export_bundle(trained.checkpoint, trained.bundle)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_limits_are_recorded_and_can_be_met_or_not(trained: Trained, tmp_path: Path) -> None:
+    strict = read_thresholds(["fp32.relative_l2=1e-9"])
+    with pytest.raises(GateError, match=r"relative_l2 .* exceeds 1e-09"):
+        export_bundle(trained.checkpoint, tmp_path / "bundle", ExportSettings(thresholds=strict, max_batch=2))
+    wide = ExportSettings(thresholds=read_thresholds(["fp32.kl=0.5"]), parity_data=trained.data, parity_images=9)
+    parity = export_bundle(trained.checkpoint, tmp_path / "bundle", wide).graph().parity
+    assert parity is not None
+    assert parity["thresholds"]["kl"] == 0.5
+    assert parity["photos"] == 9
+    assert parity["batches"][0]["accuracy_loss"] == 0.0  # the folders are the classes
+    report = json.loads((tmp_path / "bundle" / "parity.json").read_text())
+    assert report["checkpoint_accuracy"] == parity["batches"][0]["accuracy"]
+
+
+def test_the_first_precision_is_the_one_that_runs(
+    half: onnx.ModelProto, graph: onnx.ModelProto, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs = {"fp16": half, "fp32": graph}
+    monkeypatch.setattr("lipsformer.export.bundle.build_graph", lambda *_, precision, **__: graphs[precision])
+    export_bundle(trained.checkpoint, tmp_path / "bundle", ExportSettings(precisions=("fp16", "fp32")))
+    assert read_manifest(tmp_path / "bundle").precisions == ("fp16", "fp32")
+    assert load_predictor(tmp_path / "bundle").file.name == "ort-fp16.onnx"
+    assert load_predictor(tmp_path / "bundle", precision="fp32").file.name == "ort-fp32.onnx"
+
+
+@pytest.mark.slow
+def test_a_killed_export_leaves_no_bundle_and_its_litter_is_swept(trained: Trained, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    command = [sys.executable, "-m", "lipsformer", "export", str(trained.checkpoint), "--output", str(bundle)]
+    pause = np.random.default_rng(0)
+    for stage in (".bundle.*.tmp", ".bundle.*.tmp/*.onnx", ".bundle.*.tmp/manifest.json"):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not [*tmp_path.glob(stage)]:
+            time.sleep(0.002)
+        time.sleep(pause.uniform(0, 0.01))
+        process.kill()
+        process.wait()
+        if bundle.exists():  # it was whole already
+            read_manifest(bundle)
+            shutil.rmtree(bundle)
+    export_bundle(trained.checkpoint, bundle)
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_wrong_height_is_refused_not_resized(trained: Trained) -> None:
+    runtime = OnnxRuntime(trained.bundle / "ort-fp32.onnx", device="cpu")
+    with pytest.raises(Exception, match="invalid dimensions"):
+        runtime.infer(np.zeros((1, 30, 32, 3), dtype=np.uint8))

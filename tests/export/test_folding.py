@@ -1,0 +1,203 @@
+"""Folding is exact, in float64 to 1e-12 and in float32, for both forms and every component; wrong folds are seen."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lipsformer import Preprocessing
+from lipsformer.export.folding.affine import Affine
+from lipsformer.export.folding.attention import FoldedWindows
+from lipsformer.export.folding.network import FoldedLipsFormer, TwoNorms, fold
+from lipsformer.model.blocks import LipsFormer
+from lipsformer.model.config import ModelConfig
+from lipsformer.model.factory import build_model
+from lipsformer.model.norm import CenterNorm
+from lipsformer.model.variants import VARIANTS
+from tests.support.small_models import CSWIN, PLAIN_CSWIN, PLAIN_SWIN, SWIN, scrambled
+
+EXACT = 1e-12
+SEEN = 1e-6
+FORMS = {"swin": SWIN, "cswin": CSWIN, "plain swin": PLAIN_SWIN, "plain cswin": PLAIN_CSWIN}
+
+
+def pixels_for(config: ModelConfig, count: int = 3) -> Tensor:
+    shape = (count, config.image_size, config.image_size, 3)
+    return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
+
+
+def preprocessing_for(config: ModelConfig) -> Preprocessing:
+    return Preprocessing(image_size=config.image_size)
+
+
+@torch.no_grad()
+def trained_answer(model: LipsFormer, pixels: Tensor) -> Tensor:
+    """The network's logits, its input normalised in its own precision."""
+    spec, dtype = preprocessing_for(model.config), next(model.parameters()).dtype
+    mean, std = torch.tensor(spec.mean, dtype=torch.float64), torch.tensor(spec.std, dtype=torch.float64)
+    image = ((pixels.double() / 255 - mean) / std).permute(0, 3, 1, 2)
+    logits: Tensor = model(image.to(dtype))
+    return logits
+
+
+@torch.no_grad()
+def error(folded: nn.Module, model: LipsFormer) -> float:
+    """The worst relative error of an image's logits."""
+    pixels = pixels_for(model.config)
+    wanted = trained_answer(model, pixels).double()
+    return float(((folded(pixels).double() - wanted).norm(dim=1) / wanted.norm(dim=1)).max())
+
+
+def folded_of(model: LipsFormer) -> FoldedLipsFormer:
+    return fold(model, preprocessing_for(model.config))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_folding_is_exact(form: str) -> None:
+    model = scrambled(FORMS[form])
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert error(folded_of(model), model) < EXACT
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_folding_is_right_in_float32(form: str) -> None:
+    model = scrambled(FORMS[form])
+    assert error(folded_of(model).float(), model) < 1e-5
+
+
+CHOICES = (
+    ("swin", "cswin"),
+    ("center", "layer"),
+    ("post", "pre"),
+    ("cosine", "dot"),
+    ("weighted", "plain"),
+    (False, True),
+    (False, True),
+)
+ABLATIONS = [choice for choice in itertools.product(*CHOICES) if choice[3] == "cosine" or not (choice[5] or choice[6])]
+
+
+@pytest.mark.parametrize(("form", "norm", "position", "attention", "residual", "learned", "value_norm"), ABLATIONS)
+def test_every_component_folds(
+    form: str, norm: str, position: str, attention: str, residual: str, learned: bool, value_norm: bool
+) -> None:
+    config = FORMS[form].replace(
+        norm=norm,
+        norm_position=position,
+        attention=attention,
+        residual=residual,
+        learned_scales=learned,
+        value_norm=value_norm,
+        value_scale=1.5,
+        epsilon=1e-3,  # large enough to be seen if it were left out
+    )
+    model = scrambled(config)
+    assert error(folded_of(model), model) < EXACT
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_folds(name: str) -> None:
+    """At its own depth and width, with perturbed parameters; in float32, as it is exported."""
+    torch.manual_seed(0)
+    config = VARIANTS[name].replace(num_classes=10)
+    model = build_model(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            fan_in = parameter[0].numel() if parameter.ndim > 1 else 1
+            parameter.copy_(torch.randn_like(parameter) * (fan_in**-0.5 if parameter.ndim > 1 else 0.3))
+    model = model.double()
+    folded = folded_of(model)
+    pixels = pixels_for(config, count=1)
+    with torch.no_grad():
+        wanted = trained_answer(model, pixels)
+        exactly, roughly = folded(pixels), folded.float()(pixels).double()
+    assert float((exactly - wanted).norm() / wanted.norm()) < EXACT
+    assert float((roughly - wanted).norm() / wanted.norm()) < 1e-5
+
+
+def test_half_precision_keeps_stem_and_head_in_float32() -> None:
+    model = scrambled(CSWIN)
+    folded = folded_of(model)
+    folded.half_body()
+    kept = {name.split(".")[0] for name, tensor in folded.state_dict().items() if tensor.dtype == torch.float32}
+    assert kept == {"mean", "stem", "head"}
+    assert folded(pixels_for(CSWIN)).dtype == torch.float32
+
+
+def without_factor(folded: FoldedLipsFormer) -> None:
+    """CenterNorm's D / (D - 1) forgotten on the trunk."""
+    folded.last.trunk.get_buffer("gain").mul_((CSWIN.channels(3) - 1) / CSWIN.channels(3))
+
+
+def without_correction(folded: FoldedLipsFormer) -> None:
+    """The trunk scaled, and the rank-2 correction left out."""
+    folded.last.trunk.get_buffer("spread")[:2] = 0
+
+
+def with_plain_epsilon(folded: FoldedLipsFormer) -> None:
+    """Normalisation that guards against zero only, as torch.nn.functional.normalize does."""
+    for module in folded.modules():
+        if hasattr(module, "epsilon"):
+            module.epsilon = 0.0
+
+
+def with_unpadded_mean(folded: FoldedLipsFormer) -> None:
+    """The pixel mean folded into the bias of a stem whose zero padding means the mean."""
+    conv, mean = folded.stem.conv, folded.get_buffer("mean")
+    assert conv.bias is not None
+    conv.bias.sub_(conv.weight.sum(dim=(2, 3)) @ mean)
+    folded.mean = None
+
+
+def without_value_bias(folded: FoldedLipsFormer) -> None:
+    """The values' bias dropped, though a convolution sees them too."""
+    for module in folded.modules():
+        if isinstance(module, FoldedWindows) and isinstance(module.value, nn.Linear):
+            module.value.bias = None
+
+
+@pytest.mark.parametrize(
+    "spoil", [without_factor, without_correction, with_plain_epsilon, with_unpadded_mean, without_value_bias]
+)
+def test_a_wrong_fold_is_seen(spoil: Callable[[FoldedLipsFormer], None]) -> None:
+    model = scrambled(CSWIN.replace(epsilon=1.0))
+    folded = folded_of(model)
+    with torch.no_grad():
+        spoil(folded)
+    assert error(folded, model) > SEEN
+
+
+def test_the_official_order_of_a_merge_matters() -> None:
+    model = scrambled(SWIN)
+    folded = folded_of(model)
+    reduction = next(module.reduction for module in folded.body if hasattr(module, "reduction"))
+    with torch.no_grad():
+        reduction.weight.copy_(reduction.weight.unflatten(1, (2, 2, -1)).transpose(1, 2).flatten(1))
+    assert error(folded, model) > SEEN
+
+
+def test_affine_maps_compose() -> None:
+    torch.manual_seed(0)
+    norm, layer = CenterNorm(6).double(), nn.Linear(6, 4, dtype=torch.float64)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    x = torch.randn(5, 6, dtype=torch.float64)
+    torch.testing.assert_close(Affine.of(layer).after(Affine.of(norm)).linear()(x), layer(norm(x)))
+    with pytest.raises(TypeError, match="LayerNorm is not affine"):
+        Affine.of(nn.LayerNorm(6))
+
+
+def test_two_norms_are_the_norms() -> None:
+    torch.manual_seed(0)
+    norms = [CenterNorm(6).double() for _ in range(2)]
+    for norm in norms:
+        nn.init.normal_(norm.weight)
+    x = torch.randn(5, 6, dtype=torch.float64)
+    constant = torch.randn(6, dtype=torch.float64)
+    torch.testing.assert_close(TwoNorms(*norms, constant)(x), norms[1](norms[0](x)) + constant)

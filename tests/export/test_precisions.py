@@ -1,0 +1,125 @@
+"""The trained model that ships, in every precision, on real photos: as near as promised, and refused once spoiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from PIL import Image
+
+from lipsformer import load_predictor
+from lipsformer.bundle.manifest import PRECISIONS, Manifest, read_manifest
+from lipsformer.export import ExportSettings, export_bundle, verify_bundle
+from lipsformer.export.parity.check import proved_batches
+from lipsformer.export.parity.thresholds import THRESHOLDS
+from lipsformer.images.samples import SAMPLES
+from lipsformer.inference.runtimes import OnnxRuntime
+from lipsformer.system.errors import GateError
+
+pytestmark = pytest.mark.slow
+
+NAME = Path("lipsformer_cifar10")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """112 real photos in the size of CIFAR-10's: eight parts of each sample photo."""
+    folder = tmp_path_factory.mktemp("photos")
+    for path in sorted(SAMPLES.glob("*.jpg")):
+        with Image.open(path) as photo:
+            side = min(photo.size) // 2
+            for i in range(8):
+                left, top = (i % 4) * (photo.width - side) // 3, (i // 4) * (photo.height - side)
+                box = (left, top, left + side, top + side)
+                photo.resize((64, 64), Image.Resampling.BICUBIC, box=box).save(folder / f"{path.stem}-{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("all") / "bundle"
+    export_bundle(NAME, output, ExportSettings(precisions=PRECISIONS, calibration=photos, max_batch=8))
+    return output
+
+
+def test_every_precision_is_as_near_as_promised(bundle: Path) -> None:
+    manifest = read_manifest(bundle)
+    assert manifest.precisions == PRECISIONS
+    for precision in PRECISIONS:
+        parity: Any = manifest.graph(precision).parity
+        assert parity["photos"] == 112  # the half that was not calibrated on, and its mirror images
+        assert parity["thresholds"] == THRESHOLDS[precision]
+        assert [row["batch"] for row in parity["batches"]] == list(proved_batches(8))
+        assert load_predictor(bundle, precision=precision).precision == precision
+        assert load_predictor(bundle / f"ort-{precision}.onnx").precision == precision
+    exact, half, quantised = (manifest.graph(precision).parity["batches"] for precision in PRECISIONS)  # type: ignore[index]
+    for row in exact:
+        assert row["relative_l2"] <= 1e-5
+        assert row["top1_agreement"] == 1.0
+    for row in half:
+        assert 1e-5 < row["relative_l2"] <= 5e-3
+        assert row["top1_agreement"] >= 0.995
+    for row in quantised:
+        assert row["relative_l2"] > 5e-3
+        assert row["top1_agreement"] >= 0.97
+    assert verify_bundle(bundle, device="cpu").failures == []
+
+
+def wrong_scale(graph: onnx.ModelProto) -> None:
+    """An eighth of the range of the first quantised map of tokens: what is outside is cut."""
+    scales = [node.input[1] for node in graph.graph.node if node.op_type == "QuantizeLinear"]
+    tensor = next(t for t in graph.graph.initializer if t.name == scales[len(scales) // 2])
+    value = numpy_helper.to_array(tensor) / np.float32(8)
+    tensor.CopyFrom(numpy_helper.from_array(np.asarray(value, np.float32), tensor.name))
+
+
+def one_scale(graph: onnx.ModelProto) -> None:
+    """A weight's channels in the steps of the first of them."""
+    tensor = max(graph.graph.initializer, key=lambda t: len(t.dims) == 1 and "scale" in t.name and t.dims[0])
+    values = numpy_helper.to_array(tensor)
+    tensor.CopyFrom(numpy_helper.from_array(np.full_like(values, values.max() * 2), tensor.name))
+
+
+@pytest.mark.parametrize("spoil", [wrong_scale, one_scale])
+def test_wrong_scales_fail_the_gate(
+    spoil: Callable[[onnx.ModelProto], None],
+    bundle: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    graph = onnx.load(bundle / "ort-int8.onnx")
+    spoil(graph)
+    monkeypatch.setattr("lipsformer.export.bundle.build_graph", lambda *_, **__: onnx.ModelProto())
+    monkeypatch.setattr("lipsformer.export.bundle.quantise", lambda *_, **__: graph)
+    with pytest.raises(GateError, match=r"ort-int8\.onnx: parity failed, no bundle written: batch 1: "):
+        export_bundle(NAME, tmp_path / "bundle", ExportSettings(precisions=("int8",), calibration=photos))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dynamic_quantisation_fails_by_its_batch_mates(bundle: Path, tmp_path: Path, photos: Path) -> None:
+    from onnxruntime.quantization import quantize_dynamic
+
+    from lipsformer.export.parity.check import check_parity
+    from lipsformer.export.parity.gate_images import Pool
+    from lipsformer.export.parity.reference import Reference
+
+    manifest: Manifest = read_manifest(bundle)
+    quantize_dynamic(bundle / "ort-fp32.onnx", tmp_path / "dynamic.onnx", op_types_to_quantize=["MatMul", "Gemm"])
+    exact = OnnxRuntime(bundle / "ort-fp32.onnx", "cpu")
+    images = Pool.find(photos, ()).gate_images(16, manifest.preprocessing)
+    found = check_parity(
+        OnnxRuntime(tmp_path / "dynamic.onnx", "cpu"),
+        Reference.of(exact, images),
+        file="dynamic.onnx",
+        target="ort",
+        precision="int8",
+        max_batch=8,
+        limits=THRESHOLDS["int8"],
+    )
+    assert any(sentence.startswith("batch mates: neighbours") for sentence in found.failures)

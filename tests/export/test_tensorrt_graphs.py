@@ -1,0 +1,93 @@
+"""Every graph that an export makes for TensorRT is one that TensorRT for RTX parses and builds; no GPU is needed.
+
+The full LipsFormer-Tiny is here with few blocks, since tracing all of them takes minutes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from lipsformer import Preprocessing, create_model, load_checkpoint, save_checkpoint
+from lipsformer.bundle.manifest import PRECISIONS
+from lipsformer.checkpoints.checkpoint import Checkpoint
+from lipsformer.export.graph import build_graph
+from lipsformer.export.int8.quantize import quantise
+from lipsformer.export.tensorrt.build import check_with_rtx
+from lipsformer.images.open import open_image
+from lipsformer.images.samples import SAMPLES
+from lipsformer.model.blocks import LipsFormer
+from lipsformer.model.factory import build_model
+from lipsformer.system.errors import GateError
+from tests.support.small_models import CSWIN, PLAIN_CSWIN, PLAIN_SWIN, SWIN
+
+SHALLOW = {"depths": (1, 1, 1, 1)}
+FAMILIES = {
+    "lipsformer-swin": SWIN.replace(**SHALLOW),
+    "lipsformer-cswin": CSWIN.replace(**SHALLOW),
+    "swin": PLAIN_SWIN.replace(depths=(1, 2, 1, 1)),  # every other block is shifted
+    "cswin": PLAIN_CSWIN.replace(**SHALLOW),
+}
+TINY: dict[str, dict[str, Any]] = {"lipsformer_swin_tiny": {}, "lipsformer_tiny": SHALLOW, "cswin_tiny": SHALLOW}
+
+
+def checkpoint_of(model: LipsFormer, folder: Path) -> Checkpoint:
+    save_checkpoint(
+        folder / "model.safetensors",
+        config=model.config,
+        weights=model.state_dict(),
+        classes=tuple(f"kind {number}" for number in range(model.config.num_classes)),
+        preprocessing=Preprocessing(image_size=model.config.image_size),
+        metrics={},
+    )
+    return load_checkpoint(folder / "model.safetensors")
+
+
+def in_int8(graph: onnx.ModelProto, checkpoint: Checkpoint, target: str) -> onnx.ModelProto:
+    photos = np.stack([checkpoint.preprocessing.apply(open_image(path)) for path in sorted(SAMPLES.glob("*.jpg"))])
+    return quantise(graph, np.concatenate([photos, photos[:, :, ::-1]]), target=target)
+
+
+def check(checkpoint: Checkpoint, folder: Path) -> None:
+    graph = build_graph(checkpoint, max_batch=8)
+    graphs = {
+        "fp32": graph,
+        "fp16": build_graph(checkpoint, max_batch=8, precision="fp16"),
+        "int8": in_int8(graph, checkpoint, "tensorrt"),
+    }
+    assert tuple(graphs) == PRECISIONS
+    for precision, made in graphs.items():
+        path = folder / f"tensorrt-{precision}.onnx"
+        onnx.save(made, path)
+        built = check_with_rtx(path, 8)
+        assert (built["precision"], built["max_batch"]) == (precision, 8)
+
+
+@pytest.mark.parametrize(
+    "family", [name if name == "lipsformer-swin" else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+)
+def test_every_family_builds(family: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    check(checkpoint_of(build_model(FAMILIES[family]), tmp_path), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TINY)
+def test_the_tiny_models_build_at_full_size(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    check(checkpoint_of(create_model(name, 1000, **TINY[name]), tmp_path), tmp_path)
+
+
+@pytest.mark.slow
+def test_int8_for_onnx_runtime_is_refused_and_the_reason_told(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    path = tmp_path / "ort-int8.onnx"
+    checkpoint = checkpoint_of(build_model(FAMILIES["lipsformer-swin"]), tmp_path)
+    onnx.save(in_int8(build_graph(checkpoint, max_batch=8), checkpoint, "ort"), path)
+    with pytest.raises(GateError, match=r"ort-int8.onnx: .* it was made for ONNX Runtime \(.*QuantizeLinear"):
+        check_with_rtx(path, 8)

@@ -1,0 +1,69 @@
+"""What the network computes differently while it trains is what it computes: outputs and gradients, in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lipsformer.model.attention import Normalise, normalise
+from lipsformer.model.config import ModelConfig
+from lipsformer.model.norm import CenterNorm, CentredAffine
+from lipsformer.model.residual import PlainResidual, ResidualScale
+from tests.support.small_models import CSWIN, EQUAL, PLAIN_CSWIN, PLAIN_SWIN, SWIN, random_images, scrambled
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, requires_grad=True)
+
+
+def gradients(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
+    """The gradients of the weights, of a sum in which every logit has another weight; and the logits."""
+    model.zero_grad()
+    logits = model(image)
+    (logits * torch.linspace(0.5, 1.5, logits.numel(), dtype=logits.dtype).view_as(logits)).sum().backward()
+    grads = {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+    return {"logits": logits.detach()} | grads
+
+
+@pytest.mark.parametrize("config", [SWIN, CSWIN, CSWIN.replace(value_norm=True), PLAIN_SWIN, PLAIN_CSWIN], ids=str)
+def test_training_computes_what_evaluation_computes(config: ModelConfig) -> None:
+    model = scrambled(config)
+    image = random_images(config)
+    plain, fast = gradients(model.eval(), image), gradients(model.train(), image)
+    assert plain.keys() == fast.keys()
+    assert len(plain) == 1 + len(list(model.parameters()))
+    for name, expected in plain.items():
+        error = (fast[name] - expected).norm() / plain[name].norm().clamp(min=1e-6)
+        assert error < EQUAL, name
+
+
+def test_center_norm_has_the_gradients_of_its_formula() -> None:
+    torch.manual_seed(0)
+    x, weight, bias = random(2, 3, 5), random(5), random(5)
+    expected = (x - x.mean(-1, keepdim=True)) * weight + bias
+    torch.testing.assert_close(CentredAffine.apply(x, weight, bias), expected)
+    assert torch.autograd.gradcheck(CentredAffine.apply, (x, weight, bias))
+    assert torch.autograd.gradcheck(CentredAffine.apply, (x[0, 0].detach().requires_grad_(), weight, bias))
+
+
+def test_normalise_has_the_gradients_of_its_formula() -> None:
+    torch.manual_seed(0)
+    x = random(2, 3, 4)
+    for epsilon in (1e-24, 0.5):
+        assert torch.equal(Normalise.apply(x, epsilon), normalise(x, epsilon))
+        assert torch.autograd.gradcheck(lambda x, epsilon=epsilon: Normalise.apply(x, epsilon), x)
+
+
+def test_frozen_norms_pass_the_gradient_on() -> None:
+    norm = CenterNorm(4).requires_grad_(False).train()
+    x = torch.randn(2, 4, requires_grad=True)
+    norm(x).sum().backward()
+    assert x.grad is not None
+    assert norm.weight.grad is None
+
+
+@pytest.mark.parametrize("layer", [ResidualScale(3, 0.5), PlainResidual()])
+def test_stochastic_depth_weighs_the_branch_of_each_image(layer: nn.Module) -> None:
+    branch, keep = torch.randn(2, 4, 4, 3), torch.tensor([0.0, 2.0]).reshape(2, 1, 1, 1)
+    torch.testing.assert_close(layer(branch, keep), layer(branch) * keep)

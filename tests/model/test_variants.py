@@ -1,0 +1,93 @@
+"""Every variant trains, comes back from its checkpoint bit for bit, and exports with parity.
+
+Training and checkpoint: the variant's full depth and width. Export: its full width and a few blocks, since tracing a
+deep graph takes minutes (two, for `lipsformer_cswin_tiny`) and each further block of a stage repeats those before it.
+At that depth "small" is "tiny", and left out; the nano sizes are exported as they are. Images are 64 pixels wide where
+the variant's are larger, and its windows cut so that each stage keeps its kind of window.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lipsformer import Preprocessing, create_model, load_checkpoint, save_checkpoint
+from lipsformer.export import ExportSettings, export_bundle
+from lipsformer.model.blocks import LipsFormer
+from lipsformer.model.variants import VARIANTS
+from lipsformer.train import load_recipe
+from lipsformer.train.optim.optimizers import build_optimisers
+
+# Every other block of Swin is shifted; two in one stage show it.
+SHALLOW = (1, 2, 1, 1)
+CLASSES = tuple(f"kind {number}" for number in range(14))
+
+
+def small_images(name: str) -> dict[str, Any]:
+    """What makes variant `name` affordable; stages of 16, 8, 4 and 2 tokens a side."""
+    if name.endswith("nano"):
+        return {}
+    return {"image_size": 64, **({"split_sizes": (1, 2, 2, 7)} if "cswin" in name else {"window_size": 2})}
+
+
+def train_one_step(model: LipsFormer) -> None:
+    size = model.config.image_size
+    loss = F.cross_entropy(model.train()(torch.randn(2, 3, size, size)), torch.tensor([0, 1]))
+    loss.backward()  # type: ignore[no-untyped-call]
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
+    build_optimisers(model, load_recipe("default")).step()
+    model.zero_grad(set_to_none=True)
+
+
+def save(model: LipsFormer, path: Path) -> Path:
+    save_checkpoint(
+        path,
+        config=model.config,
+        weights=model.state_dict(),
+        classes=CLASSES,
+        preprocessing=Preprocessing(image_size=model.config.image_size),
+        metrics={},
+    )
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIANTS)
+def test_trains_one_step_and_comes_back_bit_for_bit(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = create_model(name, len(CLASSES), **small_images(name))
+    assert model.config.depths == VARIANTS[name].depths
+    assert model.config.embed_dim == VARIANTS[name].embed_dim
+    train_one_step(model)
+    loaded = load_checkpoint(save(model, tmp_path / "model.safetensors"))
+    assert loaded.config == model.config
+    written, read = model.state_dict(), loaded.model.state_dict()
+    assert written.keys() == read.keys()
+    assert all(torch.equal(tensor, read[key]) for key, tensor in written.items())
+    size = model.config.image_size
+    image = torch.randn(1, 3, size, size)
+    with torch.no_grad():
+        assert torch.equal(model.eval()(image), loaded.model(image))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in VARIANTS if not name.endswith("small")])
+def test_exports_with_parity(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    shallow = {} if name.endswith("nano") else {"depths": SHALLOW}
+    model = create_model(name, len(CLASSES), **small_images(name), **shallow)
+    train_one_step(model)
+    checkpoint = save(model, tmp_path / "model.safetensors")
+    manifest = export_bundle(checkpoint, tmp_path / "bundle", ExportSettings(max_batch=4))
+    parity = manifest.graph().parity
+    assert parity is not None
+    assert parity["passed"]
+    assert [row["batch"] for row in parity["batches"]] == [1, 3, 4]
+    assert max(row["relative_l2"] for row in parity["batches"]) <= 1e-5

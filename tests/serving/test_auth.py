@@ -1,0 +1,112 @@
+"""API keys: who is let in, and how keys are changed while the server runs."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import httpx
+import pytest
+
+from lipsformer.images.samples import SAMPLES
+from lipsformer.serving.http import auth as keys_module
+from lipsformer.serving.http.auth import KeyRing, given_keys
+from lipsformer.system.errors import InputError
+from tests.support.server import serving
+from tests.support.trained import Trained
+
+FIRST, SECOND = "first-key-0123456789", "second-key-0123456789"
+
+
+class Clock:
+    now = 0.0
+
+    @classmethod
+    def monotonic(cls) -> float:
+        return cls.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> type[Clock]:
+    monkeypatch.setattr(keys_module, "time", Clock)
+    Clock.now = 100.0
+    return Clock
+
+
+def test_keys_are_read_from_lines(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text(f"# staff\n{FIRST}\n\n  {SECOND}  \n")
+    ring = KeyRing(path)
+    assert ring.allows([FIRST])
+    assert ring.allows([SECOND])
+    assert ring.allows(["wrong", SECOND])
+    assert not ring.allows([])
+    for wrong in ("", "# staff", FIRST[:-1], FIRST + "x", FIRST.upper(), "\udcff"):
+        assert not ring.allows([wrong])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "holds no key"),
+        (b"# none\n", "holds no key"),
+        (b"short\n", "shorter than 16"),
+        (b"\xff\xfe" * 20, "not UTF-8"),
+    ],
+)
+def test_a_file_without_good_keys_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "keys"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        KeyRing(path)
+    with pytest.raises(InputError, match="No such file"):
+        KeyRing(tmp_path / "none")
+
+
+def test_keys_change_while_the_server_runs(tmp_path: Path, clock: type[Clock]) -> None:
+    path = tmp_path / "keys"
+    path.write_text(FIRST)
+    ring = KeyRing(path)
+    path.write_text(f"{SECOND}\n")
+    assert ring.allows([FIRST])  # it is looked at once a second
+    clock.now += 1
+    assert not ring.allows([FIRST])
+    assert ring.allows([SECOND])
+    path.unlink()
+    clock.now += 1
+    assert not ring.allows([SECOND])  # no file, no entry
+    path.write_text(f"{FIRST}\n{SECOND}\n")
+    clock.now += 1
+    assert ring.allows([FIRST])
+    assert ring.allows([SECOND])
+
+
+def test_a_key_comes_in_one_of_three_ways() -> None:
+    basic = "basic " + base64.b64encode(b"anyone:" + FIRST.encode()).decode()
+    for name, value in (("authorization", f"Bearer {FIRST}"), ("x-api-key", FIRST), ("authorization", basic)):
+        assert given_keys([(b"accept", b"*/*"), (name.encode(), value.encode())]) == [FIRST]
+    for value in ("Basic !", "Basic /w==", "Digest x", FIRST):
+        assert given_keys([(b"authorization", value.encode())]) == []
+    both = [(b"authorization", b"Bearer of-a-proxy"), (b"x-api-key", FIRST.encode())]
+    assert given_keys(both) == ["of-a-proxy", FIRST]
+
+
+def test_with_keys_all_but_health_is_closed(trained: Trained, tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text(f"{FIRST}\n")
+    log = tmp_path / "log"
+    photo = (SAMPLES / "Kaiser.jpg").read_bytes()
+    with serving(trained.bundle, log, LIPSFORMER_API_KEYS_FILE=str(path)) as (url, _):
+        for health in ("/livez", "/readyz", "/healthz"):
+            assert httpx.get(url + health).status_code == 200
+        for closed in ("/", "/page.js", "/info", "/metrics", "/openapi.json", "/classify", "/no-such-path"):
+            answer = httpx.get(url + closed)
+            assert (answer.status_code, answer.json()["reason"]) == (401, "unauthorised")
+            assert "Basic" in answer.headers["www-authenticate"]
+        kind = {"Content-Type": "image/jpeg"}
+        assert httpx.post(f"{url}/classify", content=photo, headers=kind).status_code == 401
+        for header in ({"Authorization": f"Bearer {FIRST}"}, {"X-API-Key": FIRST}):
+            assert httpx.post(f"{url}/classify", content=photo, headers=kind | header).status_code == 200
+        assert httpx.get(url, auth=("", FIRST)).headers["content-type"].startswith("text/html")
+        assert httpx.get(f"{url}/openapi.json", auth=("", FIRST)).json()["security"]
+    assert FIRST not in log.read_text()

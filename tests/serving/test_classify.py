@@ -1,0 +1,234 @@
+"""The HTTP service, from outside: a real process, a real socket, good and bad requests."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import http.client
+import io
+import json
+import socket
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from PIL import Image
+
+from lipsformer import load_predictor
+from lipsformer.bundle.manifest import read_manifest
+from lipsformer.images.samples import SAMPLES
+from tests.support.server import serving
+from tests.support.trained import Trained
+
+PHOTO = SAMPLES / "Kaiser.jpg"
+
+
+@pytest.fixture
+def client(server: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server, timeout=30) as client:
+        yield client
+
+
+def post_raw(client: httpx.Client, body: bytes, kind: str = "image/jpeg", **query: Any) -> httpx.Response:
+    return client.post("/classify", content=body, headers={"Content-Type": kind}, params=query)
+
+
+def reason(response: httpx.Response, status: int) -> str:
+    """The reason of a refusal, after a look at its form."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert problem["status"] == status
+    assert problem["title"]
+    assert "Traceback" not in response.text
+    return str(problem["reason"])
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that promises pixels and holds none."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+        + chunk(b"IDAT", b"")
+    )
+
+
+def test_form_and_raw_body_get_the_same_answer(client: httpx.Client, trained: Trained) -> None:
+    body = PHOTO.read_bytes()
+    raw = post_raw(client, body).json()
+    form = client.post("/classify", files={"image": ("a name ../../etc", body)}).json()
+    octets = post_raw(client, body, "application/octet-stream").json()
+    assert raw["predictions"] == form["predictions"] == octets["predictions"]
+    scores = [p["score"] for p in raw["predictions"]]
+    assert len(scores) == 5
+    assert scores == sorted(scores, reverse=True)
+    assert all(p["label"] == trained.classes[p["index"]] for p in raw["predictions"])
+    assert raw["provider"] == "CPUExecutionProvider"
+    assert raw["timing_ms"]["total"] >= raw["timing_ms"]["infer"] > 0
+
+
+def test_top_k_from_query_and_form(client: httpx.Client) -> None:
+    body = PHOTO.read_bytes()
+    assert len(post_raw(client, body, top_k=2).json()["predictions"]) == 2
+    form = client.post("/classify", files={"image": body}, data={"top_k": "3"})
+    assert len(form.json()["predictions"]) == 3
+    assert len(post_raw(client, body, top_k=1000).json()["predictions"]) == 14  # as many as there are
+    for bad in ("0", "-1", "many", "1.5", "", "9" * 5000):
+        assert reason(post_raw(client, body, top_k=bad), 400) == "bad_top_k"
+
+
+def test_images_that_are_none_are_refused(client: httpx.Client) -> None:
+    photo = PHOTO.read_bytes()
+    assert reason(post_raw(client, b"hello, I am a photo"), 415) == "not_an_image"
+    assert reason(post_raw(client, b"%PDF-1.7 and so on"), 415) == "not_an_image"
+    assert reason(post_raw(client, b""), 400) == "empty"
+    assert reason(client.post("/classify", files={"image": b""}), 400) == "empty"
+    assert reason(post_raw(client, photo[:3000]), 422) == "damaged"
+    assert reason(post_raw(client, png_header(900, 900), "image/png"), 422) == "damaged"
+    assert post_raw(client, photo, "image/png").status_code == 200  # the content counts, not its name
+
+
+def test_forms_that_hold_no_image_are_refused(client: httpx.Client) -> None:
+    assert reason(client.post("/classify", files={"photo": PHOTO.read_bytes()}), 400) == "missing_field"
+    kind = "multipart/form-data; boundary=x"
+    assert reason(post_raw(client, b"--y\r\n nonsense", kind), 400) == "malformed_form"
+    assert reason(post_raw(client, b"nonsense", "multipart/form-data"), 400) == "malformed_form"
+    assert reason(client.post("/classify", data={"image": "text"}), 415) == "wrong_content_type"
+    assert reason(client.post("/classify", json={"image": "text"}), 415) == "wrong_content_type"
+    two = [("image", PHOTO.read_bytes()), ("image", PHOTO.read_bytes())]
+    assert reason(client.post("/classify", files=two), 400) == "several_images"
+
+
+def test_an_address_in_place_of_an_image_is_never_fetched(client: httpx.Client) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as trap:
+        trap.settimeout(1.0)
+        url = f"http://127.0.0.1:{trap.getsockname()[1]}/photo.jpg"
+        assert reason(client.post("/classify", files={"image": (None, url)}), 422) == "not_a_file"
+        assert reason(post_raw(client, url.encode()), 415) == "not_an_image"
+        assert reason(client.post("/classify", params={"image": url}), 415) == "wrong_content_type"
+        with pytest.raises(TimeoutError):
+            trap.accept()
+
+
+def test_limits_hold_before_anything_is_decoded(client: httpx.Client, server: str) -> None:
+    assert reason(post_raw(client, png_header(60000, 60000), "image/png"), 413) == "too_many_pixels"
+    assert reason(post_raw(client, png_header(1001, 1000), "image/png"), 413) == "too_many_pixels"
+    assert reason(post_raw(client, b"\xff\xd8" + b"x" * 400_000), 413) == "too_many_bytes"
+    assert reason(client.post("/classify", files={"image": b"x" * 310_000}), 413) == "too_many_bytes"
+
+    def endless() -> Iterator[bytes]:  # chunked: no content-length says how much will come
+        for _ in range(50):
+            yield b"x" * 10_000
+
+    chunked = client.post("/classify", content=endless(), headers={"Content-Type": "image/jpeg"})
+    assert reason(chunked, 413) == "too_many_bytes"
+
+    connection = http.client.HTTPConnection(urlsplit(server).netloc, timeout=10)
+    connection.putrequest("POST", "/classify")
+    connection.putheader("Content-Type", "image/jpeg")
+    connection.putheader("Content-Length", str(10**12))  # announced, never sent
+    connection.endheaders()
+    answer = connection.getresponse()
+    assert answer.status == 413
+    assert json.load(answer)["reason"] == "too_many_bytes"
+    connection.close()
+
+
+def test_wrong_method_and_unknown_path(client: httpx.Client) -> None:
+    response = client.get("/classify")
+    assert reason(response, 405) == "refused"
+    assert response.headers["allow"] == "POST"
+    assert reason(client.get("/no-such-page"), 404) == "not_found"
+
+
+def test_info_tells_what_is_served(client: httpx.Client, trained: Trained) -> None:
+    info = client.get("/info").json()
+    assert info["classes"] == list(trained.classes)
+    assert info["runtime"]["provider"] == "CPUExecutionProvider"
+    assert info["runtime"]["precision"] == "fp32"
+    assert info["parity"]["passed"] is True
+    assert info["preprocessing"]["image_size"] == 32
+    assert info["limits"]["max_bytes"] == 300_000
+    assert info["limits"]["max_pixels"] == 1_000_000
+    assert info["runtime"]["file"] == info["bundle"]["file"] == "ort-fp32.onnx"
+    assert info["bundle"]["file_sha256"] == read_manifest(trained.bundle).graph().sha256
+
+
+def test_health_and_metrics(client: httpx.Client) -> None:
+    assert client.get("/livez").status_code == 200
+    assert client.get("/readyz").status_code == 200
+    assert "lipsformer_requests_total" in client.get("/metrics").text
+
+
+def test_unknown_paths_do_not_grow_the_metrics(client: httpx.Client) -> None:
+    for number in range(50):
+        assert client.get(f"/scan/{number}").status_code == 404
+    metrics = client.get("/metrics").text
+    assert "/scan/" not in metrics
+    assert 'route="other",status="404"' in metrics
+
+
+def test_the_page_is_whole_and_closed(client: httpx.Client) -> None:
+    page = client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "http://" not in page.text.replace("http-equiv", "")
+    assert "https://" not in page.text
+    assert "style=" not in page.text
+    for name in ("page.css", "page.js", "icon.svg"):
+        assert name in page.text
+        part = client.get(f"/{name}")
+        assert part.status_code == 200
+        assert part.headers["x-content-type-options"] == "nosniff"
+
+
+def test_many_clients_at_once_are_all_answered_right(server: str, trained: Trained) -> None:
+    photos = sorted(SAMPLES.glob("*.jpg"))
+    expected = load_predictor(trained.bundle).predict(photos, 1)
+
+    def ask(number: int) -> bool:
+        photo = number % len(photos)
+        response = httpx.post(
+            f"{server}/classify", params={"top_k": 1}, content=photos[photo].read_bytes(), timeout=60,
+            headers={"Content-Type": "image/jpeg"},
+        )  # fmt: skip
+        best = response.json()["predictions"][0]
+        wanted = expected[photo][0]
+        return bool(best["label"] == wanted.label and abs(best["score"] - wanted.score) < 1e-4)
+
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(ask, range(96)))
+
+
+def test_a_full_server_sheds_and_a_stopped_one_exits_cleanly(trained: Trained, tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    big = io.BytesIO()
+    Image.effect_noise((1500, 1500), 90).convert("RGB").save(big, "PNG")
+    with serving(trained.bundle, log, LIPSFORMER_MAX_PENDING="2") as (url, process):
+
+        def ask(_: int) -> httpx.Response:
+            return httpx.post(
+                f"{url}/classify", content=big.getvalue(), headers={"Content-Type": "image/png"}, timeout=60
+            )
+
+        with concurrent.futures.ThreadPoolExecutor(12) as pool:
+            answers = list(pool.map(ask, range(36)))
+        statuses = {answer.status_code for answer in answers}
+        assert statuses == {200, 503}, statuses
+        shed = next(answer for answer in answers if answer.status_code == 503)
+        assert reason(shed, 503) == "overloaded"
+        assert shed.headers["retry-after"] == "1"
+        assert ask(0).status_code == 200  # and goes on
+        process.terminate()
+        assert process.wait(20) == 0
+    assert "Traceback" not in log.read_text()

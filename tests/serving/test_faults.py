@@ -1,0 +1,248 @@
+"""What a server goes through while clients ask: signals, killed workers, new bundles, a runtime that breaks."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import numpy as np
+import onnx
+import psutil
+from PIL import Image
+
+from lipsformer import load_predictor
+from lipsformer.bundle.manifest import BundleFile, read_manifest
+from lipsformer.images.samples import SAMPLES
+from tests.support.load_clients import asking
+from tests.support.server import serving
+from tests.support.trained import Trained
+
+PHOTO = SAMPLES / "Kaiser.jpg"
+BODY = PHOTO.read_bytes()
+
+
+def workers(master: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """The worker processes of a server: those that serve, not those that decode or keep account."""
+    return [child for child in psutil.Process(master.pid).children() if "worker.service" in command_of(child)]
+
+
+def command_of(process: psutil.Process) -> str:
+    """Its command line, empty if it has ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def gone(process: psutil.Process) -> bool:
+    """Whether it has ended, even if nobody has asked how."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return True
+
+
+def metric(url: str, name: str) -> float:
+    """The sum of a metric's series, or one of them."""
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    return sum(float(value) for series, _, value in (line.rpartition(" ") for line in lines) if series.startswith(name))
+
+
+def until(condition: Callable[[], bool], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_sigterm_answers_what_was_accepted(trained: Trained, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with serving(trained.bundle, log, LIPSFORMER_LOG="json") as (url, process), asking(url, BODY, 8) as load:
+        load.wait_for(50)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    # Each request that the server has read has a line in its log: all of them, and no more, were answered. What the
+    # kernel still queued, or came on a connection that was idle when the server closed it, was not accepted.
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    logged = collections.Counter(line["status"] for line in lines if line.get("route") == "/classify")
+    assert logged == load.statuses
+    assert set(logged) <= {200, 503}
+    assert load.refused > 0  # whoever came later met a closed door at once
+    assert "Traceback" not in log.read_text()
+
+
+def test_a_killed_worker_comes_back_and_its_losses_are_counted(trained: Trained, tmp_path: Path) -> None:
+    with serving(trained.bundle, tmp_path / "log", LIPSFORMER_WORKERS="2") as (url, process):
+        before = workers(process)
+        assert len(before) == 2
+        decoders = before[0].children()
+        assert decoders
+        with asking(url, BODY, 8) as load:
+            load.wait_for(50)
+            before[0].send_signal(signal.SIGKILL)
+            load.wait_for(100)  # the other one goes on
+            until(lambda: metric(url, "lipsformer_worker_starts_total") == 3)
+            load.wait_for(50)
+        assert set(load.statuses) <= {200, 503}
+        assert len(load.lost) <= 8  # at most one request of each client
+        lost = metric(url, "lipsformer_accepted_total") - metric(url, "lipsformer_answered_total")
+        assert 0 <= lost <= len(load.lost)
+        assert metric(url, "lipsformer_pending") == 0  # the dead worker's are not counted for ever
+        assert all(gone(decoder) for decoder in decoders)
+
+
+def test_nothing_is_left_when_the_master_is_killed(trained: Trained, tmp_path: Path) -> None:
+    with serving(trained.bundle, tmp_path / "log") as (_, process):
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert len(family) >= 2
+        process.kill()
+        process.wait(5)
+        until(lambda: all(gone(child) for child in family))
+
+
+def test_sighup_swaps_to_a_good_bundle_and_keeps_the_old_for_a_broken_one(trained: Trained, tmp_path: Path) -> None:
+    other = renamed(trained.bundle, tmp_path / "other")
+    broken = shutil.copytree(trained.bundle, tmp_path / "broken")
+    graph = broken / "ort-fp32.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1] + b"x")
+    link = tmp_path / "current"
+    link.symlink_to(trained.bundle)
+    best = load_predictor(trained.bundle).predict([PHOTO], 1)[0][0].label
+
+    with serving(link, tmp_path / "log", LIPSFORMER_WORKERS="2") as (url, process), asking(url, BODY, 8) as load:
+        pids = {worker.pid for worker in workers(process)}
+        load.wait_for(30)
+        point(link, broken)
+        process.send_signal(signal.SIGHUP)
+        until(lambda: metric(url, 'lipsformer_reloads_total{outcome="kept"}') == 2)
+        load.wait_for(30)
+        assert set(load.labels) == {best}
+
+        point(link, other)
+        process.send_signal(signal.SIGHUP)
+        until(lambda: metric(url, 'lipsformer_reloads_total{outcome="swapped"}') == 2)
+        load.labels.clear()
+        load.wait_for(30)
+        assert set(load.labels) <= {best, f"new {best}"}  # those that were on their way
+        load.labels.clear()
+        load.wait_for(30)
+        assert set(load.labels) == {f"new {best}"}
+        assert {worker.pid for worker in workers(process)} == pids
+        assert httpx.get(f"{url}/info").json()["classes"][0].startswith("new ")
+    assert set(load.statuses) <= {200, 503}
+    assert load.lost == []
+    log = (tmp_path / "log").read_text()
+    assert "the new bundle is not used, the old one goes on" in log
+    assert "SHA-256" in log
+
+
+def test_a_watched_bundle_is_swapped_without_a_word(trained: Trained, tmp_path: Path) -> None:
+    other = renamed(trained.bundle, tmp_path / "other")
+    link = tmp_path / "current"
+    link.symlink_to(trained.bundle)
+    with serving(link, tmp_path / "log", LIPSFORMER_WATCH="1") as (url, _):
+        assert not httpx.get(f"{url}/info").json()["classes"][0].startswith("new ")
+        point(link, other)
+        until(lambda: httpx.get(f"{url}/info").json()["classes"][0].startswith("new "))
+
+
+def test_a_graph_that_fails_on_one_image_fails_for_it_alone(trained: Trained, tmp_path: Path) -> None:
+    """A real fault in ONNX Runtime: the graph looks up an index that the pixels give, and white is out of range."""
+    bundle = shutil.copytree(trained.bundle, tmp_path / "bundle")
+    graft_fault(bundle)
+    white = tmp_path / "white.png"
+    Image.new("RGB", (40, 40), "white").save(white)
+    with serving(bundle, tmp_path / "log") as (url, process), asking(url, BODY, 8) as load:
+        load.wait_for(20)
+        pids = {worker.pid for worker in workers(process)}
+        for _ in range(5):
+            answer = httpx.post(
+                f"{url}/classify", content=white.read_bytes(), headers={"Content-Type": "image/png"}, timeout=30
+            )
+            assert answer.status_code == 500
+            assert answer.json()["reason"] == "internal_error"
+            assert "Gather" not in answer.text
+        load.wait_for(20)
+        assert metric(url, 'lipsformer_runtime_faults_total{outcome="failed"}') == 5
+        assert metric(url, 'lipsformer_runtime_faults_total{outcome="rebuilt"}') == 0
+        assert {worker.pid for worker in workers(process)} == pids
+    assert set(load.statuses) <= {200, 503}
+    assert load.lost == []
+    log = (tmp_path / "log").read_text()
+    assert "Gather" in log  # the operator reads what the client does not
+    assert "Exception in ASGI application" not in log
+
+
+def test_a_fallback_is_logged_counted_and_shown(trained: Trained, tmp_path: Path) -> None:
+    """An engine that was never proved is passed over."""
+    bundle = shutil.copytree(trained.bundle, tmp_path / "bundle")
+    engine = bundle / "tensorrt-fp32.engine"
+    engine.write_bytes(b"a plan")
+    facts = {"target": "tensorrt", "precision": "fp32", "parity": {"passed": False}, "built": {"version": "10.13"}}
+    manifest = read_manifest(bundle)
+    files = (*manifest.files, BundleFile.describe(engine, "engine", **facts))
+    dataclasses.replace(manifest, files=files).write(bundle)
+    with serving(bundle, tmp_path / "log", LIPSFORMER_LOG="json") as (url, _):
+        runtime = httpx.get(f"{url}/info").json()["runtime"]
+        assert runtime["file"] == "ort-fp32.onnx"
+        assert "never proved" in runtime["fallbacks"][0]
+        assert metric(url, "lipsformer_runtime_fallbacks_total") == 1
+        assert 'fallback="true"' in httpx.get(f"{url}/metrics").text
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines() if line.startswith("{")]
+    assert [line["level"] for line in lines if "never proved" in line["message"]] == ["warning"]
+    with serving(trained.bundle, tmp_path / "log") as (url, _):
+        assert httpx.get(f"{url}/info").json()["runtime"]["fallbacks"] == []
+        assert metric(url, "lipsformer_runtime_fallbacks_total") == 0
+
+
+def point(link: Path, target: Path) -> None:
+    """Has a link lead elsewhere in one step."""
+    draft = link.with_name("next")
+    draft.symlink_to(target)
+    draft.rename(link)
+
+
+def renamed(bundle: Path, copy: Path) -> Path:
+    """A copy of a bundle whose classes have other names, so that its answers can be told."""
+    shutil.copytree(bundle, copy)
+    manifest = read_manifest(copy)
+    dataclasses.replace(manifest, classes=tuple(f"new {label}" for label in manifest.classes)).write(copy)
+    return copy
+
+
+def graft_fault(bundle: Path) -> None:
+    """Adds to a bundle's graph what fails in ONNX Runtime for images that are white all over."""
+    path = bundle / "ort-fp32.onnx"
+    manifest = read_manifest(bundle)
+    model = onnx.load(path)
+    graph = model.graph
+    output = graph.output[0].name
+    for node in graph.node:
+        node.output[:] = ["clean" if name == output else name for name in node.output]
+    ends = {"axes": np.array([1, 2, 3]), "table": np.zeros(255, np.float32), "side": np.array([-1, 1])}
+    graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in ends.items())
+    graph.node.extend(
+        [
+            onnx.helper.make_node("Cast", ["pixels"], ["whole"], to=onnx.TensorProto.INT64),
+            onnx.helper.make_node("ReduceMin", ["whole", "axes"], ["darkest"], keepdims=0),
+            onnx.helper.make_node("Gather", ["table", "darkest"], ["nothing"]),
+            onnx.helper.make_node("Reshape", ["nothing", "side"], ["column"]),
+            onnx.helper.make_node("Add", ["clean", "column"], [output]),
+        ]
+    )
+    onnx.save(model, path)
+    files = tuple(
+        dataclasses.replace(file, sha256=BundleFile.describe(path, "report").sha256, size=path.stat().st_size)
+        if file.name == path.name
+        else file
+        for file in manifest.files
+    )
+    dataclasses.replace(manifest, files=files).write(bundle)

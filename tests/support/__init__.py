@@ -1,0 +1,1 @@
+"""Helpers that several test files share: fixtures, makers of odd files, clients and stand-ins."""

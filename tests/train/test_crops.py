@@ -1,0 +1,118 @@
+"""Random crops from reduced decodes: the same crop as from the whole photo, to about a grey level."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from lipsformer.datasets import Split
+from lipsformer.datasets.folder import FolderSource
+from lipsformer.datasets.names import Names
+from lipsformer.images.open import ORIENTATIONS
+from lipsformer.system.errors import InputError
+from lipsformer.train.data import crops
+from lipsformer.train.data.crops import GAP, Crops, read_rgb
+
+WHOLE = 10**6  # a gap that no decode can be reduced by
+
+
+def split_of(*paths: Path) -> Split:
+    names = Names.of(path.name.encode() for path in paths)
+    source = FolderSource(root=paths[0].parent, prefix="", names=names)
+    zeros = np.zeros(len(paths), np.int64)
+    return Split(name="train", labels=zeros, source=source, members=np.arange(len(paths)))
+
+
+def crops_of(size: int, **changes: object) -> Crops:
+    standard = Crops(size=size, scale=(0.2, 1.0), flip=0.5, resample=Image.Resampling.BICUBIC)
+    return dataclasses.replace(standard, **changes)  # type: ignore[arg-type]
+
+
+def difference(split: Split, index: int, seed: int, size: int, **changes: object) -> float:
+    """The mean difference in grey levels between a crop of a reduced decode and that of the whole photo."""
+    reduced, whole = (
+        crops_of(size, gap=gap, **changes).read(split, index, np.random.default_rng(seed)).astype(int)
+        for gap in (GAP, WHOLE)
+    )
+    return float(abs(reduced - whole).mean())
+
+
+@pytest.fixture
+def sizes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The sizes of the images that are decoded from now on."""
+    found = []
+
+    def recorded(*arguments: object) -> Image.Image:
+        image = read_rgb(*arguments)  # type: ignore[arg-type]
+        found.append(image.size)
+        return image
+
+    monkeypatch.setattr(crops, "read_rgb", recorded)
+    return found
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_a_crop_of_a_reduced_decode_is_that_of_the_whole_photo(size: int, samples: list[Path]) -> None:
+    split = split_of(*samples)
+    found = [difference(split, index, seed, size) for index in range(len(split)) for seed in range(4)]
+    assert 0 < np.mean(found) < 1.0
+    assert max(found) < 2.5
+
+
+def test_what_is_decoded_is_reduced_as_far_as_the_crop_allows(
+    samples: list[Path], sizes: list[tuple[int, int]]
+) -> None:
+    split = split_of(samples[0])
+    for scale, size in ((1.0, 32), (1.0, 64), (1.0, 224), (0.25, 64), (0.25, 32)):
+        pixels = crops_of(size, scale=(scale, scale)).read(split, 0, np.random.default_rng(0))
+        assert pixels.shape == (size, size, 3)
+    assert sizes == [(87, 87), (174, 174), (348, 348), (348, 348), (174, 174)]
+
+
+def gradient(path: Path, size: tuple[int, int], orientation: int) -> Path:
+    across, down = np.meshgrid(np.linspace(0, 255, size[0]), np.linspace(0, 255, size[1]))
+    image = Image.fromarray(np.stack([across, down, 255 - down], axis=2).astype(np.uint8))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    image.save(path, exif=exif, quality=95)
+    return path
+
+
+@pytest.mark.parametrize("orientation", [1, *ORIENTATIONS])
+@pytest.mark.parametrize("size", [(640, 400), (637, 399), (131, 999)])
+def test_the_crop_lies_where_it_lay(
+    size: tuple[int, int], orientation: int, tmp_path: Path, sizes: list[tuple[int, int]]
+) -> None:
+    split = split_of(gradient(tmp_path / "photo.jpg", size, orientation))
+    # In the direction of its shorter side, the gradient changes by 255 / 131 * 1.5 levels from pixel to pixel at most.
+    assert max(difference(split, 0, seed, 16) for seed in range(6)) < 3.0
+    assert min(sizes) < max(sizes)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 300), (9, 9), (40, 3)])
+def test_photos_smaller_than_the_crop(size: tuple[int, int], tmp_path: Path) -> None:
+    split = split_of(gradient(tmp_path / "photo.jpg", size, 6))
+    for seed in range(20):
+        assert crops_of(4, scale=(0.01, 1.0)).read(split, 0, np.random.default_rng(seed)).shape == (4, 4, 3)
+
+
+def test_other_formats_are_cropped_from_the_whole(samples: list[Path], tmp_path: Path) -> None:
+    Image.open(samples[0]).save(tmp_path / "photo.png")
+    assert difference(split_of(tmp_path / "photo.png"), 0, 0, 32) == 0.0
+
+
+def test_an_unreadable_photo_is_named(samples: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "cut.jpg").write_bytes(samples[0].read_bytes()[:3000])
+    grid = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(grid, "PNG")
+    (tmp_path / "cut.png").write_bytes(grid.getvalue()[:45])
+    split = split_of(tmp_path / "cut.jpg", tmp_path / "cut.png")
+    for index in range(2):
+        with pytest.raises(InputError) as failure:
+            crops_of(32).read(split, index, np.random.default_rng(0))
+        assert str(failure.value).startswith(f"{split.where(index)}: damaged")

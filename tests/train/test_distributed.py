@@ -1,0 +1,204 @@
+"""Many processes train as one: the same batches, the same losses, every image once; and one that dies is replaced."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lipsformer import load_checkpoint
+from tests.support.tiny_training import TIMINGS, TINY, make_photos, states
+
+pytestmark = pytest.mark.slow
+
+# Everything that is drawn at random, and a batch of all twelve photos, so that an epoch is a step.
+SETTINGS = (*TINY, "batch_size=12", "mixup=0.8", "cutmix=1.0", "rand_augment=9", "erasing=0.25", "precision=float64")
+STEPS = 50
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_photos(tmp_path_factory.mktemp("photos") / "photos")
+
+
+@pytest.fixture(scope="module")
+def alone(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The metrics of a training in one process."""
+    output = tmp_path_factory.mktemp("alone") / "run"
+    finish(start(photos, output, 1))
+    return metrics(output)
+
+
+def start(
+    photos: Path, output: Path, count: int, *overrides: str, restarts: int = 1, epochs: int = STEPS
+) -> subprocess.Popen[str]:
+    """A training of `count` processes under torchrun."""
+    return subprocess.Popen(
+        [
+            *torchrun("--standalone", f"--nproc-per-node={count}", f"--max-restarts={restarts}"),
+            *train(photos, output, *overrides, epochs=epochs),
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def torchrun(*options: str) -> list[str]:
+    return [sys.executable, "-m", "torch.distributed.run", *options]
+
+
+def train(photos: Path, output: Path, *overrides: str, epochs: int = STEPS) -> list[str]:
+    settings = [word for override in (*SETTINGS, *overrides) for word in ("--set", override)]
+    return ["-m", "lipsformer", "train", str(photos), "--output", str(output), "--epochs", str(epochs), *settings]
+
+
+def finish(process: subprocess.Popen[str], status: int = 0) -> str:
+    try:
+        _, err = process.communicate(timeout=180)
+    finally:
+        process.kill()
+    assert process.returncode == status, err
+    return err
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_close(records: list[dict[str, Any]], others: list[dict[str, Any]], tolerance: float) -> None:
+    """Every figure of every epoch agrees, relative to its size."""
+    assert len(records) == len(others)
+    for record, other in zip(records, others, strict=True):
+        assert record.keys() == other.keys()
+        for name in record.keys() - {*TIMINGS, "train_loss_curve"}:
+            assert record[name] == pytest.approx(other[name], rel=tolerance), (record["epoch"], name)
+
+
+@pytest.mark.parametrize("overrides", [(), ("accumulate=3",)])
+def test_two_processes_train_as_one(
+    photos: Path, alone: list[dict[str, Any]], tmp_path: Path, overrides: tuple[str, ...]
+) -> None:
+    err = finish(start(photos, tmp_path / "run", 2, *overrides))
+    assert "on cpu x 2" in err
+    assert err.count(f"epoch {STEPS}/{STEPS}:") == 1  # one process speaks
+    assert "Warning" not in err
+    assert_close(metrics(tmp_path / "run"), alone, 1e-9)
+    assert load_checkpoint(tmp_path / "run" / "last.safetensors").metrics["images"] == 3
+
+
+@pytest.fixture
+def hosts() -> Iterator[list[tuple[str, str]]]:
+    """Two hosts that only a cable joins, 10.77.0.1 and 10.77.0.2: the network namespace and the interface of each."""
+    if os.geteuid() or shutil.which("ip") is None:
+        pytest.skip("network namespaces need root and iproute2")
+    found = [(f"lipsformer-{os.getpid()}-{number}", f"cable{number}") for number in (1, 2)]
+    try:
+        for namespace, _ in found:
+            ip("netns", "add", namespace)
+        ip(
+            "link",
+            "add",
+            found[0][1],
+            "netns",
+            found[0][0],
+            "type",
+            "veth",
+            "peer",
+            "name",
+            found[1][1],
+            "netns",
+            found[1][0],
+        )
+        for number, (namespace, interface) in enumerate(found, start=1):
+            ip("-n", namespace, "address", "add", f"10.77.0.{number}/24", "dev", interface)
+            ip("-n", namespace, "link", "set", interface, "up")
+            ip("-n", namespace, "link", "set", "lo", "up")
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"no network namespaces here: {error.stderr}")
+    else:
+        yield found
+    finally:
+        for namespace, _ in found:
+            subprocess.run(["ip", "netns", "delete", namespace], check=False, capture_output=True)
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
+
+
+def test_two_hosts_train_as_one(
+    photos: Path, alone: list[dict[str, Any]], tmp_path: Path, hosts: list[tuple[str, str]]
+) -> None:
+    output, running = tmp_path / "run", []
+    for rank, (namespace, interface) in enumerate(hosts):
+        where = [
+            "--nnodes=2",
+            f"--node-rank={rank}",
+            "--master-addr=10.77.0.1",
+            "--master-port=29500",
+            "--nproc-per-node=1",
+        ]
+        command = ["ip", "netns", "exec", namespace, *torchrun(*where), *train(photos, output)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": interface}
+        running.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment))
+    first, second = [finish(process) for process in running]
+    assert "on cpu x 2" in first
+    assert "epoch" not in second
+    assert_close(metrics(output), alone, 1e-9)
+
+
+def test_other_draws_are_noticed(photos: Path, alone: list[dict[str, Any]], tmp_path: Path) -> None:
+    finish(start(photos, tmp_path / "run", 1, "seed=1"))
+    with pytest.raises(AssertionError):
+        assert_close(metrics(tmp_path / "run"), alone, 1e-9)
+
+
+def test_a_worker_that_is_killed_is_replaced_and_the_training_finishes(
+    photos: Path, alone: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    process = start(photos, output, 2, "save_every=1", restarts=3)
+    deadline = time.monotonic() + 120
+    while not [path for path in states(output) if path.name >= "state-000000005"] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    victim = workers(process.pid)[-1]
+    os.kill(victim, signal.SIGKILL)
+    err = finish(process)
+    assert "another process of the training has gone" in err
+    assert "resumed at step" in err
+    assert_close(metrics(output), alone, 1e-9)
+
+
+def workers(parent: int) -> list[int]:
+    """The training processes that torchrun started."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [int(child) for child in children if b"lipsformer" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def test_a_number_of_processes_that_does_not_divide_the_batch_is_refused(photos: Path, tmp_path: Path) -> None:
+    err = finish(start(photos, tmp_path / "run", 2, "batch_size=7", restarts=0), status=1)
+    assert "lipsformer: recipe: batch_size=7 cannot be shared evenly by 2 processes; use 8" in err
+    assert not states(tmp_path / "run")
+
+
+def test_stopped_by_its_scheduler_it_saves_its_state(photos: Path, alone: list[dict[str, Any]], tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    process = start(photos, output, 2)
+    while not (output / "metrics.jsonl").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert f"{output}: stopped at step" in err
+    assert "resumed at step" in finish(start(photos, output, 2))
+    assert_close(metrics(output), alone, 1e-9)

@@ -1,0 +1,191 @@
+"""What `train` refuses, in which words: one line that names the file or key and says what to do."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from lipsformer import InputError, load_checkpoint
+from tests.support.tiny_training import contents, make_photos, states, train_tiny
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return make_photos(tmp_path / "photos")
+
+
+def refusal(data: Path, output: Path, *overrides: str, **options: object) -> str:
+    """The message that a training is refused with."""
+    with pytest.raises(InputError) as caught:
+        train_tiny(data, output, *overrides, **options)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    assert "no such folder" in refusal(tmp_path / "none", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_class(photos: Path, tmp_path: Path) -> None:
+    shutil.rmtree(photos / "train" / "Orange")
+    shutil.rmtree(photos / "train" / "Red-Delicious")
+    assert "1 class folders, at least 2 are needed" in refusal(photos, tmp_path / "run")
+
+
+def test_empty_class_folder(photos: Path, tmp_path: Path) -> None:
+    for photo in (photos / "train" / "Orange").iterdir():
+        photo.unlink()
+    assert f"{photos / 'train' / 'Orange'}: holds no images" in refusal(photos, tmp_path / "run")
+
+
+def test_class_only_in_validation(photos: Path, tmp_path: Path) -> None:
+    (photos / "val" / "Orange").rename(photos / "val" / "Lemon")
+    assert "class 'Lemon' is unknown" in refusal(photos, tmp_path / "run")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_corrupt_image_is_left_out_and_listed(
+    photos: Path, tmp_path: Path, split: str, workers: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = photos / split / "Orange" / "0.jpg"
+    photo.write_bytes(photo.read_bytes()[:2000])
+    train_tiny(photos, tmp_path / "run", f"workers={workers}", epochs=2)
+    listed = (tmp_path / "run" / "unreadable.txt").read_text().splitlines()
+    assert len(listed) == 1
+    assert listed[0].startswith(f"{photo}: damaged or cut off")
+    err = capsys.readouterr().err
+    assert err.count("it is left out, as others will be: unreadable.txt lists them") == 1
+    assert "1 images unreadable" in err
+    checkpoint = load_checkpoint(tmp_path / "run" / "last.safetensors")
+    assert checkpoint.metrics["images"] == (2 if split == "val" else 3)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_nothing_but_corrupt_images(photos: Path, tmp_path: Path, split: str) -> None:
+    for photo in (photos / split).rglob("*.jpg"):
+        photo.write_bytes(photo.read_bytes()[:2000])
+    message = refusal(photos, tmp_path / "run")
+    assert ("12 images in a row cannot be read" if split == "train" else "none of the images to validate on") in message
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("learning_rte=1e-3", "unknown recipe key 'learning_rte': did you mean 'learning_rate'?"),
+        ("model.window=4", "unknown model setting 'window': did you mean 'window_size'?"),
+        ("optimiser.rate=4", "unknown key 'optimiser.rate'"),
+        ("model.name=lipsformer_swin_tinny", "did you mean 'lipsformer_swin_tiny'?"),
+        ("batch_size=2.5", "batch_size=2.5: a whole number is needed"),
+        ("batch_size=true", "batch_size=true: a whole number is needed"),
+        ("learning_rate=fast", 'learning_rate="fast": a number is needed'),
+        ("learning_rate=inf", "a number is needed"),
+        ("learning_rate=-1", "learning_rate=-1: it must be above 0"),
+        ("crop_scale=[0.9, 0.1]", "crop_scale=[0.9, 0.1]: it must be rising"),
+        ("crop_scale=0.5", "crop_scale=0.5: two numbers"),
+        ("model=4", "model=4: it is a table"),
+        ("model.num_classes=4", "the class folders decide it"),
+        ("model.image_size=33", "image_size=33 cannot be tiled"),
+        ("model.drop_path=high", "drop_path='high': a number from 0 to 0.99 is needed"),
+        ("model.depths=4", "depths=4: 4 whole numbers"),
+        ("learning_rate", "give it as key=value"),
+    ],
+)
+def test_bad_override(photos: Path, tmp_path: Path, override: str, message: str) -> None:
+    assert message in refusal(photos, tmp_path / "run", override)
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_model_recipe_and_device(photos: Path, tmp_path: Path) -> None:
+    assert "did you mean 'lipsformer_nano'?" in refusal(photos, tmp_path / "run", model="lipsformer_nan")
+    assert "unknown recipe 'fruits': did you mean 'fruit'?" in refusal(photos, tmp_path / "run", recipe="fruits")
+    assert "no such recipe" in refusal(photos, tmp_path / "run", recipe="mine.toml")
+    assert "one of auto, cpu, cuda" in refusal(photos, tmp_path / "run", device="tpu")
+
+
+def test_recipe_file_that_is_not_toml(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("epochs: 3")
+    assert "mine.toml: not a TOML file" in refusal(photos, tmp_path / "run", recipe=str(tmp_path / "mine.toml"))
+
+
+def test_existing_output(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("five years of work")
+    assert "exists already; use --resume auto" in refusal(photos, tmp_path / "run", resume=False)
+    assert "no training to go on with" in refusal(photos, tmp_path / "run")
+    assert (tmp_path / "run" / "thesis.txt").read_text() == "five years of work"
+    assert "not a folder" in refusal(photos, tmp_path / "run" / "thesis.txt")
+
+
+def test_resume_as_another_run(photos: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train_tiny(photos, run, epochs=1)
+    before = [path.read_bytes() for path in states(run)]
+    message = refusal(photos, run, "learning_rate=5e-3", epochs=1)
+    assert "another recipe (learning_rate was 0.001, is 0.005)" in message
+    assert "epochs was 1, is 2" in refusal(photos, run, epochs=2)
+    (photos / "train" / "Orange" / "0.jpg").rename(photos / "train" / "Orange" / "9.jpg")
+    assert "another dataset" in refusal(photos, run, epochs=1)
+    assert [path.read_bytes() for path in states(run)] == before
+
+
+def spoil(path: Path, how: str) -> None:
+    whole = path.read_bytes()
+    if how == "cut off":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif how == "one bit":
+        path.write_bytes(whole[:-1000] + bytes([whole[-1000] ^ 1]) + whole[-999:])
+    elif how == "history":  # in the metadata: the hash covers it too
+        assert b"val_top1" in whole
+        path.write_bytes(whole.replace(b"val_top1", b"val_top7", 1))
+    elif how == "foreign":
+        shutil.copy(path.parent / "last.safetensors", path)
+    else:
+        path.write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("cut off", "not a readable state"),
+        ("one bit", "damaged, its content does not have the hash"),
+        ("history", "damaged, its content does not have the hash"),
+        ("foreign", "not a training state"),
+        ("empty", "not a readable state"),
+    ],
+)
+def test_state_that_cannot_be_used_is_told_and_the_one_before_taken(
+    photos: Path, tmp_path: Path, how: str, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    train_tiny(photos, run, epochs=3)
+    whole = contents(run)
+    newest = states(run)[-1]
+    spoil(newest, how)
+    train_tiny(photos, run, epochs=3)
+    err = capsys.readouterr().err
+    assert f"{newest}: {reason}" in err
+    assert "taking the state before it" in err
+    assert "resumed at step 6 of 9" in err
+    again = contents(run)
+    assert again[1] == whole[1]
+    assert all(torch.equal(again[0][name], whole[0][name]) for name in whole[0])
+    for path in states(run):
+        spoil(path, how)
+    message = refusal(photos, run, epochs=3)
+    assert reason in message
+    assert "no state is left to go on from" in message
+
+
+def test_output_that_cannot_be_written(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lipsformer.train import run_folder
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_folder, "save_state", full)
+    assert "run: cannot be written" in refusal(photos, tmp_path / "run")

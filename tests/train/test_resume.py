@@ -1,0 +1,226 @@
+"""A training that is killed, stopped or out of space goes on: to the very bits of one that nothing disturbed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lipsformer import InputError
+from lipsformer.train import run_folder
+from tests.support.tiny_training import TINY, assert_same, make_photos, states, train_tiny
+
+KILLS = 20
+EPOCHS = 8
+SETTINGS = ("mixup=0.8", "cutmix=1.0", "rand_augment=9", "erasing=0.25", "label_smoothing=0.1")
+
+# Imports once, then forks a child for each training: Python and PyTorch take longer to start than the training takes.
+NURSERY = """
+import json, os, sys
+from pathlib import Path
+from tests.support import tiny_training as training
+for line in sys.stdin:
+    data, output, overrides, epochs = json.loads(line)
+    child = os.fork()
+    if not child:
+        os.dup2(2, 1)
+        os.setsid()
+        try:
+            training.train_tiny(Path(data), Path(output), *overrides, epochs=epochs)
+        finally:
+            os._exit(0 if sys.exc_info()[0] is None else 1)
+    print(child, flush=True)
+    status = os.waitpid(child, 0)[1]
+    print(-os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status), flush=True)
+"""
+
+
+class Nursery:
+    """Starts trainings in processes of their own."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", NURSERY],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            cwd=Path(__file__).parents[2],
+        )
+
+    def start(self, data: Path, output: Path, *overrides: str) -> int:
+        """The process that now trains."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps([str(data), str(output), overrides, EPOCHS]) + "\n")
+        self.process.stdin.flush()
+        return int(self._line(60))
+
+    def ended(self, seconds: float) -> int | None:
+        """How the training ended, if it does within `seconds`: its status, or minus the signal that ended it."""
+        assert self.process.stdout is not None
+        ready, _, _ = select.select([self.process.stdout], [], [], seconds)
+        return int(self._line(60)) if ready else None
+
+    def _line(self, seconds: float) -> str:
+        assert self.process.stdout is not None
+        ready, _, _ = select.select([self.process.stdout], [], [], seconds)
+        assert ready, "the training hangs"
+        return self.process.stdout.readline()
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_photos(tmp_path_factory.mktemp("photos") / "photos")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("undisturbed") / "run"
+    train_tiny(photos, output, *SETTINGS, epochs=EPOCHS)
+    return output
+
+
+@pytest.fixture
+def nursery() -> Iterator[Nursery]:
+    nursery = Nursery()
+    yield nursery
+    nursery.process.kill()
+    nursery.process.communicate()
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_a_training_ends_as_if_it_had_not_been(
+    photos: Path, undisturbed: Path, tmp_path: Path, nursery: Nursery
+) -> None:
+    seed = random.SystemRandom().getrandbits(32)  # never the same moments; the folder's name tells which
+    draws = random.Random(seed)  # noqa: S311
+    started = time.monotonic()
+    child = nursery.start(photos, tmp_path / "whole", *SETTINGS, "save_every=1")
+    assert nursery.ended(120) == 0
+    whole = time.monotonic() - started  # what the moments are drawn from
+    assert_same(tmp_path / "whole", undisturbed)
+    kills = finished = unfinished = 0
+    while kills < KILLS or unfinished:
+        output = tmp_path / f"seed-{seed}-run-{finished}"
+        child = nursery.start(photos, output, *SETTINGS, "save_every=1", f"workers={draws.choice([0, 0, 1, 2])}")
+        status = nursery.ended(draws.uniform(0, 0.7 * whole) if kills < KILLS else 120)
+        if status is None:
+            os.kill(child, signal.SIGKILL)
+            status = nursery.ended(60)
+        if status == -signal.SIGKILL:
+            kills, unfinished = kills + 1, 1
+            continue
+        assert status == 0
+        assert_same(output, undisturbed)
+        assert not list(output.glob(".*"))  # nothing half-written is left
+        finished, unfinished = finished + 1, 0
+    assert kills == KILLS
+
+
+def test_nothing_is_equal_to_another_training(photos: Path, undisturbed: Path, tmp_path: Path) -> None:
+    train_tiny(photos, tmp_path / "run", *SETTINGS, "seed=1", epochs=EPOCHS)
+    with pytest.raises(AssertionError):
+        assert_same(tmp_path / "run", undisturbed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_it_saves_its_state_and_goes_on_when_called_again(
+    number: signal.Signals, photos: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    overrides = [word for override in (*TINY, *SETTINGS) for word in ("--set", override)]
+    command = [
+        sys.executable,
+        "-m",
+        "lipsformer",
+        "train",
+        photos,
+        "--output",
+        output,
+        "--epochs",
+        str(EPOCHS),
+        *overrides,
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    deadline = time.monotonic() + 60
+    while not (output / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert f"{output}: stopped at step" in err.splitlines()[-1]
+    assert "its state is saved; the same command goes on" in err.splitlines()[-1]
+    assert "Traceback" not in err
+    assert (output / "curves.png").is_file()
+    again = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=True)
+    assert f"{output}: resumed at step" in again.stderr
+    assert_same(output, undisturbed)
+
+
+@pytest.mark.parametrize("saves", [0, 1, 5])
+def test_full_disk_loses_nothing_that_was_there(
+    photos: Path, undisturbed: Path, tmp_path: Path, saves: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, calls = run_folder.save_state, []
+
+    def full(path: Path, *arguments: object) -> None:
+        calls.append(path)
+        if len(calls) > saves:
+            path.parent.mkdir(exist_ok=True)
+            path.with_name(f".{path.name}.abc.tmp").write_bytes(b"half a file")
+            raise OSError(28, "No space left on device")
+        save(path, *arguments)  # type: ignore[arg-type]
+
+    output = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(run_folder, "save_state", full)
+        with pytest.raises(InputError, match=r"run: cannot be written \(.*No space left.*\); mend that and call again"):
+            train_tiny(photos, output, *SETTINGS, "save_every=2", epochs=EPOCHS)
+    assert len(states(output)) == min(saves, 2)
+    train_tiny(photos, output, *SETTINGS, epochs=EPOCHS)
+    assert_same(output, undisturbed)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 9 MB of its own: room for the checkpoints of the tiny model and one state."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=9m", "tmpfs", disk], check=False, capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a disk needs root")
+    yield disk
+    subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def test_a_disk_that_really_is_full_keeps_what_it_holds(photos: Path, undisturbed: Path, small_disk: Path) -> None:
+    output = small_disk / "run"
+    with pytest.raises(InputError, match=r"cannot be written \(.*No space left on device"):
+        train_tiny(photos, output, *SETTINGS, epochs=EPOCHS)
+    assert states(output)
+    assert not list(output.glob(".*"))  # the draft that found no room has gone
+    subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
+    train_tiny(photos, output, *SETTINGS, epochs=EPOCHS)
+    assert_same(output, undisturbed)
+
+
+def test_resumed_with_another_configuration_it_says_what_differs(photos: Path, undisturbed: Path) -> None:
+    with pytest.raises(InputError, match=r"another recipe \(erasing was 0.25, is 0.5; seed was 0, is 4\)"):
+        train_tiny(photos, undisturbed, *SETTINGS, "erasing=0.5", "seed=4", "workers=1", "save_every=7", epochs=EPOCHS)
+    with pytest.raises(InputError, match="use --resume auto"):
+        train_tiny(photos, undisturbed, *SETTINGS, epochs=EPOCHS, resume=False)
+
+
+def test_only_the_newest_two_states_are_kept(photos: Path, tmp_path: Path) -> None:
+    train_tiny(photos, tmp_path / "run", "save_every=1", epochs=2)
+    assert [path.name for path in states(tmp_path / "run")] == [f"state-{step:09d}.safetensors" for step in (5, 6)]

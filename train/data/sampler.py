@@ -1,0 +1,90 @@
+"""Which images each step sees, and how the processes of a run share them."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lipsformer.system.errors import InputError
+from lipsformer.train.recipe import Recipe
+
+from .rng import Purpose, generator
+
+__all__ = ["Order", "cuts"]
+
+
+class Order:
+    """The images of every step of a training: a function of (seed, epoch) alone.
+
+    Each epoch shows every image once, in batches of at most `batch_size` whose sizes differ by at most one. With
+    `balanced` it shows as many images, every class equally often: as often as its images allow without repeating one
+    before all have been shown.
+    """
+
+    def __init__(self, labels: NDArray[np.int64], recipe: Recipe) -> None:
+        self.labels = labels
+        self.recipe = recipe
+        self.steps_per_epoch = math.ceil(len(labels) / recipe.batch_size)
+        self.total = self.steps_per_epoch * recipe.epochs
+        self._of_epoch = functools.lru_cache(maxsize=2)(self._shuffled)
+
+    def positions(self, step: int) -> range:
+        """Where `step` (counted over all epochs) lies in the order of its epoch."""
+        return self._bounds(step % self.steps_per_epoch)
+
+    def images(self, step: int) -> NDArray[np.int64]:
+        """The images of `step`, in the order in which they lie in the batch."""
+        positions = self.positions(step)
+        return self._of_epoch(step // self.steps_per_epoch)[positions.start : positions.stop]
+
+    def check_shares(self, processes: int) -> None:
+        """Refuses a number of processes that cannot share every batch evenly.
+
+        Raises:
+            InputError: if it does not divide the batch size, or leaves a share without two images.
+        """
+        parts, batch = processes * self.recipe.accumulate, self.recipe.batch_size
+        among = f"{processes} processes" + (f" x {self.recipe.accumulate} parts" if self.recipe.accumulate > 1 else "")
+        if batch % parts:
+            near = max(parts, round(batch / parts) * parts)
+            raise InputError(f"recipe: batch_size={batch} cannot be shared evenly by {among}; use {near}")
+        smallest = len(self.labels) // self.steps_per_epoch
+        if smallest < 2 * parts and parts > 1:
+            raise InputError(
+                f"recipe: batch_size={batch}: batches of {smallest} images are too few for {among}, two images each; "
+                "use a larger batch, or fewer processes or parts"
+            )
+
+    def _bounds(self, index: int) -> range:
+        share, rest = divmod(len(self.labels), self.steps_per_epoch)
+        start = index * share + min(index, rest)
+        return range(start, start + share + (index < rest))
+
+    def _shuffled(self, epoch: int) -> NDArray[np.int64]:
+        draws = generator(self.recipe.seed, Purpose.ORDER, epoch)
+        return self._balanced(draws) if self.recipe.balanced else draws.permutation(len(self.labels))
+
+    def _balanced(self, draws: np.random.Generator) -> NDArray[np.int64]:
+        classes = int(self.labels.max()) + 1
+        quotas = np.full(classes, len(self.labels) // classes)
+        quotas[draws.permutation(classes)[: len(self.labels) % classes]] += 1
+        chosen = []
+        for label, quota in enumerate(quotas):
+            members = np.flatnonzero(self.labels == label)
+            rounds = math.ceil(quota / len(members))
+            chosen.append(np.concatenate([draws.permutation(members) for _ in range(rounds)])[:quota])
+        return draws.permutation(np.concatenate(chosen))
+
+
+def cuts(size: int, parts: int) -> list[slice]:
+    """Cuts a batch of `size` images into `parts` contiguous ones, at even positions so that no pair is torn apart.
+
+    The images at 2j and 2j + 1 are partners of mixup and cutmix.
+    """
+    pairs = math.ceil(size / 2)
+    ends = [min(2 * (pairs * part // parts), size) for part in range(parts + 1)]
+    return [slice(start, stop) for start, stop in itertools.pairwise(ends)]

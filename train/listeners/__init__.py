@@ -1,0 +1,1 @@
+"""Whoever follows a training: the progress display, learning curves, TensorBoard."""

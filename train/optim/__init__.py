@@ -1,0 +1,1 @@
+"""Optimizers, parameter groups, the learning-rate schedule and averaged weights."""

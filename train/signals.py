@@ -1,0 +1,51 @@
+"""Ending on request: SIGTERM, as schedulers send it before they take a machine away, and Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from lipsformer.system.errors import LipsFormerError
+
+__all__ = ["StopRequest", "StoppedError", "stop_on_signals"]
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StoppedError(LipsFormerError):
+    """A training ended on request, its state saved. The exit status is 128 + the signal's number, as shells have it."""
+
+    def __init__(self, output: Path, step: int, total: int, number: int) -> None:
+        self.exit_code = 128 + number
+        super().__init__(f"{output}: stopped at step {step} of {total}, its state is saved; the same command goes on")
+
+
+class StopRequest:
+    """Whether a signal asked the training to end, and which."""
+
+    signal: int = 0
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """Notes the first signal; a second one ends the process at once, in the midst of the step."""
+        if self.signal:
+            raise KeyboardInterrupt
+        self.signal = number
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Within the block, signals are noted instead of ending the process."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():  # only there can signals be handled
+        yield request
+        return
+    before = {number: signal.signal(number, request.receive) for number in SIGNALS}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,1 @@
+"""`lipsformer stability`: two models over a grid of learning rates."""

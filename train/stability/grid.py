@@ -1,0 +1,257 @@
+"""Two models over a grid of learning rates without warm-up: how far can the rate be off, and training still works?
+
+LipsFormer (arXiv 2304.09856) claims to train without warm-up and without tuning the learning rate. Here it and the
+plain network that it started from train by one recipe, with the same draws, at each rate. Each training is an ordinary
+one in a process of its own (`trials.py`); those that have ended are not repeated, and one that was killed is resumed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import lipsformer
+from lipsformer.datasets import ImageFolder, open_dataset
+from lipsformer.model.factory import build_model
+from lipsformer.model.variants import make_config
+from lipsformer.system import console
+from lipsformer.system.atomic import publish_file
+from lipsformer.system.errors import InputError
+from lipsformer.system.hardware import cores, torch_device
+from lipsformer.train.recipe import Recipe, load_recipe
+from lipsformer.train.state import fingerprint
+
+from .plot import plot_stability
+from .report import Chance, describe, render, summarise
+from .runner import Trial, run_all, threads_each
+
+__all__ = ["measure_stability", "parse_rates"]
+
+GRID, RUNS = "grid.json", "runs"
+REPORT, TABLE, PLOT = "stability.json", "stability.md", "stability.png"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Grid:
+    """What is trained: recipes that differ in the model alone, at each learning rate, from each seed.
+
+    `dataset` is the fingerprint of the dataset. The recipes' own learning rate is the first, as is their seed.
+    """
+
+    recipes: tuple[Recipe, ...]
+    learning_rates: tuple[float, ...]
+    seeds: tuple[int, ...]
+    dataset: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "recipes": [recipe.to_dict() for recipe in self.recipes],
+            "learning_rates": list(self.learning_rates),
+            "seeds": list(self.seeds),
+            "dataset": self.dataset,
+        }
+
+    def differences(self, before: Mapping[str, Any]) -> list[str]:
+        """What this grid changes in the one that `before` describes, a line for each value."""
+        lines = []
+        for old, new in zip(before["recipes"], self.recipes, strict=True):
+            for line in Recipe.from_dict({**old, "seed": new.seed, "learning_rate": new.learning_rate}).differences(
+                new
+            ):
+                lines += [line] if line not in lines else []  # what both models share is told once
+        for name, new_values in (("learning rates", self.learning_rates), ("seeds", self.seeds)):
+            old_values = before[name.replace(" ", "_")]
+            if old_values != list(new_values):
+                lines.append(f"{name} were {_listed(old_values)}, are {_listed(new_values)}")
+        return lines + (["the dataset is another one"] if before["dataset"] != self.dataset else [])
+
+
+def measure_stability(
+    data: Path,
+    *,
+    output: Path,
+    model: str,
+    baseline: str,
+    learning_rates: str,
+    seeds: int = 1,
+    recipe: str = "default",
+    epochs: int | None = None,
+    overrides: Sequence[str] = (),
+    jobs: int | None = None,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Trains `model` and `baseline` at each learning rate; returns the report that stability.json holds.
+
+    `output` receives stability.json, stability.md, stability.png, and a folder for each training below runs/. A
+    training that diverges is a result, not an error. Called again, it goes on where it was stopped.
+
+    Args:
+        data: class folders, or train/ and val/ or test/ with class folders.
+        output: folder to write; must be empty, absent or that of the same grid.
+        model: a variant.
+        baseline: the variant to compare it with.
+        learning_rates: numbers with commas between them.
+        seeds: trainings of each model at each rate, from the recipe's seed on.
+        recipe: a packaged recipe or the path of a TOML file. What its [model] table changes applies to both models if
+            it names one of them, and to none otherwise.
+        epochs: instead of the recipe's.
+        overrides: "key=value" changes to the recipe, for both models.
+        jobs: trainings at once; each has its share of the cores. By default one per core, on a GPU one.
+        device: "auto", "cpu" or "cuda".
+
+    Raises:
+        InputError: if an argument, the recipe, the dataset or one of its images cannot be used, or `output` holds
+            another grid.
+        LipsFormerError: if a training's process fails.
+    """
+    target = torch_device(device)
+    if seeds < 1 or (jobs is not None and jobs < 1):
+        raise InputError(f"--{'seeds' if seeds < 1 else 'jobs'}: at least 1 is needed")
+    rates = parse_rates(learning_rates)
+    shared = _shared_recipe(recipe, (model, baseline), epochs, overrides, rates[0])
+    dataset = open_dataset(data)
+    grid = Grid(
+        recipes=shared,
+        learning_rates=rates,
+        seeds=tuple(range(shared[0].seed, shared[0].seed + seeds)),
+        dataset=fingerprint(dataset),
+    )
+    _open_grid(output, grid)
+    trials = _trials(grid, output / RUNS)
+    jobs = min(jobs or (cores() if target.type == "cpu" else 1), len(trials))
+    run_all(trials, data, target.type, jobs)
+    return _conclude(output, grid, trials, dataset, _machine(target, jobs))
+
+
+def parse_rates(text: str) -> tuple[float, ...]:
+    """The learning rates of "1e-3,1e-2", rising.
+
+    Raises:
+        InputError: if one is not a number above 0, or is given twice.
+    """
+    rates = []
+    for part in text.split(","):
+        try:
+            rates.append(float(part))
+        except ValueError:
+            raise InputError(f"--learning-rates {text}: '{part.strip()}' is not a number; as in 1e-3,1e-2") from None
+        if not 0 < rates[-1] < float("inf"):
+            raise InputError(f"--learning-rates {text}: {part.strip()} is not above 0 and finite")
+    if len(set(rates)) < len(rates):
+        raise InputError(f"--learning-rates {text}: a rate is given twice")
+    return tuple(sorted(rates))
+
+
+def _shared_recipe(
+    name: str, models: Sequence[str], epochs: int | None, overrides: Sequence[str], rate: float
+) -> tuple[Recipe, ...]:
+    """The recipe with each of `models`, and the same changes to both."""
+    for key, flag in (("learning_rate", "--learning-rates"), ("model.name", "--model and --baseline")):
+        if any(text.partition("=")[0].strip() in (key, key.partition(".")[0]) for text in overrides):
+            raise InputError(f"--set {key}: the grid decides it; use {flag}")
+    start = load_recipe(name)
+    changes = start.model if start.model["name"] in models else {}
+    fixed = {f"model.{field}": value for field, value in changes.items() if field != "name"} | {"learning_rate": rate}
+    if epochs is not None:
+        fixed["epochs"] = epochs
+    recipes = tuple(
+        load_recipe(load_recipe(load_recipe(start, {"model.name": model}), fixed), overrides) for model in models
+    )
+    if make_config(**recipes[0].model) == make_config(**recipes[1].model):
+        raise InputError(f"--model {models[0]} and --baseline {models[1]} are the same network here; choose another")
+    return recipes
+
+
+def _open_grid(output: Path, grid: Grid) -> None:
+    """Sees to it that `output` is this grid's: a new one is written down, an earlier one must be the same."""
+    path = output / GRID
+    if not path.is_file():
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise InputError(f"{output}: exists already and holds no {GRID}; choose another --output")
+        with publish_file(path) as draft:
+            draft.write_text(json.dumps(grid.to_dict(), indent=2) + "\n", encoding="utf-8")
+        return
+    try:
+        differences = grid.differences(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); choose another --output") from None
+    if differences:
+        raise InputError(
+            f"{path}: belongs to another grid ({'; '.join(differences)}); give the same settings, or another --output"
+        )
+
+
+def _trials(grid: Grid, root: Path) -> list[Trial]:
+    trials = []
+    for seed in grid.seeds:
+        for rate in grid.learning_rates:
+            for recipe in grid.recipes:
+                name = f"{recipe.model['name']}-rate{rate}-seed{seed}"
+                changed = load_recipe(recipe, {"learning_rate": rate, "seed": seed})
+                trials.append(Trial(recipe=changed, folder=root / name))
+    return trials
+
+
+def _conclude(
+    output: Path, grid: Grid, trials: Sequence[Trial], dataset: ImageFolder, machine: dict[str, Any]
+) -> dict[str, Any]:
+    """Writes the report and returns it."""
+    chance = Chance.of(dataset.validation.labels.tolist(), len(dataset.classes))
+    runs = [describe(trial.recipe, result, chance) for trial in trials if (result := trial.result()) is not None]
+    names = [recipe.model["name"] for recipe in grid.recipes]
+    report = {
+        "command": shlex.join(["lipsformer", *sys.argv[1:]]),
+        "machine": machine,
+        "dataset": {
+            "name": dataset.root.resolve().name,
+            "classes": len(dataset.classes),
+            "training_images": len(dataset.train),
+            "validation_images": len(dataset.validation),
+            "validation_split": dataset.validation.name,
+        },
+        "chance": dataclasses.asdict(chance),
+        "parameters": {
+            name: _parameters(recipe, len(dataset.classes)) for name, recipe in zip(names, grid.recipes, strict=True)
+        },
+        "grid": grid.to_dict(),
+        "summary": {name: summarise([run for run in runs if run["model"] == name]) for name in names},
+        "runs": runs,
+    }
+    for name, text in ((REPORT, json.dumps(report, indent=1) + "\n"), (TABLE, render(report))):
+        with publish_file(output / name) as draft:
+            draft.write_text(text, encoding="utf-8")
+    plot_stability(output / PLOT, report)
+    console.say(f"{output / TABLE}, {PLOT} and {REPORT} are ready")
+    return report
+
+
+def _parameters(recipe: Recipe, classes: int) -> int:
+    with torch.device("meta"):
+        model = build_model(make_config(num_classes=classes, **recipe.model))
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _machine(device: torch.device, jobs: int) -> dict[str, Any]:
+    return {
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "cores": cores(),
+        "jobs": jobs,
+        "threads_per_job": threads_each(jobs),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "lipsformer": lipsformer.__version__,
+    }
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)

@@ -1,0 +1,219 @@
+"""What a stability grid has shown: outcomes, the range of learning rates that work, and a table."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from lipsformer.train.recipe import Recipe
+
+__all__ = ["Chance", "decades", "describe", "render", "summarise"]
+
+Run = Mapping[str, Any]
+
+TOLERANCE = 0.05  # top-1 below a model's best at which a learning rate still counts as usable
+DEVIATIONS = 3  # of the binomial distribution, by which top-1 must exceed chance
+DEFINITIONS = f"""\
+- top-1: of the averaged weights, which are those that `lipsformer train` saves, on all validation images after the last
+  epoch. Their average forgets the initial weights, but lags a little behind in a short training, for both models.
+- diverged: the loss or its gradient was not finite for 20 steps in a row, which ends a training.
+- did not learn: ended, but with a top-1 no more than {DEVIATIONS} standard deviations above that of always naming the
+  most frequent class, or a training loss, over the last twentieth of the last epoch, not below that of an even guess.
+- skipped: steps whose loss or gradient was not finite; they leave the weights as they are.
+- usable range: the learning rates around the best one, without a gap, at which every seed learned and the mean top-1 is
+  within {100 * TOLERANCE:.0f} points of the best. Its width is log10(highest / lowest); a range that ends at the grid's
+  edge may be wider."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chance:
+    """What needs no learning: `top1` of the most frequent class, `noise` (3 deviations of it), `loss` of even odds."""
+
+    top1: float
+    noise: float
+    loss: float
+
+    @classmethod
+    def of(cls, labels: Sequence[int], classes: int) -> Self:
+        """Chance on validation images of these labels."""
+        top1 = max(collections.Counter(labels).values()) / len(labels)
+        return cls(top1=top1, noise=DEVIATIONS * math.sqrt(top1 * (1 - top1) / len(labels)), loss=math.log(classes))
+
+
+def describe(recipe: Recipe, result: Mapping[str, Any], chance: Chance) -> dict[str, Any]:
+    """One training for the report, from what `run_trial` wrote.
+
+    `outcome` is "learned", "did not learn" or "diverged"; `curve` has pairs of a time in epochs and the mean training
+    loss around it, null where all steps were skipped or none was made. A training that diverged has no final accuracy.
+    """
+    epochs = [*result["epochs"], *([result["unfinished"]] if result["unfinished"] else [])]
+    curve = [
+        (round(epoch + (index + 0.5) / len(record["train_loss_curve"]), 4), loss)
+        for epoch, record in enumerate(epochs)
+        for index, loss in enumerate(record["train_loss_curve"])
+    ]
+    diverged = result["diverged_at"] is not None
+    last: Mapping[str, Any] = {"val_top1": None, "val_loss": None} if diverged else epochs[-1]
+    final_loss = None if diverged else curve[-1][1]
+    if diverged:
+        outcome = "diverged"
+    elif final_loss is not None and final_loss < chance.loss and last["val_top1"] > chance.top1 + chance.noise:
+        outcome = "learned"
+    else:
+        outcome = "did not learn"
+    return {
+        "model": recipe.model["name"],
+        "learning_rate": recipe.learning_rate,
+        "seed": recipe.seed,
+        "outcome": outcome,
+        "diverged_at": result["diverged_at"],
+        "top1": last["val_top1"],
+        "val_loss": last["val_loss"],
+        "train_loss": final_loss,
+        "skipped_steps": sum(record["skipped_steps"] for record in epochs),
+        "seconds": round(sum(record["seconds"] for record in result["epochs"]), 1),
+        "curve": curve,
+    }
+
+
+def summarise(runs: Sequence[Run]) -> dict[str, Any]:
+    """Counts of the outcomes of one model's `runs`, its best learning rate, and its usable range (`DEFINITIONS`).
+
+    `highest_learned` is the highest rate at which it learned from every seed; it, `best` and `usable` are null if there
+    is no such rate.
+    """
+    counts = collections.Counter(run["outcome"] for run in runs)
+    rates = sorted({run["learning_rate"] for run in runs})
+    means = [_mean([run for run in runs if run["learning_rate"] == rate]) for rate in rates]
+    summary: dict[str, Any] = {
+        "trainings": len(runs),
+        **{name.replace(" ", "_"): counts[name] for name in ("learned", "did not learn", "diverged")},
+        "best": None,
+        "highest_learned": None,
+        "usable": None,
+    }
+    best = max(range(len(rates)), key=lambda index: means[index])
+    if means[best] < 0:
+        return summary
+    low = high = best
+    while low > 0 and means[low - 1] >= means[best] - TOLERANCE:
+        low -= 1
+    while high < len(rates) - 1 and means[high + 1] >= means[best] - TOLERANCE:
+        high += 1
+    summary["best"] = {"learning_rate": rates[best], "top1": means[best]}
+    summary["highest_learned"] = max(rate for rate, mean in zip(rates, means, strict=True) if mean >= 0)
+    summary["usable"] = {
+        "from": rates[low],
+        "to": rates[high],
+        "rates": high - low + 1,
+        "decades": round(math.log10(rates[high] / rates[low]), 3),
+        "open_below": low == 0,
+        "open_above": high == len(rates) - 1,
+    }
+    return summary
+
+
+def _mean(runs: Sequence[Run]) -> float:
+    """Mean top-1 of one rate's runs; below every possible one if not all of them learned."""
+    return float(np.mean([run["top1"] for run in runs])) if all(r["outcome"] == "learned" for r in runs) else -1.0
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """The report as Markdown."""
+    grid, dataset, machine = report["grid"], report["dataset"], report["machine"]
+    names, recipe = list(report["summary"]), grid["recipes"][0]
+    lines = [
+        f"# Stability without warm-up: {' and '.join(names)} on {dataset['name']}",
+        "",
+        *(_sentence(name, report["summary"][name]) for name in names),
+        _comparison(report),
+        "",
+        "![Accuracy, loss curves and divergences](stability.png)",
+        "",
+        f"| learning rate | {' | '.join(names)} |",
+        "|---:|" + "---|" * len(names),
+    ]
+    for rate in grid["learning_rates"]:
+        cells = [
+            _cell([run for run in report["runs"] if (run["model"], run["learning_rate"]) == (name, rate)])
+            for name in names
+        ]
+        lines.append(f"| {rate:g} | {' | '.join(cells)} |")
+    settings = {name: value for name, value in recipe.items() if name not in ("learning_rate", "seed", "workers")}
+    settings["model"] = {name: value for name, value in recipe["model"].items() if name != "name"}
+    lines += [
+        "",
+        DEFINITIONS,
+        "",
+        f"Trained on {dataset['training_images']:,} images of {dataset['classes']} classes, validated on "
+        f"{dataset['validation_images']:,} ({dataset['validation_split']}); the learning rate starts at the value of "
+        "the table and falls to 0 along half a cosine. Both models see the same images, crops and batches in the same "
+        f"order. Seeds: {', '.join(map(str, grid['seeds']))}. Settings of both: "
+        f"{', '.join(f'{name} {value}' for name, value in settings.items())}.",
+        "",
+        f"Measured on {machine['platform']}, {machine['device']}, {machine['jobs']} at once with "
+        f"{machine['threads_per_job']} threads each, torch {machine['torch']}, lipsformer {machine['lipsformer']}, by:",
+        "",
+        f"    {report['command']}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _sentence(name: str, summary: Mapping[str, Any]) -> str:
+    ends = (
+        f"Of its {summary['trainings']} trainings {summary['learned']} learned, {summary['did_not_learn']} did not "
+        f"learn and {summary['diverged']} diverged."
+    )
+    if summary["usable"] is None:
+        return f"{name} learned from every seed at no learning rate. {ends}"
+    usable, best = summary["usable"], summary["best"]
+    return (
+        f"{name} reaches {best['top1']:.1%} at a learning rate of {best['learning_rate']:g}, and stays within "
+        f"{100 * TOLERANCE:.0f} points of that from {usable['from']:g} to {usable['to']:g}: {decades(usable)}. The "
+        f"highest rate at which it learned is {summary['highest_learned']:g}. {ends}"
+    )
+
+
+def _comparison(report: Mapping[str, Any]) -> str:
+    """Says whose usable range is the wider, and on how much that rests."""
+    seeds, (model, baseline) = len(report["grid"]["seeds"]), report["summary"].items()
+    widths = [0 if summary["usable"] is None else summary["usable"]["rates"] for _, summary in (model, baseline)]
+    verdict = "as wide as" if widths[0] == widths[1] else "wider than" if widths[0] > widths[1] else "narrower than"
+    return (
+        f"On this grid the usable range of {model[0]} is {verdict} that of {baseline[0]}: {widths[0]} and {widths[1]} "
+        f"of {len(report['grid']['learning_rates'])} rates, with {seeds} seed{'s' if seeds > 1 else ''}. Of one shape, "
+        f"they have {_millions(report, model[0])} and {_millions(report, baseline[0])} parameters."
+    )
+
+
+def _millions(report: Mapping[str, Any], name: str) -> str:
+    return f"{report['parameters'][name] / 1e6:.2f} M"
+
+
+def decades(usable: Mapping[str, Any]) -> str:
+    """The width of a usable range, in words."""
+    least = "at least " if usable["open_below"] or usable["open_above"] else ""
+    return f"{least}{usable['decades']:.1f} decades"
+
+
+def _cell(runs: Sequence[Run]) -> str:
+    """What became of one model at one rate, over the seeds."""
+    ended = [run for run in runs if run["top1"] is not None]
+    texts = []
+    if ended:
+        text = f"{np.mean([run['top1'] for run in ended]):.1%}"
+        spread = [min(run["top1"] for run in ended), max(run["top1"] for run in ended)]
+        texts.append(f"{text} ({spread[0]:.1%} to {spread[1]:.1%})" if len(ended) > 1 else text)
+    idle = sum(run["outcome"] == "did not learn" for run in runs)
+    if idle:
+        texts.append("did not learn" + (f" ({idle} of {len(runs)})" if len(runs) > 1 else ""))
+    if steps := [str(run["diverged_at"]) for run in runs if run["outcome"] == "diverged"]:
+        texts.append(f"diverged at step {' and '.join(steps)}")
+    skipped = sum(run["skipped_steps"] for run in runs)
+    return ", ".join(texts + ([f"{skipped} steps skipped"] if skipped else []))
