@@ -16,9 +16,9 @@ from lipsformer.bundle.manifest import BundleFile, Manifest
 from lipsformer.bundle.pretrained import resolve_model
 from lipsformer.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from lipsformer.export.int8.calibration import FEWEST
-from lipsformer.export.int8.quantize import quantise
+from lipsformer.export.int8.quantize import quantize
 from lipsformer.export.parity.gate import Gate
-from lipsformer.export.parity.gate_images import GateImages, Pool, spread
+from lipsformer.export.parity.gate_images import GateImages, ImagePool, spread
 from lipsformer.export.parity.reference import REFERENCE_NAME, Reference
 from lipsformer.export.parity.report import ParityReport
 from lipsformer.export.tensorrt.build import build_engine, check_with_rtx
@@ -27,7 +27,7 @@ from lipsformer.inference.runtimes import OnnxRuntime, Pixels, TorchRuntime
 from lipsformer.inference.runtimes.tensorrt import TensorRtRuntime
 from lipsformer.inference.runtimes.tensorrt_compat import engine_fits
 from lipsformer.inference.runtimes.tensorrt_library import RTX, TENSORRT
-from lipsformer.system.atomic import publish_directory, sha256_of
+from lipsformer.system.atomic import atomic_directory, sha256_of
 from lipsformer.system.console import say
 from lipsformer.system.errors import GateError, InputError
 from lipsformer.system.hardware import cache_folder, installed_versions
@@ -60,7 +60,7 @@ def export_bundle(checkpoint: Path, output: Path, settings: ExportSettings | Non
     settings = settings or ExportSettings()
     checkpoint = resolve_model(checkpoint)
     settings.check_libraries()
-    with publish_directory(output) as draft:
+    with atomic_directory(output) as draft:
         loaded = load_checkpoint(checkpoint)
         images, calibration = _read_images(loaded, settings)
         gate = Gate(Reference.of(TorchRuntime(loaded), images), settings)
@@ -116,16 +116,16 @@ def _read_images(loaded: Checkpoint, settings: ExportSettings) -> tuple[GateImag
     calibration = np.empty((0, spec.image_size, spec.image_size, 3), np.uint8)
     source, used = None, None
     if settings.calibration is not None:
-        pool = Pool.find(settings.calibration, classes, "train")
+        pool = ImagePool.find(settings.calibration, classes, "train")
         source, used = pool.name, spread(min(CALIBRATION_IMAGES, max(FEWEST, pool.count // 2)), pool.count)
         calibration, _ = pool.decode(used, spec)
         if len(calibration) < FEWEST:
             raise InputError(f"--calibration {pool.name}: {len(calibration)} photos, at least {FEWEST} are needed")
     data = settings.parity_data or settings.calibration
     if data is None:
-        pool = dataclasses.replace(Pool.find(SAMPLES, ()), name="sample photos of the package")
+        pool = dataclasses.replace(ImagePool.find(SAMPLES, ()), name="sample photos of the package")
     else:
-        pool = Pool.find(data, classes)
+        pool = ImagePool.find(data, classes)
     return pool.gate_images(settings.parity_images, spec, used if pool.name == source else None), calibration
 
 
@@ -144,7 +144,7 @@ def _graphs(
     for precision in settings.precisions:
         if precision == "int8":
             for target in settings.targets:
-                yield target, precision, quantise(floating("fp32"), calibration, target=target)
+                yield target, precision, quantize(floating("fp32"), calibration, target=target)
         else:
             yield "ort", precision, floating(precision)
 

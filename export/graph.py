@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lipsformer.checkpoints.checkpoint import Checkpoint
 from lipsformer.export.folding.network import fold as fold_network
 from lipsformer.inference.runtimes import INPUT_NAME, METADATA_KEY, OUTPUT_NAME
-from lipsformer.model.pixel_norm import Normalise
+from lipsformer.model.pixel_norm import Normalize
 from lipsformer.system.errors import InputError
 
 __all__ = ["PixelsToLogits", "build_graph"]
@@ -26,15 +26,15 @@ OPSET = 20  # the first with a Gelu operator; below it every GELU is a chain of 
 
 
 class PixelsToLogits(nn.Module):
-    """A checkpoint's model as it was trained, with the normalisation in front: uint8 (B, S, S, 3) to float32 (B, K)."""
+    """A checkpoint's model as it was trained, with the normalization in front: uint8 (B, S, S, 3) to float32 (B, K)."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__()
-        self.normalise = Normalise(checkpoint.preprocessing)
+        self.normalize = Normalize(checkpoint.preprocessing)
         self.model = checkpoint.model
 
     def forward(self, pixels: Tensor) -> Tensor:
-        logits: Tensor = self.model(self.normalise(pixels))
+        logits: Tensor = self.model(self.normalize(pixels))
         return logits
 
 
@@ -43,7 +43,7 @@ def build_graph(
 ) -> onnx.ModelProto:
     """The checkpoint as ONNX: `pixels` uint8 (batch, S, S, 3) to `logits` float32 (batch, K), batch dynamic.
 
-    Normalisation is inside. Class names, preprocessing, precision and `max_batch`, the largest batch that will be
+    Normalization is inside. Class names, preprocessing, precision and `max_batch`, the largest batch that will be
     proved, travel in the metadata, for tools that have only the file.
 
     Args:

@@ -34,7 +34,7 @@ BACKENDS = {
     ("engine", "tensorrt"): Backend(platform="tensorrt_plan", filename="model.plan", instances="KIND_GPU"),
 }
 
-# Without a name: then it is the folder's, which may be renamed. No preferred batch sizes: one optimisation profile
+# Without a name: then it is the folder's, which may be renamed. No preferred batch sizes: one optimization profile
 # serves all sizes alike. The warm-up runs before Triton calls the model ready.
 CONFIG = """\
 platform: "{platform}"

@@ -12,7 +12,7 @@ from lipsformer.bundle.manifest import BundleFile, Manifest, read_manifest
 from lipsformer.bundle.pretrained import resolve_model
 from lipsformer.checkpoints.checkpoint import load_checkpoint
 from lipsformer.export.parity.check import FileParity, check_parity
-from lipsformer.export.parity.gate_images import Pool
+from lipsformer.export.parity.gate_images import ImagePool
 from lipsformer.export.parity.reference import REFERENCE_NAME, Reference
 from lipsformer.export.parity.report import ParityReport
 from lipsformer.export.parity.thresholds import THRESHOLDS, Limits
@@ -134,7 +134,7 @@ def _computed(bundle: Path, manifest: Manifest, checkpoint: Path, data: Path | N
     loaded = load_checkpoint(checkpoint)
     if sha256_of(checkpoint) != manifest.checkpoint_sha256:
         raise GateError(f"{checkpoint}: not the checkpoint that {bundle} was made from; its SHA-256 is another")
-    images = Pool.find(data or SAMPLES, loaded.classes).gate_images(IMAGES, loaded.preprocessing)
+    images = ImagePool.find(data or SAMPLES, loaded.classes).gate_images(IMAGES, loaded.preprocessing)
     return Reference.of(TorchRuntime(loaded), images)
 
 

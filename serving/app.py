@@ -14,12 +14,12 @@ from starlette.types import ASGIApp
 import lipsformer
 from lipsformer.images.open import ImageError
 from lipsformer.serving.http.auth import KeyRing
-from lipsformer.serving.http.handlers import Classifying
+from lipsformer.serving.http.handlers import ClassifyHandlers
 from lipsformer.serving.http.problems import CLIENT_CLOSED_REQUEST, Problem, problem_of
-from lipsformer.serving.http.request_middleware import Door, record_of
+from lipsformer.serving.http.request_middleware import RequestMiddleware, record_of
 from lipsformer.serving.http.web_page import page_routes
 from lipsformer.serving.pipeline.admission import Overloaded
-from lipsformer.serving.pipeline.model_manager import Served
+from lipsformer.serving.pipeline.model_manager import ModelManager
 
 from .observability import Observer
 from .openapi import describe_api
@@ -30,9 +30,9 @@ __all__ = ["create_app"]
 ROUTES = ("/classify", "/classify_batch", "/info", "/openapi.json", "/metrics")
 
 
-def create_app(served: Served, settings: Settings, keys: KeyRing | None, observer: Observer) -> ASGIApp:
+def create_app(served: ModelManager, settings: Settings, keys: KeyRing | None, observer: Observer) -> ASGIApp:
     """The application that answers with what is served; everything but health checks is behind its door."""
-    classifying = Classifying(served, settings, observer)
+    classifying = ClassifyHandlers(served, settings, observer)
     api = describe_api(
         version=lipsformer.__version__,
         keys=keys is not None,
@@ -61,11 +61,11 @@ def create_app(served: Served, settings: Settings, keys: KeyRing | None, observe
     ]
     errors = (Problem, ImageError, Overloaded, ClientDisconnect, HTTPException, Exception)
     app = Starlette(routes=routes, exception_handlers=dict.fromkeys(errors, _answer_error))
-    door = Door(
+    door = RequestMiddleware(
         app,
         routes=(*ROUTES, *(page.path for page in pages)),
         keys=keys,
-        turned_away=classifying.turned_away,
+        rejection=classifying.rejection,
         observer=observer,
     )
     if not settings.cors_origins:

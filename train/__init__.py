@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .lr_range_test import check_rate
+from .lr_range_test import run_lr_range_test
 from .recipe import Recipe, load_recipe, recipe_names
 from .run import run_training
 
-__all__ = ["Recipe", "check_rate", "load_recipe", "recipe_names", "run_training"]
+__all__ = ["Recipe", "load_recipe", "recipe_names", "run_lr_range_test", "run_training"]

@@ -12,7 +12,7 @@ from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.model.blocks import LipsFormer
 from lipsformer.model.config import ModelConfig
 from lipsformer.model.factory import build_model
-from lipsformer.model.init_weights import initialise
+from lipsformer.model.init_weights import init_weights
 from lipsformer.model.variants import make_config
 from lipsformer.system.errors import InputError
 
@@ -35,13 +35,13 @@ def start_config(model: Mapping[str, Any]) -> ModelConfig:
     return read_header(name).config.replace(**fields) if starts_from_checkpoint(name) else make_config(name, **fields)
 
 
-def start_preprocessing(model: Mapping[str, Any], crop_fraction: float) -> Preprocessing:
-    """How images become the input of a recipe's [model] table; a checkpoint's colours stay normalised as they were."""
+def start_preprocessing(model: Mapping[str, Any], crop_pct: float) -> Preprocessing:
+    """How images become the input of a recipe's [model] table; a checkpoint's colors stay normalized as they were."""
     size = start_config(model).image_size
     if not starts_from_checkpoint(model["name"]):
-        return Preprocessing(image_size=size, crop_fraction=crop_fraction)
+        return Preprocessing(image_size=size, crop_pct=crop_pct)
     known = read_header(model["name"]).preprocessing
-    return dataclasses.replace(known, image_size=size, crop_fraction=crop_fraction)
+    return dataclasses.replace(known, image_size=size, crop_pct=crop_pct)
 
 
 def start_model(model: Mapping[str, Any], classes: Sequence[str]) -> LipsFormer:
@@ -57,9 +57,9 @@ def start_model(model: Mapping[str, Any], classes: Sequence[str]) -> LipsFormer:
     network = build_model(config)
     name = model["name"]
     if not starts_from_checkpoint(name):
-        initialise(network, config.init)
+        init_weights(network, config.init)
         return network
-    initialise(network.head, config.init)
+    init_weights(network.head, config.init)
     checkpoint = load_checkpoint(name)
     weights = checkpoint.model.state_dict()
     if checkpoint.classes != tuple(classes):

@@ -12,16 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lipsformer.model.pixel_norm import Normalise
+from lipsformer.model.pixel_norm import Normalize
 from lipsformer.system.errors import LipsFormerError
 from lipsformer.train.augment.pipeline import Augmentation
 from lipsformer.train.data.dataset import Batch
-from lipsformer.train.data.rng import Purpose, generator
-from lipsformer.train.data.sampler import Order, cuts
+from lipsformer.train.data.rng import Stream, generator
+from lipsformer.train.data.sampler import EpochSampler, split_batch
 from lipsformer.train.listeners.pace import Progress
 from lipsformer.train.optim.optimizers import learning_rate
 
-from .distributed import Processes
+from .distributed import DistributedContext
 from .recipe import Recipe
 from .signals import StopRequest
 from .state import TrainingState
@@ -52,14 +52,14 @@ class Setting:
     """What stays the same throughout a training."""
 
     recipe: Recipe
-    processes: Processes
-    order: Order
-    normalise: Normalise
+    distributed: DistributedContext
+    sampler: EpochSampler
+    normalize: Normalize
     augmentation: Augmentation
 
     def autocast(self) -> torch.autocast:
         """The context in which the model computes."""
-        device = self.processes.device
+        device = self.distributed.device
         return torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.autocasts(device))
 
 
@@ -95,13 +95,13 @@ def train_epoch(
         DivergedError: after 20 such steps in a row.
     """
     state.model.train()
-    order, recipe = setting.order, setting.recipe
+    order, recipe = setting.sampler, setting.recipe
     while state.step < (state.epoch + 1) * order.steps_per_epoch:
         started = time.perf_counter()
         batch = next(batches)
         waited = time.perf_counter() - started
         rate = learning_rate(state.step, order.total, recipe.peak_rate)
-        state.optimisers.set_rate(rate)
+        state.optimizers.set_rate(rate)
         step = take_step(state, batch, setting, stop=bool(stop.signal))
         _count(state, step)
         state.step += 1
@@ -125,50 +125,50 @@ def train_epoch(
 
 
 def take_step(state: TrainingState, batch: Batch, setting: Setting, *, stop: bool = False) -> Step:
-    """One optimisation step on this process's share of the step's images, in `accumulate` parts.
+    """One optimization step on this process's share of the step's images, in `grad_accum_steps` parts.
 
     The gradient is that of the mean loss over the images of all processes, however they are shared: all that is drawn
     at random is drawn for the whole batch. `stop` says that this process was asked to end.
     """
-    recipe, processes = setting.recipe, setting.processes
-    images = len(setting.order.positions(state.step))
+    recipe, distributed = setting.recipe, setting.distributed
+    images = len(setting.sampler.positions(state.step))
     draws = setting.augmentation.draw(recipe.seed, state.step, images)
-    drop = drop_draws(state, recipe.seed, images)
-    parts = cuts(images, processes.count * recipe.accumulate)
-    parts = parts[processes.rank * recipe.accumulate : (processes.rank + 1) * recipe.accumulate]
+    drop = drop_path_noise(state, recipe.seed, images)
+    parts = split_batch(images, distributed.world_size * recipe.grad_accum_steps)
+    parts = parts[distributed.rank * recipe.grad_accum_steps : (distributed.rank + 1) * recipe.grad_accum_steps]
     # Sums of the loss, of right answers, of the gradient's norm, and of those who were asked to stop.
-    sums = torch.zeros(4, dtype=torch.float64, device=processes.device)
-    for optimiser in state.optimisers.members:
-        optimiser.zero_grad()
+    sums = torch.zeros(4, dtype=torch.float64, device=distributed.device)
+    for optimizer in state.optimizers.members:
+        optimizer.zero_grad()
     for part in parts:
         local = slice(part.start - parts[0].start, part.stop - parts[0].start)
-        pixels = batch.pixels[local].to(processes.device, non_blocking=True)
-        labels = batch.labels[local].to(processes.device, non_blocking=True)
+        pixels = batch.pixels[local].to(distributed.device, non_blocking=True)
+        labels = batch.labels[local].to(distributed.device, non_blocking=True)
         inputs, targets = setting.augmentation.apply(
-            pixels, labels, draws.part(part.start, part.stop), setting.normalise
+            pixels, labels, draws.part(part.start, part.stop), setting.normalize
         )
-        with processes.unsynchronised(state.network, part is not parts[-1]):
+        with distributed.no_sync(state.network, part is not parts[-1]):
             with setting.autocast():
-                logits = state.network(inputs, drop[..., part].to(processes.device))
+                logits = state.network(inputs, drop[..., part].to(distributed.device))
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             loss = F.cross_entropy(logits, targets.to(logits.dtype), reduction="sum")
             # Processes average their gradients; the sum over them is wanted.
-            (loss * (processes.count / images)).backward()  # type: ignore[no-untyped-call]
+            (loss * (distributed.world_size / images)).backward()  # type: ignore[no-untyped-call]
         sums[0] += loss.detach()
         sums[1] += (logits.detach().argmax(dim=1) == targets.argmax(dim=1)).sum()
     sums[2] = nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_grad)
     sums[3] = float(stop)
-    total = processes.add_up(sums).tolist()
+    total = distributed.all_reduce(sums).tolist()
     step = Step(images=images, loss=total[0], correct=total[1], norm=total[2], stop=total[3] > 0)
     if step.finite:
-        state.optimisers.step()
+        state.optimizers.step()
         state.average.update_parameters(state.model)
     return step
 
 
-def drop_draws(state: TrainingState, seed: int, images: int) -> Tensor:
+def drop_path_noise(state: TrainingState, seed: int, images: int) -> Tensor:
     """What decides stochastic depth in a step, for all its `images`: (blocks, branches, images), uniform in 0..1."""
-    draws = generator(seed, Purpose.DROP_PATH, state.step).random(state.model.draws_shape(images), "float32")
+    draws = generator(seed, Stream.DROP_PATH, state.step).random(state.model.drop_path_shape(images), "float32")
     return torch.from_numpy(draws)
 
 

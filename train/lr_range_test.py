@@ -17,16 +17,16 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lipsformer.system import console
-from lipsformer.system.atomic import publish_file
+from lipsformer.system.atomic import atomic_write
 from lipsformer.system.errors import InputError
 from lipsformer.system.plotting import ACCENT, PRIMARY, SECONDARY, STYLE, save_figure
-from lipsformer.train.data.dataset import TrainingBatches, TrainingImages, load_training
+from lipsformer.train.data.dataset import TrainingBatchSampler, TrainingImages, load_training
 
 from .loop import take_step
 from .run import open_run
 from .run_folder import RATE_PLOT, RATE_REPORT
 
-__all__ = ["check_rate"]
+__all__ = ["run_lr_range_test"]
 
 STEPS = 100
 LOWEST, HIGHEST = 1e-6, 1.0
@@ -35,7 +35,7 @@ DIVERGED = 2.0  # times the loss at the lowest rates
 FEWEST = 10  # steps from which something can be said
 
 
-def check_rate(data: Path, *, output: Path, device: str = "auto", **choices: Any) -> dict[str, Any]:
+def run_lr_range_test(data: Path, *, output: Path, device: str = "auto", **choices: Any) -> dict[str, Any]:
     """Raises the learning rate from 1e-6 to 1 over 100 steps and returns what learning_rate.json holds.
 
     `output` receives learning_rate.json and learning_rate.png and nothing else; a training may follow in it. `choices`
@@ -45,21 +45,21 @@ def check_rate(data: Path, *, output: Path, device: str = "auto", **choices: Any
         InputError: as `run_training` does, or if the recipe has fewer than 10 steps.
     """
     with open_run(data, output=output, device=device, resume=True, **choices) as run:
-        order, processes, state = run.setting.order, run.processes, run.state
-        steps = min(STEPS, order.total)
+        sampler, distributed, state = run.setting.sampler, run.distributed, run.state
+        steps = min(STEPS, sampler.total)
         if state.step:
             raise InputError(f"{output}: holds a training; check the rate in another --output")
         if steps < FEWEST:
             raise InputError(
-                f"recipe: {order.total} steps are too few to check the rate, {FEWEST} needed; raise epochs"
+                f"recipe: {sampler.total} steps are too few to check the rate, {FEWEST} needed; raise epochs"
             )
         images = TrainingImages(run.dataset.train, run.recipe, run.preprocessing)
-        batches = load_training(images, TrainingBatches(order, processes))
+        batches = load_training(images, TrainingBatchSampler(sampler, distributed))
         rates, losses = [], []
         state.model.train()
         with console.track("learning-rate check", steps) as advance:
             for rate in np.geomspace(LOWEST, HIGHEST, steps).tolist():
-                state.optimisers.set_rate(rate)
+                state.optimizers.set_rate(rate)
                 step = take_step(state, next(batches), run.setting)
                 state.step += 1
                 if not step.finite:
@@ -70,8 +70,8 @@ def check_rate(data: Path, *, output: Path, device: str = "auto", **choices: Any
                 if len(losses) > FEWEST and smoothed(losses)[-1] > DIVERGED * float(np.mean(losses[:FEWEST])):
                     break
         report = conclude(rates, losses, scale=run.recipe.peak_rate / run.recipe.learning_rate)
-        if processes.first:
-            with publish_file(output / RATE_REPORT) as draft:
+        if distributed.is_main:
+            with atomic_write(output / RATE_REPORT) as draft:
                 draft.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
             plot_check(output / RATE_PLOT, report, run.title)
     return report

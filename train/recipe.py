@@ -17,6 +17,7 @@ import torch
 
 from lipsformer.model.config import STAGES
 from lipsformer.system.errors import InputError, check_fields, suggest
+from lipsformer.system.renamed_keys import RECIPE_KEYS, current_keys
 
 from .initial_weights import start_config
 
@@ -42,10 +43,10 @@ BELOW_ONE: Rule = (lambda v: 0 <= v < 1, "at least 0 and below 1")
 RANGES: dict[str, Rule] = {
     "epochs": POSITIVE,
     "batch_size": POSITIVE,
-    "accumulate": POSITIVE,
+    "grad_accum_steps": POSITIVE,
     "optimizer": (lambda v: v in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
     "learning_rate": (lambda v: v > 0, "above 0"),
-    "reference_batch": NOT_NEGATIVE,
+    "lr_base_batch_size": NOT_NEGATIVE,
     "layer_decay": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
     "freeze": (lambda v: 0 <= v <= STAGES, f"from 0 to {STAGES}"),
     "weight_decay": NOT_NEGATIVE,
@@ -56,17 +57,18 @@ RANGES: dict[str, Rule] = {
     "patience": NOT_NEGATIVE,
     "precision": (lambda v: v in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
     "crop_scale": (lambda v: 0 < v[0] <= v[1] <= 1, "rising, above 0 and at most 1"),
-    "flip": SHARE,
+    "hflip": SHARE,
     "rand_augment": (lambda v: 0 <= v <= 10, "between 0 and 10"),
     "mixup": NOT_NEGATIVE,
     "cutmix": NOT_NEGATIVE,
-    "erasing": SHARE,
-    "crop_fraction": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
+    "random_erasing": SHARE,
+    "crop_pct": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
     "seed": (lambda v: 0 <= v < 2**63, "at least 0 and below 2**63"),
     "workers": NOT_NEGATIVE,
     "save_every": POSITIVE,
 }
-WITHOUT_EFFECT = ("workers", "save_every", "recompute")  # on the result: a run may be resumed with other values
+# Without effect on the result: a run may be resumed with other values of these.
+WITHOUT_EFFECT = ("workers", "save_every", "grad_checkpointing")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,10 +83,10 @@ class Recipe:
 
     epochs: int
     batch_size: int
-    accumulate: int
+    grad_accum_steps: int
     optimizer: str
     learning_rate: float
-    reference_batch: int
+    lr_base_batch_size: int
     layer_decay: float
     freeze: int
     weight_decay: float
@@ -94,15 +96,15 @@ class Recipe:
     patience: int
     precision: str
     compile: bool
-    recompute: bool
+    grad_checkpointing: bool
     label_smoothing: float
     crop_scale: tuple[float, float]
-    flip: float
+    hflip: float
     rand_augment: float
     mixup: float
     cutmix: float
-    erasing: float
-    crop_fraction: float
+    random_erasing: float
+    crop_pct: float
     balanced: bool
     seed: int
     workers: int
@@ -131,11 +133,11 @@ class Recipe:
 
     @property
     def peak_rate(self) -> float:
-        """The learning rate of the first step: linear in the batch size where `reference_batch` says so.
+        """The learning rate of the first step: linear in the batch size where `lr_base_batch_size` says so.
 
         The linear rule is Goyal et al.'s (2017).
         """
-        return self.learning_rate * (self.batch_size / self.reference_batch if self.reference_batch else 1.0)
+        return self.learning_rate * (self.batch_size / self.lr_base_batch_size if self.lr_base_batch_size else 1.0)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; `from_dict` reads it back."""
@@ -148,6 +150,7 @@ class Recipe:
         Raises:
             InputError: if a value is unknown (the near one is suggested), missing or invalid.
         """
+        data = current_keys(data, RECIPE_KEYS)
         check_fields(data, [field.name for field in dataclasses.fields(cls)], "recipe key")
         return cls(**data)
 
@@ -195,6 +198,7 @@ def load_recipe(name: str | Path | Recipe, overrides: Mapping[str, Any] | Sequen
     data = name.to_dict() if isinstance(name, Recipe) else _read_chain(_find(str(name)))
     if not isinstance(overrides, Mapping):
         overrides = dict(_parse(text) for text in overrides)
+    overrides = current_keys(overrides, RECIPE_KEYS)
     for key, value in overrides.items():
         table, _, field = key.rpartition(".")
         if table not in ("", "model"):
@@ -229,7 +233,7 @@ def _read_chain(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return current_keys(tomllib.loads(path.read_text(encoding="utf-8")), RECIPE_KEYS)
     except FileNotFoundError:
         raise InputError(f"{path}: no such recipe; packaged ones: {', '.join(recipe_names())}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -12,12 +12,12 @@ from lipsformer.evaluation.report.write import CLASSES
 from lipsformer.system import console
 from lipsformer.system.errors import InputError
 
-from .distributed import Processes, join_processes
+from .distributed import DistributedContext, init_distributed
 from .loop import DivergedError
 from .recipe import Recipe, load_recipe
 from .run_folder import BEST, LAST, RunFolder
 from .signals import stop_on_signals
-from .state import SavedState, fingerprint, parse_state
+from .state import SavedState, fingerprint, read_state
 from .training import Training
 
 __all__ = ["open_run", "run_training"]
@@ -61,7 +61,7 @@ def run_training(
     """
     choices = {"model": model, "recipe": recipe, "epochs": epochs, "overrides": overrides}
     with stop_on_signals() as stop, open_run(data, output=output, resume=resume, device=device, **choices) as run:
-        first, best, last = run.processes.first, output / BEST, output / LAST
+        first, best, last = run.distributed.is_main, output / BEST, output / LAST
         if run.finished and (output / CLASSES).is_file():
             if first:
                 console.say(f"{output}: finished already, after {run.state.epoch} epochs")
@@ -83,28 +83,28 @@ def run_training(
 @contextlib.contextmanager
 def open_run(data: Path, *, output: Path, resume: bool, device: str, **choices: Any) -> Iterator[Training]:
     """The training that `run_training`'s arguments describe, in the state that `output` holds, or in its first."""
-    with join_processes(device) as processes:
+    with init_distributed(device) as distributed:
         folder = RunFolder(output)
-        saved = _open(folder, processes, resume)
+        saved = _open(folder, distributed, resume)
         chosen = _choose_recipe(saved, **choices)
         dataset = open_dataset(data)
         digest = fingerprint(dataset)
-        processes.check_same(digest, f"the dataset {data}")
+        distributed.check_same(digest, f"the dataset {data}")
         if saved is not None:
             _check_same(saved, chosen, dataset, digest)
-        run = Training(chosen, dataset, digest, folder, processes)
+        run = Training(chosen, dataset, digest, folder, distributed)
         if saved is not None:
-            run.state.restore(saved, run.labels)
+            run.state.load(saved, run.labels)
         yield run
 
 
-def _open(folder: RunFolder, processes: Processes, resume: bool) -> SavedState | None:
+def _open(folder: RunFolder, distributed: DistributedContext, resume: bool) -> SavedState | None:
     """The state to go on from, as the first process found it; nothing if the training is to start."""
-    found = folder.open(resume=resume) if processes.first else None
-    content = processes.share(None if found is None else found[1])
+    found = folder.open(resume=resume) if distributed.is_main else None
+    content = distributed.broadcast(None if found is None else found[1])
     if content is None:
         return None
-    return parse_state(folder.path if found is None else found[0], content)
+    return read_state(folder.path if found is None else found[0], content)
 
 
 def _choose_recipe(

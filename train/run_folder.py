@@ -9,11 +9,11 @@ from pathlib import Path
 
 from lipsformer.evaluation.report.write import CLASSES, CONFUSION, MISTAKES
 from lipsformer.system import console
-from lipsformer.system.atomic import publish_file
+from lipsformer.system.atomic import atomic_write
 from lipsformer.system.errors import InputError
 
 from .recipe import Recipe
-from .state import TrainingState, parse_state, save_state
+from .state import TrainingState, read_state, save_state
 
 __all__ = ["RunFolder"]
 
@@ -65,7 +65,7 @@ class RunFolder:
                 console.say(f"{problem}; taking the state before it")
             try:
                 content = path.read_bytes()
-                parse_state(path, content)
+                read_state(path, content)
             except (InputError, OSError) as error:
                 problem = str(error)
             else:
@@ -119,5 +119,5 @@ class RunFolder:
             raise InputError(f"{self.path}: cannot be written ({error}); mend that and call again to go on") from None
 
     def _write(self, name: str, text: str) -> None:
-        with self.writing(), publish_file(self.path / name) as draft:
+        with self.writing(), atomic_write(self.path / name) as draft:
             draft.write_text(text, encoding="utf-8", errors="surrogateescape")

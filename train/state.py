@@ -22,20 +22,20 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from lipsformer.datasets import ImageFolder
-from lipsformer.evaluation.predictions import Outcomes
+from lipsformer.evaluation.predictions import Predictions
 from lipsformer.model.blocks import LipsFormer
-from lipsformer.system.atomic import publish_file
+from lipsformer.system.atomic import atomic_write
 from lipsformer.system.errors import InputError
-from lipsformer.train.optim.optimizers import Optimisers
+from lipsformer.train.optim.optimizers import Optimizers
 
 from .epoch import EpochSums
 from .recipe import Recipe
 
-__all__ = ["SavedState", "TrainingState", "fingerprint", "parse_state", "save_state"]
+__all__ = ["SavedState", "TrainingState", "fingerprint", "read_state", "save_state"]
 
 METADATA_KEY = "lipsformer_training"
 FORMAT = 2
-MODEL, AVERAGE, OPTIMISERS, BEST = "model.", "average.", "optimisers.", "best."
+MODEL, AVERAGE, OPTIMIZERS, BEST = "model.", "average.", "optimisers.", "best."
 OUTCOMES = ("predicted", "rank", "loss", "confidence")  # what is kept of the best epoch's validation
 
 
@@ -51,11 +51,11 @@ class TrainingState:
     model: LipsFormer
     network: nn.Module
     average: AveragedModel
-    optimisers: Optimisers
+    optimizers: Optimizers
     step: int = 0
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     sums: EpochSums
-    best_outcomes: Outcomes | None = None
+    best_outcomes: Predictions | None = None
     skipped_in_a_row: int = 0
 
     @property
@@ -73,23 +73,23 @@ class TrainingState:
         """The record of the first epoch with the highest validation accuracy."""
         return max(self.history, key=lambda record: record["val_top1"], default=None)
 
-    def finish_epoch(self, record: dict[str, Any], outcomes: Outcomes) -> None:
+    def finish_epoch(self, record: dict[str, Any], outcomes: Predictions) -> None:
         """Takes in an epoch's record and its validation."""
         self.history.append(record)
         self.sums = EpochSums(self.sums.steps)
         if self.best is record:
             self.best_outcomes = outcomes
 
-    def restore(self, saved: SavedState, labels: np.ndarray[Any, np.dtype[np.int64]]) -> None:
+    def load(self, saved: SavedState, labels: np.ndarray[Any, np.dtype[np.int64]]) -> None:
         """Goes back to what was saved; `labels` are those of the validation images.
 
         Raises:
-            InputError: if the tensors do not fit this model and optimiser.
+            InputError: if the tensors do not fit this model and optimizer.
         """
         try:
             self.model.load_state_dict(_below(MODEL, saved.tensors))
             self.average.load_state_dict(_below(AVERAGE, saved.tensors))
-            self.optimisers.load_state(_below(OPTIMISERS, saved.tensors))
+            self.optimizers.load_state(_below(OPTIMIZERS, saved.tensors))
             self.sums = EpochSums.from_dict(saved.sums)
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             problem = " ".join(str(error).split())[:300]
@@ -97,7 +97,7 @@ class TrainingState:
         self.step, self.history, self.skipped_in_a_row = saved.step, list(saved.history), saved.skipped_in_a_row
         if best := _below(BEST, saved.tensors):
             arrays = {name: best[name].numpy() for name in OUTCOMES}
-            self.best_outcomes = Outcomes(labels=labels, classes=self.model.config.num_classes, **arrays)
+            self.best_outcomes = Predictions(labels=labels, classes=self.model.config.num_classes, **arrays)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,7 +128,7 @@ def save_state(path: Path, state: TrainingState, recipe: Recipe, dataset: str) -
     """Writes `state` whole or not at all. `dataset` is its fingerprint."""
     tensors = {MODEL + name: tensor for name, tensor in state.model.state_dict().items()}
     tensors |= {AVERAGE + name: tensor for name, tensor in state.average.state_dict().items()}
-    tensors |= {OPTIMISERS + name: tensor for name, tensor in state.optimisers.state().items()}
+    tensors |= {OPTIMIZERS + name: tensor for name, tensor in state.optimizers.state().items()}
     if state.best_outcomes is not None:
         tensors |= {BEST + name: torch.from_numpy(getattr(state.best_outcomes, name)) for name in OUTCOMES}
     copies = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -142,11 +142,11 @@ def save_state(path: Path, state: TrainingState, recipe: Recipe, dataset: str) -
         "skipped_in_a_row": state.skipped_in_a_row,
     }
     signed = {**metadata, "sha256": _digest(metadata, copies)}
-    with publish_file(path) as draft:
+    with atomic_write(path) as draft:
         draft.write_bytes(save_tensors(copies, {METADATA_KEY: json.dumps(signed)}))
 
 
-def parse_state(path: Path, content: bytes) -> SavedState:
+def read_state(path: Path, content: bytes) -> SavedState:
     """The state that a file of `content` holds; `path` names it in messages.
 
     Raises:

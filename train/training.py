@@ -15,26 +15,26 @@ from torch import nn
 from lipsformer.checkpoints.checkpoint import save_checkpoint
 from lipsformer.datasets import ImageFolder
 from lipsformer.evaluation.report.write import write_report
-from lipsformer.model.pixel_norm import Normalise
+from lipsformer.model.pixel_norm import Normalize
 from lipsformer.system.errors import InputError
 from lipsformer.train.augment.pipeline import Augmentation
 from lipsformer.train.data.dataset import (
     Batch,
-    TrainingBatches,
+    TrainingBatchSampler,
     TrainingImages,
-    ValidationBatches,
+    ValidationBatchSampler,
     ValidationImages,
     load_training,
 )
-from lipsformer.train.data.rng import Purpose, seed_torch
-from lipsformer.train.data.sampler import Order
+from lipsformer.train.data.rng import Stream, seed_torch
+from lipsformer.train.data.sampler import EpochSampler
 from lipsformer.train.listeners.curves import plot_curves
 from lipsformer.train.listeners.live import Display
 from lipsformer.train.listeners.pace import Progress
 from lipsformer.train.listeners.tensorboard import TensorBoard
-from lipsformer.train.optim.optimizers import average_weights, build_optimisers, freeze_stages, learning_rate
+from lipsformer.train.optim.optimizers import average_weights, build_optimizers, freeze_stages, learning_rate
 
-from .distributed import Processes
+from .distributed import DistributedContext
 from .epoch import EpochSums
 from .initial_weights import start_model, start_preprocessing
 from .loop import Setting, train_epoch
@@ -53,35 +53,35 @@ class Training:
     """The training of `recipe` on `dataset`, of fingerprint `digest`, in `folder`."""
 
     def __init__(
-        self, recipe: Recipe, dataset: ImageFolder, digest: str, folder: RunFolder, processes: Processes
+        self, recipe: Recipe, dataset: ImageFolder, digest: str, folder: RunFolder, distributed: DistributedContext
     ) -> None:
         self.recipe = recipe
         self.dataset = dataset
         self.digest = digest
         self.folder = folder
-        self.processes = processes
+        self.distributed = distributed
         self.title = f"{recipe.model['name']} on {dataset.root.resolve().name}"
         self.labels = np.asarray(dataset.validation.labels)
-        self.preprocessing = start_preprocessing(recipe.model, recipe.crop_fraction)
-        order = Order(np.asarray(dataset.train.labels), recipe)
-        order.check_shares(processes.count)
+        self.preprocessing = start_preprocessing(recipe.model, recipe.crop_pct)
+        sampler = EpochSampler(np.asarray(dataset.train.labels), recipe)
+        sampler.check_shares(distributed.world_size)
         self.setting = Setting(
             recipe=recipe,
-            processes=processes,
-            order=order,
-            normalise=self._cast(Normalise(self.preprocessing)),
+            distributed=distributed,
+            sampler=sampler,
+            normalize=self._cast(Normalize(self.preprocessing)),
             augmentation=Augmentation(
                 rand_augment=recipe.rand_augment,
                 mixup=recipe.mixup,
                 cutmix=recipe.cutmix,
-                erasing=recipe.erasing,
+                random_erasing=recipe.random_erasing,
                 label_smoothing=recipe.label_smoothing,
                 classes=len(dataset.classes),
             ),
         )
         self.state = self._start()
         self.events: TensorBoard | None = None
-        self.unreadable = folder.unreadable() if processes.first else set()
+        self.unreadable = folder.unreadable() if distributed.is_main else set()
 
     @property
     def finished(self) -> bool:
@@ -96,11 +96,11 @@ class Training:
         Raises:
             StoppedError: if it was asked to stop.
         """
-        state, order = self.state, self.setting.order
+        state, order = self.state, self.setting.sampler
         images = TrainingImages(self.dataset.train, self.recipe, self.preprocessing)
-        batches = load_training(images, TrainingBatches(order, self.processes, start=state.step))
-        validation = ValidationBatches(
-            ValidationImages(self.dataset.validation, self.preprocessing), self.recipe, self.processes
+        batches = load_training(images, TrainingBatchSampler(order, self.distributed, start=state.step))
+        validation = ValidationBatchSampler(
+            ValidationImages(self.dataset.validation, self.preprocessing), self.recipe, self.distributed
         )
         with contextlib.ExitStack() as stack:
             self.display = stack.enter_context(
@@ -109,16 +109,16 @@ class Training:
                     self.recipe.epochs,
                     order.steps_per_epoch,
                     state.step,
-                    quiet=not self.processes.first,
+                    quiet=not self.distributed.is_main,
                     validation=[record["val_top1"] for record in state.history],
                 )
             )
-            if tensorboard and self.processes.first:
+            if tensorboard and self.distributed.is_main:
                 self.events = stack.enter_context(TensorBoard(self.folder.path / EVENTS, state.step))
             self._introduce()
             if state.step == 0:
                 self._save_state()
-                if self.processes.first:
+                if self.distributed.is_main:
                     self.folder.save_recipe(self.recipe)
             while not self.finished:
                 started = time.perf_counter()
@@ -140,11 +140,11 @@ class Training:
 
     def _start(self) -> TrainingState:
         recipe = self.recipe
-        seed_torch(recipe.seed, Purpose.WEIGHTS)
+        seed_torch(recipe.seed, Stream.WEIGHTS)
         model = self._cast(start_model(recipe.model, self.dataset.classes))
-        model.recompute = recipe.recompute
+        model.grad_checkpointing = recipe.grad_checkpointing
         freeze_stages(model, recipe.freeze)
-        network = self.processes.wrap(model)
+        network = self.distributed.wrap(model)
         average = average_weights(model, recipe.ema_decay).eval()
         if recipe.compile:
             model.compile()
@@ -152,27 +152,27 @@ class Training:
             model=model,
             network=network,
             average=average,
-            optimisers=build_optimisers(model, recipe),
-            sums=EpochSums(self.setting.order.steps_per_epoch),
+            optimizers=build_optimizers(model, recipe),
+            sums=EpochSums(self.setting.sampler.steps_per_epoch),
         )
 
     def _cast(self, module: Module) -> Module:
         """On the device, in the recipe's precision."""
-        return module.to(self.processes.device, torch.float64 if self.recipe.precision == "float64" else None)
+        return module.to(self.distributed.device, torch.float64 if self.recipe.precision == "float64" else None)
 
     def _introduce(self) -> None:
         train, validation = self.dataset.train, self.dataset.validation
         parameters = sum(parameter.numel() for parameter in self.state.model.parameters())
-        many = f" x {self.processes.count}" if self.processes.count > 1 else ""
+        many = f" x {self.distributed.world_size}" if self.distributed.world_size > 1 else ""
         self.display.say(
             f"training {self.recipe.model['name']}, {parameters / 1e6:.1f} M parameters, "
             f"{self.preprocessing.image_size} px, on {len(train)} images of {len(self.dataset.classes)} classes, "
             f"validating on {len(validation)} ({validation.name}): {self.recipe.epochs} epochs of "
-            f"{self.setting.order.steps_per_epoch} steps on {self.processes.device.type}{many}"
+            f"{self.setting.sampler.steps_per_epoch} steps on {self.distributed.device.type}{many}"
         )
         if self.state.step:
             self.display.say(
-                f"{self.folder.path}: resumed at step {self.state.step} of {self.setting.order.total}, "
+                f"{self.folder.path}: resumed at step {self.state.step} of {self.setting.sampler.total}, "
                 f"after epoch {self.state.epoch} of {self.recipe.epochs}"
             )
 
@@ -195,12 +195,12 @@ class Training:
 
     def _save_state(self) -> None:
         """Makes the run resumable from here."""
-        self.unreadable = set(self.processes.gather(sorted(self.unreadable)))
-        if self.processes.first:
+        self.unreadable = set(self.distributed.all_gather(sorted(self.unreadable)))
+        if self.distributed.is_main:
             self.folder.save_unreadable(self.unreadable)
             self.folder.save_state(self.state, self.recipe, self.digest)
 
-    def _finish_epoch(self, batches: ValidationBatches, started: float) -> None:
+    def _finish_epoch(self, batches: ValidationBatchSampler, started: float) -> None:
         """Validates and writes an epoch. The state comes last: killed before, the epoch's end is done again."""
         state = self.state
         outcomes = validate(state.average.module, batches, self.labels, self.setting, self._after_batch)
@@ -210,7 +210,7 @@ class Training:
         record = {
             "epoch": state.epoch + 1,
             "step": state.step,
-            "learning_rate": learning_rate(state.step - 1, self.setting.order.total, self.recipe.peak_rate),
+            "learning_rate": learning_rate(state.step - 1, self.setting.sampler.total, self.recipe.peak_rate),
             **state.sums.record(),
             "val_loss": outcomes.mean_loss if math.isfinite(outcomes.mean_loss) else None,
             "val_top1": outcomes.top1,
@@ -219,7 +219,7 @@ class Training:
             "seconds": round(time.perf_counter() - started, 2),
         }
         state.finish_epoch(record, outcomes)
-        if self.processes.first:
+        if self.distributed.is_main:
             with self.folder.writing():
                 self._save_checkpoint(LAST)
                 if state.best is record:

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lipsformer.evaluation.predictions import UNREAD, Outcomes
-from lipsformer.train.data.dataset import Batch, ValidationBatches
+from lipsformer.evaluation.predictions import UNREAD, Predictions
+from lipsformer.train.data.dataset import Batch, ValidationBatchSampler
 
 from .loop import Setting
 
@@ -20,12 +20,12 @@ __all__ = ["validate"]
 @torch.inference_mode()
 def validate(
     model: Callable[[Tensor], Tensor],
-    batches: ValidationBatches,
+    batches: ValidationBatchSampler,
     labels: NDArray[np.int64],
     setting: Setting,
     after_batch: Callable[[Batch, int, int], None],
-) -> Outcomes:
-    """Runs `model` (in eval mode, normalised images to logits) on this process's share; the outcomes of all images.
+) -> Predictions:
+    """Runs `model` (in eval mode, normalized images to logits) on this process's share; the outcomes of all images.
 
     Every image is looked at by one process, and so counts once. In full precision, as `lipsformer eval` does it,
     so that a checkpoint's figures are those that it gives again. `labels` (N,) are those of the whole split;
@@ -37,12 +37,12 @@ def validate(
         after_batch(batch, done, len(batches))
         if not len(batch.labels):
             continue
-        logits = model(setting.normalise(batch.pixels.to(setting.processes.device, non_blocking=True)))
+        logits = model(setting.normalize(batch.pixels.to(setting.distributed.device, non_blocking=True)))
         at = batch.labels.numpy()
-        outcomes = Outcomes.of(logits.double().cpu().numpy(), labels[at])
+        outcomes = Predictions.of(logits.double().cpu().numpy(), labels[at])
         found[:, at] = np.ones(len(at)), outcomes.predicted, outcomes.rank, outcomes.loss, outcomes.confidence
-    total = setting.processes.add_up(torch.from_numpy(found).to(setting.processes.device)).cpu().numpy()
-    return Outcomes(
+    total = setting.distributed.all_reduce(torch.from_numpy(found).to(setting.distributed.device)).cpu().numpy()
+    return Predictions(
         labels=labels,
         predicted=np.where(total[0] > 0, total[1], UNREAD).astype(np.int64),
         rank=total[2].astype(np.int64),

@@ -20,19 +20,19 @@ from torch import Tensor
 
 from lipsformer import create_model
 from lipsformer.images.preprocessing import Preprocessing
-from lipsformer.model.pixel_norm import Normalise
+from lipsformer.model.pixel_norm import Normalize
 from lipsformer.train.augment.pipeline import Augmentation
 from lipsformer.train.augment.rand_augment import OPERATIONS
 
 BATCHES = ((64, 64, "lipsformer_nano"), (16, 224, "lipsformer_tiny"))  # images, side, the model that is trained
 ROUNDS, STEPS, CLASSES = 10, 12, 100
-OFF = {"rand_augment": 0.0, "mixup": 0.0, "cutmix": 0.0, "erasing": 0.0, "label_smoothing": 0.1}
+OFF = {"rand_augment": 0.0, "mixup": 0.0, "cutmix": 0.0, "random_erasing": 0.0, "label_smoothing": 0.1}
 KINDS: dict[str, dict[str, float]] = {
     "none": {},
     "RandAugment, m = 9": {"rand_augment": 9},
-    "erasing, p = 0.25": {"erasing": 0.25},
+    "random_erasing, p = 0.25": {"random_erasing": 0.25},
     "mixup 0.8 and cutmix 1": {"mixup": 0.8, "cutmix": 1},
-    "all of these": {"rand_augment": 9, "erasing": 0.25, "mixup": 0.8, "cutmix": 1},
+    "all of these": {"rand_augment": 9, "random_erasing": 0.25, "mixup": 0.8, "cutmix": 1},
 }
 Run = Callable[[Tensor, Tensor], Tensor]
 # What kornia offers for operations that are not taken from it, for float images in 0..1 and a number for each.
@@ -56,27 +56,27 @@ def least(ways: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[s
     return best
 
 
-def step_time(name: str, pixels: Tensor, labels: Tensor, normalise: Normalise) -> float:
+def step_time(name: str, pixels: Tensor, labels: Tensor, normalize: Normalize) -> float:
     """Milliseconds of a forward and a backward pass."""
     model = create_model(name, CLASSES, image_size=pixels.shape[1])
-    return least({name: lambda: F.cross_entropy(model(normalise(pixels)), labels).backward()}, rounds=3)[name]
+    return least({name: lambda: F.cross_entropy(model(normalize(pixels)), labels).backward()}, rounds=3)[name]
 
 
 def kinds(batch: int, side: int, model: str) -> dict[str, float]:
     """Milliseconds per image of every kind, means over steps, whose draws differ; and of the model's step."""
     pixels = torch.randint(0, 256, (batch, side, side, 3), dtype=torch.uint8)
     labels = torch.randint(0, CLASSES, (batch,))
-    normalise = Normalise(Preprocessing(image_size=side))
+    normalize = Normalize(Preprocessing(image_size=side))
 
     def augment(on: dict[str, float], step: int) -> None:
         augmentation = Augmentation(**{**OFF, **on}, classes=CLASSES)
-        augmentation.apply(pixels, labels, augmentation.draw(0, step, batch), normalise)
+        augmentation.apply(pixels, labels, augmentation.draw(0, step, batch), normalize)
 
     measured = dict.fromkeys(KINDS, 0.0)
     for step in range(STEPS):
         for name, value in least({name: functools.partial(augment, on, step) for name, on in KINDS.items()}).items():
             measured[name] += value / STEPS
-    measured[model] = step_time(model, pixels, labels, normalise)
+    measured[model] = step_time(model, pixels, labels, normalize)
     return {name: value / batch for name, value in measured.items()}
 
 
@@ -122,7 +122,7 @@ def main() -> None:
     for name in KINDS:
         cells = [f"{column[name]:.3f} | {column[name] / all_:.1%}" for column, all_ in zip(columns, steps, strict=True)]
         print(f"| {name} | " + " | ".join(cells) + " |")
-    print("\n`none` normalises the pixels and makes the targets. A step is the forward and backward pass in float32 of")
+    print("\n`none` normalizes the pixels and makes the targets. A step is the forward and backward pass in float32 of")
     print(" and of ".join(f"{model} ({step:.1f} ms)" for (*_, model), step in zip(BATCHES, steps, strict=True)) + ".\n")
     print(
         "Each operation of RandAugment at strength 9, on a whole batch; a layer runs it on a thirtieth of the images."

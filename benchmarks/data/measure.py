@@ -75,7 +75,7 @@ def enlarge(split: Split, side: int, root: Path, count: int = 40) -> Split:
 
 
 def differences(split: Split, crops: Crops, gap: float, reduce: float | None) -> tuple[float, float, float]:
-    """How crops with `gap` and `reducing_gap` differ from exact ones, in grey levels.
+    """How crops with `gap` and `reducing_gap` differ from exact ones, in gray levels.
 
     The mean over the crops, the mean of the worst crop, and the largest of any pixel.
     """
@@ -109,7 +109,7 @@ def print_speed(sources: dict[str, Split]) -> None:
 def print_exactness(sources: dict[str, Split]) -> None:
     print("\n## How exact a reduced decode is\n")
     print(
-        "Grey levels of 255 between a crop and the exact one (decoded whole, resized in one step): mean of all crops /"
+        "Gray levels of 255 between a crop and the exact one (decoded whole, resized in one step): mean of all crops /"
     )
     print("mean of the worst crop / largest of any pixel. Without a gap, Pillow's `reducing_gap=2.0` alone does it.\n")
     print("| photos | crop | no gap | " + " | ".join(f"gap {gap:g}" for gap in GAPS) + " |")

@@ -4,7 +4,7 @@
     pip install --no-deps timm
     python benchmarks/inference/measure.py --official official --timm > benchmarks/inference/README.md
 
-Without --official and --timm ours is measured alone. All are exported by the same function, with the normalisation in
+Without --official and --timm ours is measured alone. All are exported by the same function, with the normalization in
 front, and measured by `lipsformer benchmark`: a process for each, which take turns.
 """
 
@@ -30,7 +30,7 @@ from lipsformer import Checkpoint, Preprocessing
 from lipsformer.checkpoints.convert import convert
 from lipsformer.evaluation.speed import BenchmarkReport, measure_speed
 from lipsformer.export.graph import PixelsToLogits, build_graph
-from lipsformer.export.int8.quantize import quantise
+from lipsformer.export.int8.quantize import quantize
 from lipsformer.images.open import open_image
 from lipsformer.images.samples import SAMPLES
 from lipsformer.inference.runtimes import INPUT_NAME, OUTPUT_NAME
@@ -117,7 +117,7 @@ def export(arguments: argparse.Namespace, folder: Path) -> list[Path]:
     graphs = {
         UNFOLDED: build_graph(ours, max_batch=1, fold=False),
         FOLDED: folded,
-        INT8: quantise(folded, photos(ours.preprocessing), target="ort"),
+        INT8: quantize(folded, photos(ours.preprocessing), target="ort"),
     }
     for name, model in peers.items():
         config = ours.config if name == OFFICIAL else make_config(TIMM_NAME)

@@ -33,8 +33,8 @@ def null_graph() -> onnx.ModelProto:
     nodes = [
         helper.make_node("Slice", [INPUT_NAME, "zeros", "ones", "axes"], ["corner"]),
         helper.make_node("Reshape", ["corner", "columns"], ["column"]),
-        helper.make_node("Cast", ["column"], ["grey"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", ["grey", "nothing"], ["zero"]),
+        helper.make_node("Cast", ["column"], ["gray"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["gray", "nothing"], ["zero"]),
         helper.make_node("Add", ["zero", "logits_of_all"], [OUTPUT_NAME]),
     ]
     weights = [numpy_helper.from_array(value, name) for name, value in constants.items()]

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lipsformer
-from lipsformer.model.factory import summarise
+from lipsformer.model.factory import summarize
 
 NAME, CLASSES, SIDE, DROP_PATH = "lipsformer_swin_tiny", 1000, 224, 0.2
 OURS, OFFICIAL, STORED, TIMM = "ours", "official", "official, without its activation checkpoints", "timm swin_tiny"
@@ -49,8 +49,8 @@ the ratios are medians over the rounds.
     python benchmarks/training/measure.py --official official > benchmarks/training/README.md
 
 The official code computes the MLP, the GELUs and the softmax a second time for the gradient, to save memory; ours
-computes blocks again only where it is asked to (`recompute`). The third row is the official code storing all that ours
-stores. Swin-Tiny has no convolution branches and 10 % less to multiply.
+computes blocks again only with `grad_checkpointing`. The third row is the official code storing all that ours stores.
+Swin-Tiny has no convolution branches and 10 % less to multiply.
 """
 NO_CUDA = """Not measured: the machine of these numbers has no CUDA device. Where there is one the command measures ours
 there; that part of it is written and has not been run."""
@@ -165,7 +165,7 @@ def print_table(
     for name, values in times.items():
         ratio = statistics.median(theirs / ours for theirs, ours in zip(values, times[OURS], strict=True))
         print(f"| {name} | {batch / statistics.median(values):.2f} | {ratio:.2f} |")
-    operations = STEP * 2 * summarise(NAME).multiply_adds * batch / statistics.median(times[OURS])
+    operations = STEP * 2 * summarize(NAME).multiply_adds * batch / statistics.median(times[OURS])
     print(
         f"\nOurs runs at {operations / 1e9:.0f} GFLOP/s, {operations / reachable:.0%} of the {reachable / 1e9:.0f} of a"
     )

@@ -11,8 +11,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from lipsformer.model.attention import CosineSimilarity
-from lipsformer.model.blocks import convolve
+from lipsformer.model.attention import ScaledCosineAttention
+from lipsformer.model.blocks import conv_nhwc
 from lipsformer.model.cswin import CrossShapedAttention, StripeAttention
 from lipsformer.model.swin import WindowAttention
 
@@ -22,7 +22,7 @@ __all__ = ["FoldedAttention", "FoldedWindows", "fold_attention", "widen"]
 
 
 def widen(x: Tensor) -> Tensor:
-    """At least float32: normalisation, softmax and pooling are computed in it where the rest is in float16."""
+    """At least float32: normalization, softmax and pooling are computed in it where the rest is in float16."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -78,7 +78,7 @@ class FoldedWindows(nn.Module):
         self.value_unit: nn.Module
         self.query_unit = self.key_unit = self.value_unit = nn.Identity()
         depth = len(query.bias) // heads
-        if isinstance(similarity, CosineSimilarity):
+        if isinstance(similarity, ScaledCosineAttention):
             temperature, scale = (
                 torch.as_tensor(factor, dtype=torch.float64).detach().flatten().expand(heads)
                 for factor in (similarity.temperature, similarity.value_scale)
@@ -133,7 +133,7 @@ class FoldedWindows(nn.Module):
         """
         _, heads, tokens, depth = values.shape
         windows = values.transpose(1, 2).reshape(-1, self.height, self.width, heads * depth)
-        return convolve(lepe, windows).reshape(-1, tokens, heads, depth).transpose(1, 2)
+        return conv_nhwc(lepe, windows).reshape(-1, tokens, heads, depth).transpose(1, 2)
 
 
 class Scale(nn.Module):
@@ -194,7 +194,7 @@ def _fold_square(attention: WindowAttention, before: Affine, after: Affine, bias
     query, key, value = (qkv.rows(i * dim, (i + 1) * dim) for i in range(3))
     projection = after.after(Affine.of(attention.proj))
     similarity = attention.similarity
-    if not (isinstance(similarity, CosineSimilarity) and similarity.value_norm):
+    if not (isinstance(similarity, ScaledCosineAttention) and similarity.value_norm):
         # Each row of the softmax sums to one: the values' bias passes through it, to the projection.
         scale = torch.as_tensor(getattr(similarity, "value_scale", 1.0), dtype=torch.float64).detach().flatten()
         passed = value.bias * scale.expand(attention.num_heads).repeat_interleave(dim // attention.num_heads)

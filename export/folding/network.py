@@ -1,8 +1,8 @@
 """Exact inference-time folding: a trained network as one that computes the same with fewer operations.
 
-What is affine joins its neighbour: residual scales and norms the projections around them, patch embedding norm the
-stem's convolution, merge norm and slicing one linear layer, final norm the head, pixel normalisation the stem. What
-cannot be folded stays: scales behind a GELU, the normalisation of queries and keys, LayerNorms, and what a zero-padded
+What is affine joins its neighbor: residual scales and norms the projections around them, patch embedding norm the
+stem's convolution, merge norm and slicing one linear layer, final norm the head, pixel normalization the stem. What
+cannot be folded stays: scales behind a GELU, the normalization of queries and keys, LayerNorms, and what a zero-padded
 convolution would read at the edges (there zero means the unshifted value).
 
 With CenterNorm after each residual sum, u = x + attention(x) and then y = N2(N1(u) + mlp(N1(u))), N1 is read by the
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lipsformer.images.preprocessing import Preprocessing
-from lipsformer.model.blocks import Block, LipsFormer, PatchEmbed, Stage, convolve
+from lipsformer.model.blocks import Block, LipsFormer, PatchEmbed, Stage, conv_nhwc
 from lipsformer.model.cswin import ConvMerging
 from lipsformer.model.norm import CenterNorm
 from lipsformer.model.residual import ResidualScale
@@ -43,7 +43,7 @@ class Branch(nn.Module):
         self.register_buffer("scale", scale.scale.detach().double() if isinstance(scale, ResidualScale) else None)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.gelu(convolve(self.depthwise, x))
+        x = F.gelu(conv_nhwc(self.depthwise, x))
         if self.mix is not None:
             x = F.gelu(self.mix(x))
         return x if self.scale is None else x * self.scale
@@ -166,7 +166,7 @@ class ConvolutionThenNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, H, W, C) to (B, H', W', C')."""
-        out: Tensor = self.norm(convolve(self.conv, x))
+        out: Tensor = self.norm(conv_nhwc(self.conv, x))
         return out
 
 
@@ -198,7 +198,7 @@ class FoldedLipsFormer(nn.Module):
         self.head = (head.after(Affine.of(model.norm)) if self.center else head).linear()
 
     def half_body(self) -> None:
-        """Turns all between the stem and the head to float16, but for normalisation, softmax and pooling."""
+        """Turns all between the stem and the head to float16, but for normalization, softmax and pooling."""
         self.float()
         self.body.half()
         self.last.half()
@@ -220,7 +220,7 @@ class FoldedLipsFormer(nn.Module):
 def fold(model: LipsFormer, preprocessing: Preprocessing) -> FoldedLipsFormer:
     """A trained network folded, in float64 and in inference mode; the network itself is left as it is.
 
-    It computes what `model` does of pixels normalised as `preprocessing` says, to rounding.
+    It computes what `model` does of pixels normalized as `preprocessing` says, to rounding.
 
     Raises:
         TypeError: if the network has a part that is not known here.

@@ -1,6 +1,6 @@
 """Static int8: the matrix products of a float32 graph in eight bits, with scales that were measured on real images.
 
-Only the products with weights are quantised, which are nearly all of the multiply-adds. A pair of QuantizeLinear and
+Only the products with weights are quantized, which are nearly all of the multiply-adds. A pair of QuantizeLinear and
 DequantizeLinear stands on each one's own inputs; the residual trunk, norms, attention and depthwise convolutions stay
 in float32. Scales are constants: an image's answer does not depend on its batch mates.
 """
@@ -21,7 +21,7 @@ from lipsformer.system.errors import InputError
 
 from .calibration import measure_ranges
 
-__all__ = ["quantise"]
+__all__ = ["quantize"]
 
 NARROW = 8  # a product with fewer rows or columns of weights, as folded norms have, costs too little to gain
 
@@ -43,7 +43,7 @@ SCHEMES: Mapping[str, Scheme] = {
 }
 
 
-def quantise(graph: onnx.ModelProto, pixels: Pixels, *, target: str) -> onnx.ModelProto:
+def quantize(graph: onnx.ModelProto, pixels: Pixels, *, target: str) -> onnx.ModelProto:
     """A float32 graph in int8; what goes in and what comes out stay as they are, and so does the rest of the metadata.
 
     Args:
@@ -52,24 +52,24 @@ def quantise(graph: onnx.ModelProto, pixels: Pixels, *, target: str) -> onnx.Mod
         target: "ort" or "tensorrt", who is to run it.
 
     Raises:
-        InputError: if the graph has no product to quantise, or the images are too few.
+        InputError: if the graph has no product to quantize, or the images are too few.
     """
     scheme = SCHEMES[target]
     layers = _products(graph)
     if not layers:
-        raise InputError("int8: the graph has no float32 product with weights to quantise; give a float32 export")
+        raise InputError("int8: the graph has no float32 product with weights to quantize; give a float32 export")
     activations = list(dict.fromkeys(node.input[0] for node in layers))
     ranges = measure_ranges(graph, activations, pixels)
 
-    quantised = onnx.ModelProto()
-    quantised.CopyFrom(graph)
-    rewriter = Rewriter(quantised.graph, scheme, ranges)
+    quantized = onnx.ModelProto()
+    quantized.CopyFrom(graph)
+    rewriter = Rewriter(quantized.graph, scheme, ranges)
     rewriter.rewrite({node.output[0] for node in layers})
-    for entry in quantised.metadata_props:
+    for entry in quantized.metadata_props:
         if entry.key == METADATA_KEY:
             entry.value = json.dumps({**json.loads(entry.value), "precision": "int8"})
-    onnx.checker.check_model(quantised, full_check=True)
-    return quantised
+    onnx.checker.check_model(quantized, full_check=True)
+    return quantized
 
 
 def _products(graph: onnx.ModelProto) -> list[NodeProto]:
@@ -96,13 +96,13 @@ class Rewriter:
         self.done: set[str] = set()
 
     def rewrite(self, products: set[str]) -> None:
-        """Quantises the products of these outputs."""
+        """Quantizes the products of these outputs."""
         nodes: list[NodeProto] = []
         for node in self.graph.node:
             if node.output[0] in products:
                 nodes += (*self._activation(node.input[0]), *self._weights(node.input[1]))
-                node.input[0] += ".dequantised"
-                node.input[1] += ".dequantised"
+                node.input[0] += ".dequantized"
+                node.input[1] += ".dequantized"
             nodes.append(node)
         used = {name for node in nodes for name in node.input}
         kept = [tensor for name, tensor in self.initializers.items() if name in used]
@@ -125,8 +125,8 @@ class Rewriter:
         self._constant(f"{name}.scale", np.float32(scale or 1.0))  # 1: the tensor is all zeros
         self._constant(f"{name}.zero", self.scheme.activation(zero))
         parameters = [f"{name}.scale", f"{name}.zero"]
-        yield helper.make_node("QuantizeLinear", [name, *parameters], [f"{name}.quantised"])
-        yield helper.make_node("DequantizeLinear", [f"{name}.quantised", *parameters], [f"{name}.dequantised"])
+        yield helper.make_node("QuantizeLinear", [name, *parameters], [f"{name}.quantized"])
+        yield helper.make_node("DequantizeLinear", [f"{name}.quantized", *parameters], [f"{name}.dequantized"])
 
     def _weights(self, name: str) -> Iterator[NodeProto]:
         """The node that reads weights (in, out), stored in int8 with one scale for each output channel."""
@@ -136,10 +136,10 @@ class Rewriter:
         weights = numpy_helper.to_array(self.initializers[name]).astype(np.float64)
         largest = np.abs(weights).max(axis=0)
         scales = (np.where(largest > 0, largest, 1.0) / self.scheme.largest_weight).astype(np.float32)
-        self._constant(f"{name}.quantised", np.rint(weights / scales).astype(np.int8))
+        self._constant(f"{name}.quantized", np.rint(weights / scales).astype(np.int8))
         self._constant(f"{name}.scales", scales)
-        inputs = [f"{name}.quantised", f"{name}.scales"]
-        yield helper.make_node("DequantizeLinear", inputs, [f"{name}.dequantised"], axis=1)
+        inputs = [f"{name}.quantized", f"{name}.scales"]
+        yield helper.make_node("DequantizeLinear", inputs, [f"{name}.dequantized"], axis=1)
 
     def _constant(self, name: str, value: NDArray[np.generic] | np.generic) -> None:
         self.initializers[name] = numpy_helper.from_array(np.asarray(value), name)

@@ -1,6 +1,6 @@
 """Batch mates: an image's answer must not depend on which images share its batch, nor on its place among them.
 
-Dynamic quantisation fails here: it scales activations by the largest value in the batch.
+Dynamic quantization fails here: it scales activations by the largest value in the batch.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ class Mates:
     """How much answers change with the company, as relative L2; None where batches have one image only.
 
     Attributes:
-        neighbours: the worst change of a photo's answer that keeps its place while its neighbours change: photos, hard
+        neighbors: the worst change of a photo's answer that keeps its place while its neighbors change: photos, hard
             inputs, copies of itself. The arithmetic for it is the same each time, so even rounding should be.
         order: the worst change when the photos are dealt into the batches in another order.
         error: why there is no usable answer.
     """
 
-    neighbours: float | None = None
+    neighbors: float | None = None
     order: float | None = None
     error: str | None = None
 
     def failure(self, limits: Limits) -> str | None:
         """Why the test fails, or None where it passes."""
-        found = self.error or failure({"neighbours": self.neighbours, "order": self.order}, limits)
+        found = self.error or failure({"neighbors": self.neighbors, "order": self.order}, limits)
         return found and f"batch mates: {found}"
 
 
@@ -61,13 +61,13 @@ def check_mates(
         order = _reordered(candidate, images, ordered, max_batch, advance)
     except Exception as error:  # noqa: BLE001 - whatever a broken graph raises is a verdict, not a crash
         return Mates(error=f"they were refused ({' '.join(str(error).split())[:200]})")
-    return Mates(neighbours=float(np.max(changes)), order=order)  # NaN stays NaN, unlike with `max`
+    return Mates(neighbors=float(np.max(changes)), order=order)  # NaN stays NaN, unlike with `max`
 
 
 def _change(
     candidate: Runtime, images: GateImages, probe: int, max_batch: int, advance: Callable[[int, str], None]
 ) -> float:
-    """How much one photo's answer changes with its neighbours; the first stands first in the batch, the second last."""
+    """How much one photo's answer changes with its neighbors; the first stands first in the batch, the second last."""
     photo = images.photos[probe % len(images.photos)]
     place = 0 if probe == 0 else max_batch - 1
     answers = []

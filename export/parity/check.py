@@ -18,7 +18,7 @@ from lipsformer.inference.runtimes import Logits, Pixels, Runtime
 from lipsformer.system.console import track
 
 from .batch_invariance import Mates, check_mates, mates_cost
-from .metrics import Figures, accuracy, relative_l2, top1_agrees
+from .metrics import ParityMetrics, accuracy, relative_l2, top1_agrees
 from .reference import Reference
 from .thresholds import AT_LEAST, Limits, failure
 
@@ -27,14 +27,14 @@ __all__ = ["BatchParity", "FileParity", "check_parity", "proved_batches"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BatchParity:
-    """Figures at one batch size; `error` says why the candidate gave no usable answer, and then there are none.
+    """Metrics at one batch size; `error` says why the candidate gave no usable answer, and then there are none.
 
-    `accuracy` is the candidate's on labelled photos, `accuracy_loss` how many points it is below the checkpoint's.
+    `accuracy` is the candidate's on labeled photos, `accuracy_loss` how many points it is below the checkpoint's.
     """
 
     batch: int
-    photos: Figures | None = None
-    hard: Figures | None = None
+    photos: ParityMetrics | None = None
+    hard: ParityMetrics | None = None
     accuracy: float | None = None
     accuracy_loss: float | None = None
     error: str | None = None
@@ -43,8 +43,8 @@ class BatchParity:
         """All figures by name, those on hard inputs with `hard_` in front."""
         photos = {} if self.photos is None else dataclasses.asdict(self.photos)
         hard = {} if self.hard is None else dataclasses.asdict(self.hard)
-        labelled = {"accuracy": self.accuracy, "accuracy_loss": self.accuracy_loss}
-        return photos | {f"hard_{name}": value for name, value in hard.items()} | labelled
+        labeled = {"accuracy": self.accuracy, "accuracy_loss": self.accuracy_loss}
+        return photos | {f"hard_{name}": value for name, value in hard.items()} | labeled
 
     def failure(self, limits: Limits) -> str | None:
         """Why this batch size fails the gate, or None where it passes."""
@@ -97,7 +97,7 @@ class FileParity:
             "photos": len(self.errors),
             "thresholds": dict(self.limits),
             "batches": [{name: value for name, value in row.items() if value is not None} for row in rows],
-            "neighbours": self.mates.neighbours,
+            "neighbors": self.mates.neighbors,
             "order": self.mates.order,
         }
 
@@ -184,8 +184,8 @@ def _compare(
     before = None if images.labels is None else accuracy(reference.photos, images.labels)
     row = BatchParity(
         batch=batch,
-        photos=Figures.of(reference.photos, photos),
-        hard=Figures.of(reference.hard, hard),
+        photos=ParityMetrics.of(reference.photos, photos),
+        hard=ParityMetrics.of(reference.hard, hard),
         accuracy=after,
         accuracy_loss=None if after is None or before is None else 100 * (before - after),
     )

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lipsformer.datasets import Split, find_images, open_labelled
+from lipsformer.datasets import Split, find_images, open_labeled
 from lipsformer.images.open import open_image
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.inference.runtimes import Pixels
@@ -20,7 +20,7 @@ from lipsformer.system.console import say, track
 from lipsformer.system.errors import InputError
 from lipsformer.system.hardware import cores
 
-__all__ = ["GateImages", "Pool", "hard_inputs", "spread"]
+__all__ = ["GateImages", "ImagePool", "hard_inputs", "spread"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,7 +44,7 @@ class GateImages:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Pool:
+class ImagePool:
     """All images of a folder or of shards, not yet decoded: `open` gives number i, one of `count`.
 
     `labels` (count,) are classes of the checkpoint; None if the data does not tell them.
@@ -56,7 +56,7 @@ class Pool:
     name: str
 
     @classmethod
-    def find(cls, data: Path, classes: Sequence[str], split: str | None = None) -> Pool:
+    def find(cls, data: Path, classes: Sequence[str], split: str | None = None) -> ImagePool:
         """The images of `data`: with labels, where it is a dataset whose classes are the checkpoint's.
 
         `split` is the one to take if there is such a one; else test, else val, else what there is.
@@ -66,9 +66,9 @@ class Pool:
         """
         if split is not None:
             with contextlib.suppress(InputError):
-                return cls._labelled(data, open_labelled(data, classes, split))
+                return cls._labeled(data, open_labeled(data, classes, split))
         try:
-            return cls._labelled(data, open_labelled(data, classes))
+            return cls._labeled(data, open_labeled(data, classes))
         except InputError as reason:
             paths = find_images(data) if data.is_dir() else []
             if not paths:
@@ -76,7 +76,7 @@ class Pool:
             return cls(count=len(paths), open=lambda i: open_image(paths[i]), labels=None, name=str(data))
 
     @classmethod
-    def _labelled(cls, data: Path, split: Split) -> Pool:
+    def _labeled(cls, data: Path, split: Split) -> ImagePool:
         return cls(count=len(split), open=split.open, labels=split.labels, name=f"{data} ({split.name})")
 
     def decode(
@@ -142,15 +142,15 @@ def hard_inputs(photo: Pixels) -> dict[str, Pixels]:
 
 def _hard_inputs(photo: Pixels) -> Iterator[tuple[str, Pixels]]:
     random = np.random.default_rng(0)
-    for name, value in (("black", 0), ("white", 255), ("grey", 128)):
+    for name, value in (("black", 0), ("white", 255), ("gray", 128)):
         yield name, np.full_like(photo, value)
     yield "uniform noise", random.integers(0, 256, photo.shape, dtype=np.uint8)
-    yield "salt and pepper", _grey(random.integers(0, 2, photo.shape[:2]))
-    yield "checkerboard", _grey(np.add.outer(np.arange(len(photo)), np.arange(len(photo))) % 2)
+    yield "salt and pepper", _gray(random.integers(0, 2, photo.shape[:2]))
+    yield "checkerboard", _gray(np.add.outer(np.arange(len(photo)), np.arange(len(photo))) % 2)
     yield "extreme contrast", np.where(photo < np.median(photo), 0, 255).astype(np.uint8)
     yield "faint contrast", np.asarray(photo // 64 + 126, np.uint8)
 
 
-def _grey(white: NDArray[np.int64]) -> Pixels:
+def _gray(white: NDArray[np.int64]) -> Pixels:
     """Pixels (S, S, 3), white where `white` (S, S) is 1 and black where it is 0."""
     return (white * 255).astype(np.uint8)[:, :, None].repeat(3, 2)

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from lipsformer.inference.runtimes import Logits
 
-__all__ = ["Figures", "accuracy", "relative_l2", "top1_agrees"]
+__all__ = ["ParityMetrics", "accuracy", "relative_l2", "top1_agrees"]
 
 TIE = 1e-5  # of the logits' norm: a lead that float32 itself does not hold, see `top1_agrees`
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Figures:
+class ParityMetrics:
     """A candidate's logits against the checkpoint's.
 
     Attributes:
@@ -37,7 +37,7 @@ class Figures:
     top5_agreement: float
 
     @classmethod
-    def of(cls, wanted: Logits, found: Logits) -> Figures:
+    def of(cls, wanted: Logits, found: Logits) -> ParityMetrics:
         """The figures of logits (N, K), the checkpoint's and the candidate's; those that are not finite give NaN."""
         a, b = wanted.astype(np.float64), found.astype(np.float64)
         with np.errstate(invalid="ignore", over="ignore"):

@@ -61,7 +61,7 @@ class ParityReport:
             "",
             *_table([_overview(file) for file in self.files]),
             "",
-            "Relative L2 is the error's share of the logits. Neighbours and order: how much an answer changes with the "
+            "Relative L2 is the error's share of the logits. Neighbors and order: how much an answer changes with the "
             "other images of its batch, and with its place among them.",
         ]
         for file in self.files:
@@ -93,7 +93,7 @@ def _overview(file: FileParity) -> dict[str, str]:
         "same top-5": _share(file.worst("top5_agreement")),
         "points lost": _number(file.worst("accuracy_loss"), "+.2f"),
         "hard relative L2": _number(file.worst("hard_relative_l2")),
-        "neighbours": _number(file.mates.neighbours),
+        "neighbors": _number(file.mates.neighbors),
         "order": _number(file.mates.order),
         "verdict": "passed" if file.passed else "FAILED",
     }

@@ -9,16 +9,16 @@ from collections.abc import Iterable, Mapping
 from lipsformer.bundle.manifest import PRECISIONS
 from lipsformer.system.errors import InputError, suggest
 
-from .metrics import Figures
+from .metrics import ParityMetrics
 
 __all__ = ["AT_LEAST", "FIGURES", "THRESHOLDS", "Limits", "failure", "read_thresholds"]
 
-Limits = Mapping[str, float]  # by the name of the figure, see `figures.Figures` and `mates.Mates`
+Limits = Mapping[str, float]  # by the name of the metric: see `metrics.ParityMetrics` and `batch_invariance.Mates`
 
-ALIKE = tuple(field.name for field in dataclasses.fields(Figures))
-# All that can be limited: the figures on photos, the same on hard inputs, accuracy on labelled photos, batch mates.
-FIGURES = (*ALIKE, *(f"hard_{name}" for name in ALIKE), "accuracy_loss", "neighbours", "order")
-# Figures that must reach their limit; all others must not exceed it.
+ALIKE = tuple(field.name for field in dataclasses.fields(ParityMetrics))
+# All that can be limited: the figures on photos, the same on hard inputs, accuracy on labeled photos, batch mates.
+FIGURES = (*ALIKE, *(f"hard_{name}" for name in ALIKE), "accuracy_loss", "neighbors", "order")
+# Metrics that must reach their limit; all others must not exceed it.
 AT_LEAST = ("cosine", "top1_agreement", "top5_agreement")
 
 THRESHOLDS: Mapping[str, Limits] = {
@@ -26,7 +26,7 @@ THRESHOLDS: Mapping[str, Limits] = {
         "relative_l2": 1e-5,
         "top1_agreement": 1.0,
         "hard_relative_l2": 1e-4,
-        "neighbours": 1e-6,
+        "neighbors": 1e-6,
         "order": 1e-5,
     },
     "fp16": {
@@ -34,7 +34,7 @@ THRESHOLDS: Mapping[str, Limits] = {
         "top1_agreement": 0.995,
         "accuracy_loss": 0.5,
         "hard_relative_l2": 2e-2,
-        "neighbours": 1e-6,
+        "neighbors": 1e-6,
         "order": 5e-3,
     },
     "int8": {
@@ -43,7 +43,7 @@ THRESHOLDS: Mapping[str, Limits] = {
         "top1_agreement": 0.97,
         "accuracy_loss": 1.0,
         "hard_relative_l2": 1.5,
-        "neighbours": 1e-6,
+        "neighbors": 1e-6,
         "order": 5e-2,
     },
 }

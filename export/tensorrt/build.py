@@ -30,7 +30,7 @@ WITHOUT = "leave out --trt, --trt-rtx and --trt-check to go on with ONNX Runtime
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Order:
+class EngineRequest:
     """What the other process is to build; without `output` it builds and throws away."""
 
     graph: str
@@ -73,7 +73,7 @@ def build_engine(
     """
     say(f"building {output.name} with {FLAVOURS[flavour].title}; this can take minutes")
     return _in_another_process(
-        Order(
+        EngineRequest(
             graph=str(graph),
             output=str(output),
             max_batch=max_batch,
@@ -95,10 +95,10 @@ def check_with_rtx(graph: Path, max_batch: int) -> dict[str, Any]:
         InputError: if TensorRT for RTX is missing.
         GateError: if it refuses the graph, fails to build it, or crashes.
     """
-    return _in_another_process(Order(graph=str(graph), output=None, max_batch=max_batch, flavour=RTX))
+    return _in_another_process(EngineRequest(graph=str(graph), output=None, max_batch=max_batch, flavour=RTX))
 
 
-def _in_another_process(order: Order) -> dict[str, Any]:
+def _in_another_process(order: EngineRequest) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="lipsformer-") as folder:
         answer = Path(folder, "answer.json")
         # The child must find the package as this process does, from a checkout too.
@@ -140,7 +140,7 @@ def _other_target(graph: str) -> str | None:
         content = onnx.load(graph, load_external_data=False).graph
     except Exception:  # noqa: BLE001 - not an ONNX file at all: TensorRT said so already
         return None
-    # TensorRT quantises to int8 alone: symmetric activations, and no biases.
+    # TensorRT quantizes to int8 alone: symmetric activations, and no biases.
     unlike = {
         tensor.name for tensor in content.initializer if tensor.data_type in (TensorProto.INT32, TensorProto.UINT8)
     }

@@ -25,11 +25,11 @@ from lipsformer.inference.runtimes.tensorrt_library import (
     log_of,
     reason,
 )
-from lipsformer.system.atomic import publish_file, sha256_of
+from lipsformer.system.atomic import atomic_write, sha256_of
 from lipsformer.system.errors import GateError, InputError
 from lipsformer.system.hardware import cache_folder
 
-from .build import Order
+from .build import EngineRequest
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -40,7 +40,7 @@ SHORT_OF_MEMORY = ("workspace", "out of memory", "outofmemory", "insufficient me
 
 
 class EngineBuild:
-    """One build by TensorRT's own Python interface, from a graph to a serialised engine.
+    """One build by TensorRT's own Python interface, from a graph to a serialized engine.
 
     Precision is in the graph. The builder may not lower it: TF32, on by default, would make float32 engines answer with
     the mantissa of half precision.
@@ -49,7 +49,7 @@ class EngineBuild:
         InputError: if the library or, for full TensorRT, the GPU is missing.
     """
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: EngineRequest) -> None:
         self.order = order
         self.graph = Path(order.graph)
         self.title = FLAVOURS[order.flavour].title
@@ -155,7 +155,7 @@ class EngineBuild:
         if (cache := config.get_timing_cache()) is None:
             return
         try:
-            with publish_file(path) as draft:
+            with atomic_write(path) as draft:
                 draft.write_bytes(bytes(cache.serialize()))
         except InputError as error:
             self.notes.append(f"timing cache not kept: {error}")
@@ -171,7 +171,7 @@ def precision_of(graph: onnx.ModelProto) -> str:
 
 def main(order: str, answer: Path) -> None:
     """Builds what `order` says and writes what came of it to `answer`, stage by stage."""
-    wanted = Order(**json.loads(order))
+    wanted = EngineRequest(**json.loads(order))
     notes: list[str] = []
 
     def tell(**news: Any) -> None:
@@ -186,7 +186,7 @@ def main(order: str, answer: Path) -> None:
         tell(stage="it built the engine")
         engine = build.build(network)
         if wanted.output is not None:
-            with publish_file(Path(wanted.output)) as draft:
+            with atomic_write(Path(wanted.output)) as draft:
                 draft.write_bytes(engine)
         tell(built=build.facts())
     except GateError as error:

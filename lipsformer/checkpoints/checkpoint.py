@@ -20,7 +20,7 @@ from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.model.blocks import LipsFormer
 from lipsformer.model.config import ModelConfig, config_from_dict
 from lipsformer.model.factory import build_model
-from lipsformer.system.atomic import publish_file
+from lipsformer.system.atomic import atomic_write
 from lipsformer.system.errors import InputError
 
 __all__ = ["Checkpoint", "CheckpointHeader", "load_checkpoint", "read_header", "save_checkpoint"]
@@ -65,7 +65,7 @@ def save_checkpoint(
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     content = save_tensors(tensors, metadata={METADATA_KEY: json.dumps(metadata)})
-    with publish_file(path) as draft:
+    with atomic_write(path) as draft:
         draft.write_bytes(content)  # not save_file: killed, it leaves a file of its own that nobody removes
 
 

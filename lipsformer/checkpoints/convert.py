@@ -66,7 +66,7 @@ def convert(path: Path, output: Path, *, image_size: int | None = None, classes:
     The configuration is read off the shapes. They often leave open the image size: then `image_size` says it, or the
     file's own configuration, or it is 224. `classes` is a file of class names, one to a line or a JSON list; without
     it they are "class 0" and so on. Images are prepared as in the official evaluation (data/build.py): shorter side to
-    256/224 of the image size, bicubic, centre crop, ImageNet's mean and deviation.
+    256/224 of the image size, bicubic, center crop, ImageNet's mean and deviation.
 
     Raises:
         InputError: if the file is no such checkpoint, names foreign code, holds anything unknown or lacks something, or
@@ -203,10 +203,10 @@ def official_preprocessing(found: OfficialCheckpoint, image_size: int) -> tuple[
     interpolation = str(found.setting("DATA.INTERPOLATION") or "bicubic")
     if found.setting("TEST.CROP") is False:
         note = "its evaluation squeezed images to a square; ours takes their central square whole"
-        return Preprocessing(image_size=image_size, crop_fraction=1.0, interpolation=interpolation), (note,)
+        return Preprocessing(image_size=image_size, crop_pct=1.0, interpolation=interpolation), (note,)
     # As a fraction of the official side, rounded down, which is then met exactly. Up to 32 px nothing is resized there.
     side = int(256 / 224 * image_size) if image_size > 32 else image_size
-    return Preprocessing(image_size=image_size, crop_fraction=image_size / side, interpolation=interpolation), ()
+    return Preprocessing(image_size=image_size, crop_pct=image_size / side, interpolation=interpolation), ()
 
 
 def _check_settings(found: OfficialCheckpoint, config: SwinConfig) -> None:

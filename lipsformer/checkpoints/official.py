@@ -102,7 +102,7 @@ def read_official(path: Path) -> OfficialCheckpoint:
         content = None if foreign else _load(path)
         parsed = _parse(_plain(content)) if isinstance(content, dict) else None
         if parsed is not None and parsed.stored_bytes() > path.stat().st_size:
-            raise ValueError("fewer numbers in the file than its tensors have")  # torch leaves the rest uninitialised
+            raise ValueError("fewer numbers in the file than its tensors have")  # torch leaves the rest uninitialized
     except DAMAGE:
         raise InputError(f"{path}: not a checkpoint that torch.save wrote, or damaged; is the file whole?") from None
     if foreign:

@@ -30,10 +30,10 @@ def benchmark(
 ) -> None:
     """Measure models beside each other: latency, throughput, memory, and how equal they answer."""
     from lipsformer.evaluation.speed import measure_speed, parse_batches, render, write_report
-    from lipsformer.system.atomic import publish_directory
+    from lipsformer.system.atomic import atomic_directory
 
     batches = parse_batches(batch)
-    with contextlib.nullcontext() if output is None else publish_directory(output) as folder:
+    with contextlib.nullcontext() if output is None else atomic_directory(output) as folder:
         report = measure_speed(models, batches=batches, rounds=rounds, seconds=seconds, threads=threads, device=device)
         if folder is not None:
             write_report(report, folder)

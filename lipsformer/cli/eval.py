@@ -24,16 +24,16 @@ def evaluate_model(
     precision: Precision = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a model's accuracy on labelled images, overall and by class."""
-    from lipsformer.datasets import open_labelled
+    """Measure a model's accuracy on labeled images, overall and by class."""
+    from lipsformer.datasets import open_labeled
     from lipsformer.datasets.builtin import resolve_dataset
     from lipsformer.evaluation.evaluate import evaluate, render
     from lipsformer.inference.predictor import load_predictor
-    from lipsformer.system.atomic import publish_directory
+    from lipsformer.system.atomic import atomic_directory
 
     predictor = load_predictor(model, device, precision)
-    images = open_labelled(resolve_dataset(dataset), predictor.classes, split)
-    with contextlib.nullcontext() if output is None else publish_directory(output) as folder:
+    images = open_labeled(resolve_dataset(dataset), predictor.classes, split)
+    with contextlib.nullcontext() if output is None else atomic_directory(output) as folder:
         result = evaluate(predictor, images)
         if folder is not None:
             from lipsformer.evaluation.report.write import write_report

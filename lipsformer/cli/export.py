@@ -57,7 +57,7 @@ def export(
 ) -> None:
     """Export a checkpoint to a bundle, if every file of it answers as the checkpoint does."""
     from lipsformer.export import ExportSettings, export_bundle, read_thresholds, write_triton
-    from lipsformer.system.atomic import publish_directory
+    from lipsformer.system.atomic import atomic_directory
     from lipsformer.system.console import say
 
     settings = ExportSettings(
@@ -78,7 +78,7 @@ def export(
         from lipsformer.bundle.store import check_tag, register_bundle
 
         check_tag(bentoml)
-    with contextlib.nullcontext() if triton is None else publish_directory(triton) as repository:
+    with contextlib.nullcontext() if triton is None else atomic_directory(triton) as repository:
         manifest = export_bundle(checkpoint, output, settings)
         if repository is not None:
             say(f"{triton}: a model repository for Triton with {', '.join(write_triton(output, repository))}")

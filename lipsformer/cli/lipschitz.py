@@ -26,9 +26,9 @@ def lipschitz(
     from lipsformer.datasets.builtin import resolve_dataset
     from lipsformer.images.samples import SAMPLES
     from lipsformer.lipschitz import measure_lipschitz, render, write_report
-    from lipsformer.system.atomic import publish_directory
+    from lipsformer.system.atomic import atomic_directory
 
-    with contextlib.nullcontext() if output is None else publish_directory(output) as folder:
+    with contextlib.nullcontext() if output is None else atomic_directory(output) as folder:
         report = measure_lipschitz(model, SAMPLES if dataset is None else resolve_dataset(dataset), images)
         if folder is not None:
             write_report(report, folder)

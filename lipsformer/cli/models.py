@@ -13,10 +13,10 @@ __all__ = ["models"]
 
 def models(as_json: Json = False) -> None:
     """List the variants: parameters, multiply-adds, image size."""
-    from lipsformer.model.factory import summarise
+    from lipsformer.model.factory import summarize
     from lipsformer.model.variants import ALIASES, VARIANTS
 
-    rows = [summarise(name) for name in VARIANTS]
+    rows = [summarize(name) for name in VARIANTS]
     if as_json:
         print_json([dataclasses.asdict(row) for row in rows])
         return

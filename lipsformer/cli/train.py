@@ -39,12 +39,12 @@ def train(
 ) -> None:
     """Train a model; writes checkpoints, metrics and plots into the run folder."""
     from lipsformer.datasets.builtin import resolve_dataset
-    from lipsformer.train import check_rate, run_training
+    from lipsformer.train import run_lr_range_test, run_training
 
     folder = resolve_dataset(dataset)
     choices: dict[str, Any] = {"model": model, "recipe": recipe, "epochs": epochs, "overrides": overrides or ()}
     if find_lr:
-        found = check_rate(folder, output=output, device=device, **choices)
+        found = run_lr_range_test(folder, output=output, device=device, **choices)
         typer.echo(
             f"suggested learning rate {found['suggested']:g}, where the loss falls fastest; lowest at "
             f"{found['lowest_loss_at']:g}; {output / 'learning_rate.png'} shows it"

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lipsformer.system.atomic import publish_directory, sha256_of
+from lipsformer.system.atomic import atomic_directory, sha256_of
 from lipsformer.system.console import say, track
 from lipsformer.system.errors import InputError, suggest
 from lipsformer.system.hardware import cache_folder
@@ -81,7 +81,7 @@ def fetch_dataset(name: str, output: Path, *, source: Path | None = None) -> Pat
     if name not in _DATASETS:
         raise InputError(f"unknown dataset '{name}': {suggest(name, BUILT_IN)}")
     dataset = _DATASETS[name]
-    with publish_directory(output) as draft, tempfile.TemporaryDirectory(prefix="lipsformer-") as scratch:
+    with atomic_directory(output) as draft, tempfile.TemporaryDirectory(prefix="lipsformer-") as scratch:
         samples = dataset.read(source or dataset.download(Path(scratch)))
         _write_samples(draft, samples, f"writing {name}", dataset.images)
     return output
@@ -130,7 +130,7 @@ def _write_samples(folder: Path, samples: Iterable[Sample], title: str, total: i
 
 
 def _png(pixels: Pixels) -> bytes:
-    """A lossless PNG of (H, W) greyscale or (H, W, 3) RGB."""
+    """A lossless PNG of (H, W) grayscale or (H, W, 3) RGB."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
@@ -325,19 +325,19 @@ class _Dataset:
 
 _DATASETS = {
     "fruit": _Dataset(
-        summary="photos of 14 kinds of fruit, 675 to train and 661 to test, about 348 pixels, MIT licence, 61 MB",
+        summary="photos of 14 kinds of fruit, 675 to train and 661 to test, about 348 pixels, MIT license, 61 MB",
         images=675 + 661,
         download=_download_fruit,
         read=_read_fruit,
     ),
     "cifar10": _Dataset(
-        summary="small photos of 10 kinds of things, 50,000 and 10,000, 32 pixels, no formal licence, 139 to 170 MB",
+        summary="small photos of 10 kinds of things, 50,000 and 10,000, 32 pixels, no formal license, 139 to 170 MB",
         images=60_000,
         download=_download_cifar10,
         read=_read_cifar10,
     ),
     "fashion-mnist": _Dataset(
-        summary="greyscale pictures of 10 kinds of clothing, 60,000 and 10,000, 28 pixels, MIT licence, 31 MB",
+        summary="grayscale pictures of 10 kinds of clothing, 60,000 and 10,000, 28 pixels, MIT license, 31 MB",
         images=70_000,
         download=_download_fashion,
         read=_read_fashion,

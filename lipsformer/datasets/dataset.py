@@ -18,7 +18,7 @@ from .layout import SPLITS, Layout, Listing
 from .split import Split
 from .tar_shards import ShardLayout, is_pattern
 
-__all__ = ["ImageFolder", "open_dataset", "open_labelled"]
+__all__ = ["ImageFolder", "open_dataset", "open_labeled"]
 
 HELD_OUT_PERCENT = 10
 
@@ -57,10 +57,10 @@ def open_dataset(root: Path) -> ImageFolder:
     for place, count in zip(listing.places, _counts(listing), strict=True):
         if not count:
             raise InputError(f"{place}: holds no images; add some or remove the {layout.unit}")
-    train = _labelled("train", listing, classes)
+    train = _labeled("train", listing, classes)
     for name in ("val", "test"):
         if name in layout.splits:
-            validation = _labelled(name, layout.read(name), classes)
+            validation = _labeled(name, layout.read(name), classes)
             if not len(validation):
                 raise InputError(f"{layout.place(name)}: holds no images; add some or remove the {layout.unit}")
             return ImageFolder(root=layout.root, classes=classes, train=train, validation=validation)
@@ -68,8 +68,8 @@ def open_dataset(root: Path) -> ImageFolder:
     return ImageFolder(root=layout.root, classes=classes, train=kept, validation=held_out)
 
 
-def open_labelled(root: Path, classes: Sequence[str], split: str | None = None) -> Split:
-    """The labelled images to evaluate a model of `classes` on.
+def open_labeled(root: Path, classes: Sequence[str], split: str | None = None) -> Split:
+    """The labeled images to evaluate a model of `classes` on.
 
     `split` names a split; by default test, else val, else train, else all that lies directly in `root`.
 
@@ -84,10 +84,10 @@ def open_labelled(root: Path, classes: Sequence[str], split: str | None = None) 
             raise InputError(f"{root}: has no split '{split}'; it has {found}")
     else:
         name = next((name for name in ("test", "val", "train") if name in layout.splits), None)
-    labelled = _labelled(name or "all", layout.read(name), tuple(classes))
-    if not len(labelled):
+    labeled = _labeled(name or "all", layout.read(name), tuple(classes))
+    if not len(labeled):
         raise InputError(f"{layout.place(name)}: holds no images; put them into {layout.example(name)}")
-    return labelled
+    return labeled
 
 
 def _layout(root: Path) -> Layout:
@@ -103,7 +103,7 @@ def _counts(listing: Listing) -> NDArray[np.int64]:
     return np.bincount(listing.labels, minlength=len(listing.classes))
 
 
-def _labelled(name: str, listing: Listing, classes: tuple[str, ...]) -> Split:
+def _labeled(name: str, listing: Listing, classes: tuple[str, ...]) -> Split:
     """The listing as a split whose labels count in `classes`. A class without images may be unknown."""
     index = {label: position for position, label in enumerate(classes)}
     for label, place, count in zip(listing.classes, listing.places, _counts(listing), strict=True):

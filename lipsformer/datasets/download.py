@@ -8,7 +8,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from lipsformer.system.atomic import publish_file
+from lipsformer.system.atomic import atomic_write
 from lipsformer.system.errors import InputError
 
 __all__ = ["DownloadError", "download"]
@@ -49,7 +49,7 @@ def download(url: str, target: Path, *, stopped: Callable[[], bool] = lambda: Fa
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise DownloadError(f"{shown}: cannot be reached ({reason}); check the address and the network") from None
-    with answer, publish_file(target) as draft:
+    with answer, atomic_write(target) as draft:
         promised = answer.headers.get("Content-Length")
         received = 0
         with draft.open("wb") as file:

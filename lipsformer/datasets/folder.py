@@ -1,4 +1,4 @@
-"""Folders of labelled images: one sub-folder per class, in one tree or in the splits train/, val/ and test/."""
+"""Folders of labeled images: one sub-folder per class, in one tree or in the splits train/, val/ and test/."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from lipsformer.images.open import Smallest, open_image
+from lipsformer.images.open import MinSizeFn, open_image
 
 from .layout import SPLITS, Listing
 from .names import Names
@@ -33,7 +33,7 @@ class FolderSource:
         """See `Source`."""
         return str(self.root / self.name(position))
 
-    def open(self, position: int, smallest: Smallest | None) -> Image.Image:
+    def open(self, position: int, smallest: MinSizeFn | None) -> Image.Image:
         """See `Source`."""
         return open_image(self.root / self.name(position), smallest=smallest)
 

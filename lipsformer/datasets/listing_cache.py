@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsformer.system.atomic import publish_file
+from lipsformer.system.atomic import atomic_write
 from lipsformer.system.errors import InputError
 from lipsformer.system.hardware import cache_folder
 
@@ -46,7 +46,7 @@ def save_index(kind: str, place: Path, arrays: Mapping[str, Any]) -> None:
     """Keeps arrays that describe `place`, whole or not at all. `kind` names what they mean, and its version."""
     title = np.frombuffer(_title(kind, place), np.uint8)
     try:
-        with publish_file(_file(kind, place)) as draft, draft.open("wb") as file:
+        with atomic_write(_file(kind, place)) as draft, draft.open("wb") as file:
             np.savez(file, title=title, **arrays)
     except (InputError, RuntimeError):  # a cache that cannot be written, or no home for one
         return

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lipsformer.images.open import Smallest
+from lipsformer.images.open import MinSizeFn
 
 __all__ = ["Source", "Split"]
 
@@ -24,7 +24,7 @@ class Source(Protocol):
     def where(self, position: int) -> str:
         """The image's place as messages show it."""
 
-    def open(self, position: int, smallest: Smallest | None) -> Image.Image:
+    def open(self, position: int, smallest: MinSizeFn | None) -> Image.Image:
         """The decoded image; see `images.open_image` for `smallest` and for what is raised."""
 
 
@@ -51,7 +51,7 @@ class Split:
         """Image `index` as messages show it: a file's path."""
         return self.source.where(int(self.members[index]))
 
-    def open(self, index: int, *, smallest: Smallest | None = None) -> Image.Image:
+    def open(self, index: int, *, smallest: MinSizeFn | None = None) -> Image.Image:
         """Image `index`, decoded; at a fraction of its size where `smallest` allows, see `images.open_image`.
 
         Raises:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lipsformer.bundle.class_names import read_classes
-from lipsformer.images.open import Smallest, check_bytes, open_image
+from lipsformer.images.open import MinSizeFn, check_bytes, open_image
 from lipsformer.system.console import track
 from lipsformer.system.errors import InputError
 
@@ -50,7 +50,7 @@ class ShardSource:
         """See `Source`."""
         return str(self.root / self.name(position))
 
-    def open(self, position: int, smallest: Smallest | None) -> Image.Image:
+    def open(self, position: int, smallest: MinSizeFn | None) -> Image.Image:
         """See `Source`."""
         where, size = self.where(position), int(self.sizes[position])
         check_bytes(size, where)

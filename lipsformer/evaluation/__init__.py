@@ -1,1 +1,1 @@
-"""What is measured of a model: accuracy on labelled images, its reports, and speed."""
+"""What is measured of a model: accuracy on labeled images, its reports, and speed."""

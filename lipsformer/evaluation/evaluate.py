@@ -1,4 +1,4 @@
-"""How well any model does on labelled images, through the same path that predictions take."""
+"""How well any model does on labeled images, through the same path that predictions take."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lipsformer.system.console import printable, track
 from lipsformer.system.errors import InputError
 from lipsformer.system.hardware import cores
 
-from .predictions import ClassOutcome, Outcomes
+from .predictions import ClassPredictions, Predictions
 
 __all__ = ["Evaluation", "evaluate", "render"]
 
@@ -31,7 +31,7 @@ class Evaluation:
     """What `evaluate` found. `unreadable` are the images that were skipped, as (file, what is wrong with it)."""
 
     split: str
-    outcomes: Outcomes
+    outcomes: Predictions
     unreadable: tuple[tuple[str, str], ...]
     classes: tuple[str, ...]
     seconds: float
@@ -73,7 +73,7 @@ class Evaluation:
             "classes": [self._class_to_dict(row) for row in self.outcomes.per_class()],
         }
 
-    def _class_to_dict(self, row: ClassOutcome) -> dict[str, Any]:
+    def _class_to_dict(self, row: ClassPredictions) -> dict[str, Any]:
         found = dataclasses.asdict(row)
         mistaken = found.pop("confused_with")
         names = {"class": self.classes[found.pop("index")]}
@@ -96,7 +96,7 @@ def evaluate(predictor: Predictor, split: Split) -> Evaluation:
         InputError: if no image can be read.
     """
     started = time.perf_counter()
-    parts: list[Outcomes] = []
+    parts: list[Predictions] = []
     problems: dict[int, str] = {}
     right = counted = 0
     with track("eval", len(split)) as advance:
@@ -110,7 +110,7 @@ def evaluate(predictor: Predictor, split: Split) -> Evaluation:
         raise InputError(f"{split.name}: none of its {len(split)} images can be read; the first: {problems[0]}")
     return Evaluation(
         split=split.name,
-        outcomes=Outcomes.join(parts),
+        outcomes=Predictions.join(parts),
         unreadable=tuple((split.where(position), problem) for position, problem in problems.items()),
         classes=predictor.classes,
         seconds=time.perf_counter() - started,
@@ -153,12 +153,12 @@ def _worst_classes(found: Evaluation) -> list[str]:
     return lines
 
 
-def _answer(predictor: Predictor, split: Split, batch: Prepared) -> Outcomes:
+def _answer(predictor: Predictor, split: Split, batch: Prepared) -> Predictions:
     readable = np.array([position not in batch.problems for position in batch.positions])
     logits = np.zeros((len(readable), len(predictor.classes)), np.float32)
     if batch.pixels:
         logits[readable] = predictor.runtime.infer(np.stack(batch.pixels))
-    return Outcomes.of(logits, split.labels[batch.positions.start : batch.positions.stop], readable)
+    return Predictions.of(logits, split.labels[batch.positions.start : batch.positions.stop], readable)
 
 
 def _prepared(predictor: Predictor, split: Split) -> Iterator[Prepared]:

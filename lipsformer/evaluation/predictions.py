@@ -1,4 +1,4 @@
-"""What a model answered for each labelled image, as data: every figure and report of an evaluation is made from it.
+"""What a model answered for each labeled image, as data: every figure and report of an evaluation is made from it.
 
 NumPy alone: training gathers these arrays over its processes, `lipsformer eval` fills them from any runtime.
 """
@@ -12,13 +12,13 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["UNREAD", "ClassOutcome", "Outcomes"]
+__all__ = ["UNREAD", "ClassPredictions", "Predictions"]
 
 UNREAD = -1  # stands for the predicted class of an image that could not be read
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ClassOutcome:
+class ClassPredictions:
     """How a model did on one class of index `index`; a share that nothing was counted for is None.
 
     `accuracy` is the share of the class's images that were named rightly (its recall), `precision` the share of the
@@ -36,7 +36,7 @@ class ClassOutcome:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Outcomes:
+class Predictions:
     """The answers to N images, in the order of their split.
 
     An image that could not be read has `predicted` -1, and counts in nothing: its other entries mean nothing.
@@ -97,7 +97,7 @@ class Outcomes:
         )
 
     @classmethod
-    def join(cls, parts: Sequence[Outcomes]) -> Self:
+    def join(cls, parts: Sequence[Predictions]) -> Self:
         """The outcomes of several batches, one after the other.
 
         Raises:
@@ -152,14 +152,14 @@ class Outcomes:
         cells = self.labels[self.counted] * self.classes + self.predicted[self.counted]
         return np.bincount(cells, minlength=self.classes**2).reshape(self.classes, self.classes)
 
-    def per_class(self) -> tuple[ClassOutcome, ...]:
+    def per_class(self) -> tuple[ClassPredictions, ...]:
         """How each class did, in their order."""
         counts = self.confusion()
         mistakes = counts - np.diag(np.diag(counts))
         worst = mistakes.argmax(axis=1)
         images, named = counts.sum(axis=1), counts.sum(axis=0)
         return tuple(
-            ClassOutcome(
+            ClassPredictions(
                 index=k,
                 images=int(images[k]),
                 accuracy=_share(counts[k, k], images[k]),

@@ -26,7 +26,7 @@ __all__ = [
     "ORIENTATIONS",
     "ImageError",
     "ImageLimits",
-    "Smallest",
+    "MinSizeFn",
     "check_bytes",
     "open_image",
     "orientation",
@@ -52,7 +52,7 @@ LYING = (5, 6, 7, 8)  # the orientations that swap width and height
 REDUCTIONS = (8, 4, 2)  # what libjpeg can divide both sides by while it decodes
 REDUCIBLE = ("JPEG", "MPO")
 
-Smallest = Callable[[tuple[int, int]], tuple[float, float]]  # of (width, height), both upright
+MinSizeFn = Callable[[tuple[int, int]], tuple[float, float]]  # of (width, height), both upright
 
 Reason = Literal[
     "empty",
@@ -98,7 +98,7 @@ def open_image(
     *,
     limits: ImageLimits | None = None,
     name: str | None = None,
-    smallest: Smallest | None = None,
+    smallest: MinSizeFn | None = None,
 ) -> Image.Image:
     """Decodes the first frame of an image file or of an image in memory.
 
@@ -139,7 +139,7 @@ def orientation(image: Image.Image) -> int:
     return found if found in ORIENTATIONS else 1
 
 
-def _reduce(image: Image.Image, smallest: Smallest, limits: ImageLimits, label: str) -> None:
+def _reduce(image: Image.Image, smallest: MinSizeFn, limits: ImageLimits, label: str) -> None:
     """Has a JPEG decoded at the smallest size that will do, when it is loaded."""
     if image.format not in REDUCIBLE:
         _load(image, limits, label)  # Pillow looks for a PNG's orientation behind its pixels, so it comes after them

@@ -1,7 +1,7 @@
 """The one preprocessing of the toolkit: from a Pillow image to the pixels that the network sees.
 
 Evaluation, parity checks, prediction and serving all call `Preprocessing.apply`; checkpoint and bundle carry the
-specification. Normalisation is not part of it: the network's input is uint8, and exported graphs normalise inside.
+specification. Normalization is not part of it: the network's input is uint8, and exported graphs normalize inside.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lipsformer.system.errors import InputError, check_fields
+from lipsformer.system.renamed_keys import PREPROCESSING_KEYS, current_keys
 
 from .open import DECODER_ERRORS, ORIENTATIONS, ImageError, orientation, too_much_memory
 
@@ -28,8 +29,8 @@ STRIP = 1_000_000  # pixels of a large image that are converted at a time
 class Preprocessing:
     """How an image becomes network input.
 
-    Upright by its EXIF orientation, to RGB, shorter side to `image_size / crop_fraction` pixels with `interpolation`,
-    square centre crop of `image_size` pixels. `mean` and `std` (of RGB in 0..1) are applied by the network's side:
+    Upright by its EXIF orientation, to RGB, shorter side to `image_size / crop_pct` pixels with `interpolation`,
+    square center crop of `image_size` pixels. `mean` and `std` (of RGB in 0..1) are applied by the network's side:
     ImageNet's by default.
 
     Raises:
@@ -37,7 +38,7 @@ class Preprocessing:
     """
 
     image_size: int
-    crop_fraction: float = 0.875
+    crop_pct: float = 0.875
     interpolation: str = "bicubic"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -47,8 +48,8 @@ class Preprocessing:
         object.__setattr__(self, "std", tuple(self.std))
         if type(self.image_size) is not int or self.image_size < 1:
             raise InputError(f"preprocessing: image_size={self.image_size!r} must be a whole number of at least 1")
-        if not 0.0 < self.crop_fraction <= 1.0:
-            raise InputError(f"preprocessing: crop_fraction={self.crop_fraction!r} must be above 0 and at most 1")
+        if not 0.0 < self.crop_pct <= 1.0:
+            raise InputError(f"preprocessing: crop_pct={self.crop_pct!r} must be above 0 and at most 1")
         if self.interpolation not in FILTERS:
             raise InputError(f"preprocessing: interpolation={self.interpolation!r} is not one of {', '.join(FILTERS)}")
         three = len(self.mean) == 3 and len(self.std) == 3
@@ -62,7 +63,7 @@ class Preprocessing:
             ImageError: if the image's mode has no meaning as a photo.
         """
         rgb = to_rgb(image)
-        shorter = round(self.image_size / self.crop_fraction)
+        shorter = round(self.image_size / self.crop_pct)
         # The box is cut in source coordinates and resized once: only the pixels that count are resampled. Multiplying
         # first keeps the whole side exact; rounded up it would lie outside the image.
         side = min(rgb.size) * self.image_size / shorter
@@ -83,6 +84,7 @@ class Preprocessing:
             InputError: if a field is missing, unknown or invalid.
         """
         try:
+            data = current_keys(data, PREPROCESSING_KEYS)
             check_fields(data, [field.name for field in dataclasses.fields(cls)], "preprocessing field")
             return cls(**data)
         except TypeError as error:
@@ -92,9 +94,9 @@ class Preprocessing:
 def to_rgb(image: Image.Image) -> Image.Image:
     """The image upright (EXIF orientation applied) and in 8-bit RGB.
 
-    Transparency is laid on white. 16-bit greyscale keeps its upper 8 bits; 32-bit integers are read as 16-bit;
-    floating point is read as 0..1, or as 0..255 where it exceeds 1. CMYK and the other colour spaces are converted
-    without colour profiles. An image that is so already is returned itself.
+    Transparency is laid on white. 16-bit grayscale keeps its upper 8 bits; 32-bit integers are read as 16-bit;
+    floating point is read as 0..1, or as 0..255 where it exceeds 1. CMYK and the other color spaces are converted
+    without color profiles. An image that is so already is returned itself.
 
     Raises:
         ImageError: if the pixel mode cannot be read as a photo.
@@ -102,7 +104,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     image = _upright(image)
     try:
         if image.mode.startswith("I") or image.mode == "F":
-            return _from_deep_grey(image)
+            return _from_deep_gray(image)
         if image.has_transparency_data:
             return _by_strips(image, _on_white)
         return image if image.mode == "RGB" else image.convert("RGB")
@@ -120,17 +122,17 @@ def _upright(image: Image.Image) -> Image.Image:
     return image.transpose(ORIENTATIONS[found]) if found in ORIENTATIONS else image
 
 
-def _from_deep_grey(image: Image.Image) -> Image.Image:
+def _from_deep_gray(image: Image.Image) -> Image.Image:
     scale = 1 / 256
     if image.mode == "F":
         largest = max(float(_numbers(strip).max(initial=0.0)) for _, strip in _strips(image))
         scale = 255.0 if largest <= 1.0 else 1.0
 
-    def grey(strip: Image.Image) -> Image.Image:
+    def gray(strip: Image.Image) -> Image.Image:
         values = _numbers(strip) * scale
         return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
 
-    return _by_strips(image, grey)
+    return _by_strips(image, gray)
 
 
 def _numbers(image: Image.Image) -> NDArray[np.float64]:

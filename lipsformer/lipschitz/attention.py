@@ -1,6 +1,6 @@
 """How Lipschitz scaled cosine similarity attention is: two upper bounds, with their assumptions and the proof of ours.
 
-One head maps X (N, C) to Y = nu * P V, where the rows of Q, K and V, q_i = u(Wq x_i + b) and so on, are normalised by
+One head maps X (N, C) to Y = nu * P V, where the rows of Q, K and V, q_i = u(Wq x_i + b) and so on, are normalized by
 u(z) = z / sqrt(|z|**2 + epsilon), and P = softmax(tau * Q K^T + B) row by row. Norms of maps (N, C) -> (N, d) are those
 of Frobenius, the Euclidean norms of all entries; |W| is the largest singular value. Biases, position biases and masks
 are constants, so no bound depends on them; shifted or not, windows partition the tokens, so that the bound for one
@@ -18,7 +18,7 @@ and L <= nu epsilon**-1/2 |Wv| for N = 1. It is at most the paper's for all N, t
 
 Proof. Everything is smooth (epsilon > 0) and the domain is convex, so L is the supremum of the derivative's norm.
 u'(z) = (I - z z^T / (|z|**2 + epsilon)) / sqrt(|z|**2 + epsilon) has norm <= epsilon**-1/2, and |u| < 1. With dQ, dK
-and dV the derivatives of the normalised rows along dX, |dQ| <= epsilon**-1/2 |Wq dX^T|, and so on. Write E_i for the
+and dV the derivatives of the normalized rows along dX, |dQ| <= epsilon**-1/2 |Wq dX^T|, and so on. Write E_i for the
 mean with the weights p_i1 ... p_iN, and m_i = E_i v. As dp_ij = tau p_ij (ds_ij - E_i ds_i) for the cosines s = q . k,
 
     dy_i / nu = tau Cov_i(v, k) dq_i + tau sum_j p_ij (q_i . dk_j) (v_j - m_i) + sum_j p_ij dv_j.
@@ -52,7 +52,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from lipsformer.model.attention import CosineSimilarity
+from lipsformer.model.attention import ScaledCosineAttention
 from lipsformer.model.cswin import CrossShapedAttention, StripeAttention
 from lipsformer.model.spectral import spectral_norm, spectral_norms
 from lipsformer.model.swin import WindowAttention
@@ -102,7 +102,7 @@ def _heads(similarity: nn.Module, weights: Tensor, tokens: int) -> Heads:
     tau: Tensor | float = 1.0
     nu: Tensor | float = 1.0
     value_norm, epsilon, unbounded = False, 1.0, DOT_PRODUCT
-    if isinstance(similarity, CosineSimilarity):
+    if isinstance(similarity, ScaledCosineAttention):
         tau, nu = similarity.temperature, similarity.value_scale
         value_norm, epsilon, unbounded = similarity.value_norm, similarity.epsilon, PLAIN_VALUES
     return Heads(

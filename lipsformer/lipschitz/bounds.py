@@ -1,7 +1,7 @@
 """Upper bounds of Lipschitz constants: of every layer, and of a network of either form with any of its components.
 
 All norms are Euclidean, over all entries of a map. The domain is every input: images as the network takes them, that
-is normalised, to logits. `Bound.log10` is a decimal logarithm because the constants themselves overflow.
+is normalized, to logits. `Bound.log10` is a decimal logarithm because the constants themselves overflow.
 
 How the parts combine (Lip is the least constant, L a bound of it):
 
@@ -19,7 +19,7 @@ What each number is:
   with C = I - 11^T/D and |z|**2 <= D, and var = 0 at constant inputs. The paper calls LayerNorm unbounded, as it
   is for eps = 0; the eps of 1e-5 makes each one cost a factor of 316;
 * GELU, x Phi(x): exact, the largest slope, at sqrt(2): Phi(sqrt 2) + sqrt(2) phi(sqrt 2) = 1.12890...;
-* cosine attention with normalised values: a theorem, with its proof in `attention.py`;
+* cosine attention with normalized values: a theorem, with its proof in `attention.py`;
 * attention with plain values or dot products is not bounded (Kim, Papamakarios and Mnih 2021), and neither is a
   network that has it, except where windows are single tokens, whose softmax is 1.
 
@@ -75,7 +75,7 @@ class Bound:
 
 
 def bound_network(model: LipsFormer) -> Bound:
-    """The bound of `model` from normalised images to logits.
+    """The bound of `model` from normalized images to logits.
 
     Its parts are the embedding, the stages (blocks, then what merges tokens), the pooling and the head.
     """

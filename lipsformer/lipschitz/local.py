@@ -23,7 +23,7 @@ Map = Callable[[Tensor], Tensor]
 
 
 def local_norm(model: LipsFormer, image: Tensor) -> float:
-    """Largest singular value of the Jacobian of `model` (logits by input) at a normalised image (3, S, S).
+    """Largest singular value of the Jacobian of `model` (logits by input) at a normalized image (3, S, S).
 
     By power iteration in float64, from below: see `power_iteration`.
     """

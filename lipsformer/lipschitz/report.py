@@ -13,7 +13,7 @@ import torch
 from lipsformer.checkpoints.checkpoint import load_checkpoint
 from lipsformer.datasets import find_images
 from lipsformer.images.open import open_image
-from lipsformer.model.pixel_norm import Normalise
+from lipsformer.model.pixel_norm import Normalize
 from lipsformer.system.console import track
 from lipsformer.system.errors import InputError
 
@@ -28,7 +28,7 @@ PAPER = "by the paper"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LipschitzReport:
-    """Bounds of the Lipschitz constant of a checkpoint, from normalised images to logits.
+    """Bounds of the Lipschitz constant of a checkpoint, from normalized images to logits.
 
     All norms are Euclidean and all numbers but `pixel_factor` decimal logarithms: `upper` for all images; `lower`, by
     image file, the norm of the Jacobian there; `profile` the same from the first of the images to the output of each
@@ -50,7 +50,7 @@ class LipschitzReport:
         lower = list(self.lower.values())
         return {
             "norm": "Euclidean",
-            "domain": "images after normalisation",
+            "domain": "images after normalization",
             "range": "logits",
             "unit": "decimal logarithm",
             **dataclasses.asdict(self),
@@ -78,7 +78,7 @@ def measure_lipschitz(model: str | Path, folder: Path, images: int) -> Lipschitz
         raise InputError(f"{folder}: holds no images; give a folder of photos")
     chosen = [paths[index * len(paths) // images] for index in range(images)] if images < len(paths) else paths
     prepared = [torch.from_numpy(checkpoint.preprocessing.apply(open_image(path)).copy()) for path in chosen]
-    inputs = Normalise(checkpoint.preprocessing)(torch.stack(prepared))
+    inputs = Normalize(checkpoint.preprocessing)(torch.stack(prepared))
     with track("lipschitz", len(chosen) + 2) as advance:
         upper = bound_network(checkpoint.model)
         advance(1, "upper bound")
@@ -117,7 +117,7 @@ def render(report: LipschitzReport) -> str:
         [
             f"# Lipschitz constant of {report.model}",
             "",
-            f"{report.architecture}, {report.image_size} pixels, {report.classes} classes. From normalised images to "
+            f"{report.architecture}, {report.image_size} pixels, {report.classes} classes. From normalized images to "
             "logits, Euclidean norms.",
             "",
             f"- upper bound: {total}",

@@ -9,16 +9,16 @@ from torch import Tensor, nn
 
 from .config import ModelConfig
 
-__all__ = ["CosineSimilarity", "DotProduct", "build_similarity", "normalise"]
+__all__ = ["DotProductAttention", "ScaledCosineAttention", "build_attention", "normalize"]
 
 
-def normalise(x: Tensor, epsilon: float) -> Tensor:
+def normalize(x: Tensor, epsilon: float) -> Tensor:
     """x / sqrt(|x|**2 + epsilon) over the last dimension; its Lipschitz constant is epsilon**-0.5."""
     return x * torch.rsqrt(x.square().sum(dim=-1, keepdim=True) + epsilon)
 
 
-class Normalise(torch.autograd.Function):
-    """`normalise`, in half the passes over memory that autograd would make."""
+class Normalize(torch.autograd.Function):
+    """`normalize`, in half the passes over memory that autograd would make."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, epsilon: float) -> Tensor:
@@ -34,10 +34,10 @@ class Normalise(torch.autograd.Function):
         return torch.addcmul(grad, unit, along, value=-1).mul_(inverse), None
 
 
-class CosineSimilarity(nn.Module):
+class ScaledCosineAttention(nn.Module):
     """nu * softmax(tau * cos(q, k) + bias) v: scaled cosine similarity attention (LipsFormer, section 4.1.2).
 
-    The paper normalises v too (`value_norm`), without which the map is not Lipschitz; the official Swin code does not.
+    The paper normalizes v too (`value_norm`), without which the map is not Lipschitz; the official Swin code does not.
     tau (`temperature`) and nu (`value_scale`) are constants, or a parameter for each head where
     `config.learned_scales` is set.
     """
@@ -59,7 +59,7 @@ class CosineSimilarity(nn.Module):
     def forward(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
         """Maps q, k and v, each (..., heads, N, d), to (..., heads, N, d); `bias` is added to the (N, N) scores."""
         by_hand = self.training and not torch.compiler.is_compiling()  # which fuses the formula by itself
-        unit = Normalise.apply if by_hand else normalise
+        unit = Normalize.apply if by_hand else normalize
         q = unit(q, self.epsilon) * self.temperature
         k = unit(k, self.epsilon)
         v = unit(v, self.epsilon) if self.value_norm else v
@@ -68,7 +68,7 @@ class CosineSimilarity(nn.Module):
         return out if isinstance(self.value_scale, float) and self.value_scale == 1.0 else out * self.value_scale
 
 
-class DotProduct(nn.Module):
+class DotProductAttention(nn.Module):
     """softmax(q k / sqrt(d) + bias) v (Vaswani et al. 2017), which is not Lipschitz (Kim, Papamakarios, Mnih 2021)."""
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -77,6 +77,6 @@ class DotProduct(nn.Module):
         return torch.softmax(scores if bias is None else scores + bias, dim=-1) @ v
 
 
-def build_similarity(config: ModelConfig, num_heads: int) -> nn.Module:
+def build_attention(config: ModelConfig, num_heads: int) -> nn.Module:
     """The attention that `config` names, for `num_heads` heads."""
-    return CosineSimilarity(config, num_heads) if config.attention == "cosine" else DotProduct()
+    return ScaledCosineAttention(config, num_heads) if config.attention == "cosine" else DotProductAttention()

@@ -14,23 +14,23 @@ from torch.utils.checkpoint import checkpoint
 from .config import ModelConfig
 from .cpu_ops import DepthwiseConv2d
 from .norm import build_norm
-from .residual import PlainResidual, ResidualScale, keep_weights
+from .residual import PlainResidual, ResidualScale, drop_path_mask
 
-__all__ = ["Block", "LipsFormer", "Mlp", "PatchEmbed", "Stage", "convolve"]
+__all__ = ["Block", "LipsFormer", "Mlp", "PatchEmbed", "Stage", "conv_nhwc"]
 
 
-def convolve(layer: nn.Module, x: Tensor) -> Tensor:
+def conv_nhwc(layer: nn.Module, x: Tensor) -> Tensor:
     """Applies a convolution to a channels-last map: (B, H, W, C) to (B, H', W', C')."""
     out: Tensor = layer(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     return out
 
 
-def mix_channels(layer: nn.Conv2d, x: Tensor) -> Tensor:
+def pointwise_conv(layer: nn.Conv2d, x: Tensor) -> Tensor:
     """Applies a 1x1 convolution to a channels-last map (B, H, W, C): while training, as the matrix product that it is.
 
     oneDNN's gradients of the convolution take longer.
     """
-    return F.linear(x, layer.weight.flatten(1), layer.bias) if layer.training else convolve(layer, x)
+    return F.linear(x, layer.weight.flatten(1), layer.bias) if layer.training else conv_nhwc(layer, x)
 
 
 class PatchEmbed(nn.Module):
@@ -89,9 +89,9 @@ class Block(nn.Module):
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """Maps (B, H, W, C) to (B, H, W, C); `keep` (conv_branches + 2, B) weighs the branches (stochastic depth)."""
         for index, (convolution, scale) in enumerate(zip(self.dwconv_layers, self.scale_layers, strict=True)):
-            branch = F.gelu(convolve(convolution, x))
+            branch = F.gelu(conv_nhwc(convolution, x))
             if index == 0:
-                branch = F.gelu(mix_channels(self.nin, branch))
+                branch = F.gelu(pointwise_conv(self.nin, branch))
             x = x + scale(branch, of_branch(keep, index))
         x = self._residual(x, self.attn, self.alpha1, self.norm1, keep, -2)
         return self._residual(x, self.mlp, self.alpha2, self.norm2, keep, -1)
@@ -119,30 +119,30 @@ class Stage(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.downsample = downsample
 
-    def forward(self, x: Tensor, keep: Tensor | None = None, *, recompute: bool = False) -> Tensor:
+    def forward(self, x: Tensor, keep: Tensor | None = None, *, grad_checkpointing: bool = False) -> Tensor:
         """Maps (B, H, W, C) to (B, H/2, W/2, 2C), or the same shape in the last stage.
 
-        `keep` (blocks, conv_branches + 2, B) weighs the branches. With `recompute` a block's activations are not
-        stored: they are computed again for the gradient.
+        `keep` (blocks, conv_branches + 2, B) weighs the branches. With `grad_checkpointing` a block's activations
+        are not stored but computed again for the gradient.
         """
         for index, block in enumerate(self.blocks):
             weights = None if keep is None else keep[index]
-            x = checkpoint(block, x, weights, use_reentrant=False) if recompute else block(x, weights)
+            x = checkpoint(block, x, weights, use_reentrant=False) if grad_checkpointing else block(x, weights)
         out: Tensor = self.downsample(x)
         return out
 
 
 class LipsFormer(nn.Module):
-    """Maps normalised float images (B, 3, S, S) to logits (B, num_classes), S being `config.image_size`.
+    """Maps normalized float images (B, 3, S, S) to logits (B, num_classes), S being `config.image_size`.
 
     A form says how it embeds an image, attends within a block, and merges tokens between two stages.
 
     While training, stochastic depth (Huang et al. 2016) leaves out branches of single images. Which ones is an input:
-    uniform numbers (`drop_draws`, of `draws_shape`), so that it can be a function of step and image alone; without
-    them they are drawn from PyTorch's generator. `recompute` trades time for memory: activation checkpointing.
+    uniform numbers (`drop_path_noise`, of `drop_path_shape`), so that it can be a function of step and image alone;
+    without them they are drawn from PyTorch's generator. `grad_checkpointing` trades time for memory.
     """
 
-    recompute = False
+    grad_checkpointing = False
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -171,12 +171,12 @@ class LipsFormer(nn.Module):
         """Maps (B, H, W, C) of `stage` to (B, H/2, W/2, 2C) of the next."""
         raise NotImplementedError
 
-    def draws_shape(self, batch: int) -> tuple[int, int, int]:
+    def drop_path_shape(self, batch: int) -> tuple[int, int, int]:
         """Shape of the numbers that decide stochastic depth for `batch` images: (blocks, conv_branches + 2, batch)."""
         return sum(self.config.depths), self.config.conv_branches + 2, batch
 
-    def forward_features(self, image: Tensor, drop_draws: Tensor | None = None) -> Tensor:
-        """Pooled features (B, C) of normalised float images (B, 3, S, S).
+    def forward_features(self, image: Tensor, drop_path_noise: Tensor | None = None) -> Tensor:
+        """Pooled features (B, C) of normalized float images (B, 3, S, S).
 
         Raises:
             ValueError: if the images have another size than the model was built for.
@@ -184,22 +184,22 @@ class LipsFormer(nn.Module):
         size = self.config.image_size
         if tuple(image.shape[1:]) != (3, size, size):
             raise ValueError(f"images of shape {tuple(image.shape)} given, (batch, 3, {size}, {size}) needed")
-        keep = self._keep(image, drop_draws) if self.training and self.config.drop_path else None
+        keep = self._keep(image, drop_path_noise) if self.training and self.config.drop_path else None
         x = self.patch_embed(image)
         block = 0
         for stage, depth in zip(self.layers, self.config.depths, strict=True):
             weights = None if keep is None else keep[block : block + depth]
-            x = stage(x, weights, recompute=self.recompute and self.training)
+            x = stage(x, weights, grad_checkpointing=self.grad_checkpointing and self.training)
             block += depth
         features: Tensor = self.norm(x).mean(dim=(1, 2))
         return features
 
-    def forward(self, image: Tensor, drop_draws: Tensor | None = None) -> Tensor:
-        """Logits (B, num_classes) of normalised float images (B, 3, S, S)."""
-        logits: Tensor = self.head(self.forward_features(image, drop_draws))
+    def forward(self, image: Tensor, drop_path_noise: Tensor | None = None) -> Tensor:
+        """Logits (B, num_classes) of normalized float images (B, 3, S, S)."""
+        logits: Tensor = self.head(self.forward_features(image, drop_path_noise))
         return logits
 
-    def _keep(self, image: Tensor, drop_draws: Tensor | None) -> Tensor:
-        shape = self.draws_shape(image.shape[0])
-        draws = torch.rand(shape, device=image.device) if drop_draws is None else drop_draws
-        return keep_weights(draws, self.config.drop_path)
+    def _keep(self, image: Tensor, drop_path_noise: Tensor | None) -> Tensor:
+        shape = self.drop_path_shape(image.shape[0])
+        draws = torch.rand(shape, device=image.device) if drop_path_noise is None else drop_path_noise
+        return drop_path_mask(draws, self.config.drop_path)

@@ -60,8 +60,8 @@ class ModelConfig:
       ("post", LipsFormer) or in front of each branch ("pre", Swin and CSwin).
     * `attention`: "cosine" (SCSA, section 4.1.2), nu * softmax(tau * cos(q, k)) v, or "dot", softmax(q k / sqrt(d)) v.
       Cosine attention has the settings `temperature` (tau), `value_scale` (nu), `learned_scales` (tau and nu are a
-      parameter per head, and these their initial values), `value_norm` (v is normalised too, which the paper's
-      Lipschitz bound needs) and `epsilon` (added to the squared length inside the root of each normalisation).
+      parameter per head, and these their initial values), `value_norm` (v is normalized too, which the paper's
+      Lipschitz bound needs) and `epsilon` (added to the squared length inside the root of each normalization).
     * `residual`: "weighted" (alpha per channel, from 1 / number of blocks, section 4.1.3) or "plain".
     * `init`: "spectral" (section 4.1.4), "xavier" (the same without the division) or "trunc_normal" (Swin and CSwin).
     * `conv_branches`: depthwise 7x7 residual branches in front of each attention, 0 to 2.

@@ -10,12 +10,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .attention import build_similarity
-from .blocks import LipsFormer, PatchEmbed, convolve
+from .attention import build_attention
+from .blocks import LipsFormer, PatchEmbed, conv_nhwc
 from .config import CSwinConfig
 from .cpu_ops import DepthwiseConv2d
 from .norm import build_norm
-from .windows import join_heads, merge_windows, split_heads, split_windows
+from .windows import join_heads, split_heads, window_partition, window_reverse
 
 __all__ = ["CrossShapedAttention", "LipsFormerCSwin", "StripeAttention"]
 
@@ -24,7 +24,7 @@ class StripeAttention(nn.Module):
     """Attention inside windows of `height` x `width` tokens, plus LePE: a depthwise 3x3 convolution of the values.
 
     The convolution does not look beyond the window. It sees the values as they are, also where the similarity
-    normalises them: linear either way, so it adds its own norm to the Lipschitz constant and no more.
+    normalizes them: linear either way, so it adds its own norm to the Lipschitz constant and no more.
     """
 
     def __init__(self, config: CSwinConfig, dim: int, num_heads: int, height: int, width: int) -> None:
@@ -32,17 +32,17 @@ class StripeAttention(nn.Module):
         self.num_heads = num_heads
         self.height = height
         self.width = width
-        self.similarity = build_similarity(config, num_heads)
+        self.similarity = build_attention(config, num_heads)
         self.lepe = DepthwiseConv2d(dim, 3)
 
     def forward(self, qkv: Tensor) -> Tensor:
         """Maps queries, keys and values (B, H, W, 3 * C) to (B, H, W, C)."""
         _, rows, columns, channels = qkv.shape
-        windows = split_windows(qkv, self.height, self.width)  # (B', N, 3 * C)
+        windows = window_partition(qkv, self.height, self.width)  # (B', N, 3 * C)
         values = windows.reshape(-1, self.height, self.width, channels)[..., -(channels // 3) :]
         out = join_heads(self.similarity(*split_heads(windows, self.num_heads)))
-        out = out + convolve(self.lepe, values).flatten(1, 2)
-        return merge_windows(out, self.height, self.width, rows, columns)
+        out = out + conv_nhwc(self.lepe, values).flatten(1, 2)
+        return window_reverse(out, self.height, self.width, rows, columns)
 
 
 class CrossShapedAttention(nn.Module):
@@ -82,7 +82,7 @@ class ConvMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, H, W, C) to (B, H/2, W/2, 2C)."""
-        out: Tensor = self.norm(convolve(self.conv, x))
+        out: Tensor = self.norm(conv_nhwc(self.conv, x))
         return out
 
 

@@ -11,15 +11,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from .blocks import LipsFormer
 from .config import CSwinConfig, ModelConfig, SwinConfig
 from .cswin import LipsFormerCSwin
-from .init_weights import initialise
+from .init_weights import init_weights
 from .swin import LipsFormerSwin
 from .variants import make_config
 
-__all__ = ["ModelSummary", "build_model", "count_multiply_adds", "create_model", "summarise"]
+__all__ = ["ModelSummary", "build_model", "count_multiply_adds", "create_model", "summarize"]
 
 
 def build_model(config: ModelConfig) -> LipsFormer:
-    """The network of `config`, with weights still to be initialised or loaded.
+    """The network of `config`, with weights still to be initialized or loaded.
 
     Raises:
         TypeError: if `config` belongs to no form.
@@ -32,9 +32,9 @@ def build_model(config: ModelConfig) -> LipsFormer:
 
 
 def create_model(name: str, num_classes: int = 1000, image_size: int | None = None, **overrides: Any) -> LipsFormer:
-    """Builds variant `name` and initialises it as its configuration says.
+    """Builds variant `name` and initializes it as its configuration says.
 
-    The model maps normalised float images (B, 3, image_size, image_size) to logits (B, num_classes);
+    The model maps normalized float images (B, 3, image_size, image_size) to logits (B, num_classes);
     `forward_features` gives the pooled features. `overrides` are fields of its configuration, such as `window_size`,
     `embed_dim`, `depths`, `num_heads`, `drop_path`, `norm`, `attention`.
 
@@ -44,7 +44,7 @@ def create_model(name: str, num_classes: int = 1000, image_size: int | None = No
     if image_size is not None:
         overrides["image_size"] = image_size
     model = build_model(make_config(name, num_classes=num_classes, **overrides))
-    initialise(model, model.config.init)
+    init_weights(model, model.config.init)
     return model
 
 
@@ -58,7 +58,7 @@ class ModelSummary:
     image_size: int
 
 
-def summarise(name: str) -> ModelSummary:
+def summarize(name: str) -> ModelSummary:
     """Counts parameters and multiply-adds of variant `name`, without allocating weights.
 
     Raises:

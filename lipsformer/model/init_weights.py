@@ -1,4 +1,4 @@
-"""Initial weights: LipsFormer's spectral initialisation, and the two that it is compared with."""
+"""Initial weights: LipsFormer's spectral initialization, and the two that it is compared with."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import nn
 from .norm import CenterNorm
 from .spectral import spectral_norm
 
-__all__ = ["initialise"]
+__all__ = ["init_weights"]
 
 
 @torch.no_grad()
-def initialise(model: nn.Module, scheme: str) -> None:
-    """Initialises `model` in place.
+def init_weights(model: nn.Module, scheme: str) -> None:
+    """Initializes `model` in place.
 
     * "spectral" (LipsFormer, section 4.1.4): linear layers and convolutions get Xavier-normal weights divided by their
       largest singular value (a convolution reshaped to output channels x the rest), so that a linear layer starts with

@@ -1,4 +1,4 @@
-"""CenterNorm: normalisation without the division that makes LayerNorm's Lipschitz constant unbounded."""
+"""CenterNorm: normalization without the division that makes LayerNorm's Lipschitz constant unbounded."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class CenterNorm(nn.Module):
         """Maps (..., D) to (..., D)."""
         weight = self.weight * (self.dim / (self.dim - 1))
         if self.training and not torch.compiler.is_compiling():  # which fuses the formula below by itself
-            out: Tensor = CentredAffine.apply(x, weight, self.bias)  # type: ignore[no-untyped-call]
+            out: Tensor = CenterdAffine.apply(x, weight, self.bias)  # type: ignore[no-untyped-call]
             return out
         return (x - x.mean(dim=-1, keepdim=True)) * weight + self.bias
 
@@ -37,21 +37,21 @@ class CenterNorm(nn.Module):
         return str(self.dim)
 
 
-class CentredAffine(torch.autograd.Function):
+class CenterdAffine(torch.autograd.Function):
     """(x - mean) * weight + bias over the last dimension, in half the passes over memory that autograd would make."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        centred = x - x.mean(dim=-1, keepdim=True)
-        ctx.save_for_backward(centred, weight)
-        return torch.addcmul(bias, centred, weight)
+        centerd = x - x.mean(dim=-1, keepdim=True)
+        ctx.save_for_backward(centerd, weight)
+        return torch.addcmul(bias, centerd, weight)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        centred, weight = ctx.saved_tensors
+        centerd, weight = ctx.saved_tensors
         grad_x = grad * weight
         grad_x -= grad_x.mean(dim=-1, keepdim=True)  # centring is its own transpose
-        return grad_x, (grad * centred).sum_to_size(weight.shape), grad.sum_to_size(weight.shape)
+        return grad_x, (grad * centerd).sum_to_size(weight.shape), grad.sum_to_size(weight.shape)
 
 
 def build_norm(kind: str, dim: int) -> nn.Module:

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from lipsformer.images.preprocessing import Preprocessing
 
-__all__ = ["Normalise"]
+__all__ = ["Normalize"]
 
 
-class Normalise(nn.Module):
+class Normalize(nn.Module):
     """Maps uint8 pixels (B, S, S, 3) to float images (B, 3, S, S): (pixels / 255 - mean) / std per channel.
 
     The result is a channels-last view: no copy is made for the change of layout.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["PlainResidual", "ResidualScale", "keep_weights"]
+__all__ = ["PlainResidual", "ResidualScale", "drop_path_mask"]
 
 
 class ResidualScale(nn.Module):
@@ -32,7 +32,7 @@ class PlainResidual(nn.Module):
         return branch if keep is None else branch * keep.to(branch.dtype)
 
 
-def keep_weights(draws: Tensor, drop_path: float) -> Tensor:
+def drop_path_mask(draws: Tensor, drop_path: float) -> Tensor:
     """What stochastic depth (Huang et al. 2016) multiplies each branch of each image by: 0, or 1 / (1 - rate).
 
     The rate grows linearly from 0 at the first block to `drop_path` at the last. A branch that is kept is divided by

@@ -9,11 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .attention import build_similarity
+from .attention import build_attention
 from .blocks import LipsFormer, PatchEmbed
 from .config import SwinConfig
 from .norm import build_norm
-from .windows import join_heads, merge_windows, split_heads, split_windows
+from .windows import join_heads, split_heads, window_partition, window_reverse
 
 __all__ = ["LipsFormerSwin", "WindowAttention"]
 
@@ -33,7 +33,7 @@ def shift_mask(resolution: int, window: int, shift: int) -> Tensor:
     """What keeps tokens from opposite ends of a map that was rolled by `shift` apart: (windows, 1, N, N)."""
     axis = torch.arange(resolution)
     region = (axis >= resolution - window).long() + (axis >= resolution - shift).long()
-    regions = split_windows((3 * region[:, None] + region)[None, :, :, None], window, window)  # (windows, N, 1)
+    regions = window_partition((3 * region[:, None] + region)[None, :, :, None], window, window)  # (windows, N, 1)
     return torch.where(regions == regions.transpose(1, 2), 0.0, FORBIDDEN)[:, None]
 
 
@@ -60,7 +60,7 @@ class WindowAttention(nn.Module):
         if shift:
             self.register_buffer("mask", shift_mask(config.resolution(stage), self.window, shift), persistent=False)
         self.qkv = nn.Linear(dim, 3 * dim)
-        self.similarity = build_similarity(config, self.num_heads)
+        self.similarity = build_attention(config, self.num_heads)
         self.proj = nn.Linear(dim, dim)
 
     def position_bias(self) -> Tensor:
@@ -72,7 +72,7 @@ class WindowAttention(nn.Module):
         _, rows, columns, _ = x.shape
         if self.shift:
             x = x.roll((-self.shift, -self.shift), dims=(1, 2))
-        q, k, v = split_heads(self.qkv(split_windows(x, self.window, self.window)), self.num_heads)
+        q, k, v = split_heads(self.qkv(window_partition(x, self.window, self.window)), self.num_heads)
         bias = self.position_bias()
         if self.shift:
             q, k, v = (
@@ -81,7 +81,7 @@ class WindowAttention(nn.Module):
             bias = bias + self.mask
         out = self.similarity(q, k, v, bias)
         out = self.proj(join_heads(out.flatten(0, 1) if self.shift else out))
-        x = merge_windows(out, self.window, self.window, rows, columns)
+        x = window_reverse(out, self.window, self.window, rows, columns)
         return x.roll((self.shift, self.shift), dims=(1, 2)) if self.shift else x
 
 

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from torch import Tensor
 
-__all__ = ["join_heads", "merge_windows", "split_heads", "split_windows"]
+__all__ = ["join_heads", "split_heads", "window_partition", "window_reverse"]
 
 
-def split_windows(x: Tensor, height: int, width: int) -> Tensor:
+def window_partition(x: Tensor, height: int, width: int) -> Tensor:
     """Cuts maps (B, H, W, C) into windows (B * H/height * W/width, height * width, C)."""
     _, rows, columns, channels = x.shape
     x = x.reshape(-1, rows // height, height, columns // width, width, channels)
     return x.transpose(2, 3).reshape(-1, height * width, channels)
 
 
-def merge_windows(windows: Tensor, height: int, width: int, rows: int, columns: int) -> Tensor:
-    """Inverse of `split_windows`: (B * rows/height * columns/width, height * width, C) to (B, rows, columns, C)."""
+def window_reverse(windows: Tensor, height: int, width: int, rows: int, columns: int) -> Tensor:
+    """Inverse of `window_partition`: (B * rows/height * columns/width, height * width, C) to (B, rows, columns, C)."""
     channels = windows.shape[-1]
     x = windows.reshape(-1, rows // height, columns // width, height, width, channels)
     return x.transpose(2, 3).reshape(-1, rows, columns, channels)

@@ -17,7 +17,7 @@ from .errors import InputError
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["publish_directory", "publish_file", "sha256_of"]
+__all__ = ["atomic_directory", "atomic_write", "sha256_of"]
 
 
 def sha256_of(path: Path) -> str:
@@ -35,7 +35,7 @@ def _fsync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def publish_file(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Gives a path beside `path` to write to; once the block ends without an error, renames it to `path`.
 
     Raises:
@@ -59,7 +59,7 @@ def publish_file(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def publish_directory(path: Path) -> Iterator[Path]:
+def atomic_directory(path: Path) -> Iterator[Path]:
     """Gives an empty folder beside `path` to fill; once the block ends without an error, renames it to `path`.
 
     Folders that killed processes left half-filled for the same `path` are removed.

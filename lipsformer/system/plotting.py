@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from .atomic import publish_file
+from .atomic import atomic_write
 
 __all__ = ["ACCENT", "FAINT", "INK", "PRIMARY", "SECONDARY", "STYLE", "save_figure"]
 
@@ -33,5 +33,5 @@ STYLE: dict[Any, Any] = {  # for matplotlib's rc_context
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Writes `figure` as a PNG file of 150 dots per inch, whole or not at all."""
-    with publish_file(path) as draft:
+    with atomic_write(path) as draft:
         figure.savefig(draft, format="png", dpi=150)

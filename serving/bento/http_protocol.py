@@ -1,6 +1,6 @@
 """What a connection may do before it has made a request: uvicorn itself waits for ever, and keeps every header.
 
-`use_patient_connections` has uvicorn use this class in place of its own: BentoML starts it and leaves no other way.
+`use_limited_http_protocol` has uvicorn use this class in place of its own: BentoML starts it and leaves no other way.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import uvicorn.config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-__all__ = ["Connection", "use_patient_connections"]
+__all__ = ["LimitedHttpProtocol", "use_limited_http_protocol"]
 
 HEAD_SECONDS = 10  # for a request line and its headers to arrive; and for the rest of a body that was answered before
 MAX_HEAD = 32 * 1024  # bytes of them
@@ -27,7 +27,7 @@ TOO_LARGE = (
 )
 
 
-class Connection(HttpToolsProtocol):
+class LimitedHttpProtocol(HttpToolsProtocol):
     """One connection, with limits on its number, on the time and on the size of a request's head."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -137,6 +137,6 @@ class Connection(HttpToolsProtocol):
             self._head_timer = None
 
 
-def use_patient_connections() -> None:
-    """Has every uvicorn of this process use `Connection`."""
-    uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{Connection.__name__}"
+def use_limited_http_protocol() -> None:
+    """Has every uvicorn of this process use `LimitedHttpProtocol`."""
+    uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{LimitedHttpProtocol.__name__}"

@@ -17,13 +17,13 @@ from lipsformer.serving.app import create_app
 from lipsformer.serving.http.auth import KeyRing
 from lipsformer.serving.observability import Observer
 from lipsformer.serving.pipeline.inference import load
-from lipsformer.serving.pipeline.model_manager import Served
+from lipsformer.serving.pipeline.model_manager import ModelManager
 from lipsformer.serving.settings import Settings, worker_count
 from lipsformer.system.console import say
 from lipsformer.system.errors import LipsFormerError
 from lipsformer.system.hardware import visible_gpus
 
-from .http_protocol import use_patient_connections
+from .http_protocol import use_limited_http_protocol
 from .signals import end_with_master, ignore_hangups, prepare_master, when_hung_up
 
 __all__ = ["Classifier"]
@@ -32,7 +32,7 @@ logger = logging.getLogger("lipsformer.serving")
 
 HEALTH = {"/livez", "/readyz", "/healthz"}
 
-use_patient_connections()
+use_limited_http_protocol()
 ignore_hangups()
 
 
@@ -73,7 +73,7 @@ class Classifier:
         """Once, before any worker: what cannot be served ends the server instead of restarting workers for ever."""
         try:
             settings = Settings.from_environment(os.environ)
-            loaded = load(settings, told=lambda _: None)
+            loaded = load(settings, on_fault=lambda _: None)
             if settings.api_keys_file is not None:
                 KeyRing(settings.api_keys_file)
         except LipsFormerError as error:
@@ -95,10 +95,10 @@ class Classifier:
             log_format=settings.log, access_log=settings.access_log, monitoring=settings.monitoring
         )
         keys = KeyRing(settings.api_keys_file) if settings.api_keys_file else None
-        self.served = Served(settings, self.observer.metrics, lost=_end_this_worker)
+        self.served = ModelManager(settings, self.observer.metrics, on_lost=_end_this_worker)
         await self.served.start()
         self.app = create_app(self.served, settings, keys, self.observer)
-        when_hung_up(self.served.swap)
+        when_hung_up(self.served.reload)
         logger.info("worker %d is ready: %s", os.getpid(), self.served.engine.predictor.runtime.provider)
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]

@@ -42,20 +42,24 @@ class Decoder:
     mapped: whatever a process does to it, the server gets an error instead of a fault.
 
     Args:
-        heard: called with each message of the process, and with b"" once when it has ended or can no longer be heard.
+        on_message: called with each message of the process, and with b"" once, when it has ended or cannot be read.
 
     Raises:
         OSError: if the process cannot be begun.
     """
 
     def __init__(
-        self, preprocessing: Preprocessing, limits: ImageLimits, memory: int, heard: Callable[[Decoder, bytes], None]
+        self,
+        preprocessing: Preprocessing,
+        limits: ImageLimits,
+        memory: int,
+        on_message: Callable[[Decoder, bytes], None],
     ) -> None:
         self.ready = False
         self.process: subprocess.Popen[bytes] | None = None
         self._shape = (preprocessing.image_size, preprocessing.image_size, 3)
         self._offset = 3 * preprocessing.image_size**2
-        self._heard = heard
+        self._on_message = on_message
         self._loop = asyncio.get_running_loop()
         self._area = os.memfd_create("lipsformer-image", os.MFD_CLOEXEC)
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -104,7 +108,7 @@ class Decoder:
             return
         except OSError:
             message = b""
-        self._heard(self, message)
+        self._on_message(self, message)
 
     def end(self) -> None:
         """Kills the process, whatever it does, and frees what belonged to it."""

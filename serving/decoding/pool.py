@@ -47,7 +47,7 @@ class DecoderPool:
     Args:
         seconds: for one image; then its process is killed.
         memory: bytes that a process may use for one image.
-        died: told of each process that has ended, and why.
+        on_exit: called with the cause when a process ends.
     """
 
     def __init__(
@@ -58,13 +58,13 @@ class DecoderPool:
         processes: int,
         seconds: float,
         memory: int,
-        died: Callable[[Cause], None] = lambda _: None,
+        on_exit: Callable[[Cause], None] = lambda _: None,
     ) -> None:
         self.limits = limits
         self.processes = processes
         self.seconds = seconds
-        self._died = died
-        self._begin = functools.partial(Decoder, preprocessing, limits, memory, self._heard)
+        self._on_exit = on_exit
+        self._begin = functools.partial(Decoder, preprocessing, limits, memory, self._on_message)
         self._living: set[Decoder] = set()
         self._idle: list[Decoder] = []
         self._ended: list[Decoder] = []  # killed, and not yet gone
@@ -183,7 +183,7 @@ class DecoderPool:
             self._busy[decoder] = job
             self._watch(decoder, self.seconds)
 
-    def _heard(self, decoder: Decoder, message: bytes) -> None:
+    def _on_message(self, decoder: Decoder, message: bytes) -> None:
         """Takes a message of a process: nothing that it says is trusted, beyond the pixels of its image."""
         job = self._busy.get(decoder)
         outcome = None if job is None else self._outcome(decoder, message)
@@ -223,7 +223,7 @@ class DecoderPool:
         """Gets over the end of a process: tells whose image it was, and replaces it."""
         job = self._busy.get(decoder)
         self._forget(decoder)
-        self._died(cause)
+        self._on_exit(cause)
         if job is not None:
             _settle(job, self._refusal(cause))
         if decoder.ready:

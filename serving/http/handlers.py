@@ -11,18 +11,18 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from lipsformer.serving.observability import Classified, Metrics, Observer, Record, Stage
-from lipsformer.serving.pipeline.admission import Admission, Overloaded, Place
-from lipsformer.serving.pipeline.inference import Classification, Engine
-from lipsformer.serving.pipeline.model_manager import Served
+from lipsformer.serving.observability import Classified, Metrics, Observer, RequestRecord, Stage
+from lipsformer.serving.pipeline.admission import Admission, Overloaded, Slot
+from lipsformer.serving.pipeline.inference import Classification, InferencePipeline
+from lipsformer.serving.pipeline.model_manager import ModelManager
 from lipsformer.serving.settings import Settings
 
 from .multipart import FORM_TYPE, Upload, is_image_type, one_image, several_images
 from .problems import Problem, as_problem
-from .request_body import Bodies, while_connected
+from .request_body import BodyReader, while_connected
 from .request_middleware import record_of
 
-__all__ = ["Classifying"]
+__all__ = ["ClassifyHandlers"]
 
 DEFAULT_TOP_K = 5
 BODIES_HELD = 16  # times the largest image: the memory that all bodies together may take
@@ -37,15 +37,15 @@ Result = Classification | Problem
 class Work:
     """An upload that has a place: by which engine, for how many classes, until when on the event loop's clock."""
 
-    engine: Engine
+    engine: InferencePipeline
     upload: Upload
     top_k: int
-    place: Place
-    record: Record
+    place: Slot
+    record: RequestRecord
     deadline: float
 
 
-class Classifying:
+class ClassifyHandlers:
     """The two ways to have images classified.
 
     Args:
@@ -54,20 +54,20 @@ class Classifying:
         observer: its metrics are counted, and told is whether predictions are kept.
     """
 
-    def __init__(self, served: Served, settings: Settings, observer: Observer) -> None:
+    def __init__(self, served: ModelManager, settings: Settings, observer: Observer) -> None:
         self._served = served
         self._settings = settings
         self._observer = observer
         self._metrics: Metrics = observer.metrics
         self._admission = Admission(max_pending=settings.max_pending, deadline=settings.deadline, metrics=self._metrics)
-        self._bodies = Bodies(
+        self._bodies = BodyReader(
             max_bytes=BODIES_HELD * settings.limits.max_bytes,
             max_reading=READING_FOR_EACH_PLACE * settings.max_pending,
             timeout=settings.read_timeout,
             metrics=self._metrics,
         )
 
-    def turned_away(self) -> Problem | None:
+    def rejection(self) -> Problem | None:
         """The refusal of whatever would come in now, before anything is spent on it; None if there is room."""
         try:
             self._admission.check()
@@ -147,7 +147,7 @@ class Classifying:
         results: dict[int, Result] = {}
         turns = iter(enumerate(work.upload.images))
 
-        async def take_turns(place: Place) -> None:
+        async def take_turns(place: Slot) -> None:
             for turn, (index, image) in enumerate(turns):
                 if turn:
                     place.next()
@@ -199,7 +199,7 @@ class Classifying:
         return Problem(504, "deadline_exceeded", detail, {"Retry-After": "1"})
 
 
-def _timing(record: Record) -> dict[str, float]:
+def _timing(record: RequestRecord) -> dict[str, float]:
     """Milliseconds by stage, of which several images have several, and in all."""
     stages: dict[str, float] = {}
     for stage in record.stages:

@@ -14,12 +14,12 @@ from lipsformer.serving.pipeline.admission import Overloaded
 
 from .problems import Problem
 
-__all__ = ["Bodies", "while_connected"]
+__all__ = ["BodyReader", "while_connected"]
 
 Result = TypeVar("Result")
 
 
-class Bodies:
+class BodyReader:
     """The bodies that are held in memory at once.
 
     Args:

@@ -10,32 +10,32 @@ from collections.abc import Callable, Collection
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lipsformer.serving.observability import Observer, Record
+from lipsformer.serving.observability import Observer, RequestRecord
 
 from .auth import KeyRing, given_keys
 from .problems import Problem
 
-__all__ = ["Door", "record_of"]
+__all__ = ["RequestMiddleware", "record_of"]
 
 RECORD = "lipsformer.record"
 SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-UNAUTHORISED = Problem(
+UNAUTHORIZED = Problem(
     401,
-    "unauthorised",
+    "unauthorized",
     "a key is needed: send 'Authorization: Bearer KEY' or 'X-API-Key: KEY'; in a browser, the key is the password",
     # Basic first: Chromium looks at the first scheme alone, and asks for no password if it does not know that.
     {"WWW-Authenticate": 'Basic realm="lipsformer", Bearer realm="lipsformer"'},
 )
 
 
-class Door:
+class RequestMiddleware:
     """An application behind a door.
 
     Args:
         app: what answers those who are let in.
         routes: its paths; requests to others are recorded together, as a scanner would fill memory with their names.
         keys: whom to let in; None means everybody.
-        turned_away: the refusal of a POST, if there is no room for it: said here, it costs a fraction of an answer.
+        rejection: the refusal of a POST, if there is no room for it: said here, it costs a fraction of an answer.
         observer: told of each request at its end.
     """
 
@@ -45,11 +45,11 @@ class Door:
         *,
         routes: Collection[str],
         keys: KeyRing | None,
-        turned_away: Callable[[], Problem | None],
+        rejection: Callable[[], Problem | None],
         observer: Observer,
     ) -> None:
         self._app = app
-        self._turned_away = turned_away
+        self._turned_away = rejection
         self._routes = frozenset(routes)
         self._keys = keys
         self._observer = observer
@@ -79,10 +79,10 @@ class Door:
 
     def _refusal(self, scope: Scope) -> Problem | None:
         if self._keys is not None and not self._keys.allows(given_keys(scope["headers"])):
-            return UNAUTHORISED
+            return UNAUTHORIZED
         return self._turned_away() if scope["method"] == "POST" and scope["path"] in self._routes else None
 
-    def _record(self, scope: Scope) -> Record:
+    def _record(self, scope: Scope) -> RequestRecord:
         given = traceparent = None
         for name, value in scope["headers"]:
             if name == b"x-request-id" and SANE_ID.fullmatch(value):
@@ -90,7 +90,7 @@ class Door:
             elif name == b"traceparent":
                 traceparent = value.decode("latin-1")
         client = scope.get("client")
-        return Record(
+        return RequestRecord(
             request_id=given or secrets.token_hex(8),
             method=scope["method"],
             route=scope["path"] if scope["path"] in self._routes else "other",
@@ -100,7 +100,7 @@ class Door:
         )
 
 
-def record_of(scope: Scope) -> Record:
+def record_of(scope: Scope) -> RequestRecord:
     """The record of the request that came through a door."""
-    record: Record = scope[RECORD]
+    record: RequestRecord = scope[RECORD]
     return record

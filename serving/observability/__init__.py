@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from .metrics import Metrics, open_metrics
 from .observer import Observer
-from .record import Classified, Record, Stage
+from .record import Classified, RequestRecord, Stage
 
-__all__ = ["Classified", "Metrics", "Observer", "Record", "Stage", "open_metrics"]
+__all__ = ["Classified", "Metrics", "Observer", "RequestRecord", "Stage", "open_metrics"]

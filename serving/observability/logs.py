@@ -18,7 +18,7 @@ from typing import Any, Literal
 from lipsformer.system.console import printable
 
 from .background import Background
-from .record import Record
+from .record import RequestRecord
 
 __all__ = ["LogFormat", "access_fields", "configure_logs"]
 
@@ -53,7 +53,7 @@ def configure_logs(log_format: LogFormat, *, descriptor: int = STDERR) -> Backgr
     return handler.lines
 
 
-def access_fields(record: Record) -> dict[str, object]:
+def access_fields(record: RequestRecord) -> dict[str, object]:
     """What the access line tells of a request; milliseconds of a stage are from its first start to its last end."""
     fields: dict[str, object] = {
         "request_id": record.request_id,

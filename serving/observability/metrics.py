@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from .record import Record
+from .record import RequestRecord
 
 if TYPE_CHECKING:
     from prometheus_client import Counter, Gauge, Histogram
@@ -107,7 +107,7 @@ class Metrics:
         running.set(1)
         self._running = running
 
-    def observe(self, record: Record) -> None:
+    def observe(self, record: RequestRecord) -> None:
         """Counts a request that has ended. Only one whose body was read has a total: refusals at the door are fast."""
         ended = (record.route, record.status)
         requests = self._ended.get(ended)

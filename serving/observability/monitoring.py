@@ -17,7 +17,7 @@ from typing import Any
 from lipsformer.system.errors import InputError
 
 from .background import Background
-from .record import Classified, Record
+from .record import Classified, RequestRecord
 
 __all__ = ["Monitor"]
 
@@ -54,7 +54,7 @@ class Monitor:
         self._failures = 0
         self._records = Background(self._write_all, name="monitoring", capacity=WAITING_RECORDS)
 
-    def put(self, record: Record) -> None:
+    def put(self, record: RequestRecord) -> None:
         """Takes a record that carries predictions; returns at once."""
         self._records.put(record)
 
@@ -62,7 +62,7 @@ class Monitor:
         """Writes what waits, for a few seconds at most."""
         self._records.close(CLOSE_SECONDS)
 
-    def _write_all(self, records: Sequence[Record]) -> None:
+    def _write_all(self, records: Sequence[RequestRecord]) -> None:
         for record in records:
             for classified in record.predictions:
                 try:
@@ -80,7 +80,7 @@ class Monitor:
             logger.warning("predictions could not be monitored, %d so far: %s", self._failures, error)
 
 
-def _write(record: Record, classified: Classified) -> None:
+def _write(record: RequestRecord, classified: Classified) -> None:
     """One image. Runs in a context of its own: BentoML leaves marks there if anything fails."""
     import bentoml
     from bentoml._internal.context import trace_context

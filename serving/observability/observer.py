@@ -11,7 +11,7 @@ from .background import Background
 from .logs import LogFormat, access_fields, configure_logs
 from .metrics import Metrics, open_metrics
 from .monitoring import Monitor
-from .record import Record
+from .record import RequestRecord
 from .tracing import Tracer, open_tracer
 
 __all__ = ["Observer"]
@@ -72,7 +72,7 @@ class Observer:
             monitor=Monitor(monitoring) if monitoring is not None else None,
         )
 
-    def observe(self, record: Record) -> None:
+    def observe(self, record: RequestRecord) -> None:
         """Tells of a request that has ended, with its method as one of a few; never waits for anything."""
         if record.method not in METHODS:
             record.method = "_OTHER"

@@ -8,7 +8,7 @@ from typing import Literal
 
 from lipsformer.inference.predictor import Prediction
 
-__all__ = ["OTHER", "Classified", "Record", "Stage"]
+__all__ = ["OTHER", "Classified", "RequestRecord", "Stage"]
 
 OTHER = "other"  # the route of every path that is none of ours
 
@@ -31,7 +31,7 @@ class Classified:
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
-class Record:
+class RequestRecord:
     """One request. Times are those of `time.perf_counter`.
 
     Args:

@@ -14,7 +14,7 @@ import lipsformer
 from lipsformer.system.errors import InputError
 
 from .background import Background
-from .record import OTHER, Record
+from .record import OTHER, RequestRecord
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -69,7 +69,7 @@ class Tracer:
         self._tracer = provider.get_tracer("lipsformer.serving", lipsformer.__version__)
         self._records = Background(self._trace_all, name="traces", capacity=WAITING_RECORDS)
 
-    def put(self, record: Record) -> None:
+    def put(self, record: RequestRecord) -> None:
         """Takes a record; returns at once."""
         self._records.put(record)
 
@@ -81,11 +81,11 @@ class Tracer:
         closing.start()
         closing.join(CLOSE_SECONDS)
 
-    def _trace_all(self, records: Sequence[Record]) -> None:
+    def _trace_all(self, records: Sequence[RequestRecord]) -> None:
         for record in records:
             self._trace(record)
 
-    def _trace(self, record: Record) -> None:
+    def _trace(self, record: RequestRecord) -> None:
         from opentelemetry.context import Context
         from opentelemetry.trace import SpanKind, set_span_in_context
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -111,7 +111,7 @@ class Tracer:
         span.end(wall(record.end))
 
 
-def _attributes(record: Record) -> dict[str, str | int]:
+def _attributes(record: RequestRecord) -> dict[str, str | int]:
     """By OpenTelemetry's conventions for HTTP; neither address nor path nor anything else that a client made up."""
     attributes: dict[str, str | int | None] = {
         "http.request.method": record.method,
@@ -128,7 +128,7 @@ def _attributes(record: Record) -> dict[str, str | int]:
     return {name: value for name, value in attributes.items() if value is not None}
 
 
-def _mark_failure(span: Span, record: Record) -> None:
+def _mark_failure(span: Span, record: RequestRecord) -> None:
     """Only the server's own failure is one: a refusal went as it should."""
     from opentelemetry.trace import Status, StatusCode
 

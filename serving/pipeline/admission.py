@@ -9,7 +9,7 @@ from typing import Self
 
 from lipsformer.serving.observability import Metrics
 
-__all__ = ["Admission", "Overloaded", "Place"]
+__all__ = ["Admission", "Overloaded", "Slot"]
 
 SMOOTHING = 0.05  # weight of the newest gap between two answers: a mean over the last twenty or so
 
@@ -52,7 +52,7 @@ class Admission:
         if self.expected_wait > self.deadline:
             raise self._overloaded(f"an answer would take {self.expected_wait:.0f} seconds now")
 
-    def enter(self) -> Place:
+    def enter(self) -> Slot:
         """A place for one image; to leave its context gives it back.
 
         Raises:
@@ -63,7 +63,7 @@ class Admission:
             self._last = time.perf_counter()  # idle until now: the gap would measure that
         self.pending += 1
         self._metrics.pending.inc()
-        return Place(self)
+        return Slot(self)
 
     def leave(self) -> None:
         """Takes a place back."""
@@ -86,7 +86,7 @@ class Admission:
         return Overloaded(message, retry_after=max(1, math.ceil(min(self.expected_wait, self.deadline))))
 
 
-class Place:
+class Slot:
     """A place that one image holds, or several one after the other."""
 
     def __init__(self, admission: Admission) -> None:

@@ -46,7 +46,7 @@ class BatchQueue:
         run: maps images (S, S, 3) to an outcome each; called in one thread only. If it raises, the queue is at its end.
         max_batch: the largest number of images in a call.
         metrics: told how many wait, and how many are computed together.
-        lost: called when `run` has raised.
+        on_lost: called when `run` has raised.
     """
 
     def __init__(
@@ -55,12 +55,12 @@ class BatchQueue:
         *,
         max_batch: int,
         metrics: Metrics,
-        lost: Callable[[], None],
+        on_lost: Callable[[], None],
     ) -> None:
         self.max_batch = max_batch
         self._run = run
         self._metrics = metrics
-        self._lost = lost
+        self._on_lost = on_lost
         self._waiting: deque[_Item] = deque()
         self._filled = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="infer")
@@ -136,7 +136,7 @@ class BatchQueue:
             for item in batch:
                 if not item.answer.done():
                     item.answer.set_exception(_stopping())
-            self._lost()
+            self._on_lost()
             raise
         _settle(batch, started, outcomes)
 

@@ -12,7 +12,7 @@ import numpy as np
 from lipsformer.inference.predictor import Predictor
 from lipsformer.inference.runtimes import Logits, Pixels
 
-__all__ = ["FaultError", "Outcome", "Runner", "RuntimeFault", "RuntimeLostError"]
+__all__ = ["FaultError", "IsolatingRuntime", "Outcome", "RuntimeFault", "RuntimeLostError"]
 
 logger = logging.getLogger("lipsformer.serving")
 
@@ -32,17 +32,17 @@ class RuntimeLostError(RuntimeError):
     """The runtime is broken and cannot be opened anew in this process."""
 
 
-class Runner:
+class IsolatingRuntime:
     """Runs batches in the runtime of a predictor; to be used from one thread at a time.
 
     Args:
         load: loads the predictor, at first and again when its runtime is broken.
-        told: of each fault.
+        on_fault: of each fault.
     """
 
-    def __init__(self, load: Callable[[], Predictor], *, told: Callable[[RuntimeFault], None]) -> None:
+    def __init__(self, load: Callable[[], Predictor], *, on_fault: Callable[[RuntimeFault], None]) -> None:
         self._load = load
-        self._told = told
+        self._on_fault = on_fault
         self.predictor = load()
 
     def warm_up(self, max_batch: int) -> int:
@@ -78,14 +78,14 @@ class Runner:
             return self._try_each(images)
         if len(images) > 1:
             return self._try_each(images)
-        self._told("failed")
+        self._on_fault("failed")
         return outcomes
 
     def _try_each(self, images: Sequence[Pixels]) -> list[Outcome]:
-        """One image may have spoilt the batch for all: alone, only its own answer fails."""
+        """One image may have spoiled the batch for all: alone, only its own answer fails."""
         outcomes = [self._try([image])[0] for image in images]
         for outcome in outcomes:
-            self._told("failed" if isinstance(outcome, Exception) else "retried")
+            self._on_fault("failed" if isinstance(outcome, Exception) else "retried")
         return outcomes
 
     def _try(self, images: Sequence[Pixels]) -> list[Outcome]:
@@ -119,7 +119,7 @@ class Runner:
             raise RuntimeLostError(f"the runtime cannot be opened again: {error!r}") from error
         if not self._sound():
             raise RuntimeLostError("the runtime is broken after it was opened anew")
-        self._told("rebuilt")
+        self._on_fault("rebuilt")
         logger.warning("the runtime was opened anew")
 
     def _blank(self, size: int) -> Pixels:

@@ -17,9 +17,9 @@ from lipsformer.serving.settings import Settings
 from lipsformer.system.errors import GateError, InputError
 
 from .batching import BatchQueue
-from .fault_isolation import FaultError, Runner, RuntimeFault
+from .fault_isolation import FaultError, IsolatingRuntime, RuntimeFault
 
-__all__ = ["Classification", "Engine", "Loaded", "load"]
+__all__ = ["Classification", "InferencePipeline", "Loaded", "load"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,21 +37,21 @@ class Loaded:
 
     bundle: Path
     manifest: Manifest
-    runner: Runner
+    runner: IsolatingRuntime
     max_batch: int
 
 
-class Engine:
+class InferencePipeline:
     """Classifies encoded images with one bundle. To be made, started, used and closed in one event loop.
 
     Args:
         loaded: the bundle.
         settings: of this worker.
         metrics: of this worker.
-        lost: called if the runtime breaks for good.
+        on_lost: called if the runtime breaks for good.
     """
 
-    def __init__(self, loaded: Loaded, settings: Settings, metrics: Metrics, lost: Callable[[], None]) -> None:
+    def __init__(self, loaded: Loaded, settings: Settings, metrics: Metrics, on_lost: Callable[[], None]) -> None:
         self.bundle = loaded.bundle
         self.manifest = loaded.manifest
         self.runner = loaded.runner
@@ -63,9 +63,9 @@ class Engine:
             processes=settings.threads,
             seconds=settings.decode_timeout,
             memory=settings.decode_memory,
-            died=metrics.decoder_died,
+            on_exit=metrics.decoder_died,
         )
-        self.queue = BatchQueue(self.runner.run, max_batch=self.max_batch, metrics=metrics, lost=lost)
+        self.queue = BatchQueue(self.runner.run, max_batch=self.max_batch, metrics=metrics, on_lost=on_lost)
 
     async def start(self) -> None:
         """Starts the decoders and the queue.
@@ -157,8 +157,8 @@ class Engine:
         }
 
 
-def load(settings: Settings, told: Callable[[RuntimeFault], None]) -> Loaded:
-    """The bundle that `settings` names, checked, loaded and warmed up; `told` of every fault of its runtime.
+def load(settings: Settings, on_fault: Callable[[RuntimeFault], None]) -> Loaded:
+    """The bundle that `settings` names, checked, loaded and warmed up. `on_fault` hears of every fault of its runtime.
 
     Raises:
         InputError: if the bundle or a setting cannot be used.
@@ -177,7 +177,7 @@ def load(settings: Settings, told: Callable[[RuntimeFault], None]) -> Loaded:
             bundle, manifest, device=settings.device, precision=settings.precision, threads=settings.threads
         )
 
-    runner = Runner(load_predictor, told=told)
+    runner = IsolatingRuntime(load_predictor, on_fault=on_fault)
     try:
         max_batch = runner.warm_up(settings.max_batch or manifest.max_batch)
     except FaultError as fault:

@@ -13,27 +13,27 @@ from lipsformer.serving.observability import Metrics
 from lipsformer.serving.settings import Settings
 from lipsformer.system.errors import LipsFormerError
 
-from .inference import Engine, load
+from .inference import InferencePipeline, load
 
-__all__ = ["Served"]
+__all__ = ["ModelManager"]
 
 logger = logging.getLogger("lipsformer.serving")
 
 
-class Served:
+class ModelManager:
     """Answers with one engine at a time. To be used in one event loop.
 
     Args:
         settings: of this worker.
         metrics: of this worker.
-        lost: called if a runtime breaks for good.
+        on_lost: called if a runtime breaks for good.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, lost: Callable[[], None]) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, on_lost: Callable[[], None]) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._lost = lost
-        self._users: dict[Engine, int] = {}
+        self._on_lost = on_lost
+        self._users: dict[InferencePipeline, int] = {}
         self._retiring: set[asyncio.Task[None]] = set()
         self._swapping = asyncio.Lock()
         self._watcher: asyncio.Task[None] | None = None
@@ -61,7 +61,7 @@ class Served:
         return self.engine.queue.running
 
     @contextlib.contextmanager
-    def use(self) -> Iterator[Engine]:
+    def use(self) -> Iterator[InferencePipeline]:
         """The engine for one request; it is not closed before the request is done with it."""
         engine = self.engine
         self._users[engine] = self._users.get(engine, 0) + 1
@@ -70,7 +70,7 @@ class Served:
         finally:
             self._users[engine] -= 1
 
-    async def swap(self) -> bool:
+    async def reload(self) -> bool:
         """Loads the bundle anew, checked and warm, and then lets it take over; on any failure all stays as it is.
 
         Returns:
@@ -92,9 +92,9 @@ class Served:
             retiring.add_done_callback(self._retiring.discard)
             return True
 
-    async def _open(self) -> Engine:
+    async def _open(self) -> InferencePipeline:
         loaded = await asyncio.to_thread(load, self._settings, self._metrics.runtime_fault)
-        engine = Engine(loaded, self._settings, self._metrics, self._lost)
+        engine = InferencePipeline(loaded, self._settings, self._metrics, self._on_lost)
         try:
             await engine.start()
         except BaseException:
@@ -111,7 +111,7 @@ class Served:
         )
         return engine
 
-    async def _retire(self, engine: Engine) -> None:
+    async def _retire(self, engine: InferencePipeline) -> None:
         while self._users.get(engine):
             await asyncio.sleep(0.05)
         self._users.pop(engine, None)
@@ -124,7 +124,7 @@ class Served:
             found = self._look()
             if found is not None and found != seen:
                 seen = found
-                await self.swap()
+                await self.reload()
 
     def _look(self) -> tuple[str, int] | None:
         """What changes when the bundle does: the folder that its name leads to, and its manifest's date."""

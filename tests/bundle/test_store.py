@@ -50,7 +50,7 @@ def test_a_stored_bundle_answers_as_the_bundle_does(trained: Trained, store: Pat
     wanted = load_predictor(trained.bundle, "cpu").predict([PHOTO])
     assert load_predictor("bentoml:fruit:v1", "cpu").predict([PHOTO]) == wanted
 
-    loaded = load(Settings.from_environment({"LIPSFORMER_BUNDLE": "bentoml:fruit"}), told=lambda _: None)
+    loaded = load(Settings.from_environment({"LIPSFORMER_BUNDLE": "bentoml:fruit"}), on_fault=lambda _: None)
     assert loaded.manifest.classes == trained.classes
 
     model = bentoml.models.get("fruit:v1")

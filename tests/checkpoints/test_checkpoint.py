@@ -38,7 +38,7 @@ def path(tmp_path: Path) -> Path:
         config=CONFIG,
         weights=LipsFormerSwin(CONFIG).state_dict(),
         classes=CLASSES,
-        preprocessing=Preprocessing(image_size=32, crop_fraction=0.9),
+        preprocessing=Preprocessing(image_size=32, crop_pct=0.9),
         metrics=METRICS,
     )
     return file
@@ -65,7 +65,7 @@ def refusal(path: Path) -> str:
 def test_comes_back_bit_for_bit(tmp_path: Path) -> None:
     model = LipsFormerSwin(CONFIG).to(memory_format=torch.channels_last)
     written = model.state_dict()
-    spec = Preprocessing(image_size=32, crop_fraction=0.9)
+    spec = Preprocessing(image_size=32, crop_pct=0.9)
     file = tmp_path / "model.safetensors"
     save_checkpoint(
         file, config=CONFIG, weights=written, classes=CLASSES, preprocessing=spec, metrics=METRICS
@@ -149,7 +149,7 @@ def test_a_header_that_promises_too_much(tmp_path: Path) -> None:
         (lambda m: m["config"].update(architecture="vit"), "architecture 'vit' is not known"),
         (lambda m: m["config"].update(depths=7), "depths=7: 4 whole numbers"),
         (lambda m: m["config"].update(image_size=33), "image_size=33 cannot be tiled"),
-        (lambda m: m["config"].update(colour="red"), "unknown model setting 'colour'"),
+        (lambda m: m["config"].update(color="red"), "unknown model setting 'color'"),
         (lambda m: m["preprocessing"].update(image_size=-1), "image_size=-1 must be a whole number"),
         (lambda m: m["preprocessing"].pop("image_size"), "image_size"),
         (lambda m: m["preprocessing"].update(image_size=64), "preprocessing gives 64 pixels to a model of 32"),

@@ -518,11 +518,11 @@ def test_the_preprocessing_is_that_of_the_official_evaluation(tmp_path: Path) ->
     content = {"model": official_state(OPEN), "config": settings}
     convert(saved(tmp_path, content), tmp_path / "ours.safetensors")
     preprocessing = load_checkpoint(tmp_path / "ours.safetensors").preprocessing
-    assert round(96 / preprocessing.crop_fraction) == int(256 / 224 * 96) == 109
+    assert round(96 / preprocessing.crop_pct) == int(256 / 224 * 96) == 109
     assert (preprocessing.interpolation, preprocessing.mean[0], preprocessing.std[0]) == ("bicubic", 0.485, 0.229)
     settings["TEST"]["CROP"] = False
     conversion = convert(saved(tmp_path, content), tmp_path / "ours.safetensors")
-    assert conversion.preprocessing["crop_fraction"] == 1.0
+    assert conversion.preprocessing["crop_pct"] == 1.0
     assert "squeezed" in str(conversion)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lipsformer.datasets import Split, find_images, open_dataset, open_labelled
+from lipsformer.datasets import Split, find_images, open_dataset, open_labeled
 from lipsformer.images.open import ImageError
 from lipsformer.system.errors import InputError
 
@@ -80,7 +80,7 @@ def test_a_dataset_that_cannot_be_used_is_told(files: list[str], told: str, tmp_
 
 
 def test_a_missing_folder_is_told(tmp_path: Path) -> None:
-    for use in (open_dataset, find_images, lambda root: open_labelled(root, ["a"])):
+    for use in (open_dataset, find_images, lambda root: open_labeled(root, ["a"])):
         with pytest.raises(InputError, match="none: no such folder"):
             use(tmp_path / "none")
 
@@ -128,7 +128,7 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
 def test_what_is_evaluated_on(
     files: list[str], split: str | None, name: str, expected: list[str], tmp_path: Path
 ) -> None:
-    found = open_labelled(plant(tmp_path, *files), ["b", "a"], split)
+    found = open_labeled(plant(tmp_path, *files), ["b", "a"], split)
     assert found.name == name
     assert list(found.names()) == expected
     assert [("b", "a")[label] for label in found.labels] == [Path(name).parent.name for name in found.names()]
@@ -145,7 +145,7 @@ def test_what_is_evaluated_on(
 )
 def test_what_cannot_be_evaluated_on_is_told(files: list[str], split: str | None, told: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as failure:
-        open_labelled(plant(tmp_path, *files), ["a", "b"], split)
+        open_labeled(plant(tmp_path, *files), ["a", "b"], split)
     assert told in str(failure.value)
 
 

@@ -1,4 +1,4 @@
-"""Tar shards: found, listed, labelled and read like folders, and refused in one line where they cannot be."""
+"""Tar shards: found, listed, labeled and read like folders, and refused in one line where they cannot be."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lipsformer.datasets import Split, open_dataset, open_labelled
+from lipsformer.datasets import Split, open_dataset, open_labeled
 from lipsformer.datasets import tar_shard as shard
 from lipsformer.datasets.braces import expand
 from lipsformer.datasets.tar_shard import Shard
@@ -102,7 +102,7 @@ def test_without_splits_a_tenth_is_held_out_and_stays_the_same(tmp_path: Path) -
     shutil.move(tmp_path / "here", tmp_path / "there")
     again = open_dataset(tmp_path / "there" / "data-{0..0}.tar")
     assert list(again.validation.names()) == list(data.validation.names())
-    assert open_labelled(tmp_path / "there", ["b", "a"]).labels.tolist() == [1, 0] * 20
+    assert open_labeled(tmp_path / "there", ["b", "a"]).labels.tolist() == [1, 0] * 20
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_a_stray_tar_does_not_hide_class_folders(tmp_path: Path) -> None:
 def test_members_that_cannot_be_opened_are_named(tmp_path: Path) -> None:
     content = {**members(a="x", b="y"), "c.jpg": jpeg(30, (64, 64))[:200], "c.cls": b"x", "d.jpg": b"", "d.cls": b"y"}
     path = write_shard(tmp_path / "0.tar", content)
-    split = open_labelled(path, ["x", "y"])
+    split = open_labeled(path, ["x", "y"])
     for index, reason in ((2, "damaged"), (3, "empty")):
         with pytest.raises(ImageError) as failure:
             split.open(index)
@@ -259,7 +259,7 @@ def test_members_that_cannot_be_opened_are_named(tmp_path: Path) -> None:
 
 
 def test_too_large_a_member_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    split = open_labelled(write_shard(tmp_path / "0.tar", members(a="x")), ["x"])
+    split = open_labeled(write_shard(tmp_path / "0.tar", members(a="x")), ["x"])
     split.source.sizes[0] = 2**40  # type: ignore[attr-defined]
     monkeypatch.setattr(Path, "open", lambda *_, **__: pytest.fail("it was read"))
     with pytest.raises(ImageError, match=r"0\.tar:a\.jpg: 1099511627776 bytes, at most"):
@@ -318,7 +318,7 @@ def test_a_damaged_index_of_a_shard_is_never_worse_than_none(
     found = Shard.open(path)
     if key in ("offsets", "sizes") and value is not None and value.dtype == np.int64 and (value == 99).all():
         with pytest.raises(ImageError):  # it fits, and the image is checked when it is opened
-            open_labelled(path, ["x", "y"]).open(0)
+            open_labeled(path, ["x", "y"]).open(0)
     else:
         assert content_of(found) == content_of(fresh)
 

@@ -33,7 +33,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     photo.save(alpha)
 
     Image.open(samples[3]).convert("P").save(folder / "palette.gif")
-    Image.open(samples[4]).convert("L").resize((97, 301)).save(folder / "grey.webp")
+    Image.open(samples[4]).convert("L").resize((97, 301)).save(folder / "gray.webp")
     Image.open(samples[5]).convert("I;16").save(folder / "deep.png")
     return [*samples, *sorted(folder.iterdir())]
 

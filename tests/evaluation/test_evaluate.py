@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from lipsformer import cli, load_predictor
-from lipsformer.datasets import open_labelled
+from lipsformer.datasets import open_labeled
 from lipsformer.evaluation.evaluate import Evaluation, evaluate, render
 from lipsformer.system.errors import InputError
 from tests.support.trained import Trained
@@ -53,7 +53,7 @@ def damaged(trained: Trained, tmp_path: Path) -> tuple[Path, list[str]]:
 
 def found(trained: Trained, data: Path | None = None, **changes: Any) -> Evaluation:
     predictor = dataclasses.replace(load_predictor(trained.bundle), **changes)
-    return evaluate(predictor, open_labelled(data or trained.data, trained.classes))
+    return evaluate(predictor, open_labeled(data or trained.data, trained.classes))
 
 
 def test_the_json_holds_what_prediction_says(run: Run, trained: Trained) -> None:

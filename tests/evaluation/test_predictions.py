@@ -18,7 +18,7 @@ from torchmetrics.functional.classification import (
     multiclass_recall,
 )
 
-from lipsformer.evaluation.predictions import Outcomes
+from lipsformer.evaluation.predictions import Predictions
 
 CLASSES = 7
 
@@ -33,11 +33,11 @@ def answers(images: int = 400, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.fixture
-def found() -> Outcomes:
-    return Outcomes.of(*answers())
+def found() -> Predictions:
+    return Predictions.of(*answers())
 
 
-def test_rank_prediction_and_shares_are_those_of_a_stable_sort(found: Outcomes) -> None:
+def test_rank_prediction_and_shares_are_those_of_a_stable_sort(found: Predictions) -> None:
     logits, labels = answers()
     hits = np.argsort(-logits, axis=1, kind="stable") == labels[:, None]
     assert (found.rank == hits.argmax(axis=1)).all()
@@ -48,14 +48,14 @@ def test_rank_prediction_and_shares_are_those_of_a_stable_sort(found: Outcomes) 
     assert 0.2 < found.top1 < found.top5 < 1
 
 
-def test_loss_and_confidence_are_those_of_torch(found: Outcomes) -> None:
+def test_loss_and_confidence_are_those_of_torch(found: Predictions) -> None:
     logits, labels = (torch.from_numpy(array) for array in answers())
     assert found.loss == pytest.approx(F.cross_entropy(logits.double(), labels, reduction="none").numpy(), abs=1e-12)
     assert found.confidence == pytest.approx(logits.double().softmax(dim=1).amax(dim=1).numpy(), abs=1e-12)
     assert found.mean_loss == pytest.approx(float(F.cross_entropy(logits.double(), labels)))
 
 
-def test_confusion_and_class_figures_are_those_of_torchmetrics(found: Outcomes) -> None:
+def test_confusion_and_class_figures_are_those_of_torchmetrics(found: Predictions) -> None:
     predicted, labels = torch.from_numpy(found.predicted), torch.from_numpy(found.labels)
     counts = multiclass_confusion_matrix(predicted, labels, CLASSES).numpy()
     assert (found.confusion() == counts).all()
@@ -74,16 +74,16 @@ def test_confusion_and_class_figures_are_those_of_torchmetrics(found: Outcomes) 
         assert row.confused_with != row.index
 
 
-def test_a_class_without_images_has_no_accuracy(found: Outcomes) -> None:
+def test_a_class_without_images_has_no_accuracy(found: Predictions) -> None:
     last = found.per_class()[-1]
     assert (last.images, last.accuracy, last.confused_with, last.confused) == (0, None, None, 0)
     assert last.precision == 0.0  # it was named, always wrongly
-    never = Outcomes.of(np.eye(3)[:2], [0, 1]).per_class()[2]
+    never = Predictions.of(np.eye(3)[:2], [0, 1]).per_class()[2]
     assert (never.precision, never.f1) == (None, None)
 
 
 @pytest.mark.parametrize("bins", [1, 15, 40])
-def test_calibration_error_is_that_of_torchmetrics(found: Outcomes, bins: int) -> None:
+def test_calibration_error_is_that_of_torchmetrics(found: Predictions, bins: int) -> None:
     confidence, correct = torch.from_numpy(found.confidence), torch.from_numpy(found.correct).int()
     expected = float(binary_calibration_error(confidence, correct, n_bins=bins, norm="l1"))
     assert found.calibration_error(bins) == pytest.approx(expected, abs=1e-6)
@@ -92,34 +92,34 @@ def test_calibration_error_is_that_of_torchmetrics(found: Outcomes, bins: int) -
 
 def test_certainty_that_is_right_is_calibrated_and_one_that_is_wrong_is_not() -> None:
     logits = np.eye(4) * 1e3
-    assert Outcomes.of(logits, [0, 1, 2, 3]).calibration_error() == 0.0
-    assert Outcomes.of(logits, [1, 2, 3, 0]).calibration_error() == 1.0
+    assert Predictions.of(logits, [0, 1, 2, 3]).calibration_error() == 0.0
+    assert Predictions.of(logits, [1, 2, 3, 0]).calibration_error() == 1.0
 
 
-def test_worst_are_the_mistakes_by_falling_loss(found: Outcomes) -> None:
+def test_worst_are_the_mistakes_by_falling_loss(found: Predictions) -> None:
     expected = sorted(np.flatnonzero(~found.correct), key=lambda i: -found.loss[i])
     assert found.worst(10).tolist() == expected[:10]
     assert len(found.worst(10**6)) == len(expected)
-    assert len(Outcomes.of(np.eye(3), [0, 1, 2]).worst(5)) == 0
+    assert len(Predictions.of(np.eye(3), [0, 1, 2]).worst(5)) == 0
 
 
-def test_joined_batches_are_the_whole(found: Outcomes) -> None:
+def test_joined_batches_are_the_whole(found: Predictions) -> None:
     logits, labels = answers()
-    joined = Outcomes.join([Outcomes.of(logits[:150], labels[:150]), Outcomes.of(logits[150:], labels[150:])])
-    for field in dataclasses.fields(Outcomes):
+    joined = Predictions.join([Predictions.of(logits[:150], labels[:150]), Predictions.of(logits[150:], labels[150:])])
+    for field in dataclasses.fields(Predictions):
         assert np.array_equal(getattr(joined, field.name), getattr(found, field.name))
     with pytest.raises(ValueError, match="cannot be joined"):
-        Outcomes.join([found, Outcomes.of(np.eye(3), [0, 1, 2])])
+        Predictions.join([found, Predictions.of(np.eye(3), [0, 1, 2])])
     with pytest.raises(ValueError, match="cannot be joined"):
-        Outcomes.join([])
+        Predictions.join([])
 
 
-def test_images_that_could_not_be_read_count_in_nothing(found: Outcomes) -> None:
+def test_images_that_could_not_be_read_count_in_nothing(found: Predictions) -> None:
     logits, labels = answers()
     readable = np.random.default_rng(1).random(len(labels)) < 0.7
     logits[~readable] = np.nan
-    partly = Outcomes.of(logits, labels, readable)
-    alone = Outcomes.of(logits[readable], labels[readable])
+    partly = Predictions.of(logits, labels, readable)
+    alone = Predictions.of(logits[readable], labels[readable])
     assert partly.images == readable.sum() == len(alone)
     assert partly.unreadable.tolist() == np.flatnonzero(~readable).tolist()
     assert (partly.top1, partly.top5, partly.mean_loss) == (alone.top1, alone.top5, alone.mean_loss)
@@ -132,7 +132,7 @@ def test_images_that_could_not_be_read_count_in_nothing(found: Outcomes) -> None
 
 
 def test_nothing_readable_is_not_a_number() -> None:
-    none = Outcomes.of(np.zeros((2, 3)), [0, 1], [False, False])
+    none = Predictions.of(np.zeros((2, 3)), [0, 1], [False, False])
     assert (none.images, len(none)) == (0, 2)
     assert all(np.isnan(value) for value in (none.top1, none.top5, none.mean_loss, none.calibration_error()))
     assert none.confusion().sum() == 0
@@ -140,16 +140,16 @@ def test_nothing_readable_is_not_a_number() -> None:
 
 def test_a_diverged_model_names_nothing_rightly_by_accident() -> None:
     logits = np.full((3, 4), np.nan)
-    broken = Outcomes.of(logits, [1, 2, 3])
+    broken = Predictions.of(logits, [1, 2, 3])
     assert broken.top1 == 0.0
     assert np.isnan(broken.mean_loss)
     assert broken.worst(3).tolist() == [0, 1, 2]
-    infinite = Outcomes.of([[np.inf, 0.0]], [1])
+    infinite = Predictions.of([[np.inf, 0.0]], [1])
     assert infinite.predicted.tolist() == [0]
     assert infinite.rank.tolist() == [1]
 
 
-def test_arrays_that_do_not_fit_are_refused(found: Outcomes) -> None:
+def test_arrays_that_do_not_fit_are_refused(found: Predictions) -> None:
     with pytest.raises(ValueError, match="one entry per image"):
         dataclasses.replace(found, loss=found.loss[1:])
     with pytest.raises(ValueError, match="labels from"):

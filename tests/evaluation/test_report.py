@@ -16,8 +16,8 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.text import Text
 from PIL import Image
 
-from lipsformer.datasets import Split, open_labelled
-from lipsformer.evaluation.predictions import Outcomes
+from lipsformer.datasets import Split, open_labeled
+from lipsformer.evaluation.predictions import Predictions
 from lipsformer.evaluation.report import confusion, mistakes
 from lipsformer.evaluation.report.classes_table import class_table
 from lipsformer.evaluation.report.text import elide, fit, inches
@@ -31,12 +31,12 @@ PREPROCESSING = Preprocessing(image_size=32)
 ODD_NAMES = ("$x^2$ _a_", "W" * 200, "果物", "back\\slash|pipe", "line\nbreak")
 
 
-def answers(*pairs: tuple[int, int | None], classes: int = 3) -> Outcomes:
-    """Outcomes of images by (true class, predicted class), each mistake worse than the one before; None is unread."""
+def answers(*pairs: tuple[int, int | None], classes: int = 3) -> Predictions:
+    """Predictions of images by (true class, predicted class), each mistake worse than the last; None is unread."""
     logits = np.zeros((len(pairs), classes))
     for row, (_, said) in enumerate(pairs):
         logits[row, said or 0] = 1.0 + row
-    return Outcomes.of(logits, [true for true, _ in pairs], [said is not None for _, said in pairs])
+    return Predictions.of(logits, [true for true, _ in pairs], [said is not None for _, said in pairs])
 
 
 def photos(root: Path, count: int, classes: Sequence[str]) -> Split:
@@ -46,7 +46,7 @@ def photos(root: Path, count: int, classes: Sequence[str]) -> Split:
         (root / name).mkdir(parents=True)
         for number in range(count):
             shutil.copy(found[number], root / name / f"{name}-{number}.jpg")
-    return open_labelled(root, sorted(classes))
+    return open_labeled(root, sorted(classes))
 
 
 @pytest.fixture

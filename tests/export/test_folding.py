@@ -36,7 +36,7 @@ def preprocessing_for(config: ModelConfig) -> Preprocessing:
 
 @torch.no_grad()
 def trained_answer(model: LipsFormer, pixels: Tensor) -> Tensor:
-    """The network's logits, its input normalised in its own precision."""
+    """The network's logits, its input normalized in its own precision."""
     spec, dtype = preprocessing_for(model.config), next(model.parameters()).dtype
     mean, std = torch.tensor(spec.mean, dtype=torch.float64), torch.tensor(spec.std, dtype=torch.float64)
     image = ((pixels.double() / 255 - mean) / std).permute(0, 3, 1, 2)
@@ -141,7 +141,7 @@ def without_correction(folded: FoldedLipsFormer) -> None:
 
 
 def with_plain_epsilon(folded: FoldedLipsFormer) -> None:
-    """Normalisation that guards against zero only, as torch.nn.functional.normalize does."""
+    """Normalization that guards against zero only, as torch.nn.functional.normalize does."""
     for module in folded.modules():
         if hasattr(module, "epsilon"):
             module.epsilon = 0.0

@@ -13,8 +13,8 @@ from PIL import Image
 
 from lipsformer import Preprocessing
 from lipsformer.export.parity.check import FileParity, check_parity
-from lipsformer.export.parity.gate_images import GateImages, Pool, hard_inputs, spread
-from lipsformer.export.parity.metrics import Figures, top1_agrees
+from lipsformer.export.parity.gate_images import GateImages, ImagePool, hard_inputs, spread
+from lipsformer.export.parity.metrics import ParityMetrics, top1_agrees
 from lipsformer.export.parity.reference import Reference
 from lipsformer.export.parity.report import ParityReport
 from lipsformer.export.parity.thresholds import THRESHOLDS, failure, read_thresholds
@@ -41,7 +41,7 @@ class Fake:
 
 @pytest.fixture(scope="module")
 def reference() -> Reference:
-    images = Pool.find(SAMPLES, ()).gate_images(28, SPEC)
+    images = ImagePool.find(SAMPLES, ()).gate_images(28, SPEC)
     labels = Fake().infer(images.photos).argmax(axis=1)
     labels[:7] += 1
     labels %= 7
@@ -67,7 +67,7 @@ def test_what_is_equal_passes(reference: Reference) -> None:
     assert found.worst("accuracy_loss") == 0
     assert found.worst("accuracy") == 0.75
     assert found.worst("top5_agreement") == 1
-    assert (found.mates.neighbours or 0) < 1e-6
+    assert (found.mates.neighbors or 0) < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -103,19 +103,19 @@ def test_a_hard_input_has_a_limit_too(reference: Reference) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_an_answer_that_depends_on_its_neighbours_fails(precision: str, reference: Reference) -> None:
-    """As dynamic quantisation does: the largest value of the batch sets the steps of all."""
+def test_an_answer_that_depends_on_its_neighbors_fails(precision: str, reference: Reference) -> None:
+    """As dynamic quantization does: the largest value of the batch sets the steps of all."""
 
     def dynamic(logits: np.ndarray) -> np.ndarray:
         step = max(np.abs(logits).max(), 1) / 1e5
         return np.round(logits / step) * step
 
-    limits = {name: limit for name, limit in THRESHOLDS[precision].items() if name in ("neighbours", "order")}
+    limits = {name: limit for name, limit in THRESHOLDS[precision].items() if name in ("neighbors", "order")}
     found = check_parity(
         Fake(dynamic), reference, file="x", target="ort", precision=precision, max_batch=8, limits=limits
     )
     assert [sentence.partition(" exceeds")[0].rpartition(" ")[0] for sentence in found.failures] == [
-        "batch mates: neighbours"
+        "batch mates: neighbors"
     ]
 
 
@@ -130,7 +130,7 @@ def test_a_frozen_place_fails(reference: Reference) -> None:
 def test_a_batch_of_one_has_no_mates(reference: Reference) -> None:
     found = check(reference, lambda logits: logits, max_batch=1)
     assert [row.batch for row in found.batches] == [1]
-    assert found.mates.neighbours is None
+    assert found.mates.neighbors is None
     assert found.passed
 
 
@@ -155,7 +155,7 @@ def test_lost_accuracy_fails(reference: Reference) -> None:
 def test_figures_by_hand() -> None:
     a = np.array([[3, 0, 0, 0, 0, 0, 1], [0, 4, 0, 0, 0, 0, 0]], np.float32)
     b = np.array([[3, 0, 0, 0, 0, 0, 0], [0, 0, 4, 0, 0, 0, 0]], np.float32)
-    found = Figures.of(a, b)
+    found = ParityMetrics.of(a, b)
     assert found.relative_l2 == pytest.approx(np.sqrt(2))
     assert found.relative_l2_mean == pytest.approx((np.sqrt(2) + 1 / np.sqrt(10)) / 2)
     assert found.max_abs == 4
@@ -218,7 +218,7 @@ def test_limits_bite_from_their_own_side() -> None:
 def test_images_are_spread_evenly_and_mirrored_where_there_are_few() -> None:
     assert spread(4, 100).tolist() == [12, 37, 62, 87]
     assert spread(9, 3).tolist() == [0, 1, 2]
-    pool = Pool.find(SAMPLES, ())
+    pool = ImagePool.find(SAMPLES, ())
     images = pool.gate_images(20, SPEC)
     assert images.labels is None
     assert len(images.photos) == 20
@@ -232,17 +232,17 @@ def test_labels_come_from_class_folders_of_the_checkpoints_classes(tmp_path: Pat
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         Image.new("RGB", (16, 16), (name == "a" and "red") or "blue").save(tmp_path / name / "x.png")
-    labelled = Pool.find(tmp_path, ("c", "b", "a"))
-    assert labelled.labels is not None
-    assert labelled.labels.tolist() == [2, 1]
-    assert Pool.find(tmp_path, ("c", "a")).labels is None
+    labeled = ImagePool.find(tmp_path, ("c", "b", "a"))
+    assert labeled.labels is not None
+    assert labeled.labels.tolist() == [2, 1]
+    assert ImagePool.find(tmp_path, ("c", "a")).labels is None
     (tmp_path / "a" / "x.png").write_bytes(b"no image")
-    images = labelled.gate_images(9, SPEC)
+    images = labeled.gate_images(9, SPEC)
     assert images.labels is not None
     assert images.labels.tolist() == [1, 1]  # the one that can be read, and its mirror image
     (tmp_path / "b" / "x.png").write_bytes(b"no image")
     with pytest.raises(InputError, match="none of 2 images can be read"):
-        labelled.gate_images(9, SPEC)
+        labeled.gate_images(9, SPEC)
 
 
 def test_hard_inputs_are_what_they_are_called() -> None:
@@ -251,7 +251,7 @@ def test_hard_inputs_are_what_they_are_called() -> None:
     assert set(np.unique(hard["salt and pepper"])) == set(np.unique(hard["extreme contrast"])) == {0, 255}
     assert hard["checkerboard"][:2, :2, 0].tolist() == [[0, 255], [255, 0]]
     assert np.ptp(hard["faint contrast"]) <= 3
-    assert [np.unique(hard[name]).tolist() for name in ("black", "white", "grey")] == [[0], [255], [128]]
+    assert [np.unique(hard[name]).tolist() for name in ("black", "white", "gray")] == [[0], [255], [128]]
     assert all(np.array_equal(value, hard_inputs(photo)[name]) for name, value in hard.items())
 
 

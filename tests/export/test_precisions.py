@@ -57,21 +57,21 @@ def test_every_precision_is_as_near_as_promised(bundle: Path) -> None:
         assert [row["batch"] for row in parity["batches"]] == list(proved_batches(8))
         assert load_predictor(bundle, precision=precision).precision == precision
         assert load_predictor(bundle / f"ort-{precision}.onnx").precision == precision
-    exact, half, quantised = (manifest.graph(precision).parity["batches"] for precision in PRECISIONS)  # type: ignore[index]
+    exact, half, quantized = (manifest.graph(precision).parity["batches"] for precision in PRECISIONS)  # type: ignore[index]
     for row in exact:
         assert row["relative_l2"] <= 1e-5
         assert row["top1_agreement"] == 1.0
     for row in half:
         assert 1e-5 < row["relative_l2"] <= 5e-3
         assert row["top1_agreement"] >= 0.995
-    for row in quantised:
+    for row in quantized:
         assert row["relative_l2"] > 5e-3
         assert row["top1_agreement"] >= 0.97
     assert verify_bundle(bundle, device="cpu").failures == []
 
 
 def wrong_scale(graph: onnx.ModelProto) -> None:
-    """An eighth of the range of the first quantised map of tokens: what is outside is cut."""
+    """An eighth of the range of the first quantized map of tokens: what is outside is cut."""
     scales = [node.input[1] for node in graph.graph.node if node.op_type == "QuantizeLinear"]
     tensor = next(t for t in graph.graph.initializer if t.name == scales[len(scales) // 2])
     value = numpy_helper.to_array(tensor) / np.float32(8)
@@ -96,23 +96,23 @@ def test_wrong_scales_fail_the_gate(
     graph = onnx.load(bundle / "ort-int8.onnx")
     spoil(graph)
     monkeypatch.setattr("lipsformer.export.bundle.build_graph", lambda *_, **__: onnx.ModelProto())
-    monkeypatch.setattr("lipsformer.export.bundle.quantise", lambda *_, **__: graph)
+    monkeypatch.setattr("lipsformer.export.bundle.quantize", lambda *_, **__: graph)
     with pytest.raises(GateError, match=r"ort-int8\.onnx: parity failed, no bundle written: batch 1: "):
         export_bundle(NAME, tmp_path / "bundle", ExportSettings(precisions=("int8",), calibration=photos))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_dynamic_quantisation_fails_by_its_batch_mates(bundle: Path, tmp_path: Path, photos: Path) -> None:
+def test_dynamic_quantization_fails_by_its_batch_mates(bundle: Path, tmp_path: Path, photos: Path) -> None:
     from onnxruntime.quantization import quantize_dynamic
 
     from lipsformer.export.parity.check import check_parity
-    from lipsformer.export.parity.gate_images import Pool
+    from lipsformer.export.parity.gate_images import ImagePool
     from lipsformer.export.parity.reference import Reference
 
     manifest: Manifest = read_manifest(bundle)
     quantize_dynamic(bundle / "ort-fp32.onnx", tmp_path / "dynamic.onnx", op_types_to_quantize=["MatMul", "Gemm"])
     exact = OnnxRuntime(bundle / "ort-fp32.onnx", "cpu")
-    images = Pool.find(photos, ()).gate_images(16, manifest.preprocessing)
+    images = ImagePool.find(photos, ()).gate_images(16, manifest.preprocessing)
     found = check_parity(
         OnnxRuntime(tmp_path / "dynamic.onnx", "cpu"),
         Reference.of(exact, images),
@@ -122,4 +122,4 @@ def test_dynamic_quantisation_fails_by_its_batch_mates(bundle: Path, tmp_path: P
         max_batch=8,
         limits=THRESHOLDS["int8"],
     )
-    assert any(sentence.startswith("batch mates: neighbours") for sentence in found.failures)
+    assert any(sentence.startswith("batch mates: neighbors") for sentence in found.failures)

@@ -1,4 +1,4 @@
-"""Static int8: what is quantised and what is not, that ONNX Runtime fuses all of it, and how scales are measured."""
+"""Static int8: what is quantized and what is not, that ONNX Runtime fuses all of it, and how scales are measured."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lipsformer import Preprocessing
 from lipsformer.checkpoints.checkpoint import Checkpoint
 from lipsformer.export.graph import build_graph
 from lipsformer.export.int8.calibration import measure_ranges
-from lipsformer.export.int8.quantize import SCHEMES, quantise
+from lipsformer.export.int8.quantize import SCHEMES, quantize
 from lipsformer.images.open import open_image
 from lipsformer.inference.runtimes import Logits, Pixels, open_session
 from lipsformer.model.config import CSwinConfig, ModelConfig
@@ -64,8 +64,8 @@ def floating(config: ModelConfig) -> onnx.ModelProto:
 
 
 @pytest.fixture(scope="module")
-def quantised(floating: onnx.ModelProto, pixels: Pixels) -> dict[str, onnx.ModelProto]:
-    return {target: quantise(floating, pixels, target=target) for target in TARGETS}
+def quantized(floating: onnx.ModelProto, pixels: Pixels) -> dict[str, onnx.ModelProto]:
+    return {target: quantize(floating, pixels, target=target) for target in TARGETS}
 
 
 def products_of(config: ModelConfig) -> int:
@@ -99,31 +99,31 @@ def constants(graph: onnx.ModelProto) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_products_with_weights_are_quantised_and_nothing_else(
-    target: str, config: ModelConfig, quantised: dict[str, onnx.ModelProto]
+def test_products_with_weights_are_quantized_and_nothing_else(
+    target: str, config: ModelConfig, quantized: dict[str, onnx.ModelProto]
 ) -> None:
-    graph = quantised[target]
-    dequantised = {node.output[0] for node in of_type(graph, "DequantizeLinear")}
-    users = [node for node in graph.graph.node if dequantised.intersection(node.input)]
+    graph = quantized[target]
+    dequantized = {node.output[0] for node in of_type(graph, "DequantizeLinear")}
+    users = [node for node in graph.graph.node if dequantized.intersection(node.input)]
     assert len(users) == products_of(config)
     for node in users:  # so neither a convolution nor a residual sum, a softmax or a Gemm reads a rounded tensor
         assert node.op_type == "MatMul"
-        assert set(node.input) <= dequantised
+        assert set(node.input) <= dequantized
     assert {node.op_type for node in graph.graph.node} >= {"Conv", "Softmax", "Gemm", "Add"}
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_the_trunk_goes_on_unrounded(target: str, quantised: dict[str, onnx.ModelProto]) -> None:
-    rounded = {node.input[0] for node in of_type(quantised[target], "QuantizeLinear")}
-    trunk = [node for node in of_type(quantised[target], "Add") if rounded.intersection(node.input)]
+def test_the_trunk_goes_on_unrounded(target: str, quantized: dict[str, onnx.ModelProto]) -> None:
+    rounded = {node.input[0] for node in of_type(quantized[target], "QuantizeLinear")}
+    trunk = [node for node in of_type(quantized[target], "Add") if rounded.intersection(node.input)]
     assert len(trunk) >= 2  # residual sums read the very tensors that are rounded for the products beside them
 
 
 def test_onnx_runtime_gets_unsigned_activations_and_weights_that_never_saturate(
-    quantised: dict[str, onnx.ModelProto],
+    quantized: dict[str, onnx.ModelProto],
 ) -> None:
-    values = constants(quantised["ort"])
-    zeros = [values[node.input[2]] for node in of_type(quantised["ort"], "QuantizeLinear")]
+    values = constants(quantized["ort"])
+    zeros = [values[node.input[2]] for node in of_type(quantized["ort"], "QuantizeLinear")]
     assert {zero.dtype.name for zero in zeros} == {"uint8"}
     assert len({int(zero) for zero in zeros}) > 1  # asymmetric
     weights = [value for value in values.values() if value.dtype == np.int8]
@@ -131,9 +131,9 @@ def test_onnx_runtime_gets_unsigned_activations_and_weights_that_never_saturate(
     assert 2 * 255 * 64 <= np.iinfo(np.int16).max < 2 * 255 * 65
 
 
-def test_tensorrt_gets_symmetric_int8_alone(quantised: dict[str, onnx.ModelProto]) -> None:
-    values = constants(quantised["tensorrt"])
-    for node in of_type(quantised["tensorrt"], "QuantizeLinear"):
+def test_tensorrt_gets_symmetric_int8_alone(quantized: dict[str, onnx.ModelProto]) -> None:
+    values = constants(quantized["tensorrt"])
+    for node in of_type(quantized["tensorrt"], "QuantizeLinear"):
         assert values[node.input[2]].dtype == np.int8
         assert values[node.input[2]] == 0
     assert {value.dtype.name for value in values.values()} == {"float32", "int8", "int64"}  # no int32 bias
@@ -142,75 +142,75 @@ def test_tensorrt_gets_symmetric_int8_alone(quantised: dict[str, onnx.ModelProto
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_output_channel_of_the_weights_has_its_scale(
-    target: str, floating: onnx.ModelProto, quantised: dict[str, onnx.ModelProto]
+    target: str, floating: onnx.ModelProto, quantized: dict[str, onnx.ModelProto]
 ) -> None:
-    exact, values = constants(floating), constants(quantised[target])
-    readers = [node for node in of_type(quantised[target], "DequantizeLinear") if len(node.input) == 2]
+    exact, values = constants(floating), constants(quantized[target])
+    readers = [node for node in of_type(quantized[target], "DequantizeLinear") if len(node.input) == 2]
     assert len(readers) > 10
     for node in readers:
         integers, scales = (values[name] for name in node.input)
-        wanted = exact[node.input[0].removesuffix(".quantised")]
+        wanted = exact[node.input[0].removesuffix(".quantized")]
         assert scales.shape == wanted.shape[1:]
         assert np.all(np.abs(integers * scales - wanted) <= scales * 0.5001)
         np.testing.assert_array_equal(np.abs(integers).max(axis=0), SCHEMES[target].largest_weight)
 
 
 def test_onnx_runtime_fuses_all_of_it(
-    config: ModelConfig, quantised: dict[str, onnx.ModelProto], tmp_path: Path
+    config: ModelConfig, quantized: dict[str, onnx.ModelProto], tmp_path: Path
 ) -> None:
-    def optimised(graph: onnx.ModelProto) -> Counter[str]:
+    def optimized(graph: onnx.ModelProto) -> Counter[str]:
         options = onnxruntime.SessionOptions()
-        options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+        options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
         options.log_severity_level = 3  # it warns that such a file is for this machine alone
         onnxruntime.InferenceSession(graph.SerializeToString(), options, ["CPUExecutionProvider"])
-        return Counter(node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node)
+        return Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
 
-    found = optimised(quantised["ort"])
+    found = optimized(quantized["ort"])
     assert found["MatMulIntegerToFloat"] == products_of(config)
     assert found["DequantizeLinear"] == 0
-    assert found["QuantizeLinear"] == len(of_type(quantised["ort"], "QuantizeLinear"))
+    assert found["QuantizeLinear"] == len(of_type(quantized["ort"], "QuantizeLinear"))
 
-    broken = copy_of(quantised["ort"])  # one activation in a type that there is no kernel for, and it is seen
+    broken = copy_of(quantized["ort"])  # one activation in a type that there is no kernel for, and it is seen
     name = of_type(broken, "QuantizeLinear")[0].input[2]
     zero = next(tensor for tensor in broken.graph.initializer if tensor.name == name)
     zero.CopyFrom(numpy_helper.from_array(np.array(0, np.uint16), name))
     broken.opset_import[0].version = 21  # the first that has it
-    found = optimised(broken)
+    found = optimized(broken)
     assert found["MatMulIntegerToFloat"] < products_of(config)
     assert found["DequantizeLinear"] > 0
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_answers_are_near_and_do_not_depend_on_batch_mates(
-    target: str, floating: onnx.ModelProto, quantised: dict[str, onnx.ModelProto], pixels: Pixels
+    target: str, floating: onnx.ModelProto, quantized: dict[str, onnx.ModelProto], pixels: Pixels
 ) -> None:
-    wanted, found = run(floating, pixels[:8]), run(quantised[target], pixels[:8])
+    wanted, found = run(floating, pixels[:8]), run(quantized[target], pixels[:8])
     errors = np.linalg.norm(found - wanted, axis=1) / np.linalg.norm(wanted, axis=1)
     assert 1e-4 < errors.max() < 0.1
     others = pixels[8:16].copy()
     others[3] = pixels[3]
-    others[5] = 255  # dynamic quantisation would take its scale from this one
-    np.testing.assert_array_equal(run(quantised[target], others)[3], found[3])
-    alone = np.concatenate([run(quantised[target], pixels[i : i + 1]) for i in range(8)])
+    others[5] = 255  # dynamic quantization would take its scale from this one
+    np.testing.assert_array_equal(run(quantized[target], others)[3], found[3])
+    alone = np.concatenate([run(quantized[target], pixels[i : i + 1]) for i in range(8)])
     assert (np.linalg.norm(alone - found, axis=1) / np.linalg.norm(found, axis=1)).max() < 0.02
 
 
 def test_the_same_images_make_the_same_bytes(
-    floating: onnx.ModelProto, quantised: dict[str, onnx.ModelProto], pixels: Pixels
+    floating: onnx.ModelProto, quantized: dict[str, onnx.ModelProto], pixels: Pixels
 ) -> None:
     before = floating.SerializeToString(deterministic=True)
-    again = quantise(floating, pixels, target="ort")
-    assert again.SerializeToString(deterministic=True) == quantised["ort"].SerializeToString(deterministic=True)
+    again = quantize(floating, pixels, target="ort")
+    assert again.SerializeToString(deterministic=True) == quantized["ort"].SerializeToString(deterministic=True)
     assert floating.SerializeToString(deterministic=True) == before  # nor is what it was made from touched
-    darker = quantise(floating, pixels // 2, target="ort")
+    darker = quantize(floating, pixels // 2, target="ort")
     assert darker.SerializeToString(deterministic=True) != again.SerializeToString(deterministic=True)
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_what_goes_in_and_out_stays_and_the_file_shrinks(
-    target: str, floating: onnx.ModelProto, quantised: dict[str, onnx.ModelProto]
+    target: str, floating: onnx.ModelProto, quantized: dict[str, onnx.ModelProto]
 ) -> None:
-    graph = quantised[target]
+    graph = quantized[target]
     assert list(graph.graph.input) == list(floating.graph.input)
     assert list(graph.graph.output) == list(floating.graph.output)
     told, before = (json.loads(of.metadata_props[0].value) for of in (graph, floating))
@@ -218,19 +218,19 @@ def test_what_goes_in_and_out_stays_and_the_file_shrinks(
     assert list(graph.opset_import) == list(floating.opset_import)
     assert not any(node.doc_string for node in graph.graph.node)
     assert graph.ByteSize() < 0.8 * floating.ByteSize()
-    in_eight_bits = {name.removesuffix(".quantised") for name in constants(graph) if name.endswith(".quantised")}
+    in_eight_bits = {name.removesuffix(".quantized") for name in constants(graph) if name.endswith(".quantized")}
     assert in_eight_bits
     assert in_eight_bits.isdisjoint(constants(graph))  # they are not there a second time in float
 
 
-def test_what_has_nothing_to_quantise_is_refused(quantised: dict[str, onnx.ModelProto], pixels: Pixels) -> None:
-    with pytest.raises(InputError, match="no float32 product with weights to quantise; give a float32 export"):
-        quantise(quantised["ort"], pixels, target="ort")
+def test_what_has_nothing_to_quantize_is_refused(quantized: dict[str, onnx.ModelProto], pixels: Pixels) -> None:
+    with pytest.raises(InputError, match="no float32 product with weights to quantize; give a float32 export"):
+        quantize(quantized["ort"], pixels, target="ort")
 
 
 def test_too_few_images_are_refused(floating: onnx.ModelProto, pixels: Pixels) -> None:
     with pytest.raises(InputError, match="calibration: 15 images, int8 needs at least 16"):
-        quantise(floating, pixels[:15], target="ort")
+        quantize(floating, pixels[:15], target="ort")
 
 
 def test_a_network_that_is_not_finite_is_refused(floating: onnx.ModelProto, pixels: Pixels) -> None:
@@ -238,7 +238,7 @@ def test_a_network_that_is_not_finite_is_refused(floating: onnx.ModelProto, pixe
     stem = next(tensor for tensor in broken.graph.initializer if len(tensor.dims) == 4)
     stem.CopyFrom(numpy_helper.from_array(np.full(tuple(stem.dims), np.nan, np.float32), stem.name))
     with pytest.raises(InputError, match="calibration: the network's values are not finite"):
-        quantise(broken, pixels, target="ort")
+        quantize(broken, pixels, target="ort")
 
 
 def passing_on() -> onnx.ModelProto:

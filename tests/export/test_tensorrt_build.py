@@ -55,7 +55,7 @@ def graph(tmp_path: Path) -> Path:
 @pytest.fixture
 def build(graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs the building process's own function here, on a machine with a stand-in for TensorRT and for the GPU."""
-    monkeypatch.setattr(fake, "BEHAVIOUR", {})
+    monkeypatch.setattr(fake, "BEHAVIOR", {})
     monkeypatch.setenv("LIPSFORMER_CACHE", str(tmp_path / "cache"))
     fake.CALLS.clear()
     nvidia.log_of.cache_clear()
@@ -137,7 +137,7 @@ def test_a_cache_that_cannot_be_written_costs_a_note(build: Any, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "why"),
+    ("behavior", "why"),
     [
         ({"parse": "no such operator"}, r"cannot parse node 'gelu_7' \(Gelu\): no such operator"),
         ({"build": "Myelin error"}, r"cannot build it: Myelin error"),
@@ -145,10 +145,8 @@ def test_a_cache_that_cannot_be_written_costs_a_note(build: Any, tmp_path: Path)
         ({"build": "CUDA out of memory"}, r"lacks memory to build it: CUDA out of memory; .*free memory of the GPU"),
     ],
 )
-def test_what_tensorrt_refuses(
-    build: Any, behaviour: dict[str, str], why: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fake, "BEHAVIOUR", behaviour)
+def test_what_tensorrt_refuses(build: Any, behavior: dict[str, str], why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fake, "BEHAVIOR", behavior)
     answer, engine = build()
     assert answer["failure"].startswith("TensorRT 11.4.0.106 ")
     assert engine == {}
@@ -166,7 +164,7 @@ def other_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Gives the building process a `tensorrt` that behaves as told."""
     shutil.copy(TESTS / "support" / "fake_tensorrt.py", tmp_path / "tensorrt.py")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    return lambda **behaviour: monkeypatch.setenv("FAKE_TENSORRT", json.dumps(behaviour))
+    return lambda **behavior: monkeypatch.setenv("FAKE_TENSORRT", json.dumps(behavior))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed")

@@ -17,7 +17,7 @@ from lipsformer import Preprocessing, create_model, load_checkpoint, save_checkp
 from lipsformer.bundle.manifest import PRECISIONS
 from lipsformer.checkpoints.checkpoint import Checkpoint
 from lipsformer.export.graph import build_graph
-from lipsformer.export.int8.quantize import quantise
+from lipsformer.export.int8.quantize import quantize
 from lipsformer.export.tensorrt.build import check_with_rtx
 from lipsformer.images.open import open_image
 from lipsformer.images.samples import SAMPLES
@@ -50,7 +50,7 @@ def checkpoint_of(model: LipsFormer, folder: Path) -> Checkpoint:
 
 def in_int8(graph: onnx.ModelProto, checkpoint: Checkpoint, target: str) -> onnx.ModelProto:
     photos = np.stack([checkpoint.preprocessing.apply(open_image(path)) for path in sorted(SAMPLES.glob("*.jpg"))])
-    return quantise(graph, np.concatenate([photos, photos[:, :, ::-1]]), target=target)
+    return quantize(graph, np.concatenate([photos, photos[:, :, ::-1]]), target=target)
 
 
 def check(checkpoint: Checkpoint, folder: Path) -> None:

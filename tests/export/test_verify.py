@@ -89,7 +89,7 @@ def test_one_flipped_byte_is_refused_by_whatever_uses_the_bundle(name: str, bund
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     settings = Settings.from_environment({"LIPSFORMER_BUNDLE": str(bundle)})
-    for use in (verify_bundle, load_predictor, lambda _: load(settings, told=lambda _: None)):
+    for use in (verify_bundle, load_predictor, lambda _: load(settings, on_fault=lambda _: None)):
         with pytest.raises((GateError, InputError)) as refusal:
             use(bundle)
         assert str(refusal.value).startswith(f"{path}: ")

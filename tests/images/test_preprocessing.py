@@ -108,7 +108,7 @@ def test_half_alpha_is_half_white() -> None:
     assert np.abs(found - [127, 177, 227]).max() <= 1
 
 
-def test_grey_with_alpha_is_laid_on_white() -> None:
+def test_gray_with_alpha_is_laid_on_white() -> None:
     image = Image.new("LA", (2, 1))
     image.putpixel((0, 0), (10, 0))
     image.putpixel((1, 0), (10, 255))
@@ -116,14 +116,14 @@ def test_grey_with_alpha_is_laid_on_white() -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF"])
-def test_the_transparent_colour_of_a_palette_is_white(kind: str) -> None:
+def test_the_transparent_color_of_a_palette_is_white(kind: str) -> None:
     image = Image.new("P", (2, 1))
     image.putpalette([255, 0, 0, 0, 0, 255])
     image.putpixel((1, 0), 1)
     assert rgb_of(encoded(image, kind, transparency=0)).tolist() == [[[255] * 3, [0, 0, 255]]]
 
 
-def test_a_palette_with_an_alpha_for_each_colour() -> None:
+def test_a_palette_with_an_alpha_for_each_color() -> None:
     image = Image.new("P", (2, 1))
     image.putpalette([255, 0, 0, 0, 0, 255])
     image.putpixel((1, 0), 1)
@@ -131,12 +131,12 @@ def test_a_palette_with_an_alpha_for_each_colour() -> None:
     assert found.tolist() == [[[255, 0, 0], [255] * 3]]
 
 
-def test_a_transparent_grey_value() -> None:
+def test_a_transparent_gray_value() -> None:
     image = Image.fromarray(np.uint8([[7, 8]]))
     assert rgb_of(encoded(image, "PNG", transparency=7)).tolist() == [[[255] * 3, [8] * 3]]
 
 
-def test_one_bit_and_greyscale() -> None:
+def test_one_bit_and_grayscale() -> None:
     bits = Image.fromarray(np.array([[True, False]]))
     assert bits.mode == "1"
     assert rgb_of(encoded(bits, "PNG")).tolist() == [[[255] * 3, [0] * 3]]
@@ -189,16 +189,16 @@ def test_a_mode_that_is_no_photo_is_refused() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (2, 3), (63, 64), (65, 97), (500, 333), (49, 50)])
-@pytest.mark.parametrize("crop_fraction", [0.875, 1.0])
-def test_any_shape_gives_the_square(size: tuple[int, int], crop_fraction: float) -> None:
-    pixels = Preprocessing(image_size=32, crop_fraction=crop_fraction).apply(scene(*size))
+@pytest.mark.parametrize("crop_pct", [0.875, 1.0])
+def test_any_shape_gives_the_square(size: tuple[int, int], crop_pct: float) -> None:
+    pixels = Preprocessing(image_size=32, crop_pct=crop_pct).apply(scene(*size))
     assert pixels.shape == (32, 32, 3)
     assert pixels.dtype == np.uint8
     assert pixels.flags.c_contiguous
 
 
 def test_no_width_rounds_the_crop_out_of_the_image() -> None:
-    spec = Preprocessing(image_size=32, crop_fraction=1.0)
+    spec = Preprocessing(image_size=32, crop_pct=1.0)
     for width in range(1, 500):
         spec.apply(Image.new("RGB", (width, width + 1)))
 
@@ -206,7 +206,7 @@ def test_no_width_rounds_the_crop_out_of_the_image() -> None:
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("size", [(96, 96), (97, 61), (301, 200), (64, 640), (31, 47), (1200, 800)])
 def test_resizes_then_crops(size: tuple[int, int], interpolation: str) -> None:
-    spec = Preprocessing(image_size=56, crop_fraction=0.875, interpolation=interpolation)
+    spec = Preprocessing(image_size=56, crop_pct=0.875, interpolation=interpolation)
     image = scene(*size)
     scale = 64 / min(size)
     resized = image.resize((round(size[0] * scale), round(size[1] * scale)), Image.Resampling[interpolation.upper()])
@@ -220,8 +220,8 @@ def test_resizes_then_crops(size: tuple[int, int], interpolation: str) -> None:
 
 def test_an_image_of_the_right_size_is_not_touched() -> None:
     image = scene(64, 64)
-    assert np.array_equal(Preprocessing(image_size=64, crop_fraction=1.0).apply(image), np.asarray(image))
-    inner = Preprocessing(image_size=56, crop_fraction=0.875).apply(image)
+    assert np.array_equal(Preprocessing(image_size=64, crop_pct=1.0).apply(image), np.asarray(image))
+    inner = Preprocessing(image_size=56, crop_pct=0.875).apply(image)
     assert np.array_equal(inner, np.asarray(image)[4:60, 4:60])
 
 
@@ -236,7 +236,7 @@ def test_the_same_image_gives_the_same_pixels_and_stays_as_it_was(samples: list[
 
 
 def test_survives_json() -> None:
-    spec = Preprocessing(image_size=96, crop_fraction=0.9, interpolation="bilinear", mean=(0, 0.5, 1), std=(1, 2, 3))
+    spec = Preprocessing(image_size=96, crop_pct=0.9, interpolation="bilinear", mean=(0, 0.5, 1), std=(1, 2, 3))
     assert Preprocessing.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
 
 
@@ -246,14 +246,14 @@ def test_survives_json() -> None:
         ({"image_size": 0}, "image_size=0 must be a whole number of at least 1"),
         ({"image_size": 7.5}, "image_size=7.5 must be a whole number"),
         ({"image_size": "64"}, "image_size='64' must be a whole number"),
-        ({"crop_fraction": 0.0}, "crop_fraction=0.0 must be above 0"),
-        ({"crop_fraction": 1.01}, "crop_fraction=1.01 must be above 0 and at most 1"),
+        ({"crop_pct": 0.0}, "crop_pct=0.0 must be above 0"),
+        ({"crop_pct": 1.01}, "crop_pct=1.01 must be above 0 and at most 1"),
         ({"interpolation": "nearest"}, "'nearest' is not one of bilinear, bicubic"),
         ({"mean": [0.5, 0.5]}, "three finite numbers"),
         ({"mean": ["a", "b", "c"]}, "preprocessing:"),
         ({"std": [1.0, 0.0, 1.0]}, "std above 0"),
         ({"std": [1.0, float("nan"), 1.0]}, "three finite numbers"),
-        ({"colour": "rgb"}, "colour"),
+        ({"color": "rgb"}, "color"),
     ],
 )
 def test_a_bad_specification_is_told(changes: dict[str, Any], told: str) -> None:
@@ -269,7 +269,7 @@ def test_a_missing_field_is_told() -> None:
 
 def test_a_missing_field_is_not_replaced_by_a_default() -> None:
     with pytest.raises(InputError, match="missing preprocessing field: std"):
-        Preprocessing.from_dict({"image_size": 64, "crop_fraction": 1.0, "interpolation": "bicubic", "mean": [0, 0, 0]})
+        Preprocessing.from_dict({"image_size": 64, "crop_pct": 1.0, "interpolation": "bicubic", "mean": [0, 0, 0]})
 
 
 @pytest.mark.parametrize("mode", ["F", "I", "I;16", "RGBA", "LA", "P"])

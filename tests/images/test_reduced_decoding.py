@@ -128,7 +128,7 @@ def test_the_decoder_itself_works_on_fewer_pixels(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(("factor", "levels"), [(2, 0.9), (4, 1.3)])
 def test_a_reduced_photo_is_close_to_the_whole_one(factor: int, levels: float, samples: list[Path]) -> None:
-    """Shrunk to a 1.5th of the reduced size, the least that training asks for, both differ by about a grey level."""
+    """Shrunk to a 1.5th of the reduced size, the least that training asks for, both differ by about a gray level."""
     means = []
     for path in samples:
         whole = open_image(path)

@@ -56,7 +56,7 @@ def bmp(runs: int) -> bytes:
 
 
 def tiff(strips: int, order: str = "<", big: bool = False) -> bytes:
-    """A grey TIFF of one pixel in width, each row a strip."""
+    """A gray TIFF of one pixel in width, each row a strip."""
     values = [(256, 1), (257, strips), (258, 8), (259, 1), (262, 1), (277, 1), (278, 1)]
     head, field, count = ("QQQ", "HHQQ", "Q") if big else ("I", "HHII", "H")
     start = 16 if big else 8

@@ -14,7 +14,7 @@ import onnxruntime
 import pytest
 
 from lipsformer import load_predictor
-from lipsformer.datasets import open_labelled
+from lipsformer.datasets import open_labeled
 from lipsformer.evaluation.evaluate import evaluate
 from lipsformer.images.samples import SAMPLES
 from lipsformer.inference import runtimes
@@ -45,7 +45,7 @@ def test_more_images_than_a_batch(trained: Trained) -> None:
 
 def test_evaluation_counts_what_prediction_says(trained: Trained) -> None:
     predictor = load_predictor(trained.bundle)
-    split = open_labelled(trained.data, trained.classes)
+    split = open_labeled(trained.data, trained.classes)
     answers = predictor.predict([split.where(index) for index in range(len(split))], 5)
     first = [answer[0].index == label for answer, label in zip(answers, split.labels, strict=True)]
     five = [label in [p.index for p in answer] for answer, label in zip(answers, split.labels, strict=True)]
@@ -69,7 +69,7 @@ def test_no_batch_is_larger_than_the_proved_one(trained: Trained) -> None:
     assert load_predictor(trained.bundle).max_batch == load_predictor(trained.bundle / "ort-fp32.onnx").max_batch == 16
     predictor = dataclasses.replace(load_predictor(trained.bundle), runtime=Recorder(), max_batch=4)
     predictor.predict(sorted(SAMPLES.glob("*.jpg")))
-    evaluate(predictor, open_labelled(trained.data, trained.classes))
+    evaluate(predictor, open_labeled(trained.data, trained.classes))
     assert Recorder.batches == [4, 4, 4, 2] * 2
 
 

@@ -42,7 +42,7 @@ Open = Callable[..., TensorRtRuntime]
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with both flavours of TensorRT and a GPU."""
-    monkeypatch.setattr(fake, "BEHAVIOUR", {})
+    monkeypatch.setattr(fake, "BEHAVIOR", {})
     fake.CALLS.clear()
     nvidia.log_of.cache_clear()
     for module in ("tensorrt", "tensorrt_rtx"):
@@ -102,7 +102,7 @@ def test_answers_stay_when_the_next_batch_comes(open_engine: Open) -> None:
 
 def test_the_gpu_is_looked_for_before_tensorrt_is_touched(open_engine: Open) -> None:
     open_engine()
-    assert fake.CALLS.index("probe") < fake.CALLS.index("Runtime") < fake.CALLS.index("deserialise")
+    assert fake.CALLS.index("probe") < fake.CALLS.index("Runtime") < fake.CALLS.index("deserialize")
 
 
 def test_a_batch_size_is_run_then_captured_then_replayed(open_engine: Open) -> None:
@@ -131,7 +131,7 @@ def test_no_more_graphs_than_the_limit(open_engine: Open, monkeypatch: pytest.Mo
 def test_a_failed_capture_is_told_once_and_batches_go_on(
     open_engine: Open, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(fake.BEHAVIOUR, "capture", True)
+    monkeypatch.setitem(fake.BEHAVIOR, "capture", True)
     runtime = open_engine()
     for count in (2, 2, 3):
         np.testing.assert_allclose(runtime.infer(pixels := images(count)), expected(pixels), rtol=1e-6)
@@ -190,13 +190,13 @@ def test_threads_take_turns(open_engine: Open, monkeypatch: pytest.MonkeyPatch) 
 def test_a_changed_file_is_never_loaded(open_engine: Open) -> None:
     with pytest.raises(GateError, match="SHA-256 is not the manifest's"):
         open_engine(sha256="0" * 64)
-    assert "deserialise" not in fake.CALLS
+    assert "deserialize" not in fake.CALLS
 
 
 def test_what_tensorrt_refuses_to_load_is_told_with_its_reason(
     open_engine: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(fake.BEHAVIOUR, "deserialise", "Version tag does not match")
+    monkeypatch.setitem(fake.BEHAVIOR, "deserialize", "Version tag does not match")
     with pytest.raises(InputError, match=r"cannot load it \(Version tag does not match\); build it on this machine"):
         open_engine()
 
@@ -208,7 +208,7 @@ def test_an_engine_of_another_graph_is_refused(open_engine: Open) -> None:
 
 def test_a_failed_run_is_one_line(open_engine: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = open_engine()
-    monkeypatch.setitem(fake.BEHAVIOUR, "run", "x")
+    monkeypatch.setitem(fake.BEHAVIOR, "run", "x")
     with pytest.raises(LipsFormerError, match="TensorRT failed to run"):
         runtime.infer(images(1))
 

@@ -17,7 +17,7 @@ import torch
 from lipsformer import Preprocessing, load_checkpoint, save_checkpoint
 from lipsformer.bundle.manifest import PRECISIONS, BundleFile
 from lipsformer.export.graph import build_graph
-from lipsformer.export.int8.quantize import quantise
+from lipsformer.export.int8.quantize import quantize
 from lipsformer.export.parity.thresholds import THRESHOLDS
 from lipsformer.export.tensorrt.build import build_engine
 from lipsformer.images.open import open_image
@@ -72,7 +72,7 @@ def graph(
     path = tmp_path_factory.mktemp("graph") / f"tensorrt-{precision}.onnx"
     made = build_graph(checkpoint, max_batch=MAX_BATCH, precision="fp16" if precision == "fp16" else "fp32")
     if precision == "int8":
-        made = quantise(made, np.concatenate([pixels, pixels[:, :, ::-1]]), target="tensorrt")
+        made = quantize(made, np.concatenate([pixels, pixels[:, :, ::-1]]), target="tensorrt")
     onnx.save(made, path)
     return path
 
@@ -83,7 +83,7 @@ def engine(request: pytest.FixtureRequest, graph: Path) -> tuple[Path, BundleFil
     path = graph.with_name(graph.name.replace("tensorrt-", f"{request.param}-")).with_suffix(".engine")
     built = build_engine(graph, path, max_batch=MAX_BATCH, flavour=request.param)
     if request.param == "tensorrt-rtx" and (misfit := engine_fits(built)) is not None:
-        pytest.skip(misfit)  # data centre GPUs
+        pytest.skip(misfit)  # data center GPUs
     facts = {"target": request.param, "precision": built["precision"], "parity": {}, "built": built}
     return path, BundleFile.describe(path, "engine", **facts)
 

@@ -24,7 +24,7 @@ def jacobian(function: Map, shape: tuple[int, ...]) -> Tensor:
 def steepest(function: Map, shape: tuple[int, ...], *, points: int = 300) -> float:
     """The largest quotient that is found among pairs of inputs of `shape`, in float64.
 
-    Pairs far apart, close and nearly equal, from nearly zero (where normalisations are steepest) to huge; and for some
+    Pairs far apart, close and nearly equal, from nearly zero (where normalizations are steepest) to huge; and for some
     of the points the worst direction there, by power iteration.
     """
     generator = torch.Generator().manual_seed(0)

@@ -46,7 +46,7 @@ def scrambled(attention: Attention) -> Attention:
             if "temperature" in name or "value_scale" in name:
                 parameter.mul_(torch.randn(parameter.shape, generator=generator))
             elif name.endswith("qkv.bias"):
-                parameter.zero_()  # so that inputs near zero are where the normalisations are steepest
+                parameter.zero_()  # so that inputs near zero are where the normalizations are steepest
             else:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
     return attention
@@ -172,7 +172,7 @@ def test_what_is_not_bounded_grows_without_bound(settings: dict[str, Any]) -> No
     assert slopes[2] > 500 * slopes[1]
 
 
-def test_normalised_values_do_not_grow() -> None:
+def test_normalized_values_do_not_grow() -> None:
     attention = of_free_parts(query=1.0, key=1.0, value=1.0)
     near, far = (
         jacobian_norm(

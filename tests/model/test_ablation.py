@@ -11,9 +11,9 @@ import torch.nn.functional as F
 
 from lipsformer.model.config import ModelConfig, config_from_dict
 from lipsformer.model.factory import build_model
-from lipsformer.model.init_weights import initialise
+from lipsformer.model.init_weights import init_weights
 from lipsformer.train import load_recipe
-from lipsformer.train.optim.optimizers import build_optimisers, groups
+from lipsformer.train.optim.optimizers import build_optimizers, groups
 from tests.support.small_models import CSWIN, EQUAL, SWIN, disagreement, random_images, scrambled
 
 BASES: dict[str, ModelConfig] = {"swin": SWIN, "cswin": CSWIN}
@@ -22,7 +22,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "norm in front": {"norm_position": "pre"},
     "dot product": {"attention": "dot", "value_norm": False},
     "values as they are": {"value_norm": False},
-    "values normalised": {"value_norm": True},
+    "values normalized": {"value_norm": True},
     "learned scales": {"learned_scales": True, "temperature": 10, "value_scale": 2},  # whole, as TOML may give them
     "other scales": {"temperature": 3.0, "value_scale": 0.5, "epsilon": 0.1},
     "plain residual": {"residual": "plain"},
@@ -44,7 +44,7 @@ CASES = [
 def built(config: ModelConfig) -> torch.nn.Module:
     torch.manual_seed(0)
     model = build_model(config)
-    initialise(model, config.init)
+    init_weights(model, config.init)
     return model
 
 
@@ -58,7 +58,7 @@ def test_a_changed_component_trains_every_parameter(base: ModelConfig, config: M
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().max() > 0, name
-    build_optimisers(model, load_recipe("default")).step()
+    build_optimizers(model, load_recipe("default")).step()
     assert all(p.isfinite().all() and not torch.equal(p, before[name]) for name, p in model.named_parameters())
 
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from lipsformer.model.attention import DotProduct
-from lipsformer.model.blocks import convolve
+from lipsformer.model.attention import DotProductAttention
+from lipsformer.model.blocks import conv_nhwc
 from lipsformer.model.config import ModelConfig
 from lipsformer.model.cswin import CrossShapedAttention, StripeAttention
-from lipsformer.model.windows import join_heads, merge_windows, split_heads, split_windows
+from lipsformer.model.windows import join_heads, split_heads, window_partition, window_reverse
 from tests.support.small_models import CSWIN, EQUAL, PLAIN_CSWIN, SEEN, disagreement, scrambled
 
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -39,15 +39,15 @@ def let_lepe_cross_the_stripes(stripe: StripeAttention) -> None:
 
     def forward(qkv: Tensor) -> Tensor:
         _, rows, columns, channels = qkv.shape
-        windows = split_windows(qkv, stripe.height, stripe.width)
+        windows = window_partition(qkv, stripe.height, stripe.width)
         out = join_heads(stripe.similarity(*split_heads(windows, stripe.num_heads)))
-        lepe = convolve(stripe.lepe, qkv[..., -(channels // 3) :])
-        return merge_windows(out, stripe.height, stripe.width, rows, columns) + lepe
+        lepe = conv_nhwc(stripe.lepe, qkv[..., -(channels // 3) :])
+        return window_reverse(out, stripe.height, stripe.width, rows, columns) + lepe
 
     stripe.forward = forward  # type: ignore[method-assign]
 
 
-class Unscaled(DotProduct):
+class Unscaled(DotProductAttention):
     def forward(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
         return super().forward(q * q.shape[-1] ** 0.5, k, v, bias)
 
@@ -110,8 +110,8 @@ def test_lepe_sees_the_values_as_they_are() -> None:
     stripe.lepe.bias.zero_()
     qkv = torch.randn(1, 8, 8, 24, dtype=torch.float64)
     longer = torch.cat([qkv[..., :16], qkv[..., 16:] * 10], dim=-1)
-    expected = convolve(stripe.lepe, split_windows(qkv[..., 16:] * 9, 8, 2).reshape(-1, 8, 2, 8)).flatten(1, 2)
-    found = split_windows(stripe(longer) - stripe(qkv), 8, 2)
+    expected = conv_nhwc(stripe.lepe, window_partition(qkv[..., 16:] * 9, 8, 2).reshape(-1, 8, 2, 8)).flatten(1, 2)
+    found = window_partition(stripe(longer) - stripe(qkv), 8, 2)
     torch.testing.assert_close(found, expected)
     stripe.lepe.weight.zero_()
     torch.testing.assert_close(stripe(longer), stripe(qkv))

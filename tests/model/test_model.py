@@ -10,9 +10,9 @@ import torch
 
 from lipsformer.model.blocks import Block
 from lipsformer.model.config import ModelConfig
-from lipsformer.model.factory import build_model, create_model, summarise
+from lipsformer.model.factory import build_model, create_model, summarize
 from lipsformer.model.norm import CenterNorm
-from lipsformer.model.residual import keep_weights
+from lipsformer.model.residual import drop_path_mask
 from lipsformer.model.spectral import spectral_norm
 from tests.support.small_models import CSWIN, PLAIN_CSWIN, PLAIN_SWIN, SWIN, random_images, scrambled
 
@@ -33,20 +33,20 @@ each_form = pytest.mark.parametrize("config", FORMS.values(), ids=FORMS)
     ],
 )
 def test_size_and_cost(name: str, parameters: int, multiply_adds: float) -> None:
-    summary = summarise(name)
+    summary = summarize(name)
     assert summary.parameters == parameters
     assert summary.multiply_adds == pytest.approx(multiply_adds, rel=0.001)
     assert summary.image_size == 224
 
 
 def test_lipsformer_tiny_has_the_papers_size_and_cost() -> None:
-    summary = summarise("lipsformer_cswin_tiny")
+    summary = summarize("lipsformer_cswin_tiny")
     assert summary.parameters == pytest.approx(24.33e6, rel=0.005)
     assert summary.multiply_adds == pytest.approx(4.72e9, rel=0.005)
 
 
 def test_swin_nano_is_between_three_and_five_million_parameters() -> None:
-    assert 3e6 < summarise("lipsformer_swin_nano").parameters < 5e6
+    assert 3e6 < summarize("lipsformer_swin_nano").parameters < 5e6
 
 
 @pytest.mark.parametrize("name", ["lipsformer_swin_nano", "lipsformer_cswin_nano", "swin_nano", "cswin_nano"])
@@ -103,7 +103,7 @@ def test_center_norm_is_linear_with_the_promised_lipschitz_constant() -> None:
 
 def test_stochastic_depth_keeps_the_expectation_at_rates_that_grow_linearly() -> None:
     draws = torch.rand(6, 2, 20_000, generator=torch.Generator().manual_seed(0))
-    keep = keep_weights(draws, 0.5)
+    keep = drop_path_mask(draws, 0.5)
     for block, rate in enumerate([0.0, 0.1, 0.2, 0.3, 0.4, 0.5]):
         assert set(keep[block].unique().tolist()) <= {0.0, float(torch.tensor(1.0) / (1 - torch.tensor(rate)))}
         dropped = float((keep[block] == 0).float().mean())
@@ -115,7 +115,7 @@ def test_stochastic_depth_keeps_the_expectation_at_rates_that_grow_linearly() ->
 def test_drawn_branches_are_left_out_for_their_image_alone(config: ModelConfig) -> None:
     model = scrambled(config.replace(drop_path=0.9)).train()
     images = random_images(config, 3)
-    draws = torch.ones(model.draws_shape(3), dtype=torch.float64)
+    draws = torch.ones(model.drop_path_shape(3), dtype=torch.float64)
     kept = model(images, draws)
     draws[3:, :, 1] = 0.0  # the later half of the blocks, for the second image
     dropped = model(images, draws)
@@ -124,7 +124,7 @@ def test_drawn_branches_are_left_out_for_their_image_alone(config: ModelConfig) 
     torch.manual_seed(0)
     free = model(images)
     torch.manual_seed(0)
-    assert torch.equal(free, model(images, torch.rand(model.draws_shape(3))))
+    assert torch.equal(free, model(images, torch.rand(model.drop_path_shape(3))))
     assert torch.equal(model.eval()(images), model(images, draws))
 
 
@@ -142,10 +142,10 @@ def test_a_block_whose_branches_are_dropped_leaves_its_norms_alone(config: Model
 def test_recomputed_activations_give_the_same_gradients(config: ModelConfig) -> None:
     model = scrambled(config.replace(drop_path=0.5)).train()
     images = random_images(config)
-    draws = torch.rand(model.draws_shape(2), generator=torch.Generator().manual_seed(0))
+    draws = torch.rand(model.drop_path_shape(2), generator=torch.Generator().manual_seed(0))
     gradients = []
-    for recompute in (False, True):
-        model.recompute = recompute
+    for grad_checkpointing in (False, True):
+        model.grad_checkpointing = grad_checkpointing
         model.zero_grad()
         model(images, draws).square().sum().backward()
         gradients.append([p.grad for p in model.parameters() if p.grad is not None])

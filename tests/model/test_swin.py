@@ -12,7 +12,7 @@ import torch
 from lipsformer.model.config import SwinConfig
 from lipsformer.model.swin import LipsFormerSwin, WindowAttention
 from lipsformer.model.variants import VARIANTS
-from lipsformer.model.windows import merge_windows, split_windows
+from lipsformer.model.windows import window_partition, window_reverse
 from tests.support.dense_forward import dense_forward
 from tests.support.official_forward import official_forward
 from tests.support.small_models import EQUAL, PLAIN_SWIN, SEEN, SWIN, disagreement, scrambled
@@ -109,10 +109,10 @@ def test_names_and_shapes_are_the_official_ones(reference: Path) -> None:
 
 def test_windows_split_and_merge_are_inverse() -> None:
     x = torch.arange(2 * 6 * 9 * 4.0).reshape(2, 6, 9, 4)
-    windows = split_windows(x, 2, 3)
+    windows = window_partition(x, 2, 3)
     assert windows.shape == (2 * 3 * 3, 6, 4)
     assert torch.equal(windows[1].reshape(2, 3, 4), x[0, :2, 3:6])
-    assert torch.equal(merge_windows(windows, 2, 3, 6, 9), x)
+    assert torch.equal(window_reverse(windows, 2, 3, 6, 9), x)
 
 
 WINDOWS = SwinConfig(image_size=32, window_size=2, embed_dim=4, num_heads=(2, 2, 2, 2))  # a map of 8 x 8

@@ -20,7 +20,7 @@ from lipsformer.export import ExportSettings, export_bundle
 from lipsformer.model.blocks import LipsFormer
 from lipsformer.model.variants import VARIANTS
 from lipsformer.train import load_recipe
-from lipsformer.train.optim.optimizers import build_optimisers
+from lipsformer.train.optim.optimizers import build_optimizers
 
 # Every other block of Swin is shifted; two in one stage show it.
 SHALLOW = (1, 2, 1, 1)
@@ -42,7 +42,7 @@ def train_one_step(model: LipsFormer) -> None:
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.any(), name
-    build_optimisers(model, load_recipe("default")).step()
+    build_optimizers(model, load_recipe("default")).step()
     model.zero_grad(set_to_none=True)
 
 

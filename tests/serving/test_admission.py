@@ -10,7 +10,7 @@ import pytest
 from starlette.requests import ClientDisconnect, Request
 
 from lipsformer.serving.http.problems import Problem
-from lipsformer.serving.http.request_body import Bodies, while_connected
+from lipsformer.serving.http.request_body import BodyReader, while_connected
 from lipsformer.serving.observability import open_metrics
 from lipsformer.serving.pipeline import admission as admission_module
 from lipsformer.serving.pipeline.admission import Admission, Overloaded
@@ -89,11 +89,11 @@ def request(*chunks: bytes, pause: float = 0.0, **headers: str) -> Request:
     )
 
 
-def bodies(**changes: Any) -> Bodies:
-    return Bodies(**{"max_bytes": 1000, "max_reading": 2, "timeout": 5, "metrics": open_metrics(), **changes})
+def bodies(**changes: Any) -> BodyReader:
+    return BodyReader(**{"max_bytes": 1000, "max_reading": 2, "timeout": 5, "metrics": open_metrics(), **changes})
 
 
-async def receive(bodies: Bodies, request: Request, limit: int = 100) -> bytes:
+async def receive(bodies: BodyReader, request: Request, limit: int = 100) -> bytes:
     async with bodies.receive(request, limit) as body:
         assert bodies.held == len(body)
         return bytes(body)
@@ -134,7 +134,7 @@ def test_all_bodies_together_are_bounded() -> None:
         await asyncio.gather(*slow, return_exceptions=True)
         assert (held.held, held.reading) == (0, 0)
 
-    async def receive_beside(held: Bodies, body: bytes) -> int:
+    async def receive_beside(held: BodyReader, body: bytes) -> int:
         async with held.receive(request(body), 100) as view:
             return len(view)
 

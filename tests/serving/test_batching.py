@@ -16,7 +16,7 @@ from lipsformer.inference.predictor import Predictor
 from lipsformer.serving.observability import open_metrics
 from lipsformer.serving.pipeline.admission import Overloaded
 from lipsformer.serving.pipeline.batching import BatchQueue
-from lipsformer.serving.pipeline.fault_isolation import FaultError, Runner, RuntimeLostError
+from lipsformer.serving.pipeline.fault_isolation import FaultError, IsolatingRuntime, RuntimeLostError
 
 SIZE = 2
 
@@ -58,10 +58,10 @@ def run(
     scenario: Callable[[Runtime, BatchQueue], Coroutine[Any, Any, None]], max_batch: int = 4
 ) -> tuple[Runtime, list[str]]:
     runtime, told = Runtime(), []
-    runner = Runner(lambda: predictor(runtime), told=told.append)
+    runner = IsolatingRuntime(lambda: predictor(runtime), on_fault=told.append)
 
     async def main() -> None:
-        queue = BatchQueue(runner.run, max_batch=max_batch, metrics=open_metrics(), lost=lambda: told.append("lost"))
+        queue = BatchQueue(runner.run, max_batch=max_batch, metrics=open_metrics(), on_lost=lambda: told.append("lost"))
         with pytest.raises(Overloaded, match="stopping"):
             await queue.infer(image(1))
         queue.start()
@@ -146,7 +146,7 @@ def test_what_is_being_computed_when_the_server_stops_is_answered() -> None:
 def test_a_broken_runtime_is_opened_anew_and_its_batch_is_answered() -> None:
     runtimes = [Runtime(broken=True), Runtime()]
     left, told = list(runtimes), []
-    runner = Runner(lambda: predictor(left.pop(0)), told=told.append)
+    runner = IsolatingRuntime(lambda: predictor(left.pop(0)), on_fault=told.append)
     assert [outcome[0] for outcome in runner.run([image(1), image(2)])] == [1, 2]
     assert told == ["rebuilt", "retried", "retried"]
     assert runner.predictor.runtime is runtimes[1]
@@ -155,11 +155,11 @@ def test_a_broken_runtime_is_opened_anew_and_its_batch_is_answered() -> None:
 @pytest.mark.parametrize("second", [lambda: predictor(Runtime(broken=True)), lambda: 1 / 0])
 def test_a_runtime_that_is_broken_for_good_ends_the_queue(second: Callable[[], Predictor]) -> None:
     left: list[Callable[[], Predictor]] = [lambda: predictor(Runtime(broken=True)), second]
-    runner = Runner(lambda: left.pop(0)(), told=lambda _: None)
+    runner = IsolatingRuntime(lambda: left.pop(0)(), on_fault=lambda _: None)
 
     async def main() -> None:
         lost: list[bool] = []
-        queue = BatchQueue(runner.run, max_batch=4, metrics=open_metrics(), lost=lambda: lost.append(True))
+        queue = BatchQueue(runner.run, max_batch=4, metrics=open_metrics(), on_lost=lambda: lost.append(True))
         queue.start()
         tasks = [asyncio.create_task(queue.infer(image(value))) for value in range(6)]
         for outcome in await asyncio.gather(*tasks, return_exceptions=True):
@@ -174,7 +174,7 @@ def test_a_runtime_that_is_broken_for_good_ends_the_queue(second: Callable[[], P
 
 def test_warm_up_runs_every_size_and_chooses_the_smallest_that_is_as_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = Runtime()
-    runner = Runner(lambda: predictor(runtime), told=lambda _: None)
+    runner = IsolatingRuntime(lambda: predictor(runtime), on_fault=lambda _: None)
     runner.warm_up(12)
     assert sorted(set(runtime.batches)) == [1, 2, 4, 8, 12]
     # Four images take as long as one; from there on the time grows with them.
@@ -189,17 +189,17 @@ def test_warm_up_refuses_answers_that_are_none() -> None:
         def infer(self, pixels: np.ndarray) -> np.ndarray:
             return super().infer(pixels)[: len(pixels) // 2 + 1]
 
-    runner = Runner(lambda: predictor(Short()), told=lambda _: None)
+    runner = IsolatingRuntime(lambda: predictor(Short()), on_fault=lambda _: None)
     with pytest.raises(FaultError, match=r"an answer in shape \(2, 1\) to 2 images|shape"):
         runner.warm_up(8)
     nan = dataclasses.replace(
         predictor(Runtime()), runtime=type("N", (), {"infer": lambda _, p: p[:, 0, 0, :1] * np.nan})()
     )
     with pytest.raises(FaultError, match="not finite"):
-        Runner(lambda: nan, told=lambda _: None).warm_up(1)
+        IsolatingRuntime(lambda: nan, on_fault=lambda _: None).warm_up(1)
 
 
 def test_losing_the_runtime_says_why() -> None:
-    runner = Runner(lambda: predictor(Runtime(broken=True)), told=lambda _: None)
+    runner = IsolatingRuntime(lambda: predictor(Runtime(broken=True)), on_fault=lambda _: None)
     with pytest.raises(RuntimeLostError, match="broken after it was opened anew"):
         runner.run([image(1)])

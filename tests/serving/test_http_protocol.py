@@ -12,7 +12,7 @@ import pytest
 import uvicorn
 
 from lipsformer.serving.bento import http_protocol as connections
-from lipsformer.serving.bento.http_protocol import Connection, use_patient_connections
+from lipsformer.serving.bento.http_protocol import LimitedHttpProtocol, use_limited_http_protocol
 
 HEAD = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n"
 
@@ -37,7 +37,7 @@ async def echo(scope: dict[str, Any], receive: Any, send: Any) -> None:
 
 @contextlib.asynccontextmanager
 async def listening() -> AsyncIterator[tuple[str, int]]:
-    config = uvicorn.Config(echo, log_config=None, lifespan="off", http=Connection)
+    config = uvicorn.Config(echo, log_config=None, lifespan="off", http=LimitedHttpProtocol)
     server = uvicorn.Server(config)
     listener = socket.create_server(("127.0.0.1", 0))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -165,7 +165,7 @@ def test_a_request_that_is_on_its_way_when_the_server_ends_is_answered() -> None
 
 def test_uvicorn_takes_them_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(uvicorn.config.HTTP_PROTOCOLS, "auto", uvicorn.config.HTTP_PROTOCOLS["auto"])
-    use_patient_connections()
+    use_limited_http_protocol()
     config = uvicorn.Config(echo, log_config=None)
     config.load()
-    assert config.http_protocol_class is Connection
+    assert config.http_protocol_class is LimitedHttpProtocol

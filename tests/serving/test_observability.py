@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from lipsformer.serving.observability import Record, Stage, open_metrics
+from lipsformer.serving.observability import RequestRecord, Stage, open_metrics
 from lipsformer.serving.observability.background import Background
 from lipsformer.serving.observability.logs import access_fields, configure_logs
 from lipsformer.serving.observability.monitoring import Monitor
@@ -29,7 +29,7 @@ from lipsformer.system.errors import InputError
 FORGED = "\n2026-01-01T00:00:00.000Z error forged\r\x1b[2J\x9b31m\u2028\u202e\x00\ud800"
 WORKER = """
 import sys
-from lipsformer.serving.observability import Record, Stage, open_metrics
+from lipsformer.serving.observability import RequestRecord, Stage, open_metrics
 
 metrics = open_metrics()
 print("ready", flush=True)
@@ -39,7 +39,7 @@ for line in sys.stdin:
 """
 
 
-def a_record(**changes: Any) -> Record:
+def a_record(**changes: Any) -> RequestRecord:
     """A request that took 40 ms: 10 of reading, 20 of decoding, 10 of inference."""
     start = time.perf_counter() - 0.04
     stages = [
@@ -49,7 +49,7 @@ def a_record(**changes: Any) -> Record:
     ]
     given = {"request_id": "r-1", "method": "POST", "route": "/classify", "client": "192.0.2.7", "traceparent": None}
     usual = {"start": start, "end": start + 0.04, "bytes": 5000, "status": 200, "images": 1, "batches": [4]}
-    return Record(**{**given, **usual, "stages": stages, **changes})
+    return RequestRecord(**{**given, **usual, "stages": stages, **changes})
 
 
 class Worker:
@@ -285,11 +285,11 @@ def test_a_pipe_that_nobody_reads_blocks_nobody_and_what_was_dropped_is_told() -
 
 def test_an_observer_logs_requests_with_methods_of_a_few_and_failures_as_warnings() -> None:
     script = """
-from lipsformer.serving.observability import Observer, Record
+from lipsformer.serving.observability import Observer, RequestRecord
 observer = Observer.start(log_format="json")
 assert not observer.keeps_predictions
 for method, status in (("GET", 404), ("X" * 5000, 405), ("POST", 500)):
-    observer.observe(Record(
+    observer.observe(RequestRecord(
         request_id="r", method=method, route="other", client=None, traceparent=None, start=1.0, status=status, end=2.0
     ))
 observer.close()
@@ -350,7 +350,7 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Collector]]:
         server.shutdown()
 
 
-def traced(record: Record) -> None:
+def traced(record: RequestRecord) -> None:
     """Sends the spans of one record."""
     tracer = open_tracer(os.environ)
     assert tracer is not None
@@ -473,18 +473,18 @@ MONITORED = """
 import sys
 from pathlib import Path
 from lipsformer.inference.predictor import Prediction
-from lipsformer.serving.observability import Classified, Observer, Record
+from lipsformer.serving.observability import Classified, Observer, RequestRecord
 
 observer = Observer.start(log_format="json", access_log=False, monitoring=Path(sys.argv[1]))
 assert observer.keeps_predictions
 top = [Prediction(label="ba\\nna\\u2028na", index=3, score=0.75), Prediction(label="kiwi", index=1, score=0.25)]
 for number in range(3):
-    observer.observe(Record(
+    observer.observe(RequestRecord(
         request_id=f"r-{number}", method="POST", route="/classify_batch", client="192.0.2.7", traceparent=None,
         start=1.0, status=200, images=2, sha256="ab" * 32, precision="int8", end=1.1,
         predictions=[Classified(bytes=100 + number, predictions=top), Classified(bytes=7, predictions=top[1:])],
     ))
-observer.observe(Record(request_id="r-4", method="GET", route="/info", client=None, traceparent=None, start=1.0))
+observer.observe(RequestRecord(request_id="r-4", method="GET", route="/info", client=None, traceparent=None, start=1.0))
 observer.close()
 """
 

@@ -73,7 +73,7 @@ def test_workers_are_one_for_each_gpu_or_four_cores(monkeypatch: pytest.MonkeyPa
 def test_a_batch_beyond_the_proved_one_is_refused(trained: Trained) -> None:
     environment = {"LIPSFORMER_BUNDLE": str(trained.bundle), "LIPSFORMER_MAX_BATCH": "64"}
     with pytest.raises(InputError, match="LIPSFORMER_MAX_BATCH=64: the export proved batches up to 16"):
-        load(Settings.from_environment(environment), told=lambda _: None)
+        load(Settings.from_environment(environment), on_fault=lambda _: None)
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def cswin_attention(w: Weights, name: str, x: Tensor, side: int, s: Settings, st
         stripe, channels = f"{name}.stripes.{number}", slice(within * size, (within + 1) * size)
         out = mix(w, f"{stripe}.similarity", within, qkv, 0.0, stripes[number], s)
         kernel, bias = w[f"{stripe}.lepe.weight"][channels, 0], w[f"{stripe}.lepe.bias"][channels]
-        outs.append(out + neighbours(qkv[2], kernel, stripes[number], side) + bias)
+        outs.append(out + neighbors(qkv[2], kernel, stripes[number], side) + bias)
     return torch.cat(outs, -1)
 
 
@@ -106,8 +106,8 @@ def split_by_head(w: Weights, name: str, x: Tensor, heads: int) -> list[list[Ten
     return [[q[head], k[head], v[head]] for head in range(heads)]
 
 
-def neighbours(v: Tensor, kernel: Tensor, together: Tensor, side: int) -> Tensor:
-    """The sum over the 3x3 `kernel` (C, 3, 3) of those neighbours in `v` (B, N, C) that a token may see."""
+def neighbors(v: Tensor, kernel: Tensor, together: Tensor, side: int) -> Tensor:
+    """The sum over the 3x3 `kernel` (C, 3, 3) of those neighbors in `v` (B, N, C) that a token may see."""
     rows, columns = places(side)
     total = torch.zeros_like(v)
     for down, right in itertools.product((-1, 0, 1), repeat=2):
@@ -134,12 +134,12 @@ def unit(x: Tensor, epsilon: float) -> Tensor:
 
 
 def norm(w: Weights, name: str, x: Tensor, s: Settings) -> Tensor:
-    centred = x - x.mean(-1, keepdim=True)
+    centerd = x - x.mean(-1, keepdim=True)
     if s["norm"] == "center":
         factor: float | Tensor = x.shape[-1] / (x.shape[-1] - 1)
     else:
-        factor = 1 / torch.sqrt((centred * centred).mean(-1, keepdim=True) + 1e-5)
-    return centred * factor * w[f"{name}.weight"] + w[f"{name}.bias"]
+        factor = 1 / torch.sqrt((centerd * centerd).mean(-1, keepdim=True) + 1e-5)
+    return centerd * factor * w[f"{name}.weight"] + w[f"{name}.bias"]
 
 
 def merge_squares(w: Weights, name: str, x: Tensor, side: int, s: Settings) -> Tensor:

@@ -1,6 +1,6 @@
 """A stand-in for the module `tensorrt`, and for the GPU, so that the order of our calls can be seen without either.
 
-An engine of it is JSON; it answers pixels with their mean plus the number of the class. BEHAVIOUR makes it fail: a test
+An engine of it is JSON; it answers pixels with their mean plus the number of the class. BEHAVIOR makes it fail: a test
 sets it here, or for another process in the environment variable FAKE_TENSORRT.
 """
 
@@ -20,7 +20,7 @@ import torch
 
 __version__ = "11.4.0.106"
 
-BEHAVIOUR: dict[str, Any] = json.loads(os.environ.get("FAKE_TENSORRT", "{}"))
+BEHAVIOR: dict[str, Any] = json.loads(os.environ.get("FAKE_TENSORRT", "{}"))
 CALLS: list[str] = []
 CAPTURE: list[Callable[[], None]] | None = None  # what goes into a CUDA graph while one is captured
 
@@ -84,7 +84,7 @@ class OnnxParser:
         import onnx
 
         CALLS.append("parse")
-        if "parse" in BEHAVIOUR:
+        if "parse" in BEHAVIOR:
             return False
         value = onnx.load(path).graph.input[0]
         self.network.name = value.name
@@ -95,7 +95,7 @@ class OnnxParser:
 
     def get_error(self, index: int) -> Any:
         return types.SimpleNamespace(
-            desc=lambda: f"Invalid Node - gelu_7\n{BEHAVIOUR['parse']}",
+            desc=lambda: f"Invalid Node - gelu_7\n{BEHAVIOR['parse']}",
             node_name=lambda: "gelu_7",
             node_operator=lambda: "Gelu",
         )
@@ -143,7 +143,7 @@ class BuilderConfig:
 class Builder:
     def __init__(self, logger: ILogger) -> None:
         CALLS.append("Builder")
-        if "abort" in BEHAVIOUR:
+        if "abort" in BEHAVIOR:
             os.abort()
         self.logger = logger
 
@@ -161,8 +161,8 @@ class Builder:
 
     def build_serialized_network(self, network: Network, config: BuilderConfig) -> bytes | None:
         CALLS.append("build")
-        if "build" in BEHAVIOUR:
-            self.logger.error(BEHAVIOUR["build"])
+        if "build" in BEHAVIOR:
+            self.logger.error(BEHAVIOR["build"])
             return None
         largest = config.said["profile"][-1]
         return json.dumps({"max_batch": largest[0], "size": largest[1], "outputs": 5, **config.said}).encode()
@@ -203,8 +203,8 @@ class Engine:
 
     def create_execution_context(self, config: Any) -> Context:
         assert config.strategy is ExecutionContextAllocationStrategy.USER_MANAGED
-        specialised = config.dynamic_shapes_kernel_specialization_strategy
-        CALLS.append("context" if specialised is None else f"context {specialised.name}")
+        specialized = config.dynamic_shapes_kernel_specialization_strategy
+        CALLS.append("context" if specialized is None else f"context {specialized.name}")
         return Context(self.facts)
 
 
@@ -233,10 +233,10 @@ class Context:
         if CAPTURE is not None:
             CALLS.append("captured")
             CAPTURE.append(self.compute)
-            return "capture" not in BEHAVIOUR
+            return "capture" not in BEHAVIOR
         CALLS.append("run")
         self.compute()
-        return "run" not in BEHAVIOUR
+        return "run" not in BEHAVIOR
 
     def compute(self) -> None:
         count, outputs = self.shape[0], self.facts["outputs"]
@@ -252,9 +252,9 @@ class Runtime:
         self.logger = logger
 
     def deserialize_cuda_engine(self, content: bytes) -> Engine | None:
-        CALLS.append("deserialise")
-        if "deserialise" in BEHAVIOUR:
-            self.logger.error(BEHAVIOUR["deserialise"])
+        CALLS.append("deserialize")
+        if "deserialize" in BEHAVIOR:
+            self.logger.error(BEHAVIOR["deserialize"])
             return None
         return Engine(json.loads(content))
 
@@ -301,6 +301,6 @@ def seen_gpu(name: str = "NVIDIA H100", major: int = 9, minor: int = 0) -> list[
     ]
 
 
-if "gpu" in BEHAVIOUR:  # in another process, where no monkeypatch reaches
+if "gpu" in BEHAVIOR:  # in another process, where no monkeypatch reaches
     for change in seen_gpu():
         setattr(*change)

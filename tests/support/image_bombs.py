@@ -21,11 +21,11 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(
-    width: int, height: int, data: bytes, *, depth: int = 8, colour: int = 0, interlaced: bool = False,
+    width: int, height: int, data: bytes, *, depth: int = 8, color: int = 0, interlaced: bool = False,
     before: bytes = b"", after: bytes = b"",
 ) -> bytes:  # fmt: skip
     """A PNG of `data`, which is already compressed, with chunks `before` and `after` it."""
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, interlaced)
     end = png_chunk(b"IEND", b"")
     return PNG_MAGIC + png_chunk(b"IHDR", header) + before + png_chunk(b"IDAT", data) + after + end
 
@@ -44,8 +44,8 @@ def tiff(tags: dict[int, tuple[int, int, int]], data: bytes = b"", *, next_ifd: 
     return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + directory
 
 
-def grey_tiff(width: int, height: int, compression: int, data: bytes) -> bytes:
-    """One strip of 8-bit grey."""
+def gray_tiff(width: int, height: int, compression: int, data: bytes) -> bytes:
+    """One strip of 8-bit gray."""
     values = {256: width, 257: height, 258: 8, 259: compression, 262: 1, 273: 8, 277: 1, 278: height, 279: len(data)}
     return tiff({tag: (4, 1, value) for tag, value in values.items()}, data)
 
@@ -67,7 +67,7 @@ def arithmetic_jpeg() -> bytes:
 
 
 def _jpeg_head(frame: int, width: int, height: int) -> bytes:
-    """Magic, one quantisation table of ones, tables with one symbol each (DC: 0, AC: a run of 2 ** 14), the frame."""
+    """Magic, one quantization table of ones, tables with one symbol each (DC: 0, AC: a run of 2 ** 14), the frame."""
     tables = b"\xff\xdb\0\x43\0" + b"\x01" * 64
     for kind, symbol in ((0x00, 0), (0x10, 0xE0)):
         tables += b"\xff\xc4" + struct.pack(">HB", 20, kind) + b"\x01" + bytes(15) + bytes([symbol])
@@ -89,7 +89,7 @@ def gif_screen(width: int, height: int) -> bytes:
 
 
 def gif_run(width: int, height: int) -> bytes:
-    """A GIF of one colour: LZW codes that grow as they go, about a thousand pixels for each byte at the end."""
+    """A GIF of one color: LZW codes that grow as they go, about a thousand pixels for each byte at the end."""
     buffer = io.BytesIO()
     Image.new("P", (width, height)).save(buffer, "GIF")
     return buffer.getvalue()
@@ -133,7 +133,7 @@ CHEAP: dict[str, tuple[bytes, tuple[str, ...]]] = {
     "small-screen.gif": (gif_screen(65_535, 65_535).replace(b"\xff\xff" * 2, b"\1\0\1\0", 1), PIXELS),
     "pixels.bmp": (bmp(60_000, 60_000), PIXELS),
     "negative.bmp": (bmp(-60_000, -60_000), ("too_many_pixels", "damaged")),
-    "pixels.tiff": (grey_tiff(2**31 - 1, 2**31 - 1, 1, b"x"), PIXELS),
+    "pixels.tiff": (gray_tiff(2**31 - 1, 2**31 - 1, 1, b"x"), PIXELS),
     "pixels.webp": (webp(16_384, 16_384), PIXELS),
     "pixels.jpg": (jpeg(65_500, 65_500), PIXELS),
     "pixels.avif": (avif(30_000, 30_000), ("too_many_pixels", "damaged", "not_an_image")),
@@ -149,7 +149,7 @@ COSTLY: dict[str, tuple[bytes, tuple[str, ...]]] = {
     "profile.png": (png(8, 8, TINY, before=png_chunk(b"iCCP", TEXT)), EITHER),
     "surplus.png": (png(100, 100, SWELLING), EITHER),
     "run.gif": (gif_run(1900, 2000), EITHER),
-    "deflate.tiff": (grey_tiff(1900, 2000, 8, SWELLING), EITHER),
-    "lzma.tiff": (grey_tiff(1900, 2000, 34925, lzma.compress(bytes(ZEROS), preset=0)), EITHER),
+    "deflate.tiff": (gray_tiff(1900, 2000, 8, SWELLING), EITHER),
+    "lzma.tiff": (gray_tiff(1900, 2000, 34925, lzma.compress(bytes(ZEROS), preset=0)), EITHER),
     "scans.jpg": (scans(1900, 2000, 20_000), EITHER),
 }  # fmt: skip

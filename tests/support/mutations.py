@@ -55,7 +55,7 @@ def originals() -> list[bytes]:
         encode("BMP", small.convert("P")),
         arithmetic_jpeg(),
         scans(64, 64, 3),
-        png(8, 8, b"", depth=16, colour=6),
+        png(8, 8, b"", depth=16, color=6),
         tiff({256: (4, 1, 8), 257: (4, 1, 8)}),
     ]
 

@@ -84,12 +84,12 @@ def _modes() -> Iterator[File]:
     for kind, names in modes.items():
         for mode in names.split():
             yield f"{mode}.{kind.lower()}", encode(kind, picture(mode)), GOOD
-    yield "16-bit-rgb.png", png(2, 2, zlib.compress(b"\0" + bytes(12) + b"\0" + bytes(12)), depth=16, colour=2), GOOD
-    yield "16-bit-grey-alpha.png", png(1, 1, zlib.compress(bytes(5)), depth=16, colour=4), GOOD
+    yield "16-bit-rgb.png", png(2, 2, zlib.compress(b"\0" + bytes(12) + b"\0" + bytes(12)), depth=16, color=2), GOOD
+    yield "16-bit-gray-alpha.png", png(1, 1, zlib.compress(bytes(5)), depth=16, color=4), GOOD
     yield "2-bit.png", png(8, 2, zlib.compress(b"\0\x1b\xe4" * 2), depth=2), GOOD
     yield "transparent.png", encode("PNG", picture("P"), transparency=bytes(range(256))), GOOD
-    yield "colour-key.png", encode("PNG", transparency=(250, 120, 10)), GOOD
-    yield "without-palette.png", png(2, 2, zlib.compress(bytes(6)), colour=3), ODD_OR_REFUSED
+    yield "color-key.png", encode("PNG", transparency=(250, 120, 10)), GOOD
+    yield "without-palette.png", png(2, 2, zlib.compress(bytes(6)), color=3), ODD_OR_REFUSED
     interlaced = zlib.compress(bytes([0, 9, 0, 8, 0, 7, 6, 0, 5, 4, 0, 3, 2, 0, 1, 0, 7, 7, 7, 7]))
     yield "interlaced.png", png(4, 4, interlaced, interlaced=True), ODD_OR_REFUSED
 

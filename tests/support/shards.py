@@ -13,7 +13,7 @@ __all__ = ["jpeg", "members", "write_shard"]
 
 
 def jpeg(level: int, size: tuple[int, int] = (8, 8)) -> bytes:
-    """A grey photo of one level."""
+    """A gray photo of one level."""
     buffer = io.BytesIO()
     Image.new("RGB", size, (level,) * 3).save(buffer, "JPEG")
     return buffer.getvalue()

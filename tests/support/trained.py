@@ -15,7 +15,7 @@ from lipsformer.images.samples import SAMPLES
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """Paths of a checkpoint, its bundle, and the labelled photos (one of each class) it can be tried on."""
+    """Paths of a checkpoint, its bundle, and the labeled photos (one of each class) it can be tried on."""
 
     checkpoint: Path
     bundle: Path

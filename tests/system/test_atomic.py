@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lipsformer.system.atomic import publish_directory, publish_file, sha256_of
+from lipsformer.system.atomic import atomic_directory, atomic_write, sha256_of
 from lipsformer.system.errors import InputError
 
 
@@ -24,7 +24,7 @@ def names(folder: Path) -> list[str]:
 
 def test_a_file_appears_once_the_block_has_ended(tmp_path: Path) -> None:
     path = tmp_path / "new" / "model.bin"
-    with publish_file(path) as draft:
+    with atomic_write(path) as draft:
         draft.write_bytes(b"whole")
         assert not path.exists()
         assert draft.parent == path.parent
@@ -35,7 +35,7 @@ def test_a_file_appears_once_the_block_has_ended(tmp_path: Path) -> None:
 def test_an_error_keeps_the_old_file_and_leaves_no_litter(tmp_path: Path) -> None:
     path = tmp_path / "model.bin"
     path.write_bytes(b"old")
-    with pytest.raises(ZeroDivisionError), publish_file(path) as draft:
+    with pytest.raises(ZeroDivisionError), atomic_write(path) as draft:
         draft.write_bytes(b"half")
         raise ZeroDivisionError
     assert path.read_bytes() == b"old"
@@ -45,9 +45,9 @@ def test_an_error_keeps_the_old_file_and_leaves_no_litter(tmp_path: Path) -> Non
 def test_published_files_have_the_usual_permissions(tmp_path: Path) -> None:
     mask = os.umask(0o027)
     try:
-        with publish_file(tmp_path / "file") as draft:
+        with atomic_write(tmp_path / "file") as draft:
             draft.write_bytes(b"")
-        with publish_directory(tmp_path / "folder"):
+        with atomic_directory(tmp_path / "folder"):
             pass
     finally:
         os.umask(mask)
@@ -56,11 +56,11 @@ def test_published_files_have_the_usual_permissions(tmp_path: Path) -> None:
 
 
 def test_a_folder_in_place_of_the_file_is_told_before_the_work(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="a folder; give the name of a file"), publish_file(tmp_path):
+    with pytest.raises(InputError, match="a folder; give the name of a file"), atomic_write(tmp_path):
         pytest.fail("the block ran")
 
 
-@pytest.mark.parametrize("publish", [publish_file, publish_directory])
+@pytest.mark.parametrize("publish", [atomic_write, atomic_directory])
 def test_a_place_below_a_file_is_told(publish: object, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert callable(publish)
@@ -70,7 +70,7 @@ def test_a_place_below_a_file_is_told(publish: object, tmp_path: Path) -> None:
 
 def test_a_directory_appears_whole(tmp_path: Path) -> None:
     path = tmp_path / "runs" / "first"
-    with publish_directory(path) as draft:
+    with atomic_directory(path) as draft:
         (draft / "deep").mkdir()
         (draft / "deep" / "file").write_text("x")
         assert not path.exists()
@@ -88,21 +88,21 @@ def test_what_exists_is_refused_before_the_work(kind: str, tmp_path: Path) -> No
     else:
         path.mkdir()
         (path / "mine").touch()
-    with pytest.raises(InputError, match="exists already; choose another --output"), publish_directory(path):
+    with pytest.raises(InputError, match="exists already; choose another --output"), atomic_directory(path):
         pytest.fail("the block ran")
     assert names(tmp_path) == ["out"]
 
 
 def test_an_empty_folder_counts_as_free(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    with publish_directory(tmp_path / "out") as draft:
+    with atomic_directory(tmp_path / "out") as draft:
         (draft / "file").touch()
     assert names(tmp_path / "out") == ["file"]
 
 
 def test_what_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "out"
-    with pytest.raises(InputError, match="exists already"), publish_directory(path) as draft:
+    with pytest.raises(InputError, match="exists already"), atomic_directory(path) as draft:
         (draft / "ours").touch()
         path.mkdir()
         (path / "theirs").touch()
@@ -110,21 +110,21 @@ def test_what_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
     assert names(tmp_path) == ["out"]
 
 
-@pytest.mark.parametrize("publish", [publish_file, publish_directory])
+@pytest.mark.parametrize("publish", [atomic_write, atomic_directory])
 def test_a_place_that_cannot_be_written_is_told(publish: Callable[[Path], AbstractContextManager[Path]]) -> None:
     for place in ("/proc/out", "/dev/null/out", "/" + "x" * 300):
         with pytest.raises(InputError, match=r": cannot be written \(.*\); check the path"), publish(Path(place)):
             pytest.fail("it let us write")
 
 
-@pytest.mark.parametrize("publish", ["publish_file(path)", "publish_directory(path)"])
+@pytest.mark.parametrize("publish", ["atomic_write(path)", "atomic_directory(path)"])
 def test_a_kill_in_the_middle_keeps_what_was_there(publish: str, tmp_path: Path) -> None:
     path = tmp_path / "out"
     if "file" in publish:
         path.write_bytes(b"old")
     script = f"""
 import pathlib, sys, time
-from lipsformer.system.atomic import publish_directory, publish_file
+from lipsformer.system.atomic import atomic_directory, atomic_write
 path = pathlib.Path({str(path)!r})
 with {publish} as draft:
     (draft / "new" if draft.is_dir() else draft).write_bytes(b"half")
@@ -143,8 +143,8 @@ with {publish} as draft:
 def test_litter_of_the_dead_is_swept_and_the_living_are_left(tmp_path: Path) -> None:
     script = f"""
 import pathlib, time
-from lipsformer.system.atomic import publish_directory
-with publish_directory(pathlib.Path({str(tmp_path / "out")!r})) as draft:
+from lipsformer.system.atomic import atomic_directory
+with atomic_directory(pathlib.Path({str(tmp_path / "out")!r})) as draft:
     (draft / "half").touch()
     print("writing", flush=True)
     time.sleep(60)
@@ -155,12 +155,12 @@ with publish_directory(pathlib.Path({str(tmp_path / "out")!r})) as draft:
         assert process.stdout is not None
         assert process.stdout.readline() == "writing\n"
         (living,) = (path for path in tmp_path.iterdir() if path != other)
-        with publish_directory(tmp_path / "out"):
+        with atomic_directory(tmp_path / "out"):
             assert (living / "half").exists()
             assert len(names(tmp_path)) == 3
         process.kill()
     (tmp_path / "out").rmdir()
-    with publish_directory(tmp_path / "out"):
+    with atomic_directory(tmp_path / "out"):
         assert not living.exists()
         assert len(names(tmp_path)) == 2
     assert names(tmp_path) == [".another.x.tmp", "out"]

@@ -15,14 +15,14 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
 from lipsformer.images.preprocessing import Preprocessing
-from lipsformer.model.pixel_norm import Normalise
+from lipsformer.model.pixel_norm import Normalize
 from lipsformer.train.augment.pipeline import Augmentation, Draws
 from lipsformer.train.augment.rand_augment import FILL, OPERATIONS, Edits, draw_edits, edit
 from lipsformer.train.augment.random_erasing import Erasures, erase
 
 CLASSES = 5
-OFF = Augmentation(rand_augment=0, mixup=0, cutmix=0, erasing=0, label_smoothing=0, classes=CLASSES)
-ALL = Augmentation(rand_augment=9, mixup=0.8, cutmix=1.0, erasing=0.25, label_smoothing=0.1, classes=CLASSES)
+OFF = Augmentation(rand_augment=0, mixup=0, cutmix=0, random_erasing=0, label_smoothing=0, classes=CLASSES)
+ALL = Augmentation(rand_augment=9, mixup=0.8, cutmix=1.0, random_erasing=0.25, label_smoothing=0.1, classes=CLASSES)
 PLAIN = Preprocessing(image_size=8)
 STRENGTHS = (0.25, 0.6, 0.9, 1.0)
 
@@ -132,7 +132,7 @@ def test_two_layers_edit_one_after_the_other(samples: list[Path]) -> None:
 
 
 def test_images_are_edited_by_their_own_draws(samples: list[Path]) -> None:
-    """An image's result is that of the image alone, whatever its neighbours in a group are."""
+    """An image's result is that of the image alone, whatever its neighbors in a group are."""
     pixels = stacked(photos(samples, 40)).repeat(4, 1, 1, 1)
     edits = draw_edits(np.random.default_rng(1), len(pixels), 9)
     assert {*edits.operations.ravel()} == {-1, *range(len(OPERATIONS))}
@@ -174,21 +174,21 @@ def test_operations_are_drawn_evenly_with_the_strength_asked_for() -> None:
     assert np.abs(moves).max() == pytest.approx(10.0)
 
 
-def batch_of(samples: list[Path], batch: int, side: int) -> tuple[Tensor, Tensor, Normalise]:
+def batch_of(samples: list[Path], batch: int, side: int) -> tuple[Tensor, Tensor, Normalize]:
     pixels = stacked(photos(samples, side))
     places = torch.arange(batch) % len(pixels)
-    return pixels[places], places % CLASSES, Normalise(Preprocessing(image_size=side))
+    return pixels[places], places % CLASSES, Normalize(Preprocessing(image_size=side))
 
 
 @pytest.mark.parametrize(("batch", "side"), [(64, 32), (17, 64), (7, 224), (1, 32)])
 def test_cutting_a_batch_changes_no_bit(samples: list[Path], batch: int, side: int) -> None:
-    pixels, labels, normalise = batch_of(samples, batch, side)
+    pixels, labels, normalize = batch_of(samples, batch, side)
     for step in range(4):
         draws = ALL.draw(0, step, batch)
-        images, targets = ALL.apply(pixels, labels, draws, normalise)
+        images, targets = ALL.apply(pixels, labels, draws, normalize)
         for size in (2, 16, 32):
             parts = [
-                ALL.apply(pixels[start:stop], labels[start:stop], draws.part(start, stop), normalise)
+                ALL.apply(pixels[start:stop], labels[start:stop], draws.part(start, stop), normalize)
                 for start in range(0, batch, size)
                 for stop in [min(start + size, batch)]
             ]
@@ -198,10 +198,10 @@ def test_cutting_a_batch_changes_no_bit(samples: list[Path], batch: int, side: i
 
 def test_no_result_is_waited_for() -> None:
     """On PyTorch's device without data whatever reads a result, and so would stall a GPU, raises an error."""
-    normalise = Normalise(PLAIN).to("meta")
+    normalize = Normalize(PLAIN).to("meta")
     pixels = torch.empty(64, 8, 8, 3, dtype=torch.uint8, device="meta")
     labels = torch.empty(64, dtype=torch.long, device="meta")
-    images, targets = ALL.apply(pixels, labels, ALL.draw(0, 0, 64), normalise)
+    images, targets = ALL.apply(pixels, labels, ALL.draw(0, 0, 64), normalize)
     assert (images.device.type, targets.device.type) == ("meta", "meta")
     assert (images.shape, targets.shape) == ((64, 3, 8, 8), (64, CLASSES))
 
@@ -214,14 +214,14 @@ def test_a_pair_is_never_cut() -> None:
         with pytest.raises(ValueError, match="cut between two pairs"):
             draws.part(start, stop)
     with pytest.raises(ValueError, match="draws for 7"):
-        ALL.apply(torch.zeros(6, 8, 8, 3, dtype=torch.uint8), torch.zeros(6).long(), draws, Normalise(PLAIN))
+        ALL.apply(torch.zeros(6, 8, 8, 3, dtype=torch.uint8), torch.zeros(6).long(), draws, Normalize(PLAIN))
 
 
 def test_draws_are_a_function_of_seed_and_step(samples: list[Path]) -> None:
-    pixels, labels, normalise = batch_of(samples, 8, 32)
+    pixels, labels, normalize = batch_of(samples, 8, 32)
 
     def images(seed: int, step: int) -> Tensor:
-        return ALL.apply(pixels, labels, ALL.draw(seed, step, 8), normalise)[0]
+        return ALL.apply(pixels, labels, ALL.draw(seed, step, 8), normalize)[0]
 
     state = torch.random.get_rng_state()
     first = {key: images(*key) for key in itertools.product(range(2), range(3))}
@@ -244,7 +244,7 @@ def test_each_kind_draws_anew_at_each_step() -> None:
 
 def test_one_kind_does_not_change_the_draws_of_another() -> None:
     draws = ALL.draw(1, 2, 16)
-    for off in ("rand_augment", "erasing"):
+    for off in ("rand_augment", "random_erasing"):
         other = dataclasses.replace(ALL, **{off: 0.0}).draw(1, 2, 16)
         assert other.mixtures is not None
         assert draws.mixtures is not None
@@ -253,14 +253,14 @@ def test_one_kind_does_not_change_the_draws_of_another() -> None:
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.float64])
-def test_all_off_is_the_normalised_image_and_its_smoothed_label(samples: list[Path], precision: torch.dtype) -> None:
-    pixels, labels, normalise = batch_of(samples, 7, 32)
-    normalise.to(precision)
+def test_all_off_is_the_normalized_image_and_its_smoothed_label(samples: list[Path], precision: torch.dtype) -> None:
+    pixels, labels, normalize = batch_of(samples, 7, 32)
+    normalize.to(precision)
     augmentation = dataclasses.replace(OFF, label_smoothing=0.1)
-    images, targets = augmentation.apply(pixels, labels, augmentation.draw(0, 0, 7), normalise)
+    images, targets = augmentation.apply(pixels, labels, augmentation.draw(0, 0, 7), normalize)
     assert images.dtype == precision
-    assert torch.equal(images, normalise(pixels))
-    assert images.stride() == normalise(pixels).stride()
+    assert torch.equal(images, normalize(pixels))
+    assert images.stride() == normalize(pixels).stride()
     logits = torch.randn(7, CLASSES, generator=torch.Generator().manual_seed(0))
     assert float(F.cross_entropy(logits, targets)) == pytest.approx(
         float(F.cross_entropy(logits, labels, label_smoothing=0.1))
@@ -268,10 +268,10 @@ def test_all_off_is_the_normalised_image_and_its_smoothed_label(samples: list[Pa
 
 
 def test_in_double_precision_only_the_rounding_differs(samples: list[Path]) -> None:
-    pixels, labels, normalise = batch_of(samples, 14, 32)
+    pixels, labels, normalize = batch_of(samples, 14, 32)
     draws = ALL.draw(0, 0, 14)
-    single, targets = ALL.apply(pixels, labels, draws, normalise)
-    double, double_targets = ALL.apply(pixels, labels, draws, normalise.double())
+    single, targets = ALL.apply(pixels, labels, draws, normalize)
+    double, double_targets = ALL.apply(pixels, labels, draws, normalize.double())
     assert (double.dtype, double_targets.dtype) == (torch.float64, torch.float32)
     assert (single - double).abs().max() < 1e-5
     assert torch.equal(targets, double_targets) or (targets - double_targets).abs().max() < 1e-6
@@ -283,15 +283,15 @@ def constant(levels: list[int], side: int) -> Tensor:
 
 @pytest.mark.parametrize("side", [32, 33])
 def test_cutmix_targets_are_the_shares_of_the_pixels(side: int) -> None:
-    """Each image of a flat colour of its own, so that a pixel says which image it comes from."""
+    """Each image of a flat color of its own, so that a pixel says which image it comes from."""
     batch = 9
     augmentation = dataclasses.replace(OFF, cutmix=1.0, classes=batch)
     pixels, labels = constant([10 * place for place in range(batch)], side), torch.arange(batch)
-    normalise = Normalise(Preprocessing(image_size=side))
-    origins = normalise(pixels)[:, 0, 0, 0]
+    normalize = Normalize(Preprocessing(image_size=side))
+    origins = normalize(pixels)[:, 0, 0, 0]
     mixed, whole = 0, 0
     for step in range(40):
-        images, targets = augmentation.apply(pixels, labels, augmentation.draw(0, step, batch), normalise)
+        images, targets = augmentation.apply(pixels, labels, augmentation.draw(0, step, batch), normalize)
         shares = (images[:, 0, :, :, None] == origins).float().mean(dim=(1, 2))  # (B, B): of whose pixels
         assert (shares - targets).abs().max() < 1e-6
         assert torch.equal(targets.argmax(1)[-1:], labels[-1:])
@@ -313,11 +313,11 @@ def test_mixup_weighs_both_images_of_a_pair() -> None:
     batch = 7
     augmentation = dataclasses.replace(OFF, mixup=0.8, classes=batch)
     pixels, labels = constant([30 * place for place in range(batch)], 16), torch.arange(batch)
-    normalise = Normalise(Preprocessing(image_size=16))
-    plain = normalise(pixels)
+    normalize = Normalize(Preprocessing(image_size=16))
+    plain = normalize(pixels)
     shares = []
     for step in range(200):
-        images, targets = augmentation.apply(pixels, labels, augmentation.draw(0, step, batch), normalise)
+        images, targets = augmentation.apply(pixels, labels, augmentation.draw(0, step, batch), normalize)
         assert (targets.sum(1) - 1).abs().max() < 1e-6
         expected = (targets @ plain.flatten(1)).view_as(plain)
         assert (images - expected).abs().max() < 1e-5
@@ -329,8 +329,8 @@ def test_mixup_weighs_both_images_of_a_pair() -> None:
 
 
 def test_mixed_targets_sum_to_one_with_smoothing(samples: list[Path]) -> None:
-    pixels, labels, normalise = batch_of(samples, 32, 32)
-    targets = ALL.apply(pixels, labels, ALL.draw(0, 0, 32), normalise)[1]
+    pixels, labels, normalize = batch_of(samples, 32, 32)
+    targets = ALL.apply(pixels, labels, ALL.draw(0, 0, 32), normalize)[1]
     assert (targets.sum(1) - 1).abs().max() < 1e-6
     assert targets.min() >= 0.1 / CLASSES - 1e-6
 
@@ -342,7 +342,7 @@ def test_mixup_and_cutmix_take_turns_by_chance() -> None:
     assert (both.cuts[0:-1:2] == both.cuts[1:-1:2]).all()
     assert not both.cuts[-1]
     assert both.shares[-1] == 1
-    assert abs(np.corrcoef(both.centres[:-1:2].T)[0, 1]) < 0.05
+    assert abs(np.corrcoef(both.centers[:-1:2].T)[0, 1]) < 0.05
     # Each kind has its own alpha: 0.8 and 1.
     for cut, alpha in ((False, 0.8), (True, 1.0)):
         chosen = both.shares[:-1][both.cuts[:-1] == cut]
@@ -366,7 +366,7 @@ def erased_boxes(draws: Draws, batch: int, side: int) -> tuple[Tensor, Tensor]:
 
 def test_erasing_covers_boxes_of_the_right_share_and_shape() -> None:
     batch, side = 4000, 64
-    boxes, images = erased_boxes(dataclasses.replace(OFF, erasing=0.25).draw(0, 0, batch), batch, side)
+    boxes, images = erased_boxes(dataclasses.replace(OFF, random_erasing=0.25).draw(0, 0, batch), batch, side)
     erased = boxes.flatten(1).any(1)
     assert float(erased.float().mean()) == pytest.approx(0.25, abs=0.03)
     boxes, images = boxes[erased], images[erased]
@@ -405,13 +405,13 @@ def test_noise_is_per_pixel_channel_and_image() -> None:
 
 def test_erasing_comes_before_mixing() -> None:
     """Noise of one image so shows through in its partner, as in timm."""
-    augmentation = dataclasses.replace(OFF, erasing=1.0, mixup=1.0)
-    normalise = Normalise(Preprocessing(image_size=32))
+    augmentation = dataclasses.replace(OFF, random_erasing=1.0, mixup=1.0)
+    normalize = Normalize(Preprocessing(image_size=32))
     pixels, labels = constant([0, 0], 32), torch.zeros(2, dtype=torch.long)
     draws = augmentation.draw(0, 0, 2)
     assert draws.erasures is not None
     lone = dataclasses.replace(draws.erasures, sizes=draws.erasures.sizes * np.array([[1.0], [0.0]]))
-    images, _ = augmentation.apply(pixels, labels, dataclasses.replace(draws, erasures=lone), normalise)
-    changed = (images != normalise(pixels)).any(1)
+    images, _ = augmentation.apply(pixels, labels, dataclasses.replace(draws, erasures=lone), normalize)
+    changed = (images != normalize(pixels)).any(1)
     assert changed[0].any()
     assert torch.equal(changed[0], changed[1])

@@ -1,4 +1,4 @@
-"""Random crops from reduced decodes: the same crop as from the whole photo, to about a grey level."""
+"""Random crops from reduced decodes: the same crop as from the whole photo, to about a gray level."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def split_of(*paths: Path) -> Split:
 
 
 def crops_of(size: int, **changes: object) -> Crops:
-    standard = Crops(size=size, scale=(0.2, 1.0), flip=0.5, resample=Image.Resampling.BICUBIC)
+    standard = Crops(size=size, scale=(0.2, 1.0), hflip=0.5, resample=Image.Resampling.BICUBIC)
     return dataclasses.replace(standard, **changes)  # type: ignore[arg-type]
 
 
 def difference(split: Split, index: int, seed: int, size: int, **changes: object) -> float:
-    """The mean difference in grey levels between a crop of a reduced decode and that of the whole photo."""
+    """The mean difference in gray levels between a crop of a reduced decode and that of the whole photo."""
     reduced, whole = (
         crops_of(size, gap=gap, **changes).read(split, index, np.random.default_rng(seed)).astype(int)
         for gap in (GAP, WHOLE)

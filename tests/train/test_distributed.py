@@ -21,7 +21,15 @@ from tests.support.tiny_training import TIMINGS, TINY, make_photos, states
 pytestmark = pytest.mark.slow
 
 # Everything that is drawn at random, and a batch of all twelve photos, so that an epoch is a step.
-SETTINGS = (*TINY, "batch_size=12", "mixup=0.8", "cutmix=1.0", "rand_augment=9", "erasing=0.25", "precision=float64")
+SETTINGS = (
+    *TINY,
+    "batch_size=12",
+    "mixup=0.8",
+    "cutmix=1.0",
+    "rand_augment=9",
+    "random_erasing=0.25",
+    "precision=float64",
+)
 STEPS = 50
 
 
@@ -84,7 +92,7 @@ def assert_close(records: list[dict[str, Any]], others: list[dict[str, Any]], to
             assert record[name] == pytest.approx(other[name], rel=tolerance), (record["epoch"], name)
 
 
-@pytest.mark.parametrize("overrides", [(), ("accumulate=3",)])
+@pytest.mark.parametrize("overrides", [(), ("grad_accum_steps=3",)])
 def test_two_processes_train_as_one(
     photos: Path, alone: list[dict[str, Any]], tmp_path: Path, overrides: tuple[str, ...]
 ) -> None:

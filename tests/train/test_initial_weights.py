@@ -48,7 +48,7 @@ def test_a_checkpoint_of_stripes_can_be_tuned_at_another_size() -> None:
     model = start_model(table, ("a", "b"))
     assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 2)
     preprocessing = start_preprocessing(table, 0.9)
-    assert (preprocessing.image_size, preprocessing.crop_fraction) == (64, 0.9)
+    assert (preprocessing.image_size, preprocessing.crop_pct) == (64, 0.9)
     assert preprocessing.mean == load_checkpoint("lipsformer_cifar10").preprocessing.mean
 
 

@@ -78,7 +78,7 @@ def test_nothing_but_corrupt_images(photos: Path, tmp_path: Path, split: str) ->
     [
         ("learning_rte=1e-3", "unknown recipe key 'learning_rte': did you mean 'learning_rate'?"),
         ("model.window=4", "unknown model setting 'window': did you mean 'window_size'?"),
-        ("optimiser.rate=4", "unknown key 'optimiser.rate'"),
+        ("optimizer.rate=4", "unknown key 'optimizer.rate'"),
         ("model.name=lipsformer_swin_tinny", "did you mean 'lipsformer_swin_tiny'?"),
         ("batch_size=2.5", "batch_size=2.5: a whole number is needed"),
         ("batch_size=true", "batch_size=true: a whole number is needed"),

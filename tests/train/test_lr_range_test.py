@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lipsformer import InputError
-from lipsformer.train import check_rate
+from lipsformer.train import run_lr_range_test
 from lipsformer.train.lr_range_test import conclude, smoothed
 from tests.support.tiny_training import TINY, make_photos, train_tiny
 
@@ -36,7 +36,7 @@ def test_smoothing_begins_without_a_bias() -> None:
 
 def test_the_check_trains_nothing_and_a_training_may_follow(tmp_path: Path) -> None:
     photos, output = make_photos(tmp_path / "photos"), tmp_path / "run"
-    report = check_rate(photos, output=output, overrides=TINY, epochs=20)
+    report = run_lr_range_test(photos, output=output, overrides=TINY, epochs=20)
     assert 1e-6 < report["suggested"] < 1.0
     assert json.loads((output / "learning_rate.json").read_text()) == report
     with Image.open(output / "learning_rate.png") as image:
@@ -44,6 +44,6 @@ def test_the_check_trains_nothing_and_a_training_may_follow(tmp_path: Path) -> N
     assert {path.name for path in output.iterdir()} == {"learning_rate.json", "learning_rate.png"}
     train_tiny(photos, output, epochs=1)
     with pytest.raises(InputError, match="holds a training"):
-        check_rate(photos, output=output, overrides=TINY, epochs=1)
+        run_lr_range_test(photos, output=output, overrides=TINY, epochs=1)
     with pytest.raises(InputError, match="6 steps are too few"):
-        check_rate(photos, output=tmp_path / "other", overrides=TINY, epochs=2)
+        run_lr_range_test(photos, output=tmp_path / "other", overrides=TINY, epochs=2)

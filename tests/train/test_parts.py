@@ -13,11 +13,11 @@ from torch import nn
 from lipsformer import InputError, create_model
 from lipsformer.train import Recipe, load_recipe, recipe_names
 from lipsformer.train.data.crops import random_box
-from lipsformer.train.data.dataset import TrainingBatches
-from lipsformer.train.data.rng import Purpose, generator
-from lipsformer.train.data.sampler import Order, cuts
-from lipsformer.train.distributed import Processes
-from lipsformer.train.optim.optimizers import average_weights, build_optimisers, freeze_stages, groups, learning_rate
+from lipsformer.train.data.dataset import TrainingBatchSampler
+from lipsformer.train.data.rng import Stream, generator
+from lipsformer.train.data.sampler import EpochSampler, split_batch
+from lipsformer.train.distributed import DistributedContext
+from lipsformer.train.optim.optimizers import average_weights, build_optimizers, freeze_stages, groups, learning_rate
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -37,35 +37,35 @@ def test_overrides_come_last_and_a_new_variant_brings_its_own_settings() -> None
     assert recipe.differences(load_recipe(recipe, ["workers=5", "seed=3"])) == ["seed was 0, is 3"]
 
 
-def make_order(images: int, *overrides: str, classes: int = 3) -> Order:
-    return Order(np.arange(images) % classes, load_recipe("default", ["batch_size=16", "epochs=3", *overrides]))
+def make_sampler(images: int, *overrides: str, classes: int = 3) -> EpochSampler:
+    return EpochSampler(np.arange(images) % classes, load_recipe("default", ["batch_size=16", "epochs=3", *overrides]))
 
 
-def alone(rank: int = 0, count: int = 1) -> Processes:
-    return Processes(rank=rank, count=count, device=torch.device("cpu"))
+def alone(rank: int = 0, count: int = 1) -> DistributedContext:
+    return DistributedContext(rank=rank, count=count, device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize("images", [3, 64, 100])
 def test_each_epoch_shows_every_image_once(images: int) -> None:
-    order = make_order(images)
-    keys = list(TrainingBatches(order, alone()))
-    assert len(keys) == order.total == 3 * order.steps_per_epoch
+    sampler = make_sampler(images)
+    keys = list(TrainingBatchSampler(sampler, alone()))
+    assert len(keys) == sampler.total == 3 * sampler.steps_per_epoch
     for epoch in range(3):
         shown = [(position, index) for batch in keys for (e, position, index) in batch if e == epoch]
         assert [position for position, _ in shown] == list(range(images))
         assert sorted(index for _, index in shown) == list(range(images))
     assert max(map(len, keys)) <= 16
     assert max(map(len, keys)) - min(map(len, keys)) <= 1
-    for start in (0, 1, order.steps_per_epoch, len(keys) - 1):
-        assert list(TrainingBatches(order, alone(), start)) == keys[start:]
+    for start in (0, 1, sampler.steps_per_epoch, len(keys) - 1):
+        assert list(TrainingBatchSampler(sampler, alone(), start)) == keys[start:]
 
 
 @pytest.mark.parametrize("images", [37, 64, 100])
 @pytest.mark.parametrize("count", [2, 4])
 def test_the_shares_of_the_processes_are_the_batch(images: int, count: int) -> None:
-    order = make_order(images)
-    shares = [list(TrainingBatches(order, alone(rank, count))) for rank in range(count)]
-    for whole, *parts in zip(TrainingBatches(order, alone()), *shares, strict=True):
+    sampler = make_sampler(images)
+    shares = [list(TrainingBatchSampler(sampler, alone(rank, count))) for rank in range(count)]
+    for whole, *parts in zip(TrainingBatchSampler(sampler, alone()), *shares, strict=True):
         assert [key for part in parts for key in part] == whole
         assert all(len(part) % 2 == 0 for part in parts[:-1])  # no pair of partners is torn apart
         assert min(map(len, parts)) > 0
@@ -73,29 +73,29 @@ def test_the_shares_of_the_processes_are_the_batch(images: int, count: int) -> N
 
 def test_cuts_of_accumulation_lie_within_the_shares() -> None:
     for size in range(1, 70):
-        for count, accumulate in ((1, 1), (2, 2), (3, 4)):
-            parts, shares = cuts(size, count * accumulate), cuts(size, count)
-            assert [part.start for part in parts[::accumulate]] == [share.start for share in shares]
+        for count, grad_accum_steps in ((1, 1), (2, 2), (3, 4)):
+            parts, shares = split_batch(size, count * grad_accum_steps), split_batch(size, count)
+            assert [part.start for part in parts[::grad_accum_steps]] == [share.start for share in shares]
             assert parts[-1].stop == size
             assert all(a.stop == b.start and a.stop % 2 == 0 for a, b in itertools.pairwise(parts))
 
 
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
-    make_order(64).check_shares(8)
+    make_sampler(64).check_shares(8)
     with pytest.raises(InputError, match=r"batch_size=16 cannot be shared evenly by 3 processes; use 15"):
-        make_order(64).check_shares(3)
+        make_sampler(64).check_shares(3)
     with pytest.raises(InputError, match=r"cannot be shared evenly by 2 processes x 3 parts; use 18"):
-        make_order(64, "accumulate=3").check_shares(2)
+        make_sampler(64, "grad_accum_steps=3").check_shares(2)
     with pytest.raises(InputError, match=r"batches of 8 images are too few for 8 processes"):
-        make_order(17).check_shares(8)
+        make_sampler(17).check_shares(8)
 
 
 def test_balanced_epochs_show_every_class_equally_often() -> None:
     labels = np.array([0] * 80 + [1] * 15 + [2] * 5)
-    order = Order(labels, load_recipe("default", ["batch_size=16", "epochs=2", "balanced=true"]))
+    sampler = EpochSampler(labels, load_recipe("default", ["batch_size=16", "epochs=2", "balanced=true"]))
     epochs = [
         np.concatenate(
-            [order.images(step) for step in range(e * order.steps_per_epoch, (e + 1) * order.steps_per_epoch)]
+            [sampler.images(step) for step in range(e * sampler.steps_per_epoch, (e + 1) * sampler.steps_per_epoch)]
         )
         for e in range(2)
     ]
@@ -109,7 +109,7 @@ def test_balanced_epochs_show_every_class_equally_often() -> None:
 
 
 def test_draws_depend_on_what_they_are_for_alone() -> None:
-    keys = list(itertools.product(Purpose, range(3), range(3)))
+    keys = list(itertools.product(Stream, range(3), range(3)))
     first = {key: generator(0, *key).random(4).tolist() for key in keys}
     again = {key: generator(0, *key).random(4).tolist() for key in reversed(keys)}
     assert first == again
@@ -151,7 +151,7 @@ def test_the_rate_decays_from_layer_to_layer() -> None:
     model = create_model("lipsformer_swin_nano", 3)
     depths = model.config.depths
     factor = {
-        id(p): g["rate_factor"] for g in groups(model, load_recipe("default", ["layer_decay=0.5"])) for p in g["params"]
+        id(p): g["lr_scale"] for g in groups(model, load_recipe("default", ["layer_decay=0.5"])) for p in g["params"]
     }
     last = sum(depths) + 1
     found = {name: round(-np.log2(factor[id(p)])) for name, p in model.named_parameters()}
@@ -165,7 +165,7 @@ def test_the_rate_decays_from_layer_to_layer() -> None:
     assert set(factor) == {id(p) for p in model.parameters()}
 
 
-def test_frozen_stages_are_left_out_of_the_optimiser() -> None:
+def test_frozen_stages_are_left_out_of_the_optimizer() -> None:
     model = create_model("lipsformer_cswin_nano", 3)
     freeze_stages(model, 2)
     trained = {id(p) for g in groups(model, load_recipe("default")) for p in g["params"]}
@@ -177,7 +177,7 @@ def test_frozen_stages_are_left_out_of_the_optimiser() -> None:
 
 def test_muon_steps_the_matrices_of_the_blocks_and_adamw_the_rest() -> None:
     model = create_model("lipsformer_swin_nano", 3)
-    adamw, muon = build_optimisers(model, load_recipe("default", ["optimizer=muon"])).members
+    adamw, muon = build_optimizers(model, load_recipe("default", ["optimizer=muon"])).members
     assert isinstance(muon, torch.optim.Muon)
     names = {id(p): name for name, p in model.named_parameters()}
     by = [{names[id(p)] for g in member.param_groups for p in g["params"]} for member in (adamw, muon)]
@@ -192,7 +192,7 @@ def test_muon_steps_the_matrices_of_the_blocks_and_adamw_the_rest() -> None:
 
 def test_a_rate_for_a_reference_batch_scales_with_the_batch() -> None:
     assert load_recipe("default", ["batch_size=256"]).peak_rate == 1e-3
-    assert load_recipe("default", ["batch_size=256", "reference_batch=1024"]).peak_rate == 0.25e-3
+    assert load_recipe("default", ["batch_size=256", "lr_base_batch_size=1024"]).peak_rate == 0.25e-3
 
 
 def test_recipes_extend_each_other(tmp_path: Path) -> None:

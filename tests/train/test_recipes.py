@@ -30,7 +30,12 @@ def test_every_form_size_and_length_of_the_paper_has_its_recipe() -> None:
                 recipe = load_recipe(f"imagenet_{form}_{size}_{epochs}")
                 assert (recipe.epochs, recipe.model["drop_path"]) == (epochs, drop_path)
                 assert make_config(**recipe.model) == VARIANTS[f"lipsformer_{form}_{size}"].replace(drop_path=drop_path)
-                assert (recipe.rand_augment, recipe.mixup, recipe.cutmix, recipe.erasing) == (9.0, 0.8, 1.0, 0.25)
+                assert (recipe.rand_augment, recipe.mixup, recipe.cutmix, recipe.random_erasing) == (
+                    9.0,
+                    0.8,
+                    1.0,
+                    0.25,
+                )
                 assert (recipe.weight_decay, recipe.clip_grad, recipe.label_smoothing) == (0.05, 5.0, 0.1)
 
 

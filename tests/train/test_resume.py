@@ -21,7 +21,7 @@ from tests.support.tiny_training import TINY, assert_same, make_photos, states, 
 
 KILLS = 20
 EPOCHS = 8
-SETTINGS = ("mixup=0.8", "cutmix=1.0", "rand_augment=9", "erasing=0.25", "label_smoothing=0.1")
+SETTINGS = ("mixup=0.8", "cutmix=1.0", "rand_augment=9", "random_erasing=0.25", "label_smoothing=0.1")
 
 # Imports once, then forks a child for each training: Python and PyTorch take longer to start than the training takes.
 NURSERY = """
@@ -215,8 +215,10 @@ def test_a_disk_that_really_is_full_keeps_what_it_holds(photos: Path, undisturbe
 
 
 def test_resumed_with_another_configuration_it_says_what_differs(photos: Path, undisturbed: Path) -> None:
-    with pytest.raises(InputError, match=r"another recipe \(erasing was 0.25, is 0.5; seed was 0, is 4\)"):
-        train_tiny(photos, undisturbed, *SETTINGS, "erasing=0.5", "seed=4", "workers=1", "save_every=7", epochs=EPOCHS)
+    with pytest.raises(InputError, match=r"another recipe \(random_erasing was 0.25, is 0.5; seed was 0, is 4\)"):
+        train_tiny(
+            photos, undisturbed, *SETTINGS, "random_erasing=0.5", "seed=4", "workers=1", "save_every=7", epochs=EPOCHS
+        )
     with pytest.raises(InputError, match="use --resume auto"):
         train_tiny(photos, undisturbed, *SETTINGS, epochs=EPOCHS, resume=False)
 

@@ -21,7 +21,7 @@ from lipsformer import InputError, LipsFormerError
 from lipsformer.train import load_recipe
 from lipsformer.train.epoch import EpochSums
 from lipsformer.train.stability.grid import measure_stability, parse_rates
-from lipsformer.train.stability.report import Chance, describe, summarise
+from lipsformer.train.stability.report import Chance, describe, summarize
 from tests.support.tiny_training import TINY, make_photos
 
 SIZES = [text for text in TINY if not text.startswith("model.name")]
@@ -292,16 +292,16 @@ def row(*tops: float | None) -> list[dict[str, Any]]:
 
 def test_usable_range() -> None:
     def usable(*tops: float | None) -> tuple[Any, ...]:
-        found = summarise(row(*tops))["usable"]
+        found = summarize(row(*tops))["usable"]
         return tuple(found[name] for name in ("from", "to", "decades", "open_below", "open_above"))
 
     assert usable(0.30, 0.56, 0.60, 0.551, None) == (1e-3, 0.1, 2.0, False, False)
     assert usable(0.60, 0.54, 0.60, 0.20, None) == (1e-4, 1e-4, 0.0, True, False)  # a gap ends the range
     assert usable(0.10, 0.30, 0.60, 0.59, 0.60) == (1e-2, 1.0, 2.0, False, True)
-    assert summarise(row(None, None))["usable"] is None
-    assert summarise(row(None, None))["highest_learned"] is None
-    assert summarise(row(0.60, 0.30, 0.20, None))["highest_learned"] == 1e-2
+    assert summarize(row(None, None))["usable"] is None
+    assert summarize(row(None, None))["highest_learned"] is None
+    assert summarize(row(0.60, 0.30, 0.20, None))["highest_learned"] == 1e-2
     two_seeds = row(0.5, 0.6, 0.59) + row(0.5, 0.58, None)
-    assert summarise(two_seeds)["usable"]["to"] == 1e-3  # a rate at which one seed diverged is not usable
-    assert summarise(two_seeds)["best"] == {"learning_rate": 1e-3, "top1": pytest.approx(0.59)}
-    assert summarise(two_seeds)["diverged"] == 1
+    assert summarize(two_seeds)["usable"]["to"] == 1e-3  # a rate at which one seed diverged is not usable
+    assert summarize(two_seeds)["best"] == {"learning_rate": 1e-3, "top1": pytest.approx(0.59)}
+    assert summarize(two_seeds)["diverged"] == 1

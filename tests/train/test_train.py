@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from lipsformer import LipsFormerError, Preprocessing, load_checkpoint, load_predictor
-from lipsformer.datasets import open_dataset, open_labelled
+from lipsformer.datasets import open_dataset, open_labeled
 from lipsformer.evaluation.evaluate import evaluate
 from lipsformer.train import load_recipe, loop
 from lipsformer.train import training as training_module
@@ -208,7 +208,7 @@ def test_the_saved_checkpoint_is_the_averaged_model_that_was_validated(photos: P
     averaged = {name: tensors[f"state/average.module.{name}"] for name in weights}
     assert all(torch.equal(weights[name], averaged[name]) for name in weights)
     assert any(not torch.equal(weights[name], tensors[f"state/model.{name}"]) for name in weights)
-    split = open_labelled(photos, checkpoint.classes, "val")
+    split = open_labeled(photos, checkpoint.classes, "val")
     found = evaluate(load_predictor(finished / "last.safetensors"), split)
     assert found.top1 == pytest.approx(records[-1]["val_top1"])
     assert checkpoint.metrics["top1"] == records[-1]["val_top1"]
@@ -229,7 +229,7 @@ def test_each_epoch_ends_at_the_rate_of_the_schedule(finished: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["learning_rate=2e-3", "clip_grad=0.01", "label_smoothing=0.3", "weight_decay=5.0",
-                                    "ema_decay=0.1", "flip=0.0", "crop_scale=[0.9, 1.0]", "seed=1"])  # fmt: skip
+                                    "ema_decay=0.1", "hflip=0.0", "crop_scale=[0.9, 1.0]", "seed=1"])  # fmt: skip
 def test_every_setting_reaches_the_result(change: str, photos: Path, tmp_path: Path) -> None:
     train_tiny(photos, tmp_path / "plain", epochs=1)
     train_tiny(photos, tmp_path / "changed", change, epochs=1)
@@ -241,7 +241,7 @@ def test_a_flipped_crop_is_the_mirror_of_the_plain_one(photos: Path) -> None:
     split = open_dataset(photos).train
     preprocessing = Preprocessing(image_size=32)
     plain, flipped = (
-        TrainingImages(split, load_recipe("default", {"flip": flip}), preprocessing)[3, 0, 1] for flip in (0.0, 1.0)
+        TrainingImages(split, load_recipe("default", {"hflip": flip}), preprocessing)[3, 0, 1] for flip in (0.0, 1.0)
     )
     assert plain.pixels is not None
     assert flipped.pixels is not None
@@ -260,7 +260,7 @@ def test_without_a_better_epoch_the_training_ends_early(
 
 
 def test_recomputed_activations_and_more_saving_change_no_bit(photos: Path, finished: Path, tmp_path: Path) -> None:
-    train_tiny(photos, tmp_path / "run", "recompute=true", "save_every=2")
+    train_tiny(photos, tmp_path / "run", "grad_checkpointing=true", "save_every=2")
     assert_same(finished, tmp_path / "run")
 
 

@@ -26,28 +26,28 @@ class Mixtures(Rows):
     Attributes:
         shares: (B,) what the image keeps of itself, 1 where it is not mixed.
         cuts: (B,) whether a box comes from the partner (cutmix) instead of a share of every pixel (mixup).
-        centres: (B, 2) of the box, in 0..1 from the top and the left.
+        centers: (B, 2) of the box, in 0..1 from the top and the left.
     """
 
     shares: Array
     cuts: Booleans
-    centres: Array
+    centers: Array
 
 
-def draw_mixtures(draws: np.random.Generator, batch: int, mixup: float, cutmix: float) -> Mixtures:
+def draw_mixtures(rng: np.random.Generator, batch: int, mixup: float, cutmix: float) -> Mixtures:
     """Mixtures for `batch` images; `mixup` and `cutmix` are the alphas of their shares ~ Beta(alpha, alpha), 0 is off.
 
     Where both are on, each pair takes one of them by the toss of a coin.
     """
     pairs = batch // 2
-    by_mixup, by_cutmix = (draws.beta(alpha, alpha, pairs) if alpha else np.ones(pairs) for alpha in (mixup, cutmix))
-    cuts = draws.random(pairs) < (0.5 if mixup and cutmix else float(cutmix > 0))
-    centres = draws.random((pairs, 2))
+    by_mixup, by_cutmix = (rng.beta(alpha, alpha, pairs) if alpha else np.ones(pairs) for alpha in (mixup, cutmix))
+    cuts = rng.random(pairs) < (0.5 if mixup and cutmix else float(cutmix > 0))
+    centers = rng.random((pairs, 2))
     alone = batch % 2  # the last image of an odd batch
     return Mixtures(
         shares=np.append(np.where(cuts, by_cutmix, by_mixup).repeat(2), np.ones(alone)),
         cuts=np.append(cuts.repeat(2), np.zeros(alone, dtype=bool)),
-        centres=np.append(centres.repeat(2, axis=0), np.zeros((alone, 2)), axis=0),
+        centers=np.append(centers.repeat(2, axis=0), np.zeros((alone, 2)), axis=0),
     )
 
 
@@ -59,8 +59,8 @@ def mix(images: Tensor, targets: Tensor, mixtures: Mixtures) -> tuple[Tensor, Te
     side = images.shape[1]
     # The box is as large as its share asks for and loses what lies beyond the border, as in the paper.
     half = np.floor(np.sqrt(1 - mixtures.shares) * side)[:, None] // 2
-    centres = np.floor(mixtures.centres * side)
-    low, high = np.clip(centres - half, 0, side), np.clip(centres + half, 0, side)
+    centers = np.floor(mixtures.centers * side)
+    low, high = np.clip(centers - half, 0, side), np.clip(centers + half, 0, side)
     kept = np.where(mixtures.cuts, 1 - (high - low).prod(axis=1) / side**2, mixtures.shares)
 
     place = np.arange(len(kept))

@@ -12,8 +12,8 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from lipsformer.model.pixel_norm import Normalise
-from lipsformer.train.data.rng import Purpose, generator
+from lipsformer.model.pixel_norm import Normalize
+from lipsformer.train.data.rng import Stream, generator
 
 from .mixup import Mixtures, draw_mixtures, mix
 from .rand_augment import Edits, draw_edits, edit
@@ -56,7 +56,7 @@ class Augmentation:
         rand_augment: the magnitude of RandAugment, 0 to 10.
         mixup: alpha of mixup.
         cutmix: alpha of cutmix.
-        erasing: the probability that a box of an image is erased.
+        random_erasing: the probability that a box of an image is erased.
         label_smoothing: the share of a target that all classes have in common.
         classes: their number.
     """
@@ -64,7 +64,7 @@ class Augmentation:
     rand_augment: float
     mixup: float
     cutmix: float
-    erasing: float
+    random_erasing: float
     label_smoothing: float
     classes: int
 
@@ -72,31 +72,31 @@ class Augmentation:
         """Draws for the `batch` images, over all processes, of step `step`."""
         edits = erasures = mixtures = None
         if self.rand_augment:
-            edits = draw_edits(generator(seed, Purpose.AUGMENT, step), batch, self.rand_augment)
-        if self.erasing:
-            erasures = draw_erasures(generator(seed, Purpose.ERASE, step), batch, self.erasing)
+            edits = draw_edits(generator(seed, Stream.AUGMENT, step), batch, self.rand_augment)
+        if self.random_erasing:
+            erasures = draw_erasures(generator(seed, Stream.ERASE, step), batch, self.random_erasing)
         if self.mixup or self.cutmix:
-            mixtures = draw_mixtures(generator(seed, Purpose.MIX, step), batch, self.mixup, self.cutmix)
+            mixtures = draw_mixtures(generator(seed, Stream.MIX, step), batch, self.mixup, self.cutmix)
         return Draws(images=batch, edits=edits, erasures=erasures, mixtures=mixtures)
 
-    def apply(self, pixels: Tensor, labels: Tensor, draws: Draws, normalise: Normalise) -> tuple[Tensor, Tensor]:
+    def apply(self, pixels: Tensor, labels: Tensor, draws: Draws, normalize: Normalize) -> tuple[Tensor, Tensor]:
         """Augments a batch, or the part of one that `draws` is of, on the device of `pixels`.
 
         Args:
             pixels: (B, S, S, 3) uint8; not changed.
             labels: (B,) int64.
             draws: of the same B images.
-            normalise: on the same device; its buffers decide the precision of the images.
+            normalize: on the same device; its buffers decide the precision of the images.
 
         Returns:
-            Normalised images (B, 3, S, S), a channels-last view, and targets (B, K) float32 for a cross entropy.
+            Normalized images (B, 3, S, S), a channels-last view, and targets (B, K) float32 for a cross entropy.
         """
         if not len(pixels) == len(labels) == draws.images:
             raise ValueError(f"{len(pixels)} images, {len(labels)} labels and draws for {draws.images}")
         targets = self._targets(labels)
         if draws.edits is not None:
             pixels = edit(pixels, draws.edits)
-        images = normalise(pixels).permute(0, 2, 3, 1)  # (B, S, S, 3), as it lies in memory
+        images = normalize(pixels).permute(0, 2, 3, 1)  # (B, S, S, 3), as it lies in memory
         if draws.erasures is not None:
             images = erase(images, draws.erasures)
         if draws.mixtures is not None:

@@ -24,7 +24,7 @@ LAYERS = 2
 PROBABILITY = 0.5  # that a layer edits an image
 DEVIATION = 0.5  # of the magnitudes
 MAX_MAGNITUDE = 10.0
-FILL = (124.0, 116.0, 104.0)  # the mean colour of ImageNet: what a geometric operation shows beyond the border
+FILL = (124.0, 116.0, 104.0)  # the mean color of ImageNet: what a geometric operation shows beyond the border
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Indices = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
@@ -45,13 +45,13 @@ class Edits(Rows):
     arguments: Array
 
 
-def draw_edits(draws: np.random.Generator, batch: int, magnitude: float) -> Edits:
+def draw_edits(rng: np.random.Generator, batch: int, magnitude: float) -> Edits:
     """Operations and strengths for `batch` images."""
     shape = (batch, LAYERS)
-    operations = draws.integers(len(OPERATIONS), size=shape)
-    operations[draws.random(shape) >= PROBABILITY] = -1
-    strengths = np.clip(draws.normal(magnitude, DEVIATION, shape), 0, MAX_MAGNITUDE) / MAX_MAGNITUDE
-    signs = np.where(draws.random(shape) < 0.5, -1.0, 1.0)
+    operations = rng.integers(len(OPERATIONS), size=shape)
+    operations[rng.random(shape) >= PROBABILITY] = -1
+    strengths = np.clip(rng.normal(magnitude, DEVIATION, shape), 0, MAX_MAGNITUDE) / MAX_MAGNITUDE
+    signs = np.where(rng.random(shape) < 0.5, -1.0, 1.0)
     arguments = np.zeros((*shape, 6))
     for place, operation in enumerate(OPERATIONS.values()):
         chosen = operations == place
@@ -63,7 +63,7 @@ def draw_edits(draws: np.random.Generator, batch: int, magnitude: float) -> Edit
 def edit(pixels: Tensor, edits: Edits) -> Tensor:
     """Edits uint8 pixels (B, S, S, 3); the result is a copy.
 
-    The images are grouped by what they need on the CPU, from the draws, so that no device is waited for.
+    The images are grouped by what they need on the CPU, from the rng, so that no device is waited for.
     """
     kinds = np.append(_KIND, -1)[edits.operations]  # (B, 2); -1 finds the appended -1
     order = np.argsort(kinds, axis=0, kind="stable")
@@ -114,14 +114,14 @@ def _solarize_add(pixels: Tensor, arguments: Tensor) -> Tensor:
 
 
 def _contrast(pixels: Tensor, arguments: Tensor) -> Tensor:
-    """Towards or away from the mean grey.
+    """Towards or away from the mean gray.
 
     A mean of whole numbers: the last bits of a sum of floats, as in kornia, depend on how many images the group has.
     """
     red, green, blue = pixels.int().unbind(-1)  # (G, S, S)
-    grey = (red * 19595 + green * 38470 + blue * 7471 + 2**15) >> 16
-    count = grey[0].numel()
-    mean = (2 * grey.sum((1, 2)) + count) // (2 * count)  # rounded
+    gray = (red * 19595 + green * 38470 + blue * 7471 + 2**15) >> 16
+    count = gray[0].numel()
+    mean = (2 * gray.sum((1, 2)) + count) // (2 * count)  # rounded
     return _blend(mean[:, None, None, None].float(), pixels, arguments)
 
 
@@ -147,7 +147,7 @@ def _blend(degenerate: Tensor, pixels: Tensor, arguments: Tensor) -> Tensor:
 def _warp(pixels: Tensor, arguments: Tensor) -> Tensor:
     """Shows at (x, y), each in -1..1 between the borders, what the image has at (a x + b y + c, d x + e y + f).
 
-    kornia's warp_affine takes the corners' centres for the borders, and blends the fill into them.
+    kornia's warp_affine takes the corners' centers for the borders, and blends the fill into them.
     """
     side = pixels.shape[1]
     axis = (torch.arange(side, device=pixels.device) + 0.5) * (2 / side) - 1
@@ -227,7 +227,7 @@ OPERATIONS = {
     "Brightness": Operation(_brightness, _factor),
     "Sharpness": Operation(_sharpness, _factor),
     "Rotate": Operation(_warp, _rotation),
-    # Sheared from the top left corner, as in Pillow: x + v y in pixels from there is x + v (y + 1) from the centre.
+    # Sheared from the top left corner, as in Pillow: x + v y in pixels from there is x + v (y + 1) from the center.
     "ShearX": Operation(_warp, _affine(lambda v, zero, one: [one, v, v, zero, one, zero], 0.3)),
     "ShearY": Operation(_warp, _affine(lambda v, zero, one: [one, zero, zero, v, one, v], 0.3)),
     "TranslateX": Operation(_warp, _affine(lambda v, zero, one: [one, zero, 2 * v, zero, one, zero], 0.45)),

@@ -1,4 +1,4 @@
-"""Random erasing (Zhong et al. 2020): a box of each chosen image becomes normal noise, pixel by pixel."""
+"""Random random_erasing (Zhong et al. 2020): a box of each chosen image becomes normal noise, pixel by pixel."""
 
 from __future__ import annotations
 
@@ -38,23 +38,23 @@ class Erasures(Rows):
     noise: Indices
 
 
-def draw_erasures(draws: np.random.Generator, batch: int, probability: float) -> Erasures:
+def draw_erasures(rng: np.random.Generator, batch: int, probability: float) -> Erasures:
     """Boxes for `batch` images, each erased with `probability`."""
-    erased = draws.random(batch) < probability
-    shares = draws.uniform(*SHARE, (batch, ATTEMPTS))
-    ratios = np.exp(draws.uniform(math.log(RATIO[0]), math.log(RATIO[1]), (batch, ATTEMPTS)))
+    erased = rng.random(batch) < probability
+    shares = rng.uniform(*SHARE, (batch, ATTEMPTS))
+    ratios = np.exp(rng.uniform(math.log(RATIO[0]), math.log(RATIO[1]), (batch, ATTEMPTS)))
     sizes = np.sqrt(np.stack([shares * ratios, shares / ratios], axis=-1))  # (B, attempts, 2)
     fits = sizes.max(axis=-1) < 1  # (B, attempts)
     first = sizes[np.arange(batch), fits.argmax(axis=1)]
     return Erasures(
         sizes=first * (erased & fits.max(axis=1))[:, None],
-        places=draws.random((batch, 2)),
-        noise=draws.integers(NOISE, size=batch),
+        places=rng.random((batch, 2)),
+        noise=rng.integers(NOISE, size=batch),
     )
 
 
 def erase(images: Tensor, erasures: Erasures) -> Tensor:
-    """Erases in normalised images (B, S, S, 3), in place.
+    """Erases in normalized images (B, S, S, 3), in place.
 
     An image's noise is a window of one long table, from a place that was drawn for it: as good as fresh noise, since
     no image meets the same window twice in practice, and the same on every device.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from lipsformer.datasets import Split
-from lipsformer.images.open import Smallest
+from lipsformer.images.open import MinSizeFn
 from lipsformer.images.preprocessing import to_rgb
 from lipsformer.system.errors import InputError
 
@@ -18,7 +18,7 @@ __all__ = ["Crops", "random_box", "read_rgb"]
 
 CROP_RATIO = (3 / 4, 4 / 3)  # width / height, as in Inception's random resized crop (Szegedy et al. 2015)
 
-# How many times the crop's final side is decoded at least. 1.5 changes crops of photos by 0.4 to 0.9 grey levels of 255
+# How many times the crop's final side is decoded at least. 1.5 changes crops of photos by 0.4 to 0.9 gray levels of 255
 # on average, 2 by 0.3 to 0.7, 1 by 0.8 to 1.9; the reducing_gap below alone by 0.3 to 1.0 (benchmarks/data).
 GAP = 1.5
 
@@ -29,31 +29,31 @@ Box = tuple[float, float, float, float]
 class Crops:
     """How crops are taken: of `size` pixels a side, with `resample`; see `random_box` for `scale`.
 
-    A share `flip` of them is mirrored. Each has at least `gap` times `size` of the decoder's pixels a side; those with
+    A share `hflip` of them is mirrored. Each has at least `gap` times `size` of the decoder's pixels a side; those with
     more are first shrunk by a whole factor, faster and hard to tell apart, down to `reducing_gap` times `size`.
     """
 
     size: int
     scale: tuple[float, float]
-    flip: float
+    hflip: float
     resample: Image.Resampling
     gap: float = GAP
     reducing_gap: float | None = 2.0
 
-    def read(self, split: Split, index: int, draws: np.random.Generator) -> NDArray[np.uint8]:
+    def read(self, split: Split, index: int, rng: np.random.Generator) -> NDArray[np.uint8]:
         """A random crop of image `index`: pixels (size, size, 3).
 
         Raises:
             InputError: if the image cannot be read; the message names it.
         """
-        plan = _Plan(crops=self, draws=draws)
+        plan = _Plan(crops=self, rng=rng)
         image = read_rgb(split, index, plan)
         # The decoder rounds sides up, which a power of two outlives.
         factor = 2 ** round(math.log2(plan.full[0] / image.width))
         left, top, right, bottom = (edge / factor for edge in plan.box)
         box = (left, top, right, bottom)
         crop = image.resize((self.size, self.size), self.resample, box, reducing_gap=self.reducing_gap)
-        return np.asarray(ImageOps.mirror(crop) if draws.random() < self.flip else crop)
+        return np.asarray(ImageOps.mirror(crop) if rng.random() < self.hflip else crop)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -61,31 +61,31 @@ class _Plan:
     """Draws the box as soon as the image's upright size `full` is known, and tells what size is enough for it."""
 
     crops: Crops
-    draws: np.random.Generator
+    rng: np.random.Generator
     full: tuple[int, int] = (0, 0)
     box: Box = (0.0, 0.0, 0.0, 0.0)
 
     def __call__(self, full: tuple[int, int]) -> tuple[float, float]:
-        self.full, self.box = full, random_box(self.draws, full, self.crops.scale)
+        self.full, self.box = full, random_box(self.rng, full, self.crops.scale)
         side = min(self.box[2] - self.box[0], self.box[3] - self.box[1])
         spare = max(side / (self.crops.gap * self.crops.size), 1.0)
         return full[0] / spare, full[1] / spare
 
 
-def random_box(draws: np.random.Generator, size: tuple[int, int], scale: tuple[float, float]) -> Box:
+def random_box(rng: np.random.Generator, size: tuple[int, int], scale: tuple[float, float]) -> Box:
     """A random crop (left, top, right, bottom) of an image of `size` = (width, height), in pixels, not whole ones.
 
     It shows a share of the area that is uniform in `scale`, with a width to height ratio log-uniform in 3/4 to 4/3,
     both cut where the image ends.
     """
-    area = draws.uniform(*scale) * size[0] * size[1]
-    ratio = math.exp(draws.uniform(math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])))
+    area = rng.uniform(*scale) * size[0] * size[1]
+    ratio = math.exp(rng.uniform(math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])))
     width, height = min(math.sqrt(area * ratio), size[0]), min(math.sqrt(area / ratio), size[1])
-    left, top = draws.uniform(0, size[0] - width), draws.uniform(0, size[1] - height)
+    left, top = rng.uniform(0, size[0] - width), rng.uniform(0, size[1] - height)
     return left, top, left + width, top + height
 
 
-def read_rgb(split: Split, index: int, smallest: Smallest | None = None) -> Image.Image:
+def read_rgb(split: Split, index: int, smallest: MinSizeFn | None = None) -> Image.Image:
     """Image `index`, upright and in RGB; at a fraction of its size where `smallest` allows.
 
     Raises:

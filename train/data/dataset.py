@@ -1,6 +1,6 @@
-"""Training and validation images as batches of uint8 pixels; worker processes decode, crop and flip, nothing more.
+"""Training and validation images as batches of uint8 pixels; worker processes decode, crop and hflip, nothing more.
 
-An image that cannot be read ends nothing: in training its neighbour in the listing stands in for it, in validation it
+An image that cannot be read ends nothing: in training its neighbor in the listing stands in for it, in validation it
 is left out, and its name is handed on.
 """
 
@@ -20,18 +20,18 @@ from lipsformer.datasets import Split
 from lipsformer.images.preprocessing import FILTERS, Preprocessing
 from lipsformer.system.errors import InputError
 from lipsformer.system.hardware import cores
-from lipsformer.train.distributed import Processes
+from lipsformer.train.distributed import DistributedContext
 from lipsformer.train.recipe import Recipe
 
 from .crops import Crops, read_rgb
-from .rng import Purpose, generator
-from .sampler import Order, cuts
+from .rng import Stream, generator
+from .sampler import EpochSampler, split_batch
 
 __all__ = [
     "Batch",
-    "TrainingBatches",
+    "TrainingBatchSampler",
     "TrainingImages",
-    "ValidationBatches",
+    "ValidationBatchSampler",
     "ValidationImages",
     "load_training",
 ]
@@ -78,7 +78,7 @@ class TrainingImages(Dataset[Sample]):
         self.crops = Crops(
             size=preprocessing.image_size,
             scale=recipe.crop_scale,
-            flip=recipe.flip,
+            hflip=recipe.hflip,
             resample=FILTERS[preprocessing.interpolation],
         )
 
@@ -87,9 +87,9 @@ class TrainingImages(Dataset[Sample]):
         messages: list[str] = []  # about images that cannot be read; the next one that can stands in for them
         for candidate in range(index, index + min(MOST_UNREADABLE, len(self.split))):
             at = candidate % len(self.split)
-            draws = generator(self.recipe.seed, Purpose.CROP, epoch, position)
+            rng = generator(self.recipe.seed, Stream.CROP, epoch, position)
             try:
-                pixels = self.crops.read(self.split, at, draws)
+                pixels = self.crops.read(self.split, at, rng)
             except InputError as error:
                 messages.append(str(error))
                 continue
@@ -114,43 +114,43 @@ class ValidationImages(Dataset[Sample]):
             return Sample(pixels=None, label=index, unreadable=(str(error),))
 
 
-class TrainingBatches(Sampler[list[Key]]):
+class TrainingBatchSampler(Sampler[list[Key]]):
     """The keys of this process's share of the batches of steps `start`, `start` + 1, ... to the training's end."""
 
-    def __init__(self, order: Order, processes: Processes, start: int = 0) -> None:
-        self.order = order
-        self.processes = processes
+    def __init__(self, sampler: EpochSampler, distributed: DistributedContext, start: int = 0) -> None:
+        self.sampler = sampler
+        self.distributed = distributed
         self.start = start
 
     def __len__(self) -> int:
-        return self.order.total - self.start
+        return self.sampler.total - self.start
 
     def __iter__(self) -> Iterator[list[Key]]:
-        for step in range(self.start, self.order.total):
+        for step in range(self.start, self.sampler.total):
             epoch, positions, images = (
-                step // self.order.steps_per_epoch,
-                self.order.positions(step),
-                self.order.images(step),
+                step // self.sampler.steps_per_epoch,
+                self.sampler.positions(step),
+                self.sampler.images(step),
             )
-            share = cuts(len(images), self.processes.count)[self.processes.rank]
+            share = split_batch(len(images), self.distributed.world_size)[self.distributed.rank]
             yield [(epoch, positions[at], int(images[at])) for at in range(share.start, share.stop)]
 
 
-class ValidationBatches:
+class ValidationBatchSampler:
     """This process's share of the validation images in batches; a small set is decoded only once."""
 
-    def __init__(self, images: ValidationImages, recipe: Recipe, processes: Processes) -> None:
+    def __init__(self, images: ValidationImages, recipe: Recipe, distributed: DistributedContext) -> None:
         workers = _usable(recipe.workers)
-        share = range(processes.rank, len(images), processes.count)
+        share = range(distributed.rank, len(images), distributed.world_size)
         keep = len(share) * images.preprocessing.image_size**2 * 3 <= KEPT_BYTES
         self.kept: list[Batch] | None = [] if keep else None
         self.loader: DataLoader[Any] = DataLoader(
             images,
-            max(1, recipe.batch_size // (processes.count * recipe.accumulate)),
+            max(1, recipe.batch_size // (distributed.world_size * recipe.grad_accum_steps)),
             sampler=list(share),
             num_workers=workers,
             collate_fn=collate,
-            pin_memory=processes.device.type == "cuda",
+            pin_memory=distributed.device.type == "cuda",
             persistent_workers=workers > 0 and not keep,
         )
 
@@ -165,7 +165,7 @@ class ValidationBatches:
         return iter(self.kept)
 
 
-def load_training(images: TrainingImages, batches: TrainingBatches) -> Iterator[Batch]:
+def load_training(images: TrainingImages, batches: TrainingBatchSampler) -> Iterator[Batch]:
     """This process's share of all batches of a training in order, without a pause between the epochs.
 
     Raises:
@@ -176,7 +176,7 @@ def load_training(images: TrainingImages, batches: TrainingBatches) -> Iterator[
         batch_sampler=batches,
         num_workers=_usable(images.recipe.workers),
         collate_fn=collate,
-        pin_memory=batches.processes.device.type == "cuda",
+        pin_memory=batches.distributed.device.type == "cuda",
     )
     for batch in loader:
         if batch.missing:

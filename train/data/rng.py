@@ -13,10 +13,10 @@ from typing import Self
 import numpy as np
 import torch
 
-__all__ = ["Purpose", "Rows", "generator", "seed_torch"]
+__all__ = ["Rows", "Stream", "generator", "seed_torch"]
 
 
-class Purpose(enum.IntEnum):
+class Stream(enum.IntEnum):
     """What a draw is for; draws for different purposes are independent."""
 
     WEIGHTS = 0
@@ -28,16 +28,16 @@ class Purpose(enum.IntEnum):
     ERASE = 7
 
 
-def generator(seed: int, purpose: Purpose, *counters: int) -> np.random.Generator:
-    """A generator for (seed, purpose, up to three counters), by the Philox cipher (Salmon et al. 2011)."""
+def generator(seed: int, stream: Stream, *counters: int) -> np.random.Generator:
+    """A generator for (seed, stream, up to three counters), by the Philox cipher (Salmon et al. 2011)."""
     high = [*counters, 0, 0, 0][:3]
     # The lowest word counts the draws from this generator.
-    return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, *high]))
+    return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, *high]))
 
 
-def seed_torch(seed: int, purpose: Purpose, *counters: int) -> None:
-    """Seeds PyTorch's global generators, on every device, for (seed, purpose, counters)."""
-    torch.manual_seed(int(generator(seed, purpose, *counters).integers(2**63)))
+def seed_torch(seed: int, stream: Stream, *counters: int) -> None:
+    """Seeds PyTorch's global generators, on every device, for (seed, stream, counters)."""
+    torch.manual_seed(int(generator(seed, stream, *counters).integers(2**63)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from lipsformer.system.errors import InputError
 from lipsformer.train.recipe import Recipe
 
-from .rng import Purpose, generator
+from .rng import Stream, generator
 
-__all__ = ["Order", "cuts"]
+__all__ = ["EpochSampler", "split_batch"]
 
 
-class Order:
+class EpochSampler:
     """The images of every step of a training: a function of (seed, epoch) alone.
 
     Each epoch shows every image once, in batches of at most `batch_size` whose sizes differ by at most one. With
@@ -47,8 +47,9 @@ class Order:
         Raises:
             InputError: if it does not divide the batch size, or leaves a share without two images.
         """
-        parts, batch = processes * self.recipe.accumulate, self.recipe.batch_size
-        among = f"{processes} processes" + (f" x {self.recipe.accumulate} parts" if self.recipe.accumulate > 1 else "")
+        steps, batch = self.recipe.grad_accum_steps, self.recipe.batch_size
+        parts = processes * steps
+        among = f"{processes} processes" + (f" x {steps} parts" if steps > 1 else "")
         if batch % parts:
             near = max(parts, round(batch / parts) * parts)
             raise InputError(f"recipe: batch_size={batch} cannot be shared evenly by {among}; use {near}")
@@ -65,22 +66,22 @@ class Order:
         return range(start, start + share + (index < rest))
 
     def _shuffled(self, epoch: int) -> NDArray[np.int64]:
-        draws = generator(self.recipe.seed, Purpose.ORDER, epoch)
-        return self._balanced(draws) if self.recipe.balanced else draws.permutation(len(self.labels))
+        rng = generator(self.recipe.seed, Stream.ORDER, epoch)
+        return self._balanced(rng) if self.recipe.balanced else rng.permutation(len(self.labels))
 
-    def _balanced(self, draws: np.random.Generator) -> NDArray[np.int64]:
+    def _balanced(self, rng: np.random.Generator) -> NDArray[np.int64]:
         classes = int(self.labels.max()) + 1
         quotas = np.full(classes, len(self.labels) // classes)
-        quotas[draws.permutation(classes)[: len(self.labels) % classes]] += 1
+        quotas[rng.permutation(classes)[: len(self.labels) % classes]] += 1
         chosen = []
         for label, quota in enumerate(quotas):
             members = np.flatnonzero(self.labels == label)
             rounds = math.ceil(quota / len(members))
-            chosen.append(np.concatenate([draws.permutation(members) for _ in range(rounds)])[:quota])
-        return draws.permutation(np.concatenate(chosen))
+            chosen.append(np.concatenate([rng.permutation(members) for _ in range(rounds)])[:quota])
+        return rng.permutation(np.concatenate(chosen))
 
 
-def cuts(size: int, parts: int) -> list[slice]:
+def split_batch(size: int, parts: int) -> list[slice]:
     """Cuts a batch of `size` images into `parts` contiguous ones, at even positions so that no pair is torn apart.
 
     The images at 2j and 2j + 1 are partners of mixup and cutmix.

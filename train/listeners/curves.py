@@ -76,12 +76,12 @@ def _rates(axes: Axes, history: Sequence[Record]) -> None:
 
 
 def _lines(axes: Axes, history: Sequence[Record], train: str, validation: str) -> None:
-    for name, colour, label in (
+    for name, color, label in (
         (train, TRAINING, "training (augmented)"),
         (validation, VALIDATION, "validation (averaged weights)"),
     ):
         values = [np.nan if record[name] is None else record[name] for record in history]
-        axes.plot(_epochs(history), values, color=colour, label=label, linewidth=1.8, marker=_marker(history))
+        axes.plot(_epochs(history), values, color=color, label=label, linewidth=1.8, marker=_marker(history))
     axes.set_xlabel("epoch")
     axes.legend()
 

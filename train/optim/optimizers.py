@@ -1,4 +1,4 @@
-"""Optimisers and their parameter groups, the learning rate of each step, and the averaged weights."""
+"""Optimizers and their parameter groups, the learning rate of each step, and the averaged weights."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from lipsformer.model.blocks import LipsFormer
 from lipsformer.train.recipe import Recipe
 
-__all__ = ["Optimisers", "average_weights", "build_optimisers", "freeze_stages", "learning_rate"]
+__all__ = ["Optimizers", "average_weights", "build_optimizers", "freeze_stages", "learning_rate"]
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
-Group = dict[str, Any]  # as PyTorch has it, with the rate's factor as "rate_factor"
+Group = dict[str, Any]  # as PyTorch has it, with the rate's factor as "lr_scale"
 
 BLOCK = re.compile(r"layers\.(\d+)\.blocks\.(\d+)\.")
 DOWNSAMPLE = re.compile(r"layers\.(\d+)\.downsample\.")
 
 
 @dataclasses.dataclass(frozen=True)
-class Optimisers:
-    """The optimisers that together step all weights of a model."""
+class Optimizers:
+    """The optimizers that together step all weights of a model."""
 
     members: tuple[torch.optim.Optimizer, ...]
 
     def set_rate(self, rate: float) -> None:
         """Sets the learning rate, each group's by its own factor."""
-        for optimiser in self.members:
-            for group in optimiser.param_groups:
-                group["lr"] = rate * group["rate_factor"]
+        for optimizer in self.members:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["lr_scale"]
 
     def step(self) -> None:
         """Changes the weights by their gradients."""
-        for optimiser in self.members:
-            optimiser.step()
+        for optimizer in self.members:
+            optimizer.step()
 
     def state(self) -> dict[str, Tensor]:
         """Everything that they remember, by names that say whose it is."""
         return {
             f"{number}.{index}.{key}": tensor
-            for number, optimiser in enumerate(self.members)
-            for index, moments in optimiser.state_dict()["state"].items()
+            for number, optimizer in enumerate(self.members)
+            for index, moments in optimizer.state_dict()["state"].items()
             for key, tensor in moments.items()
         }
 
@@ -54,17 +54,17 @@ class Optimisers:
         """Takes back what `state` gave.
 
         Raises:
-            ValueError, KeyError, RuntimeError: if it was another model's or optimiser's.
+            ValueError, KeyError, RuntimeError: if it was another model's or optimizer's.
         """
         states: list[dict[int, dict[str, Tensor]]] = [{} for _ in self.members]
         for name, tensor in tensors.items():
             number, index, key = name.split(".", 2)
             states[int(number)].setdefault(int(index), {})[key] = tensor
-        for optimiser, state in zip(self.members, states, strict=True):
-            optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+        for optimizer, state in zip(self.members, states, strict=True):
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
-def build_optimisers(model: LipsFormer, recipe: Recipe) -> Optimisers:
+def build_optimizers(model: LipsFormer, recipe: Recipe) -> Optimizers:
     """AdamW (Loshchilov and Hutter 2019) for all weights, or Muon (Jordan et al. 2024) for the matrices of the blocks.
 
     Weights of linear layers and convolutions decay; biases, norms, scales and tables do not. Frozen weights are left
@@ -77,7 +77,7 @@ def build_optimisers(model: LipsFormer, recipe: Recipe) -> Optimisers:
     ]
     if muon:
         members.append(torch.optim.Muon(muon, lr=recipe.peak_rate, adjust_lr_fn="match_rms_adamw"))
-    return Optimisers(tuple(members))
+    return Optimizers(tuple(members))
 
 
 def groups(model: LipsFormer, recipe: Recipe, *, muon: bool | None = None) -> Iterator[Group]:
@@ -92,7 +92,7 @@ def groups(model: LipsFormer, recipe: Recipe, *, muon: bool | None = None) -> It
         group = {
             "params": [],
             "weight_decay": recipe.weight_decay if decays else 0.0,
-            "rate_factor": recipe.layer_decay ** (depth - layer),
+            "lr_scale": recipe.layer_decay ** (depth - layer),
         }
         found.setdefault((decays, layer if recipe.layer_decay < 1.0 else 0), group)["params"].append(parameter)
     return iter(found.values())

@@ -23,14 +23,14 @@ from lipsformer.datasets import ImageFolder, open_dataset
 from lipsformer.model.factory import build_model
 from lipsformer.model.variants import make_config
 from lipsformer.system import console
-from lipsformer.system.atomic import publish_file
+from lipsformer.system.atomic import atomic_write
 from lipsformer.system.errors import InputError
 from lipsformer.system.hardware import cores, torch_device
 from lipsformer.train.recipe import Recipe, load_recipe
 from lipsformer.train.state import fingerprint
 
 from .plot import plot_stability
-from .report import Chance, describe, render, summarise
+from .report import Chance, describe, render, summarize
 from .runner import Trial, run_all, threads_each
 
 __all__ = ["measure_stability", "parse_rates"]
@@ -177,7 +177,7 @@ def _open_grid(output: Path, grid: Grid) -> None:
     if not path.is_file():
         if output.exists() and (not output.is_dir() or any(output.iterdir())):
             raise InputError(f"{output}: exists already and holds no {GRID}; choose another --output")
-        with publish_file(path) as draft:
+        with atomic_write(path) as draft:
             draft.write_text(json.dumps(grid.to_dict(), indent=2) + "\n", encoding="utf-8")
         return
     try:
@@ -223,11 +223,11 @@ def _conclude(
             name: _parameters(recipe, len(dataset.classes)) for name, recipe in zip(names, grid.recipes, strict=True)
         },
         "grid": grid.to_dict(),
-        "summary": {name: summarise([run for run in runs if run["model"] == name]) for name in names},
+        "summary": {name: summarize([run for run in runs if run["model"] == name]) for name in names},
         "runs": runs,
     }
     for name, text in ((REPORT, json.dumps(report, indent=1) + "\n"), (TABLE, render(report))):
-        with publish_file(output / name) as draft:
+        with atomic_write(output / name) as draft:
             draft.write_text(text, encoding="utf-8")
     plot_stability(output / PLOT, report)
     console.say(f"{output / TABLE}, {PLOT} and {REPORT} are ready")

@@ -18,7 +18,7 @@ from .report import decades
 
 __all__ = ["plot_stability"]
 
-COLOURS = (PRIMARY, ACCENT)
+COLORS = (PRIMARY, ACCENT)
 
 
 def plot_stability(path: Path, report: Mapping[str, Any]) -> None:
@@ -50,7 +50,7 @@ def plot_stability(path: Path, report: Mapping[str, Any]) -> None:
 def _plot_accuracy(axes: Axes, report: Mapping[str, Any]) -> None:
     rates = report["grid"]["learning_rates"]
     for index, (name, summary) in enumerate(report["summary"].items()):
-        colour, runs = COLOURS[index], [run for run in report["runs"] if run["model"] == name]
+        color, runs = COLORS[index], [run for run in report["runs"] if run["model"] == name]
         ended = [run for run in runs if run["top1"] is not None]
         for learned in (True, False):
             some = [run for run in ended if (run["outcome"] == "learned") == learned]
@@ -58,24 +58,24 @@ def _plot_accuracy(axes: Axes, report: Mapping[str, Any]) -> None:
                 [run["learning_rate"] for run in some],
                 [run["top1"] for run in some],
                 "o",
-                color=colour,
+                color=color,
                 markersize=7,
-                markerfacecolor=colour if learned else "white",
+                markerfacecolor=color if learned else "white",
                 zorder=3,
             )
         tops = [[run["top1"] for run in ended if run["learning_rate"] == rate] for rate in rates]
         means = np.array([np.mean(top) if top else np.nan for top in tops])
-        axes.plot(rates, means, color=colour, linewidth=1.6)
+        axes.plot(rates, means, color=color, linewidth=1.6)
         label, usable = name, summary["usable"]
         if usable is not None:
             label += f": usable over {decades(usable)}"
             inside = [usable["from"] <= rate <= usable["to"] for rate in rates]
-            axes.plot(rates, np.where(inside, means, np.nan), color=colour, linewidth=9, alpha=0.22)
-        axes.plot([], [], "o-", color=colour, label=label)
+            axes.plot(rates, np.where(inside, means, np.nan), color=color, linewidth=9, alpha=0.22)
+        axes.plot([], [], "o-", color=color, label=label)
         for run in runs:
             if run["outcome"] == "diverged":  # beside those of the other model
                 rate = run["learning_rate"] * 10 ** (0.04 * (2 * index - 1))
-                axes.plot(rate, 0, "x", color=colour, markersize=10, markeredgewidth=2.5, clip_on=False, zorder=3)
+                axes.plot(rate, 0, "x", color=color, markersize=10, markeredgewidth=2.5, clip_on=False, zorder=3)
     axes.axhline(report["chance"]["top1"], color=SECONDARY, linewidth=1, linestyle=(0, (4, 3)), label="chance")
     if any(run["outcome"] == "did not learn" for run in report["runs"]):
         axes.plot([], [], "o", color=INK, markerfacecolor="white", label="did not learn")
@@ -92,24 +92,24 @@ def _plot_accuracy(axes: Axes, report: Mapping[str, Any]) -> None:
 def _plot_losses(axes: Axes, report: Mapping[str, Any], index: int) -> None:
     """The loss curves of one model, light to dark with rising learning rate; those that diverged end in a cross."""
     name, rates, chance = list(report["summary"])[index], report["grid"]["learning_rates"], report["chance"]["loss"]
-    colours = mpl.colormaps["plasma_r"](np.linspace(0.12, 1.0, len(rates)))
+    colors = mpl.colormaps["plasma_r"](np.linspace(0.12, 1.0, len(rates)))
     for run in report["runs"]:
         if run["model"] != name:
             continue
-        colour = colours[rates.index(run["learning_rate"])]
+        color = colors[rates.index(run["learning_rate"])]
         label = f"{run['learning_rate']:g}" if run["seed"] == report["grid"]["seeds"][0] else None
         times = [time for time, _ in run["curve"]]
         losses = [np.nan if loss is None else loss for _, loss in run["curve"]]
-        axes.plot(times, losses, color=colour, linewidth=1.6, label=label)
+        axes.plot(times, losses, color=color, linewidth=1.6, label=label)
         if run["outcome"] == "diverged":
             end = max([time for time, loss in run["curve"] if loss is not None], default=times[0])
-            axes.plot(end, chance, "x", color=colour, markersize=9, markeredgewidth=2.5)
+            axes.plot(end, chance, "x", color=color, markersize=9, markeredgewidth=2.5)
     axes.axhline(chance, color=SECONDARY, linewidth=1, linestyle=(0, (4, 3)))
     finite = [loss for run in report["runs"] for _, loss in run["curve"] if loss is not None]
     lowest = min([chance, *finite])
     axes.set_ylim(lowest - 0.05 * (chance - lowest), chance + 0.2 * max(chance - lowest, 0.1))
     axes.set_xlim(0, report["grid"]["recipes"][0]["epochs"])
-    axes.set_title(f"Training loss: {name}", color=COLOURS[index])
+    axes.set_title(f"Training loss: {name}", color=COLORS[index])
     axes.set_ylabel("cross entropy (nats)")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     if index == 1:

@@ -12,7 +12,7 @@ import numpy as np
 
 from lipsformer.train.recipe import Recipe
 
-__all__ = ["Chance", "decades", "describe", "render", "summarise"]
+__all__ = ["Chance", "decades", "describe", "render", "summarize"]
 
 Run = Mapping[str, Any]
 
@@ -81,7 +81,7 @@ def describe(recipe: Recipe, result: Mapping[str, Any], chance: Chance) -> dict[
     }
 
 
-def summarise(runs: Sequence[Run]) -> dict[str, Any]:
+def summarize(runs: Sequence[Run]) -> dict[str, Any]:
     """Counts of the outcomes of one model's `runs`, its best learning rate, and its usable range (`DEFINITIONS`).
 
     `highest_learned` is the highest rate at which it learned from every seed; it, `best` and `usable` are null if there

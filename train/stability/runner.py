@@ -14,7 +14,7 @@ from typing import Any
 
 from lipsformer.model.variants import make_config
 from lipsformer.system import console
-from lipsformer.system.atomic import publish_file
+from lipsformer.system.atomic import atomic_write
 from lipsformer.system.errors import InputError, LipsFormerError
 from lipsformer.system.hardware import cores
 from lipsformer.train.recipe import Recipe, load_recipe
@@ -104,7 +104,7 @@ class Progress:
 
 
 def _start(trial: Trial, data: Path, device: str, threads: int) -> subprocess.Popen[bytes]:
-    with publish_file(trial.folder / RECIPE) as draft:
+    with atomic_write(trial.folder / RECIPE) as draft:
         draft.write_text(_in_full(trial.recipe, threads).to_toml(), encoding="utf-8")
     with (trial.folder / LOG).open("ab") as log:
         return subprocess.Popen(  # noqa: S603 - our own module, no shell

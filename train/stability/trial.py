@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lipsformer.system import console
-from lipsformer.system.atomic import publish_file
+from lipsformer.system.atomic import atomic_write
 from lipsformer.system.errors import InputError
 from lipsformer.train.loop import DivergedError
 from lipsformer.train.run import run_training
@@ -43,7 +43,7 @@ def run_trial(data: Path, folder: Path, device: str) -> None:
     metrics = folder / RUN / METRICS
     lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
     result["epochs"] = [json.loads(line) for line in lines]
-    with publish_file(folder / RESULT) as draft:
+    with atomic_write(folder / RESULT) as draft:
         draft.write_text(json.dumps(result) + "\n", encoding="utf-8")
 
 

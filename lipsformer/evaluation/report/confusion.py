@@ -13,7 +13,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from lipsformer.evaluation.predictions import Outcomes
+from lipsformer.evaluation.predictions import Predictions
 from lipsformer.system.plotting import INK, save_figure
 
 from .text import NAMES_STYLE, any_script, fit, inches
@@ -28,7 +28,7 @@ MOST_PAIRS = 25
 TITLE = FontProperties(size=12, weight="bold")
 
 
-def plot_confusion(path: Path, outcomes: Outcomes, classes: Sequence[str], title: str) -> None:
+def plot_confusion(path: Path, outcomes: Predictions, classes: Sequence[str], title: str) -> None:
     """Draws who was taken for whom into the PNG file `path`; of very many classes it names the worst pairs alone."""
     counts = outcomes.confusion()
     lines = (title, f"top-1 {outcomes.top1:.1%} on {outcomes.images:,} images")
@@ -72,8 +72,8 @@ def _size(classes: int, names: float) -> tuple[float, float]:
 
 def _number(axes: Axes, counts: NDArray[np.int64], shares: NDArray[np.float64]) -> None:
     for row, column in zip(*np.nonzero(counts), strict=True):
-        colour = "white" if shares[row, column] > 0.55 else INK
-        axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=9)
+        color = "white" if shares[row, column] > 0.55 else INK
+        axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize=9)
 
 
 def _list_pairs(axes: Axes, counts: NDArray[np.int64], classes: Sequence[str]) -> None:

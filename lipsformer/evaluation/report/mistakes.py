@@ -11,7 +11,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
 
 from lipsformer.datasets import Split
-from lipsformer.evaluation.predictions import Outcomes
+from lipsformer.evaluation.predictions import Predictions
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.system.errors import InputError
 from lipsformer.system.plotting import ACCENT, FAINT, INK, SECONDARY, save_figure
@@ -28,7 +28,7 @@ POINTS = 72  # of an inch
 
 def plot_mistakes(
     path: Path,
-    outcomes: Outcomes,
+    outcomes: Predictions,
     split: Split,
     classes: Sequence[str],
     preprocessing: Preprocessing,
@@ -122,7 +122,7 @@ class Sheet:
         row, column = divmod(place, self.columns)
         return MARGIN + column * (PHOTO + GAP), HEADING + row * (PHOTO + CAPTION + GAP)
 
-    def _text(self, left: float, top: float, text: str, font: FontProperties, colour: str, room: float) -> None:
+    def _text(self, left: float, top: float, text: str, font: FontProperties, color: str, room: float) -> None:
         self.figure.text(
-            left / self.width, 1 - top / self.height, fit(text, font, room), fontproperties=font, color=colour
+            left / self.width, 1 - top / self.height, fit(text, font, room), fontproperties=font, color=color
         )

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lipsformer.datasets import Split
-from lipsformer.evaluation.predictions import Outcomes
+from lipsformer.evaluation.predictions import Predictions
 from lipsformer.images.preprocessing import Preprocessing
-from lipsformer.system.atomic import publish_file
+from lipsformer.system.atomic import atomic_write
 
 from .classes_table import class_table
 from .confusion import plot_confusion
@@ -20,7 +20,7 @@ CLASSES, CONFUSION, MISTAKES = "classes.md", "confusion.png", "mistakes.png"
 
 
 def write_report(
-    folder: Path, outcomes: Outcomes, split: Split, classes: Sequence[str], preprocessing: Preprocessing, title: str
+    folder: Path, outcomes: Predictions, split: Split, classes: Sequence[str], preprocessing: Preprocessing, title: str
 ) -> None:
     """Writes classes.md, confusion.png and mistakes.png into `folder`, each whole or not at all.
 
@@ -29,7 +29,7 @@ def write_report(
     Raises:
         InputError: if a file cannot be written.
     """
-    with publish_file(folder / CLASSES) as draft:
+    with atomic_write(folder / CLASSES) as draft:
         draft.write_text(class_table(outcomes, classes, title), encoding="utf-8")
     plot_confusion(folder / CONFUSION, outcomes, classes, title)
     plot_mistakes(folder / MISTAKES, outcomes, split, classes, preprocessing, title)

@@ -17,7 +17,7 @@ from .report import BenchmarkReport, Measurement
 
 __all__ = ["plot_speed"]
 
-COLOURS = {"fp32": PRIMARY, "fp16": SECONDARY, "int8": ACCENT}
+COLORS = {"fp32": PRIMARY, "fp16": SECONDARY, "int8": ACCENT}
 WIDTH, NAME_WIDTH = 11.0, 3.0  # inches
 ROW = 0.36  # inches of a bar and its gap
 MOST_TAIL = 1.5  # of the longest median; a 99th percentile beyond leaves the picture, its number stands beside it
@@ -37,9 +37,9 @@ def plot_speed(path: Path, report: BenchmarkReport) -> None:
             _panel(axes, report, [row for row in report.measurements if row.batch == batch])
             axes.set_title(f"batch {batch}")
         panels[-1].set_xlabel("milliseconds: bar to the median, line to the 99th percentile")
-        known = [name for name in COLOURS if any(subject.precision == name for subject in report.subjects)]
+        known = [name for name in COLORS if any(subject.precision == name for subject in report.subjects)]
         if len(known) > 1:
-            handles = [Patch(color=COLOURS[name], label=name) for name in known]
+            handles = [Patch(color=COLORS[name], label=name) for name in known]
             figure.legend(handles=handles, loc="outside upper right", ncols=len(known))
         save_figure(figure, path)
 
@@ -51,7 +51,7 @@ def _panel(axes: Axes, report: BenchmarkReport, rows: list[Measurement]) -> None
         places,
         [row.p50_ms for row in rows],
         0.62,
-        color=[COLOURS.get(subject.precision or "", INK) for subject in subjects],
+        color=[COLORS.get(subject.precision or "", INK) for subject in subjects],
     )
     for place, row in zip(places, rows, strict=True):
         axes.plot([row.p50_ms, row.p99_ms], [place, place], color=INK, linewidth=1, solid_capstyle="butt")

@@ -104,7 +104,7 @@ class MatrixProduct:
 
 
 def _product_graph(b: NDArray[np.float32]) -> bytes:
-    """The product with `b` as a serialised ONNX model."""
+    """The product with `b` as a serialized ONNX model."""
     from onnx import TensorProto, helper, numpy_helper
 
     a, out = (helper.make_tensor_value_info(name, TensorProto.FLOAT, b.shape) for name in ("a", "out"))

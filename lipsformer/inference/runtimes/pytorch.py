@@ -22,11 +22,11 @@ class TorchRuntime:
     """
 
     def __init__(self, checkpoint: Checkpoint, device: str = "cpu") -> None:
-        from lipsformer.model.pixel_norm import Normalise
+        from lipsformer.model.pixel_norm import Normalize
 
         self.device = torch_device(device)
         self.provider = f"torch-{self.device.type}"
-        self.normalise = Normalise(checkpoint.preprocessing).to(self.device)
+        self.normalize = Normalize(checkpoint.preprocessing).to(self.device)
         self.model = checkpoint.model.to(self.device)
 
     def infer(self, pixels: Pixels) -> Logits:
@@ -35,5 +35,5 @@ class TorchRuntime:
 
         with torch.inference_mode():
             batch = torch.tensor(pixels, device=self.device)
-            logits: Logits = self.model(self.normalise(batch)).cpu().numpy()
+            logits: Logits = self.model(self.normalize(batch)).cpu().numpy()
         return logits

@@ -48,7 +48,7 @@ class TensorRtRuntime:
         self.flavour = str((file.built or {})["flavour"])
         self._library = load_tensorrt(self.flavour)
         self._log = log_of(self.flavour)
-        self._runtime, self._engine = self._deserialise(file.sha256)
+        self._runtime, self._engine = self._deserialize(file.sha256)
         self.max_batch, self.image_size, self.outputs = self._dimensions()
         title = FLAVOURS[self.flavour].title
         self.provider = f"{title} {self._library.__version__} on {find_gpu(self.flavour).name}"
@@ -82,7 +82,7 @@ class TensorRtRuntime:
             logits: Logits = self._host_output[:count].numpy().copy()
         return logits
 
-    def _deserialise(self, sha256: str) -> tuple[trt.Runtime, trt.ICudaEngine]:
+    def _deserialize(self, sha256: str) -> tuple[trt.Runtime, trt.ICudaEngine]:
         # The bytes whose hash is checked are the bytes that are loaded; the file may change in between.
         try:
             content = self.path.read_bytes()

@@ -61,7 +61,7 @@ def _misfit(built: Mapping[str, Any], flavour: str, version: str, gpu: Gpu) -> s
 
 
 def _rtx_knows(library: TensorRt, here: tuple[int, ...]) -> bool:
-    """TensorRT for RTX leaves data centre GPUs out (9.0, 10.0) and promises to run on what comes after its newest."""
+    """TensorRT for RTX leaves data center GPUs out (9.0, 10.0) and promises to run on what comes after its newest."""
     names = [name.removeprefix("SM") for name in library.ComputeCapability.__members__]
     known = [divmod(int(name), 10) for name in names if name.isdigit()]
     return here in known or here > max(known)

@@ -94,8 +94,8 @@ function remove(photo) {
   const at = photos.indexOf(photo);
   photos.splice(at, 1);
   photo.card.element.remove();
-  const neighbour = photos[Math.min(at, photos.length - 1)];
-  (neighbour?.card.find(".remove") ?? element("choose")).focus();
+  const neighbor = photos[Math.min(at, photos.length - 1)];
+  (neighbor?.card.find(".remove") ?? element("choose")).focus();
   speak(`Removed ${photo.card.name}`);
   count();
 }

@@ -1,0 +1,28 @@
+"""Names that keys of our files had in older versions, translated to today's in one place.
+
+Checkpoints, bundles, training states and recipes that an older version wrote are read through `current_keys`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+__all__ = ["PREPROCESSING_KEYS", "RECIPE_KEYS", "current_keys"]
+
+Value = TypeVar("Value")
+
+PREPROCESSING_KEYS = {"crop_fraction": "crop_pct"}
+RECIPE_KEYS = {
+    "accumulate": "grad_accum_steps",
+    "crop_fraction": "crop_pct",
+    "erasing": "random_erasing",
+    "flip": "hflip",
+    "recompute": "grad_checkpointing",
+    "reference_batch": "lr_base_batch_size",
+}
+
+
+def current_keys(data: Mapping[str, Value], renamed: Mapping[str, str]) -> dict[str, Value]:
+    """`data` by today's names, in its own order. A key under both names stays as it is, for the caller to refuse."""
+    return {key if renamed.get(key, key) in data else renamed.get(key, key): value for key, value in data.items()}
