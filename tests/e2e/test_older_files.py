@@ -30,7 +30,7 @@ def test_an_older_model_answers_as_it_did(name: str) -> None:
 
 
 def test_an_older_bundle_is_verified() -> None:
-    assert verify_bundle(OLDER / "bundle").passed
+    assert verify_bundle(OLDER / "bundle").parity.passed
     assert load_checkpoint(OLDER / "model.safetensors").metrics == {"val_top1": 0.5}
 
 

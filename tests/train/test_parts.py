@@ -42,7 +42,7 @@ def make_sampler(images: int, *overrides: str, classes: int = 3) -> EpochSampler
 
 
 def alone(rank: int = 0, count: int = 1) -> DistributedContext:
-    return DistributedContext(rank=rank, count=count, device=torch.device("cpu"))
+    return DistributedContext(rank=rank, world_size=count, device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize("images", [3, 64, 100])
