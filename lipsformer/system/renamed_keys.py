@@ -25,4 +25,4 @@ RECIPE_KEYS = {
 
 def current_keys(data: Mapping[str, Value], renamed: Mapping[str, str]) -> dict[str, Value]:
     """`data` by today's names, in its own order. A key under both names stays as it is, for the caller to refuse."""
-    return {key if renamed.get(key, key) in data else renamed.get(key, key): value for key, value in data.items()}
+    return {key if renamed.get(key, key) in data else renamed.get(key, key): value for key, value in dict(data).items()}
