@@ -15,9 +15,9 @@ TREES = (*SOURCES, "tests", "benchmarks", "examples", "docs")
 RETIRED_NAMES = {
     "Processes", "join_processes", "add_up", "unsynchronised", "Purpose", "TrainingBatches", "check_rate",
     "parse_state", "recompute", "reference_batch", "rate_factor", "crop_fraction", "drop_draws", "keep_weights",
-    "CosineSimilarity", "DotProduct", "build_similarity", "convolve", "mix_channels", "split_windows", "merge_windows", "initialise",
-    "publish_file", "publish_directory", "Outcomes", "Smallest", "Served", "Classifying", "Bodies", "turned_away",
-    "Optimisers", "optimiser", "optimisers", "normalise", "Normalise", "quantise", "summarise",
+    "CosineSimilarity", "DotProduct", "build_similarity", "convolve", "mix_channels", "split_windows", "merge_windows",
+    "initialise", "publish_file", "publish_directory", "Outcomes", "Smallest", "Served", "Classifying", "Bodies",
+    "turned_away", "Optimisers", "optimiser", "optimisers", "normalise", "Normalise", "quantise", "summarise",
 }  # fmt: skip
 RETIRED_MODULES = {
     "draws", "pace", "panel", "start", "stop", "similarity", "network", "initialise", "outputs", "outcomes", "choosing",
