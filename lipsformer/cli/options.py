@@ -27,7 +27,7 @@ Precision = Annotated[
 
 def optional_dataset(name: str | None) -> Path | None:
     """The folder of a dataset, where one is named."""
-    from lipsformer.datasets.builtin import resolve_dataset
+    from lipsformer.datasets import resolve_dataset
 
     return None if name is None else resolve_dataset(name)
 

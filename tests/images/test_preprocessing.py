@@ -241,7 +241,7 @@ def test_survives_json() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"image_size": 0}, "image_size=0 must be a whole number of at least 1"),
         ({"image_size": 7.5}, "image_size=7.5 must be a whole number"),
@@ -256,13 +256,13 @@ def test_survives_json() -> None:
         ({"color": "rgb"}, "color"),
     ],
 )
-def test_a_bad_specification_is_told(changes: dict[str, Any], told: str) -> None:
+def test_a_bad_specification_is_reported(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match="preprocessing") as failure:
         Preprocessing.from_dict({**Preprocessing(image_size=64).to_dict(), **changes})
-    assert told in str(failure.value)
+    assert message in str(failure.value)
 
 
-def test_a_missing_field_is_told() -> None:
+def test_a_missing_field_is_reported() -> None:
     with pytest.raises(InputError, match="image_size"):
         Preprocessing.from_dict({})
 
