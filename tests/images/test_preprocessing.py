@@ -184,7 +184,7 @@ def test_the_first_view_of_an_mpo_and_the_first_frame_of_a_gif() -> None:
 
 
 def test_a_mode_that_is_no_photo_is_refused() -> None:
-    with pytest.raises(InputError, match="image of mode La cannot be read as RGB"):
+    with pytest.raises(InputError, match="image of mode La cannot be converted to RGB"):
         to_rgb(Image.new("La", (3, 3)))
 
 
