@@ -20,7 +20,7 @@ from lipsformer.datasets.shard_listing import ShardListing
 from lipsformer.datasets.tar_shards import ShardSplit
 from lipsformer.images.open import ImageError
 from lipsformer.system.errors import InputError
-from tests.support.shards import jpeg, members, write_shard
+from tests.support.shards import gray_jpeg, members, write_shard
 
 
 @pytest.fixture(autouse=True)
@@ -130,15 +130,15 @@ def test_class_names(
 def test_labels_in_json(tmp_path: Path) -> None:
     content = {}
     for key, label in (("a", {"label": 3}), ("b", {"class": "cat"}), ("c", {"label": "dog", "class": 1})):
-        content |= {f"{key}.json": json.dumps(label).encode(), f"{key}.jpg": jpeg(0)}
+        content |= {f"{key}.json": json.dumps(label).encode(), f"{key}.jpg": gray_jpeg(0)}
     found = ShardListing.open(write_shard(tmp_path / "0.tar", content))
     assert [found.texts[label] for label in found.labels] == ["3", "cat", "dog"]
 
 
 def test_what_belongs_together_and_what_is_left_out(tmp_path: Path) -> None:
     content = {
-        "one/a.cls": b"x", "./two/a.cls": b"y", "one/a.jpg": jpeg(10), "one/a.seg.png": b"", "one/a.txt": b"",
-        "./two/a.JPG": jpeg(20), "._a.jpg": b"", "lonely.cls": b"z",
+        "one/a.cls": b"x", "./two/a.cls": b"y", "one/a.jpg": gray_jpeg(10), "one/a.seg.png": b"", "one/a.txt": b"",
+        "./two/a.JPG": gray_jpeg(20), "._a.jpg": b"", "lonely.cls": b"z",
     }  # fmt: skip
     found = ShardListing.open(write_shard(tmp_path / "0.tar", content))
     assert [found.names.text(index) for index in range(len(found.names))] == ["one/a.jpg", "./two/a.JPG"]
@@ -242,14 +242,14 @@ def test_missing_shards_of_a_pattern_are_reported(tmp_path: Path) -> None:
 def test_a_stray_tar_does_not_hide_class_folders(tmp_path: Path) -> None:
     for name in ("a/1.jpg", "a/2.jpg", "b/3.jpg", "b/4.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(jpeg(0))
+        (tmp_path / name).write_bytes(gray_jpeg(0))
     write_shard(tmp_path / "backup.tar", members(x="y"))
     assert open_dataset(tmp_path).classes == ("a", "b")
 
 
 def test_members_that_cannot_be_opened_are_named(tmp_path: Path) -> None:
-    content = {**members(a="x", b="y"), "c.jpg": jpeg(30, (64, 64))[:200], "c.cls": b"x", "d.jpg": b"", "d.cls": b"y"}
-    path = write_shard(tmp_path / "0.tar", content)
+    damaged = {"c.jpg": gray_jpeg(30, (64, 64))[:200], "c.cls": b"x", "d.jpg": b"", "d.cls": b"y"}
+    path = write_shard(tmp_path / "0.tar", members(a="x", b="y") | damaged)
     split = open_labeled(path, ["x", "y"])
     for index, reason in ((2, "damaged"), (3, "empty")):
         with pytest.raises(ImageError) as failure:
