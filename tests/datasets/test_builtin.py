@@ -194,7 +194,7 @@ def test_fashion_mnist_without_apt_says_what_to_do(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(fashion_mnist, "FOLDER", tmp_path / "not installed")
     monkeypatch.setattr(fashion_mnist, "run_downloader", lambda *_: pytest.fail("it ran"))
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(InputError, match=r"on Debian alone.*download the four files.*--source FOLDER"):
+    with pytest.raises(InputError, match=r"on Debian only.*download the four files.*--source FOLDER"):
         fetch_dataset("fashion-mnist", tmp_path / "out")
 
 

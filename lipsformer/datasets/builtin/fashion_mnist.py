@@ -34,7 +34,7 @@ def _download(scratch: Path) -> Path:
     if FOLDER.is_dir():
         return FOLDER
     if shutil.which("apt-get") is None:
-        raise InputError(f"fashion-mnist can be downloaded on Debian alone, with apt-get; {FIX}")
+        raise InputError(f"fashion-mnist can be downloaded on Debian only, with apt-get; {FIX}")
     say(f"downloading the Debian package {PACKAGE} (31 MB)")
     run_downloader(["apt-get", "download", PACKAGE], scratch, FIX)
     package = next(scratch.glob("*.deb"))
