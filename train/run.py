@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lipsformer.datasets import ImageFolder, open_dataset
+from lipsformer.datasets import ImageDataset, open_dataset
 from lipsformer.evaluation.report.write import CLASSES
 from lipsformer.system import console
 from lipsformer.system.errors import InputError
@@ -122,7 +122,7 @@ def _choose_recipe(
     return chosen if epochs is None else load_recipe(chosen, {"epochs": epochs})
 
 
-def _check_same(saved: SavedState, recipe: Recipe, dataset: ImageFolder, digest: str) -> None:
+def _check_same(saved: SavedState, recipe: Recipe, dataset: ImageDataset, digest: str) -> None:
     differences = saved.recipe.differences(recipe)
     if differences:
         raise InputError(

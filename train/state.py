@@ -21,7 +21,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from lipsformer.datasets import ImageFolder
+from lipsformer.datasets import ImageDataset
 from lipsformer.evaluation.predictions import Predictions
 from lipsformer.model.blocks import LipsFormer
 from lipsformer.system.atomic import atomic_write
@@ -114,7 +114,7 @@ class SavedState:
     tensors: dict[str, Tensor]
 
 
-def fingerprint(dataset: ImageFolder) -> str:
+def fingerprint(dataset: ImageDataset) -> str:
     """SHA-256 of the classes, file names and labels of both splits; where the dataset lies makes no difference."""
     digest = hashlib.sha256(json.dumps(dataset.classes).encode())
     for split in (dataset.train, dataset.validation):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from lipsformer.checkpoints.checkpoint import save_checkpoint
-from lipsformer.datasets import ImageFolder
+from lipsformer.datasets import ImageDataset
 from lipsformer.evaluation.report.write import write_report
 from lipsformer.model.pixel_norm import Normalize
 from lipsformer.system.errors import InputError
@@ -53,7 +53,7 @@ class Training:
     """The training of `recipe` on `dataset`, of fingerprint `digest`, in `folder`."""
 
     def __init__(
-        self, recipe: Recipe, dataset: ImageFolder, digest: str, folder: RunFolder, distributed: DistributedContext
+        self, recipe: Recipe, dataset: ImageDataset, digest: str, folder: RunFolder, distributed: DistributedContext
     ) -> None:
         self.recipe = recipe
         self.dataset = dataset

@@ -11,8 +11,8 @@ import pytest
 from PIL import ExifTags, Image
 
 from lipsformer.datasets import Split
-from lipsformer.datasets.folder import FolderSource
-from lipsformer.datasets.names import Names
+from lipsformer.datasets.folder import FolderSplit
+from lipsformer.datasets.packed_names import PackedNames
 from lipsformer.images.open import ORIENTATIONS
 from lipsformer.system.errors import InputError
 from lipsformer.train.data import crops
@@ -22,10 +22,15 @@ WHOLE = 10**6  # a gap that no decode can be reduced by
 
 
 def split_of(*paths: Path) -> Split:
-    names = Names.of(path.name.encode() for path in paths)
-    source = FolderSource(root=paths[0].parent, prefix="", names=names)
-    zeros = np.zeros(len(paths), np.int64)
-    return Split(name="train", labels=zeros, source=source, members=np.arange(len(paths)))
+    return FolderSplit(
+        name="train",
+        classes=("photo",),
+        labels=np.zeros(len(paths), np.int64),
+        members=np.arange(len(paths)),
+        root=paths[0].parent,
+        prefix="",
+        files=PackedNames.of(path.name.encode() for path in paths),
+    )
 
 
 def crops_of(size: int, **changes: object) -> Crops:
