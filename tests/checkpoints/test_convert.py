@@ -545,7 +545,7 @@ def test_class_names_come_from_a_file(tmp_path: Path, text: str) -> None:
         (b"pear\napple", "2 class names for 3 outputs"),
         (b"pear\n\napple", "name 2 of 3 is empty"),
         (b'{"0": "pear"}', "1 class names for 3 outputs"),
-        (b'["pear", 1, 2]', "not a list of texts"),
+        (b'["pear", 1, 2]', "not a list of strings"),
         (b'["pear", ', "no class names"),
         (b"\xff\xfe\xff", "no class names"),
     ],
