@@ -19,7 +19,7 @@ from lipsformer.system.validation import one_line_errors
 
 from .class_names import parse_class_names
 
-__all__ = ["MANIFEST_NAME", "PRECISIONS", "TARGETS", "BundleFile", "Manifest", "Precision", "Target", "read_manifest"]
+__all__ = ["MANIFEST_NAME", "PRECISIONS", "TARGETS", "BundleFile", "Kind", "Manifest", "read_manifest"]
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = 2
