@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lipsformer.model.pixel_norm import Normalize
+from lipsformer.model.pixel_norm import PixelNormalize
 from lipsformer.system.errors import LipsFormerError
 from lipsformer.train.augment.pipeline import Augmentation
 from lipsformer.train.data.dataset import Batch
@@ -54,7 +54,7 @@ class Setting:
     recipe: Recipe
     distributed: DistributedContext
     sampler: EpochSampler
-    normalize: Normalize
+    normalize: PixelNormalize
     augmentation: Augmentation
 
     def autocast(self) -> torch.autocast:

@@ -15,7 +15,7 @@ from torch import nn
 from lipsformer.checkpoints.checkpoint import save_checkpoint
 from lipsformer.datasets import ImageDataset
 from lipsformer.evaluation.report.write import write_report
-from lipsformer.model.pixel_norm import Normalize
+from lipsformer.model.pixel_norm import PixelNormalize
 from lipsformer.system.errors import InputError
 from lipsformer.train.augment.pipeline import Augmentation
 from lipsformer.train.data.dataset import (
@@ -69,7 +69,7 @@ class Training:
             recipe=recipe,
             distributed=distributed,
             sampler=sampler,
-            normalize=self._cast(Normalize(self.preprocessing)),
+            normalize=self._cast(PixelNormalize(self.preprocessing)),
             augmentation=Augmentation(
                 rand_augment=recipe.rand_augment,
                 mixup=recipe.mixup,

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lipsformer import create_model
 from lipsformer.images.preprocessing import Preprocessing
-from lipsformer.model.pixel_norm import Normalize
+from lipsformer.model.pixel_norm import PixelNormalize
 from lipsformer.train.augment.pipeline import Augmentation
 from lipsformer.train.augment.rand_augment import OPERATIONS
 
@@ -56,7 +56,7 @@ def least(ways: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[s
     return best
 
 
-def step_time(name: str, pixels: Tensor, labels: Tensor, normalize: Normalize) -> float:
+def step_time(name: str, pixels: Tensor, labels: Tensor, normalize: PixelNormalize) -> float:
     """Milliseconds of a forward and a backward pass."""
     model = create_model(name, CLASSES, image_size=pixels.shape[1])
     return least({name: lambda: F.cross_entropy(model(normalize(pixels)), labels).backward()}, rounds=3)[name]
@@ -66,7 +66,7 @@ def kinds(batch: int, side: int, model: str) -> dict[str, float]:
     """Milliseconds per image of every kind, means over steps, whose draws differ; and of the model's step."""
     pixels = torch.randint(0, 256, (batch, side, side, 3), dtype=torch.uint8)
     labels = torch.randint(0, CLASSES, (batch,))
-    normalize = Normalize(Preprocessing(image_size=side))
+    normalize = PixelNormalize(Preprocessing(image_size=side))
 
     def augment(on: dict[str, float], step: int) -> None:
         augmentation = Augmentation(**{**OFF, **on}, classes=CLASSES)

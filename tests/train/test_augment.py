@@ -15,7 +15,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
 from lipsformer.images.preprocessing import Preprocessing
-from lipsformer.model.pixel_norm import Normalize
+from lipsformer.model.pixel_norm import PixelNormalize
 from lipsformer.train.augment.pipeline import Augmentation, Draws
 from lipsformer.train.augment.rand_augment import FILL, OPERATIONS, Edits, draw_edits, edit
 from lipsformer.train.augment.random_erasing import Erasures, erase
@@ -174,10 +174,10 @@ def test_operations_are_drawn_evenly_with_the_strength_asked_for() -> None:
     assert np.abs(moves).max() == pytest.approx(10.0)
 
 
-def batch_of(samples: list[Path], batch: int, side: int) -> tuple[Tensor, Tensor, Normalize]:
+def batch_of(samples: list[Path], batch: int, side: int) -> tuple[Tensor, Tensor, PixelNormalize]:
     pixels = stacked(photos(samples, side))
     places = torch.arange(batch) % len(pixels)
-    return pixels[places], places % CLASSES, Normalize(Preprocessing(image_size=side))
+    return pixels[places], places % CLASSES, PixelNormalize(Preprocessing(image_size=side))
 
 
 @pytest.mark.parametrize(("batch", "side"), [(64, 32), (17, 64), (7, 224), (1, 32)])
@@ -198,7 +198,7 @@ def test_cutting_a_batch_changes_no_bit(samples: list[Path], batch: int, side: i
 
 def test_no_result_is_waited_for() -> None:
     """On PyTorch's device without data whatever reads a result, and so would stall a GPU, raises an error."""
-    normalize = Normalize(PLAIN).to("meta")
+    normalize = PixelNormalize(PLAIN).to("meta")
     pixels = torch.empty(64, 8, 8, 3, dtype=torch.uint8, device="meta")
     labels = torch.empty(64, dtype=torch.long, device="meta")
     images, targets = ALL.apply(pixels, labels, ALL.draw(0, 0, 64), normalize)
@@ -214,7 +214,7 @@ def test_a_pair_is_never_cut() -> None:
         with pytest.raises(ValueError, match="cut between two pairs"):
             draws.part(start, stop)
     with pytest.raises(ValueError, match="draws for 7"):
-        ALL.apply(torch.zeros(6, 8, 8, 3, dtype=torch.uint8), torch.zeros(6).long(), draws, Normalize(PLAIN))
+        ALL.apply(torch.zeros(6, 8, 8, 3, dtype=torch.uint8), torch.zeros(6).long(), draws, PixelNormalize(PLAIN))
 
 
 def test_draws_are_a_function_of_seed_and_step(samples: list[Path]) -> None:
@@ -287,7 +287,7 @@ def test_cutmix_targets_are_the_shares_of_the_pixels(side: int) -> None:
     batch = 9
     augmentation = dataclasses.replace(OFF, cutmix=1.0, classes=batch)
     pixels, labels = constant([10 * place for place in range(batch)], side), torch.arange(batch)
-    normalize = Normalize(Preprocessing(image_size=side))
+    normalize = PixelNormalize(Preprocessing(image_size=side))
     origins = normalize(pixels)[:, 0, 0, 0]
     mixed, whole = 0, 0
     for step in range(40):
@@ -313,7 +313,7 @@ def test_mixup_weighs_both_images_of_a_pair() -> None:
     batch = 7
     augmentation = dataclasses.replace(OFF, mixup=0.8, classes=batch)
     pixels, labels = constant([30 * place for place in range(batch)], 16), torch.arange(batch)
-    normalize = Normalize(Preprocessing(image_size=16))
+    normalize = PixelNormalize(Preprocessing(image_size=16))
     plain = normalize(pixels)
     shares = []
     for step in range(200):
@@ -406,7 +406,7 @@ def test_noise_is_per_pixel_channel_and_image() -> None:
 def test_erasing_comes_before_mixing() -> None:
     """Noise of one image so shows through in its partner, as in timm."""
     augmentation = dataclasses.replace(OFF, random_erasing=1.0, mixup=1.0)
-    normalize = Normalize(Preprocessing(image_size=32))
+    normalize = PixelNormalize(Preprocessing(image_size=32))
     pixels, labels = constant([0, 0], 32), torch.zeros(2, dtype=torch.long)
     draws = augmentation.draw(0, 0, 2)
     assert draws.erasures is not None

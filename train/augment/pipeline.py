@@ -12,7 +12,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from lipsformer.model.pixel_norm import Normalize
+from lipsformer.model.pixel_norm import PixelNormalize
 from lipsformer.train.data.rng import Stream, generator
 
 from .mixup import Mixtures, draw_mixtures, mix
@@ -79,7 +79,7 @@ class Augmentation:
             mixtures = draw_mixtures(generator(seed, Stream.MIX, step), batch, self.mixup, self.cutmix)
         return Draws(images=batch, edits=edits, erasures=erasures, mixtures=mixtures)
 
-    def apply(self, pixels: Tensor, labels: Tensor, draws: Draws, normalize: Normalize) -> tuple[Tensor, Tensor]:
+    def apply(self, pixels: Tensor, labels: Tensor, draws: Draws, normalize: PixelNormalize) -> tuple[Tensor, Tensor]:
         """Augments a batch, or the part of one that `draws` is of, on the device of `pixels`.
 
         Args:
