@@ -20,11 +20,12 @@ check: $(VENV)/installed
 	$(RUN)/mypy
 
 # The pages keep their places in the tree, so that a link that works on GitHub works on the site too.
+# Without --quiet, which would silence the warnings that `strict` counts.
 docs: $(VENV)/installed
 	rm -rf build/pages
 	mkdir -p build/pages
 	tar -cf - --exclude '*.safetensors' --exclude '*.py' --exclude '*.json' --exclude results $(PAGES) | tar -xf - -C build/pages
-	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

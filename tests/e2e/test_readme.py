@@ -1,4 +1,4 @@
-"""The commands and the program of the README, run as they stand."""
+"""The README's commands and program, run as they stand; options are only added to save time."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from lipsformer.images.samples import SAMPLES
 from tests.support.server import running
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-ELSEWHERE = {"data": "`make quickstart` downloads the photos", "serve": "it runs until it is stopped"}
+ELSEWHERE = ("data", "serve")  # `make quickstart` downloads the photos; a separate test starts the server
+FASTER = {"train": ["--epochs", "1"], "benchmark": ["--rounds", "1", "--seconds", "0.1"]}
 
 pytestmark = pytest.mark.slow
 
 
 def shell_lines(start: str) -> list[list[str]]:
-    """The words of each line of the README's shell blocks that begins with `start`, without its comment."""
+    """The words of each line of the README's shell blocks that begins with `start`, without comments."""
     blocks = "".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
     return [shlex.split(line, comments=True) for line in blocks.splitlines() if line.startswith(f"{start} ")]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as the README has it: photos, and in place of the fruit dataset the 14 sample photos."""
+    """A folder as the README assumes it: photos, and the 14 sample photos as a small fruit dataset."""
     root = tmp_path_factory.mktemp("readme")
     for photo in SAMPLES.glob("*.jpg"):
         for split in ("train", "test"):
@@ -43,12 +44,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def done(folder: Path) -> Path:
-    """The folder after all commands but those that are run elsewhere."""
+    """The folder after all commands except those of ELSEWHERE."""
     commands = [words for words in shell_lines("lipsformer") if words[1] not in ELSEWHERE]
     assert len(commands) >= 6
     for _, *words in commands:
         run = subprocess.run(
-            [sys.executable, "-m", "lipsformer", *words], cwd=folder, capture_output=True, text=True, check=False
+            [sys.executable, "-m", "lipsformer", *words, *FASTER.get(words[0], [])],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert run.returncode == 0, f"lipsformer {shlex.join(words)}: {run.stderr}"
     return folder
