@@ -117,7 +117,7 @@ def main() -> None:
     ]
     over_http = classify_over_http(bundle, held_out)
     print(
-        f"\n{over_http:.0%} of {len(held_out)} held-out photos classified correctly over HTTP; chance is 1 in 14 (7%)."
+        f"\n{over_http:.0%} of {len(held_out)} held-out photos classified correctly over HTTP; chance is 7%, 1 in 14."
     )
     lipsformer("eval", bundle, photos)
     print(f"\nTook {time.monotonic() - fetched:.0f} s, and {fetched - started:.0f} s to fetch the photos.")

@@ -122,12 +122,10 @@ def main() -> None:
     for name in KINDS:
         cells = [f"{column[name]:.3f} | {column[name] / all_:.1%}" for column, all_ in zip(columns, steps, strict=True)]
         print(f"| {name} | " + " | ".join(cells) + " |")
-    print(
-        "\n`none` normalizes the pixels and builds the targets. A step is the forward and backward pass in float32 of"
-    )
+    print("\n`none` normalizes the pixels and builds the targets. A step is a forward and backward pass in float32 of")
     print(" and of ".join(f"{model} ({step:.1f} ms)" for (*_, model), step in zip(BATCHES, steps, strict=True)) + ".\n")
     print("Each RandAugment operation at magnitude 9, on a whole batch. A layer runs it on a thirtieth of the images.")
-    print("kornia's time is in parentheses where the operation is our own.\n")
+    print("In parentheses: kornia's version, where ours replaces it.\n")
     print("| operation | " + " | ".join(heads) + " |")
     print("|---|" + "---:|" * len(BATCHES))
     tables = [operations(batch, side) for batch, side, _ in BATCHES]

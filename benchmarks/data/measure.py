@@ -108,12 +108,9 @@ def print_speed(sources: dict[str, Split]) -> None:
 
 def print_exactness(sources: dict[str, Split]) -> None:
     print("\n## Accuracy of a reduced decode\n")
-    print(
-        "Difference in gray levels (of 255) from the exact crop (decoded whole, resized in one step): mean over all crops /"
-    )
-    print(
-        "mean of the worst crop / maximum over all pixels. The column without a gap uses only Pillow's `reducing_gap=2.0`.\n"
-    )
+    print("Difference in gray levels (of 255) from the exact crop (decoded whole, resized in one step): mean over")
+    print("all crops / mean of the worst crop / maximum over all pixels. The column without a gap uses only Pillow's")
+    print("`reducing_gap=2.0`.\n")
     print("| photos | crop | no gap | " + " | ".join(f"gap {gap:g}" for gap in GAPS) + " |")
     print("|---|---:|" + "---:|" * (len(GAPS) + 1))
     for name, split in sources.items():
@@ -163,9 +160,8 @@ def print_listing(scratch: Path) -> None:
         open_dataset(scratch / "many")
         indexed = measured()
     print(f"\n## Opening {FOLDERS * FILES:,} files in {FOLDERS:,} folders\n")
-    print(
-        "Seconds, with the names in the system's cache. Opening a dataset without splits also holds out a tenth, by hash.\n"
-    )
+    print("Seconds, with the names in the system's cache. Opening a dataset without splits also holds out a tenth,")
+    print("by hash.\n")
     print("| | walked | from the index |\n|---|---:|---:|")
     for what, before, after in zip(("listing", "dataset"), walked, indexed, strict=True):
         print(f"| {what} | {before:.3f} | {after:.3f} |")
@@ -205,10 +201,8 @@ def main() -> None:
         }
         versions = f"Pillow {PIL.__version__}, libjpeg-turbo {features.version('libjpeg_turbo')}"
         print("# Reading training data\n")
-        print(
-            f"Measured with `TrainingImages` of `train/data/dataset.py` and the recipe `default`: best of {ROUNDS} interleaved"
-        )
-        print(f"rounds of {IMAGES} images. {versions}, one of {os.cpu_count()} virtual cores.\n")
+        print(f"Measured with `TrainingImages` of `train/data/dataset.py` and the recipe `default`: best of {ROUNDS}")
+        print(f"interleaved rounds of {IMAGES} images. {versions}, one of {os.cpu_count()} virtual cores.\n")
         print("    python benchmarks/data/measure.py > benchmarks/data/README.md\n")
         print_speed(sources)
         print_exactness(sources)

@@ -21,9 +21,9 @@ SHAPES = (  # batch, channels, side
     *((16, 96 << stage, 56 >> stage) for stage in range(4)),  # lipsformer_swin_tiny
 )
 NOTE = """
-Ours (`lipsformer/model/cpu_ops.py`) sums the bias gradient directly and computes the input gradient as a convolution with
-flipped weights. The weight gradient comes from pairs of positions on maps of up to 8 x 8, from pairs of columns in bfloat16
-on maps of up to 16 columns, and otherwise from oneDNN in float32."""
+Ours (`lipsformer/model/cpu_ops.py`) sums the bias gradient directly and computes the input gradient as a convolution
+with flipped weights. The weight gradient comes from pairs of positions on maps of up to 8 x 8, from pairs of columns
+in bfloat16 on maps of up to 16 columns, and otherwise from oneDNN in float32."""
 
 
 def milliseconds(function: Callable[[], object]) -> float:

@@ -48,10 +48,8 @@ def measure(name: str) -> tuple[float, float]:
 
 def main() -> None:
     print("# All variants at full size\n")
-    print(
-        "One training step, a checkpoint that is restored bit for bit, and an export that passed the parity gate at batch sizes"
-    )
-    print("1, 3 and 16, at the variant's own depth, width and image size.\n")
+    print("One training step, a checkpoint that is restored bit for bit, and an export that passed the parity gate at")
+    print("batch sizes 1, 3 and 16, at the variant's own depth, width and image size.\n")
     print("    python benchmarks/variants/measure.py > benchmarks/variants/README.md\n")
     print("| variant | worst relative L2 error of the logits | CPU seconds |")
     print("|---|---:|---:|")
