@@ -1,10 +1,12 @@
-# Two commands: `make quickstart` shows the whole road on real photos, `make test` proves it. Both do all the set-up.
+# `make quickstart` runs the whole pipeline on real photos, `make test` all checks and tests, `make docs` builds the website
+# in build/site. All of them set up .venv first.
 
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
+PAGES := README.md CONTRIBUTING.md CHANGELOG.md docs benchmarks train/recipes lipsformer/checkpoints/weights
 
-.PHONY: quickstart test check
+.PHONY: quickstart test check docs
 
 quickstart: $(VENV)/installed
 	$(RUN)/python examples/quickstart.py $(QUICKSTART)
@@ -17,7 +19,15 @@ check: $(VENV)/installed
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
 
+# The pages keep their places in the tree, so that a link that works on GitHub works on the site too.
+# Without --quiet, which would silence the warnings that `strict` counts.
+docs: $(VENV)/installed
+	rm -rf build/pages
+	mkdir -p build/pages
+	tar -cf - --exclude '*.safetensors' --exclude '*.py' --exclude '*.json' --exclude results $(PAGES) | tar -xf - -C build/pages
+	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build
+
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,data,dev]'
+	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,data,dev,docs]'
 	touch $@

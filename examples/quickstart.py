@@ -1,7 +1,6 @@
 """From real photos to an HTTP answer: data, train, export, serve, classify. `make quickstart` runs it.
 
-Every step is the `lipsformer` command that you would type; it is shown before it runs. What an earlier run finished is
-used again.
+Each step prints the `lipsformer` command that you would type, then runs it. Results of an earlier run are reused.
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ def lipsformer(*arguments: object) -> str:
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody listens on."""
+    """A free port of the loopback interface."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
 
 
 def wait_until_ready(url: str, server: subprocess.Popen[bytes], seconds: float = 120) -> None:
-    """Returns once the server answers that it is ready; ends the program if the server ends or takes too long."""
+    """Waits until the server is ready; exits if the server stops or takes too long."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if server.poll() is not None:
@@ -56,7 +55,7 @@ def wait_until_ready(url: str, server: subprocess.Popen[bytes], seconds: float =
 
 
 def classify(url: str, photo: Path) -> dict[str, Any]:
-    """The server's best answer to a photo: POST /classify with the file as the body."""
+    """The top-1 prediction for a photo: POST /classify with the file as the body."""
     request = urllib.request.Request(
         f"{url}/classify?top_k=1", data=photo.read_bytes(), headers={"Content-Type": "image/jpeg"}
     )
@@ -66,7 +65,7 @@ def classify(url: str, photo: Path) -> dict[str, Any]:
 
 
 def classify_over_http(bundle: Path, photos: list[Path]) -> float:
-    """Serves the bundle, sends it the photos, prints each answer beside the truth; returns the share that is right."""
+    """Serves the bundle, sends it the photos, and prints each answer next to the true class; returns the accuracy."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = [LIPSFORMER, "serve", bundle, "--port", str(port)]
@@ -91,10 +90,10 @@ def classify_over_http(bundle: Path, photos: list[Path]) -> float:
 
 
 def main() -> None:
-    """Takes the whole road; see the module's docstring."""
+    """Runs all steps; see the module's docstring."""
     parser = argparse.ArgumentParser(description="From real photos to an HTTP answer.")
-    parser.add_argument("--output", type=Path, default=Path("runs/quickstart"), help="folder for all that is made")
-    parser.add_argument("--epochs", type=int, help="epochs instead of the recipe's, for a quicker and poorer model")
+    parser.add_argument("--output", type=Path, default=Path("runs/quickstart"), help="folder for all results")
+    parser.add_argument("--epochs", type=int, help="override the recipe's epochs, for a faster, less accurate model")
     options = parser.parse_args()
     root: Path = options.output
     photos, run, bundle = root / "fruit", root / "run", root / "bundle"
@@ -109,7 +108,7 @@ def main() -> None:
 
     checkpoint = run / "last.safetensors"
     if bundle.is_dir() and (bundle / "manifest.json").stat().st_mtime < checkpoint.stat().st_mtime:
-        shutil.rmtree(bundle)  # of an older training
+        shutil.rmtree(bundle)  # it belongs to an older training
     if not bundle.is_dir():
         lipsformer("export", checkpoint, "--output", bundle)
 
@@ -117,7 +116,9 @@ def main() -> None:
         p for folder in sorted((photos / "test").iterdir()) for p in sorted(folder.iterdir())[:PHOTOS_PER_CLASS]
     ]
     over_http = classify_over_http(bundle, held_out)
-    print(f"\n{over_http:.0%} of {len(held_out)} held-out photos right over HTTP; chance is 1 in 14, 7 %.")
+    print(
+        f"\n{over_http:.0%} of {len(held_out)} held-out photos classified correctly over HTTP; chance is 7%, 1 in 14."
+    )
     lipsformer("eval", bundle, photos)
     print(f"\nTook {time.monotonic() - fetched:.0f} s, and {fetched - started:.0f} s to fetch the photos.")
     print(f"""
@@ -134,4 +135,4 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit(130)  # the step that ran has told; run it again to go on from there
+        sys.exit(130)  # the interrupted step has printed its message; run the quickstart again to resume

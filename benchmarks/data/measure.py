@@ -92,7 +92,7 @@ def differences(split: Split, crops: Crops, gap: float, reduce: float | None) ->
 
 def print_speed(sources: dict[str, Split]) -> None:
     print("## Decoded, cropped, flipped\n")
-    print(f"Images per second and core; a reduced decode keeps {GAP} times the crop's final side at least.\n")
+    print(f"Images per second and core. A reduced decode keeps at least {GAP} times the crop's final side.\n")
     print("| photos | crop | whole decode | reduced decode | gain |")
     print("|---|---:|---:|---:|---:|")
     for name, split in sources.items():
@@ -100,17 +100,16 @@ def print_speed(sources: dict[str, Split]) -> None:
             whole, reduced = rates([images_of(split, size, WHOLE), images_of(split, size)])
             print(f"| {name} | {size} px | {whole:.0f} | {reduced:.0f} | {reduced / whole:.2f} |")
     print(
-        "\nThe largest photos, at 64 px, decoded whole gave 141, 72 and 82 a second in three runs on a shared machine,"
+        "\nThe largest photos at 64 px, decoded whole, gave 141, 72 and 82 images/s in three runs on a shared machine,"
     )
-    print("reduced ones to 238, 238 and 274: take their gain as 1.7 at least.")
+    print("and 238, 238 and 274 when reduced: the gain is at least 1.7.")
 
 
 def print_exactness(sources: dict[str, Split]) -> None:
-    print("\n## How exact a reduced decode is\n")
-    print(
-        "Gray levels of 255 between a crop and the exact one (decoded whole, resized in one step): mean of all crops /"
-    )
-    print("mean of the worst crop / largest of any pixel. Without a gap, Pillow's `reducing_gap=2.0` alone does it.\n")
+    print("\n## Accuracy of a reduced decode\n")
+    print("Difference in gray levels (of 255) from the exact crop (decoded whole, resized in one step): mean over")
+    print("all crops / mean of the worst crop / maximum over all pixels. The column without a gap uses only Pillow's")
+    print("`reducing_gap=2.0`.\n")
     print("| photos | crop | no gap | " + " | ".join(f"gap {gap:g}" for gap in GAPS) + " |")
     print("|---|---:|" + "---:|" * (len(GAPS) + 1))
     for name, split in sources.items():
@@ -160,9 +159,8 @@ def print_listing(scratch: Path) -> None:
         open_dataset(scratch / "many")
         indexed = measured()
     print(f"\n## Opening {FOLDERS * FILES:,} files in {FOLDERS:,} folders\n")
-    print(
-        "Seconds, with the names in the system's cache. A dataset without splits also has a tenth held out, by hash.\n"
-    )
+    print("Seconds, with the names in the system's cache. Opening a dataset without splits also holds out a tenth,")
+    print("by hash.\n")
     print("| | walked | from the index |\n|---|---:|---:|")
     for what, before, after in zip(("listing", "dataset"), walked, indexed, strict=True):
         print(f"| {what} | {before:.3f} | {after:.3f} |")
@@ -184,7 +182,7 @@ def print_shards(scratch: Path, split: Split) -> None:
     write_shards(scratch / "shards", split)
     shards = open_dataset(scratch / "shards").train
     print("\n## Tar shards and files\n")
-    print("Images per second and core, fruit photos, in a random order, reduced decode.\n")
+    print("Images per second and core: fruit photos in random order, reduced decode.\n")
     print("| crop | files | tar shards |\n|---:|---:|---:|")
     for size in SIZES:
         order = np.random.default_rng(0).permutation(len(shards))
@@ -202,8 +200,8 @@ def main() -> None:
         }
         versions = f"Pillow {PIL.__version__}, libjpeg-turbo {features.version('libjpeg_turbo')}"
         print("# Reading training data\n")
-        print(f"Through `TrainingImages` of `train/data/dataset.py`, recipe `default`, best of {ROUNDS} interleaved")
-        print(f"rounds of {IMAGES} images; {versions}, {os.cpu_count()} virtual cores, one used.\n")
+        print(f"Measured with `TrainingImages` of `train/data/dataset.py` and the recipe `default`: best of {ROUNDS}")
+        print(f"interleaved rounds of {IMAGES} images. {versions}, one of {os.cpu_count()} virtual cores.\n")
         print("    python benchmarks/data/measure.py > benchmarks/data/README.md\n")
         print_speed(sources)
         print_exactness(sources)

@@ -21,9 +21,9 @@ SHAPES = (  # batch, channels, side
     *((16, 96 << stage, 56 >> stage) for stage in range(4)),  # lipsformer_swin_tiny
 )
 NOTE = """
-Ours (`lipsformer/model/cpu_ops.py`) sums the bias's gradient by itself and has the input's from a convolution with the
-weights turned round. That of the weights is from pairs of positions on maps of up to 8 x 8, from pairs of columns in
-bfloat16 on maps of up to 16 columns, and else from oneDNN in float32."""
+Ours (`lipsformer/model/cpu_ops.py`) sums the bias gradient directly and computes the input gradient as a convolution
+with flipped weights. The weight gradient comes from pairs of positions on maps of up to 8 x 8, from pairs of columns
+in bfloat16 on maps of up to 16 columns, and otherwise from oneDNN in float32."""
 
 
 def milliseconds(function: Callable[[], object]) -> float:
@@ -62,8 +62,8 @@ def measure(batch: int, channels: int, side: int, dtype: torch.dtype) -> list[fl
 def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    print("# The gradients of a depthwise convolution on a CPU\n")
-    print(f"Milliseconds for a kernel of {KERNEL}x{KERNEL} on one thread: the convolution, and the gradients of its")
+    print("# Gradients of a depthwise convolution on a CPU\n")
+    print(f"Milliseconds for a {KERNEL}x{KERNEL} kernel on one thread: the convolution, and the gradients of its")
     print(
         f"input, weights and bias. Medians of {ROUNDS} interleaved rounds of {CALLS} calls; torch {torch.__version__},"
     )

@@ -1,11 +1,11 @@
-"""LipsFormer-Swin-Tiny at 224 pixels in ONNX Runtime: as it was trained, folded, in int8, and beside others' code.
+"""LipsFormer-Swin-Tiny at 224 pixels in ONNX Runtime: as trained, folded, in int8, and compared with other code.
 
     git clone https://github.com/IDEA-Research/LipsFormer official
     pip install --no-deps timm
     python benchmarks/inference/measure.py --official official --timm > benchmarks/inference/README.md
 
-Without --official and --timm ours is measured alone. All are exported by the same function, with the normalization in
-front, and measured by `lipsformer benchmark`: a process for each, which take turns.
+Without --official and --timm, only ours is measured. All are exported by the same function, including normalization,
+and measured by `lipsformer benchmark`: one process each, in turn.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ PEERS = runpy.run_path(str(Path(__file__).parents[1] / "training" / "measure.py"
 
 HEADING = f"""# Inference in ONNX Runtime
 
-Milliseconds of a call, pixels to logits, of `{NAME}` at 224 pixels and batch 1, with random weights: what a
-call takes does not depend on them. Medians of all calls of {{rounds}} rounds; ratios are medians over the rounds.
+Milliseconds per call, from pixels to logits, of `{NAME}` at 224 pixels and batch size 1. The weights are random,
+which does not affect the time. Times are medians over all calls of {{rounds}} rounds, ratios medians over the rounds.
 
     git clone https://github.com/IDEA-Research/LipsFormer official
     pip install --no-deps timm
     python benchmarks/inference/measure.py --official official --timm > benchmarks/inference/README.md
 
-`{UNFOLDED}` is the network as it stands in the checkpoint (`export --no-fold`). The official code has the same
-weights; its `window_reverse`, which freezes the batch, is replaced. It and timm's are as `torch.onnx.export` writes
-them; "{CLEANED[2:]}" means without the intermediate shapes that it notes in the graph, as ours are: ONNX Runtime infers
-its own and is faster. Swin-Tiny has no convolution branches, and 10 % less to multiply.
+`{UNFOLDED}` is the network as it is in the checkpoint (`export --no-fold`). The official code has the same weights;
+its `window_reverse`, which fixes the batch size, is replaced. The official and timm graphs are as `torch.onnx.export`
+writes them. "{CLEANED[2:]}" means without the intermediate shapes that it records in the graph, like ours: ONNX Runtime
+infers its own and is faster. Swin-Tiny has no convolution branches and 10% fewer multiply-adds.
 """
 
 
@@ -161,14 +161,12 @@ def print_table(report: BenchmarkReport) -> None:
         size = report.subjects[row.subject].file_bytes / 1e6
         ratios = " | ".join(f"{ratio(row, rows[other]):.2f}" for other in others)
         print(f"| {name} | {row.p50_ms:.1f} | {row.p99_ms:.1f} | {ratios} | {share} | {memory} | {size:.0f} |")
-    print(
-        f"\nsgemm: multiply-adds beside {report.sgemm_gflops:.0f} GFLOP/s, the best product of two 2048 x 2048 matrices"
-    )
-    print("in the same run. memory: what a process grew by while it loaded and ran the model.")
+    print(f"\nsgemm: share of {report.sgemm_gflops:.0f} GFLOP/s, the best 2048 x 2048 product in the same run.")
+    print("memory: growth of the process while it loaded and ran the model.")
     for subject in report.subjects:
         name = Path(subject.label).stem
         if name in (FOLDED, INT8, OFFICIAL):
-            print(f"\n{name}: relative L2 {subject.relative_l2:.1e} from the first row at the worst of 28 photos.")
+            print(f"\n{name}: relative L2 {subject.relative_l2:.1e} from the first row, for the worst of 28 photos.")
 
 
 def ratio(row: Any, other: Any) -> float:

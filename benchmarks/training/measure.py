@@ -4,8 +4,9 @@
     pip install --no-deps timm
     python benchmarks/training/measure.py --official official > benchmarks/training/README.md
 
-Without --official and without timm ours is measured alone. All models train in one process, a step of each in turn, so
-that whatever else the machine does falls on all of them; a busy one slows threads that wait for each other many times.
+Without --official and without timm, only ours is measured. All models train in one process, a step of each in turn, so
+that other load on the machine affects all of them. On a busy machine, threads that wait for each other become many
+times slower.
 """
 
 from __future__ import annotations
@@ -41,19 +42,19 @@ TORCHVISION = (
 HEADING = f"""# A training step
 
 Images per second of `{NAME}` at {SIDE} pixels in one training step: forward, cross entropy, backward,
-clipping, AdamW; stochastic depth {DROP_PATH}. Medians of {{rounds}} rounds, in each of which every model makes a step;
-the ratios are medians over the rounds.
+gradient clipping, AdamW; stochastic depth {DROP_PATH}. Medians of {{rounds}} rounds, in each of which every model
+makes a step. Ratios are medians over the rounds.
 
     git clone https://github.com/IDEA-Research/LipsFormer official
     pip install --no-deps timm
     python benchmarks/training/measure.py --official official > benchmarks/training/README.md
 
-The official code computes the MLP, the GELUs and the softmax a second time for the gradient, to save memory; ours
-computes blocks again only with `grad_checkpointing`. The third row is the official code storing all that ours stores.
-Swin-Tiny has no convolution branches and 10 % less to multiply.
+To save memory, the official code computes the MLP, the GELUs and the softmax a second time for the gradient. Ours
+recomputes blocks only with `grad_checkpointing`. In the third row the official code stores everything that ours stores.
+Swin-Tiny has no convolution branches and 10% fewer multiply-adds.
 """
-NO_CUDA = """Not measured: the machine of these numbers has no CUDA device. Where there is one the command measures ours
-there; that part of it is written and has not been run."""
+NO_CUDA = """Not measured: this machine has no CUDA device. With one, the command also measures our model on it. That
+part of the command has not been run."""
 
 Step = Callable[[], object]
 

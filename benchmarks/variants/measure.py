@@ -2,7 +2,7 @@
 
     python benchmarks/variants/measure.py > benchmarks/variants/README.md
 
-The tests do the same with fewer blocks and smaller images; this takes an hour on one core and some GB.
+The tests do the same with fewer blocks and smaller images. This takes an hour on one core and a few GB.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ def measure(name: str) -> tuple[float, float]:
 
 
 def main() -> None:
-    print("# Every variant, whole\n")
-    print("One training step, a checkpoint that comes back bit for bit, and an export that passed the parity gate at")
-    print("batch 1, 3 and 16, at the variant's own depth, width and image size.\n")
+    print("# All variants at full size\n")
+    print("One training step, a checkpoint that is restored bit for bit, and an export that passed the parity gate at")
+    print("batch sizes 1, 3 and 16, at the variant's own depth, width and image size.\n")
     print("    python benchmarks/variants/measure.py > benchmarks/variants/README.md\n")
     print("| variant | worst relative L2 error of the logits | CPU seconds |")
     print("|---|---:|---:|")

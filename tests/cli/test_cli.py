@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import shutil
 import socket
 import subprocess
@@ -19,7 +18,6 @@ from lipsformer.images.samples import SAMPLES
 from tests.support.trained import Trained
 
 PHOTO = str(SAMPLES / "Kaiser.jpg")
-README = Path(__file__).parents[2] / "README.md"
 Run = Callable[..., tuple[int, str, str]]
 COMMANDS = (
     "models",
@@ -271,18 +269,6 @@ def test_a_failed_gate_exits_with_1(run: Run, trained: Trained, tmp_path: Path) 
     status, out, err = run("predict", bundle, PHOTO)
     assert (status, out) == (1, "")
     assert "parity.md: its SHA-256 is not the manifest's" in err
-
-
-def test_every_command_in_the_readme_parses() -> None:
-    """Names and options of the README's commands exist; what they do is tested elsewhere."""
-    import typer.main
-
-    group = typer.main.get_command(cli.app)
-    lines = re.findall(r"^lipsformer (.+?)(?:\s+#.*)?$", README.read_text(), re.MULTILINE)
-    assert len(lines) >= 8
-    for line in lines:
-        name, *words = shlex.split(line)
-        group.commands[name].make_context(name, words)  # type: ignore[attr-defined]
 
 
 def test_export_and_train_through_the_command_line(run: Run, trained: Trained, tmp_path: Path) -> None:

@@ -201,7 +201,7 @@ def test_the_documentation_tells_the_limits() -> None:
     for figure, *cells in re.findall(r"^\| `(\w+)`.* \|([^|]*)\|([^|]*)\|([^|]*)\|$", text, re.MULTILINE):
         for precision, cell in zip(told, cells, strict=True):
             if cell.strip():
-                number, percent = re.fullmatch(r" *([-\de.]+)( %)? *", cell).groups()  # type: ignore[union-attr]
+                number, percent = re.fullmatch(r" *([-\de.]+)(%)? *", cell).groups()  # type: ignore[union-attr]
                 told[precision][figure] = float(number) / (100 if percent else 1)
     assert told == THRESHOLDS
 
