@@ -132,7 +132,7 @@ def take_step(state: TrainingState, batch: Batch, setting: Setting, *, stop: boo
     """
     recipe, distributed = setting.recipe, setting.distributed
     images = len(setting.sampler.positions(state.step))
-    draws = setting.augmentation.draw(recipe.seed, state.step, images)
+    params = setting.augmentation.sample(recipe.seed, state.step, images)
     drop = drop_path_noise(state, recipe.seed, images)
     parts = split_batch(images, distributed.world_size * recipe.grad_accum_steps)
     parts = parts[distributed.rank * recipe.grad_accum_steps : (distributed.rank + 1) * recipe.grad_accum_steps]
@@ -145,7 +145,7 @@ def take_step(state: TrainingState, batch: Batch, setting: Setting, *, stop: boo
         pixels = batch.pixels[local].to(distributed.device, non_blocking=True)
         labels = batch.labels[local].to(distributed.device, non_blocking=True)
         inputs, targets = setting.augmentation.apply(
-            pixels, labels, draws.part(part.start, part.stop), setting.normalize
+            pixels, labels, params.part(part.start, part.stop), setting.normalize
         )
         with distributed.no_sync(state.network, part is not parts[-1]):
             with setting.autocast():
