@@ -17,7 +17,10 @@ from lipsformer.train.data.dataset import TrainingBatchSampler
 from lipsformer.train.data.rng import Stream, generator
 from lipsformer.train.data.sampler import EpochSampler, split_batch
 from lipsformer.train.distributed import DistributedContext
-from lipsformer.train.optim.optimizers import average_weights, build_optimizers, freeze_stages, groups, learning_rate
+from lipsformer.train.optim.ema import average_weights
+from lipsformer.train.optim.optimizers import build_optimizers
+from lipsformer.train.optim.param_groups import freeze_stages, param_groups
+from lipsformer.train.optim.schedule import learning_rate
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -138,7 +141,7 @@ def test_schedule_starts_at_the_peak_and_ends_near_nothing() -> None:
 
 def test_only_matrices_and_kernels_decay() -> None:
     model = create_model("lipsformer_swin_nano", 3)
-    decayed, free = sorted(groups(model, load_recipe("default")), key=lambda g: -g["weight_decay"])
+    decayed, free = sorted(param_groups(model, load_recipe("default")), key=lambda g: -g["weight_decay"])
     names = {parameter: name for name, parameter in model.named_parameters()}
     assert len(decayed["params"]) + len(free["params"]) == len(names)
     assert (decayed["weight_decay"], free["weight_decay"]) == (0.05, 0.0)
@@ -151,7 +154,9 @@ def test_the_rate_decays_from_layer_to_layer() -> None:
     model = create_model("lipsformer_swin_nano", 3)
     depths = model.config.depths
     factor = {
-        id(p): g["lr_scale"] for g in groups(model, load_recipe("default", ["layer_decay=0.5"])) for p in g["params"]
+        id(p): g["lr_scale"]
+        for g in param_groups(model, load_recipe("default", ["layer_decay=0.5"]))
+        for p in g["params"]
     }
     last = sum(depths) + 1
     found = {name: round(-np.log2(factor[id(p)])) for name, p in model.named_parameters()}
@@ -168,7 +173,7 @@ def test_the_rate_decays_from_layer_to_layer() -> None:
 def test_frozen_stages_are_left_out_of_the_optimizer() -> None:
     model = create_model("lipsformer_cswin_nano", 3)
     freeze_stages(model, 2)
-    trained = {id(p) for g in groups(model, load_recipe("default")) for p in g["params"]}
+    trained = {id(p) for g in param_groups(model, load_recipe("default")) for p in g["params"]}
     names = {name for name, p in model.named_parameters() if id(p) not in trained}
     assert {name.split(".")[0] for name in names} == {"patch_embed", "layers"}
     assert {name.split(".")[1] for name in names if name.startswith("layers")} == {"0", "1"}
