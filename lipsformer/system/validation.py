@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pydantic import ValidationError
@@ -31,13 +31,16 @@ NEEDED = {
 }
 
 
-def input_error(error: ValidationError, what: str, known: Iterable[str] = ()) -> InputError:
+def input_error(
+    error: ValidationError, what: str, known: Iterable[str] = (), show: Callable[[Any], str] = repr
+) -> InputError:
     """The first finding of `error` in one line: the field, its value, and what is needed.
 
     Args:
         error: from building a pydantic dataclass or model.
         what: names the thing that is built and starts the message, as "recipe"; "" starts with the field itself.
         known: the fields' names, to suggest the near one for an unknown one.
+        show: how the message writes a value.
     """
     found = error.errors(include_url=False)[0]
     kind, context = found["type"], found.get("ctx", {})
@@ -45,14 +48,16 @@ def input_error(error: ValidationError, what: str, known: Iterable[str] = ()) ->
     start = f"{what}: " if what else ""
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
         return InputError(f"unknown {what or 'field'} key '{name}': {suggest(name, known)}")
+    if kind == "missing" and isinstance(found["loc"][-1], int):
+        kind, context = "too_short", {"min_length": found["loc"][-1] + 1}
     if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return InputError(f"{start}{name} is missing")
     if kind == "value_error":  # raised by a validator of ours, with a message for the user
         return InputError(f"{start}{context['error']}")
-    needed = NEEDED.get(kind, found["msg"]).format(**context)
-    return InputError(f"{start}{name}={_shown(found['input'])}: {needed}")
+    limits = {key: f"{value:g}" if isinstance(value, float) else value for key, value in context.items()}
+    needed = NEEDED.get(kind, found["msg"]).format(**limits)
+    return InputError(f"{start}{name}={_cut(show(found['input']))}: {needed}")
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
+def _cut(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:60]}..."

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from lipsformer import InputError, load_checkpoint
-from lipsformer.train.initial_weights import start_config, start_model, start_preprocessing
+from lipsformer.checkpoints import checkpoint
+from lipsformer.train import Recipe
+from lipsformer.train.initial_weights import StartingPoint
 from tests.support.tiny_training import contents, make_photos, train_tiny
 from tests.support.trained import Trained
 
@@ -23,33 +26,55 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_all_weights_are_taken_but_for_a_head_of_other_classes(trained: Trained) -> None:
     before = load_checkpoint(trained.checkpoint).model.state_dict()
     table = {"name": str(trained.checkpoint), "drop_path": 0.3}
-    same = start_model(table, trained.classes)
+    start = StartingPoint.resolve(table)
+    same = start.build_model(trained.classes)
     assert same.config.drop_path == 0.3
     assert all(torch.equal(value, before[name]) for name, value in same.state_dict().items())
-    other = start_model(table, ("a", "b"))
+    other = start.build_model(("a", "b"))
     assert other.head.weight.shape == (2, before["head.weight"].shape[1])
     assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items() if "head" not in name)
-    renamed = start_model(table, [*trained.classes[:-1], "z"])  # as many, but others
+    renamed = start.build_model([*trained.classes[:-1], "z"])  # as many, but others
     assert not torch.equal(renamed.head.weight, before["head.weight"])
 
 
 def test_what_does_not_fit_the_checkpoint_is_named(trained: Trained) -> None:
     name = str(trained.checkpoint)
     with pytest.raises(InputError, match=r"its .* does not fit the changed model.embed_dim"):
-        start_model({"name": name, "embed_dim": 32}, ("a", "b"))
+        StartingPoint.resolve({"name": name, "embed_dim": 32}).build_model(("a", "b"))
     with pytest.raises(InputError, match="did you mean 'drop_path'"):
-        start_config({"name": name, "drop_pth": 0.3})
+        StartingPoint.resolve({"name": name, "drop_pth": 0.3})
     with pytest.raises(InputError, match="no such checkpoint"):
-        start_config({"name": "none.safetensors"})
+        StartingPoint.resolve({"name": "none.safetensors"})
 
 
 def test_a_checkpoint_of_stripes_can_be_tuned_at_another_size() -> None:
     table = {"name": "lipsformer_cifar10", "image_size": 64, "split_sizes": [2, 4, 8, 8]}
-    model = start_model(table, ("a", "b"))
+    start = StartingPoint.resolve(table)
+    model = start.build_model(("a", "b"))
     assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 2)
-    preprocessing = start_preprocessing(table, 0.9)
-    assert (preprocessing.image_size, preprocessing.crop_pct) == (64, 0.9)
-    assert preprocessing.mean == load_checkpoint("lipsformer_cifar10").preprocessing.mean
+    assert start.preprocessing.image_size == 64
+    assert start.preprocessing.mean == load_checkpoint("lipsformer_cifar10").preprocessing.mean
+
+
+def test_a_training_opens_its_checkpoint_and_builds_its_recipe_once(
+    photos: Path, tmp_path: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, built = [], []
+    safe_open, init = checkpoint.safe_open, Recipe.__init__
+
+    def counted_open(path: Path, framework: str) -> Any:
+        opened.append(path)
+        return safe_open(path, framework=framework)
+
+    def counted_init(self: Recipe, **values: Any) -> None:
+        built.append(values["model"]["name"])
+        init(self, **values)
+
+    monkeypatch.setattr(checkpoint, "safe_open", counted_open)
+    monkeypatch.setattr(Recipe, "__init__", counted_init)
+    tune(photos, trained, tmp_path / "run", "model.drop_path=0.1")
+    assert opened == [trained.checkpoint]
+    assert built == [str(trained.checkpoint)]
 
 
 def tune(photos: Path, trained: Trained, output: Path, *overrides: str) -> dict[str, torch.Tensor]:

@@ -217,8 +217,9 @@ def _factor(strengths: Array, signs: Array) -> Array:
 
 def _mask(strengths: Array, signs: Array) -> Array:
     """Keeps the top 4 bits down to 1. timm goes to 0 at full strength, which leaves an all-black image."""
-    bits = np.maximum(1, 4 - np.floor(4 * strengths))
-    return (256 - 2 ** (8 - bits))[:, None]
+    bits: Array = np.maximum(1, 4 - np.floor(4 * strengths))
+    masks: Array = 256 - 2 ** (8 - bits)
+    return masks[:, None]
 
 
 def _threshold(strengths: Array, signs: Array) -> Array:
