@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -33,9 +34,13 @@ PLAIN = Preprocessing(image_size=8)
 STRENGTHS = (0.25, 0.6, 0.9, 1.0)
 
 
+@functools.cache
+def opened(path: Path, side: int) -> Image.Image:
+    return Image.open(path).convert("RGB").resize((side, side))
+
+
 def photos(samples: list[Path], side: int) -> list[Image.Image]:
-    opened = (Image.open(path).convert("RGB").resize((side, side)) for path in samples)
-    return list(opened)
+    return [opened(path, side) for path in samples]
 
 
 def stacked(images: list[Image.Image]) -> Tensor:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lipsformer import InputError, load_checkpoint
+from lipsformer.train import run_training
 from tests.support.tiny_training import contents, make_photos, states, train_tiny
 
 
@@ -23,6 +24,12 @@ def refusal(data: Path, output: Path, *overrides: str, **options: object) -> str
         train_tiny(data, output, *overrides, **options)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def test_a_bad_model_is_refused_before_any_data_is_read(tmp_path: Path) -> None:
+    nowhere = tmp_path / "none"
+    for override in ("model.name=lipsformer_nan", "model.window=4", "model.name=none.safetensors", "learning_rate=-1"):
+        assert "no such folder" not in refusal(nowhere, tmp_path / "run", override)
 
 
 def test_missing_folder(tmp_path: Path) -> None:
@@ -83,16 +90,21 @@ def test_nothing_but_corrupt_images(photos: Path, tmp_path: Path, split: str) ->
         ("batch_size=2.5", "batch_size=2.5: a whole number is needed"),
         ("batch_size=true", "batch_size=true: a whole number is needed"),
         ("learning_rate=fast", 'learning_rate="fast": a number is needed'),
-        ("learning_rate=inf", "a number is needed"),
+        ("learning_rate=inf", "a finite number is needed"),
         ("learning_rate=-1", "learning_rate=-1: it must be above 0"),
-        ("crop_scale=[0.9, 0.1]", "crop_scale=[0.9, 0.1]: it must be rising"),
-        ("crop_scale=0.5", "crop_scale=0.5: two numbers"),
+        ("crop_scale=[0.9, 0.1]", "crop_scale=[0.9, 0.1]: the first number must not be above the second"),
+        ("crop_scale=0.5", "crop_scale=0.5: a list is needed"),
+        ("crop_scale=[0.5]", "crop_scale=[0.5]: it needs at least 2 entries"),
+        ("betas=[0.9, 1]", "betas=1: it must be below 1"),
+        ("optimizer=sgd", "optimizer=\"sgd\": use 'adamw' or 'muon'"),
+        ("compile=1", "compile=1: true or false is needed"),
+        ("workers='1'", 'workers="1": a whole number is needed'),
         ("model=4", "model=4: it is a table"),
         ("model.num_classes=4", "the class folders decide it"),
         ("model.image_size=33", "image_size=33 cannot be tiled"),
         ("model.drop_path=high", "drop_path='high': a number from 0 to 0.99 is needed"),
         ("model.depths=4", "depths=4: 4 whole numbers"),
-        ("learning_rate", "give it as key=value"),
+        ("learning_rate", "write it as key=value"),
     ],
 )
 def test_bad_override(photos: Path, tmp_path: Path, override: str, message: str) -> None:
@@ -101,7 +113,8 @@ def test_bad_override(photos: Path, tmp_path: Path, override: str, message: str)
 
 
 def test_unknown_model_recipe_and_device(photos: Path, tmp_path: Path) -> None:
-    assert "did you mean 'lipsformer_nano'?" in refusal(photos, tmp_path / "run", model="lipsformer_nan")
+    with pytest.raises(InputError, match=r"did you mean 'lipsformer_nano'\?"):
+        run_training(photos, output=tmp_path / "run", model="lipsformer_nan")
     assert "unknown recipe 'fruits': did you mean 'fruit'?" in refusal(photos, tmp_path / "run", recipe="fruits")
     assert "no such recipe" in refusal(photos, tmp_path / "run", recipe="mine.toml")
     assert "one of auto, cpu, cuda" in refusal(photos, tmp_path / "run", device="tpu")
