@@ -18,6 +18,14 @@ def photos(tmp_path: Path) -> Path:
     return make_photos(tmp_path / "photos")
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a finished training, next to its photos."""
+    root = tmp_path_factory.mktemp("finished")
+    train_tiny(make_photos(root / "photos"), root / "run", epochs=3)
+    return root / "run"
+
+
 def refusal(data: Path, output: Path, *overrides: str, **options: object) -> str:
     """The message that a training is refused with."""
     with pytest.raises(InputError) as caught:
@@ -134,15 +142,15 @@ def test_existing_output(photos: Path, tmp_path: Path) -> None:
     assert "not a folder" in refusal(photos, tmp_path / "run" / "thesis.txt")
 
 
-def test_resume_as_another_run(photos: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    train_tiny(photos, run, epochs=1)
+def test_resume_as_another_run(finished: Path, tmp_path: Path) -> None:
+    photos = shutil.copytree(finished.with_name("photos"), tmp_path / "photos")
+    run = shutil.copytree(finished, tmp_path / "run")
     before = [path.read_bytes() for path in states(run)]
-    message = refusal(photos, run, "learning_rate=5e-3", epochs=1)
+    message = refusal(photos, run, "learning_rate=5e-3", epochs=3)
     assert "another recipe (learning_rate was 0.001, is 0.005)" in message
-    assert "epochs was 1, is 2" in refusal(photos, run, epochs=2)
+    assert "epochs was 3, is 2" in refusal(photos, run, epochs=2)
     (photos / "train" / "Orange" / "0.jpg").rename(photos / "train" / "Orange" / "9.jpg")
-    assert "another dataset" in refusal(photos, run, epochs=1)
+    assert "another dataset" in refusal(photos, run, epochs=3)
     assert [path.read_bytes() for path in states(run)] == before
 
 
@@ -171,11 +179,11 @@ def spoil(path: Path, how: str) -> None:
         ("empty", "not a readable state"),
     ],
 )
-def test_state_that_cannot_be_used_is_told_and_the_one_before_taken(
-    photos: Path, tmp_path: Path, how: str, reason: str, capsys: pytest.CaptureFixture[str]
+def test_an_unusable_state_is_reported_and_the_one_before_used(
+    finished: Path, tmp_path: Path, how: str, reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = tmp_path / "run"
-    train_tiny(photos, run, epochs=3)
+    photos = finished.with_name("photos")
+    run = shutil.copytree(finished, tmp_path / "run")
     whole = contents(run)
     newest = states(run)[-1]
     spoil(newest, how)
