@@ -23,8 +23,8 @@ from lipsformer.train.data.dataset import (
     Batch,
     TrainingBatchSampler,
     TrainingImages,
-    ValidationBatchSampler,
     ValidationImages,
+    ValidationLoader,
     load_training,
 )
 from lipsformer.train.data.rng import Stream, seed_torch
@@ -109,7 +109,7 @@ class Training:
         state, order = self.state, self.setting.sampler
         images = TrainingImages(self.dataset.train, self.recipe, self.preprocessing)
         batches = load_training(images, TrainingBatchSampler(order, self.distributed, start=state.step))
-        validation = ValidationBatchSampler(
+        validation = ValidationLoader(
             ValidationImages(self.dataset.validation, self.preprocessing), self.recipe, self.distributed
         )
         with contextlib.ExitStack() as stack:
@@ -210,7 +210,7 @@ class Training:
             self.folder.save_unreadable(self.unreadable)
             self.folder.save_state(self.state, self.recipe, self.digest)
 
-    def _finish_epoch(self, batches: ValidationBatchSampler, started: float) -> None:
+    def _finish_epoch(self, batches: ValidationLoader, started: float) -> None:
         """Validates and writes an epoch. The state comes last: killed before, the epoch's end is done again."""
         state = self.state
         outcomes = validate(state.average.module, batches, self.labels, self.setting, self._after_batch)
