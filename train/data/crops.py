@@ -31,7 +31,7 @@ class Crops:
     """Random resized crops of `size` pixels a side, resized with `resample`; see `random_box` for `scale`.
 
     Each is mirrored with probability `hflip`. The decoder gives at least `gap` times `size` pixels a side. A crop with
-    more than `reducing_gap` times `size` is first shrunk by a whole factor: faster, and hard to tell apart.
+    more than `reducing_gap` times `size` is first shrunk by a whole factor: faster, with hardly a difference.
     """
 
     size: int
