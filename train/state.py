@@ -89,7 +89,7 @@ class TrainingState:
         try:
             self.model.load_state_dict(_below(MODEL, saved.tensors))
             self.average.load_state_dict(_below(AVERAGE, saved.tensors))
-            self.optimizers.load_state(_below(OPTIMIZERS, saved.tensors))
+            self.optimizers.load_state_dict(_below(OPTIMIZERS, saved.tensors))
             self.sums = EpochSums.from_dict(saved.sums)
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             problem = " ".join(str(error).split())[:300]
@@ -128,7 +128,7 @@ def save_state(path: Path, state: TrainingState, recipe: Recipe, dataset: str) -
     """Writes `state` whole or not at all. `dataset` is its fingerprint."""
     tensors = {MODEL + name: tensor for name, tensor in state.model.state_dict().items()}
     tensors |= {AVERAGE + name: tensor for name, tensor in state.average.state_dict().items()}
-    tensors |= {OPTIMIZERS + name: tensor for name, tensor in state.optimizers.state().items()}
+    tensors |= {OPTIMIZERS + name: tensor for name, tensor in state.optimizers.state_dict().items()}
     if state.best_outcomes is not None:
         tensors |= {BEST + name: torch.from_numpy(getattr(state.best_outcomes, name)) for name in OUTCOMES}
     copies = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

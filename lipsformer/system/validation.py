@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -60,7 +60,12 @@ def one_line_errors(cls: type[T]) -> type[T]:
 
 
 def input_error(
-    error: ValidationError, what: str, known: Iterable[str] = (), *, schema: Mapping[str, Any] | None = None
+    error: ValidationError,
+    what: str,
+    known: Iterable[str] = (),
+    *,
+    show: Callable[[Any], str] = repr,
+    schema: Mapping[str, Any] | None = None,
 ) -> InputError:
     """The first finding of `error` in one line: the field, its value, and what is needed.
 
@@ -68,10 +73,13 @@ def input_error(
         error: from building a pydantic dataclass or model.
         what: names the thing that is built and starts the message, as "recipe"; "" starts with the field itself.
         known: the fields' names, to suggest the near one for an unknown one.
+        show: how the message writes a value.
         schema: the JSON schema of what is built; with it a message gives the whole range of a number.
     """
     found = error.errors(include_url=False)[0]
     kind, context, place = found["type"], found.get("ctx", {}), found["loc"]
+    if kind == "missing" and isinstance(place[-1], int):  # an entry of a tuple
+        kind, context, place = "too_short", {"min_length": place[-1] + 1}, place[:-1]
     name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
     start = f"{what}: " if what else ""
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
@@ -80,8 +88,9 @@ def input_error(
         return InputError(f"{start}{name} is missing")
     if kind == "value_error":  # raised by a validator of ours, with a message for the user
         return InputError(f"{start}{context['error']}")
-    needed = _required(schema or {}, place) or NEEDED.get(kind, found["msg"]).format(**context)
-    return InputError(f"{start}{name}={_shown(found['input'])}: {needed}")
+    limits = {key: f"{value:g}" if isinstance(value, float) else value for key, value in context.items()}
+    needed = _required(schema or {}, place) or NEEDED.get(kind, found["msg"]).format(**limits)
+    return InputError(f"{start}{name}={_cut(show(found['input']))}: {needed}")
 
 
 def _required(schema: Mapping[str, Any], place: Iterable[int | str]) -> str | None:
@@ -107,6 +116,5 @@ def _number(value: float) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
+def _cut(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:60]}..."

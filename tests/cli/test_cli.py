@@ -183,7 +183,7 @@ def test_bad_train_input(run: Run, trained: Trained, tmp_path: Path) -> None:
     assert "did you mean 'lipsformer_swin_nano'" in refused(run, *train, "--model", "lipsformer_swin_nan")
     assert "did you mean 'fruit'" in refused(run, *train, "--recipe", "friut")
     assert "did you mean 'learning_rate'" in refused(run, *train, "--set", "learning_rat=1")
-    assert "give it as key=value" in refused(run, *train, "--set", "learning_rate")
+    assert "write it as key=value" in refused(run, *train, "--set", "learning_rate")
     assert "epochs=0" in refused(run, *train, "--epochs", 0)
     assert "--device tpu" in refused(run, *train, "--device", "tpu")
     assert not output.exists()
