@@ -42,15 +42,15 @@ def measure(batch: int, channels: int, side: int, dtype: torch.dtype) -> list[fl
     weight, bias = torch.randn(channels, 1, KERNEL, KERNEL, dtype=dtype), torch.randn(channels, dtype=dtype)
     inputs = [part.requires_grad_() for part in (x, weight, bias)]
 
-    def convolve() -> torch.Tensor:
+    def plain_conv() -> torch.Tensor:
         return F.conv2d(x, weight, bias, padding=KERNEL // 2, groups=channels)
 
     def gradients(out: torch.Tensor) -> Callable[[], object]:
         return lambda: torch.autograd.grad(out, inputs, grad, retain_graph=True)
 
     ways: list[Callable[[], object]] = [
-        convolve,
-        gradients(convolve()),
+        plain_conv,
+        gradients(plain_conv()),
         gradients(depthwise_conv(x, weight, bias)),
     ]
     for way in ways:

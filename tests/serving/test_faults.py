@@ -21,7 +21,7 @@ from PIL import Image
 from lipsformer import load_predictor
 from lipsformer.bundle.manifest import BundleFile, read_manifest
 from lipsformer.images.samples import SAMPLES
-from tests.support.load_clients import asking
+from tests.serving.load_clients import asking
 from tests.support.server import serving
 from tests.support.trained import Trained
 

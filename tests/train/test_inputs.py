@@ -48,18 +48,18 @@ def test_missing_folder(tmp_path: Path) -> None:
 def test_one_class(photos: Path, tmp_path: Path) -> None:
     shutil.rmtree(photos / "train" / "Orange")
     shutil.rmtree(photos / "train" / "Red-Delicious")
-    assert "1 class folders, at least 2 are needed" in refusal(photos, tmp_path / "run")
+    assert "1 class found, at least 2 are needed" in refusal(photos, tmp_path / "run")
 
 
 def test_empty_class_folder(photos: Path, tmp_path: Path) -> None:
     for photo in (photos / "train" / "Orange").iterdir():
         photo.unlink()
-    assert f"{photos / 'train' / 'Orange'}: holds no images" in refusal(photos, tmp_path / "run")
+    assert f"{photos / 'train' / 'Orange'}: no images" in refusal(photos, tmp_path / "run")
 
 
 def test_class_only_in_validation(photos: Path, tmp_path: Path) -> None:
     (photos / "val" / "Orange").rename(photos / "val" / "Lemon")
-    assert "class 'Lemon' is unknown" in refusal(photos, tmp_path / "run")
+    assert "unknown class 'Lemon'" in refusal(photos, tmp_path / "run")
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -102,8 +102,8 @@ def test_nothing_but_corrupt_images(photos: Path, tmp_path: Path, split: str) ->
         ("learning_rate=-1", "learning_rate=-1: it must be above 0"),
         ("crop_scale=[0.9, 0.1]", "crop_scale=[0.9, 0.1]: the first number must not be above the second"),
         ("crop_scale=0.5", "crop_scale=0.5: a list is needed"),
-        ("crop_scale=[0.5]", "crop_scale=[0.5]: it needs at least 2 entries"),
-        ("betas=[0.9, 1]", "betas=1: it must be below 1"),
+        ("crop_scale=[0.5]", "crop_scale=[0.5]: 2 or more entries are needed"),
+        ("betas=[0.9, 1]", "betas[1]=1: it must be below 1"),
         ("optimizer=sgd", "optimizer=\"sgd\": use 'adamw' or 'muon'"),
         ("compile=1", "compile=1: true or false is needed"),
         ("workers='1'", 'workers="1": a whole number is needed'),
