@@ -136,7 +136,7 @@ def _top_k_in_query() -> Schema:
 def _refusals(*reasons: str, keys: bool) -> Schema:
     """Responses by status, each with those of `reasons` that have it."""
     by_status: dict[int, list[str]] = defaultdict(list)
-    for reason in (*reasons, *(["unauthorized"] if keys else [])):
+    for reason in (*reasons, *(["unauthorised"] if keys else [])):
         by_status[REASONS[reason]].append(reason)
     return {str(status): _refusal(status, names) for status, names in sorted(by_status.items())}
 

@@ -27,7 +27,7 @@ REASONS = {
     "malformed_form": 400,
     "several_images": 400,
     "bad_top_k": 400,
-    "unauthorized": 401,
+    "unauthorised": 401,
     "not_found": 404,
     "refused": 405,
     "slow_upload": 408,

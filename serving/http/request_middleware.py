@@ -21,7 +21,7 @@ RECORD = "lipsformer.record"
 SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 UNAUTHORIZED = Problem(
     401,
-    "unauthorized",
+    "unauthorised",
     "a key is needed: send 'Authorization: Bearer KEY' or 'X-API-Key: KEY'; in a browser, the key is the password",
     # Basic first: Chromium looks at the first scheme alone, and asks for no password if it does not know that.
     {"WWW-Authenticate": 'Basic realm="lipsformer", Bearer realm="lipsformer"'},

@@ -120,7 +120,7 @@ def _attributes(record: RequestRecord) -> dict[str, str | int]:
         "http.request.body.size": record.bytes,
         "lipsformer.request_id": record.request_id,
         "lipsformer.reason": record.reason,
-        "lipsformer.images.open": record.images,
+        "lipsformer.images": record.images,
         "lipsformer.batch": max(record.batches, default=0),
         "lipsformer.precision": record.precision,
         "lipsformer.sha256": record.sha256,

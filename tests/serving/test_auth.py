@@ -101,7 +101,7 @@ def test_with_keys_all_but_health_is_closed(trained: Trained, tmp_path: Path) ->
             assert httpx.get(url + health).status_code == 200
         for closed in ("/", "/page.js", "/info", "/metrics", "/openapi.json", "/classify", "/no-such-path"):
             answer = httpx.get(url + closed)
-            assert (answer.status_code, answer.json()["reason"]) == (401, "unauthorized")
+            assert (answer.status_code, answer.json()["reason"]) == (401, "unauthorised")
             assert "Basic" in answer.headers["www-authenticate"]
         kind = {"Content-Type": "image/jpeg"}
         assert httpx.post(f"{url}/classify", content=photo, headers=kind).status_code == 401

@@ -387,7 +387,7 @@ def test_a_request_becomes_a_span_with_its_stages_inside(collector: type[Collect
         "error.type": "stopping",
         "lipsformer.request_id": "r-1",
         "lipsformer.reason": "stopping",
-        "lipsformer.images.open": 1,
+        "lipsformer.images": 1,
         "lipsformer.batch": 4,
         "lipsformer.precision": "fp32",
     }

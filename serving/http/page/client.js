@@ -18,7 +18,7 @@ const TITLES = {
   too_many_pixels: "This image has too many pixels",
   too_much_memory: "This image needs too much memory",
   too_slow: "This image takes too long to open",
-  unauthorized: "A key is needed here",
+  unauthorised: "A key is needed here",
   wrong_content_type: "This is not an image",
 };
 
