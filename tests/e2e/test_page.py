@@ -84,7 +84,7 @@ def test_what_is_no_file_is_told_so(page: Page) -> None:
         transfer.setData("text/uri-list", "http://example.com/photo.jpg");
         document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true }));
     }""")
-    expect(page.get_by_role("alert")).to_contain_text("addresses are never fetched")
+    expect(page.get_by_role("alert")).to_contain_text("URLs are never fetched")
     choose(page, PEAR)
     expect(page.get_by_role("alert")).to_be_hidden()
 

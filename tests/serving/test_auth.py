@@ -48,8 +48,8 @@ def test_keys_are_read_from_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "holds no key"),
-        (b"# none\n", "holds no key"),
+        (b"", "no key in it"),
+        (b"# none\n", "no key in it"),
         (b"short\n", "shorter than 16"),
         (b"\xff\xfe" * 20, "not UTF-8"),
     ],

@@ -201,5 +201,5 @@ def test_warm_up_refuses_answers_that_are_none() -> None:
 
 def test_losing_the_runtime_says_why() -> None:
     runner = IsolatingRuntime(lambda: predictor(Runtime(broken=True)), on_fault=lambda _: None)
-    with pytest.raises(RuntimeLostError, match="broken after it was opened anew"):
+    with pytest.raises(RuntimeLostError, match="still broken after it was reopened"):
         runner.run([image(1)])

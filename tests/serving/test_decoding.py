@@ -103,7 +103,7 @@ def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, None]],
     factory = asyncio.new_event_loop if request.param == "asyncio" else uvloop.new_event_loop
 
     def run_one(main: Coroutine[Any, Any, None]) -> None:
-        with asyncio.IsolatingRuntime(loop_factory=factory) as runner:
+        with asyncio.Runner(loop_factory=factory) as runner:
             runner.run(main)
 
     return run_one

@@ -140,7 +140,7 @@ def test_sighup_swaps_to_a_good_bundle_and_keeps_the_old_for_a_broken_one(traine
     assert set(load.statuses) <= {200, 503}
     assert load.lost == []
     log = (tmp_path / "log").read_text()
-    assert "the new bundle is not used, the old one goes on" in log
+    assert "the new bundle is not used, the old one stays" in log
     assert "SHA-256" in log
 
 
