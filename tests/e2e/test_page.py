@@ -127,7 +127,7 @@ def test_a_busy_server_is_asked_again_when_it_says(page: Page, trained: Trained)
     problem = {"title": "Service Unavailable", "status": 503, "detail": "busy", "reason": "overloaded"}
     page.route("**/classify*", answer_with(503, problem, **{"Retry-After": "1"}), times=1)
     choose(page, PEAR)
-    expect(card(page, PEAR.name)).to_contain_text("Asking again in 1 s (attempt 2 of 5)")
+    expect(card(page, PEAR.name)).to_contain_text("Trying again in 1 s (attempt 2 of 5)")
     shows(page, PEAR, trained.bundle)
 
 
@@ -174,7 +174,7 @@ def test_sixty_four_photos_fit_and_four_are_asked_about_at_a_time(page: Page) ->
     small = {"mimeType": "image/jpeg", "buffer": PEAR.read_bytes()}
     choose(page, *({"name": f"{number}.jpg", **small} for number in range(66)))
     expect(page.get_by_role("article")).to_have_count(64)
-    expect(page.get_by_role("alert")).to_contain_text("64 photos fit here at a time; 2 did not")
+    expect(page.get_by_role("alert")).to_contain_text("64 photos fit here at a time; 2 more did not")
     expect(page.locator(".card[data-state=busy]")).to_have_count(4)
     assert len(held) == 4
     answered = 0

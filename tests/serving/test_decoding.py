@@ -241,7 +241,7 @@ def test_signals_for_the_server_are_not_for_its_decoders() -> None:
                 os.kill(before[0], number)
             assert (await made.decode(encode("JPEG"))).shape == (96, 96, 3)
             assert (deaths, children()) == ([], before)
-        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(decoder.DEAF_TO) == set()
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(decoder.BLOCKED) == set()
 
     asyncio.run(main())
 
@@ -545,6 +545,7 @@ def test_decoders_die_with_their_server() -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_fifty_deaths_leave_nothing_behind() -> None:
     async def main() -> None:
