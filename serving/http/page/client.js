@@ -123,7 +123,7 @@ function failure({ reason, title, detail, status }, file) {
   return new Failure(TITLES[reason] ?? title ?? "Refused", words, status >= 500 || status === 408);
 }
 
-/** A detail of the server as a sentence of its own: it begins with the image's name, which the card has already. */
+/** A detail from the server as a sentence, without the image's name at its start, which the card shows already. */
 function sentence(detail) {
   const text = String(detail).replace(/^image: /, "");
   return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");

@@ -147,7 +147,7 @@ function listenToDrops() {
     event.preventDefault();
     veil(false);
     if (event.dataTransfer.files.length) take(event.dataTransfer.files);
-    else notify("That is not a file. Drop the photo itself, from a folder or the desktop; addresses are never fetched.");
+    else notify("That is not a file. Drop the photo itself, from a folder or the desktop; URLs are never fetched.");
   });
 }
 
