@@ -47,8 +47,10 @@ Device = Annotated[str, AfterValidator(_checked_device)]
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 
 
-class _Variables(BaseModel):
-    """Fields that are read from the variables LIPSFORMER_<NAME>; an empty one counts as unset."""
+class _WorkerCount(BaseModel):
+    """The setting that BentoML needs first; reads the variables LIPSFORMER_<NAME>, of which empty ones are unset."""
+
+    workers: Count
 
     model_config = ConfigDict(frozen=True, alias_generator=lambda name: f"LIPSFORMER_{name.upper()}")
 
@@ -67,11 +69,7 @@ class _Variables(BaseModel):
             raise input_error(error, "") from None
 
 
-class _Workers(_Variables):
-    workers: Count
-
-
-class Settings(_Workers):
+class Settings(_WorkerCount):
     """The settings of one worker; each is the environment variable LIPSFORMER_<NAME>, in capitals.
 
     Args:
@@ -141,7 +139,7 @@ def worker_count(environment: Mapping[str, str]) -> int:
     Raises:
         InputError: if LIPSFORMER_WORKERS is not a whole number of at least 1.
     """
-    return _Workers.from_environment(environment).workers
+    return _WorkerCount.from_environment(environment).workers
 
 
 def _default_workers(environment: Mapping[str, str]) -> int:

@@ -78,7 +78,7 @@ def test_a_pasted_picture_is_classified(page: Page, trained: Trained) -> None:
     shows(page, PEAR, trained.bundle, "image.png")
 
 
-def test_what_is_no_file_is_told_so(page: Page) -> None:
+def test_a_dropped_url_is_refused(page: Page) -> None:
     page.evaluate("""() => {
         const transfer = new DataTransfer();
         transfer.setData("text/uri-list", "http://example.com/photo.jpg");
@@ -139,7 +139,7 @@ def test_a_server_that_is_busy_for_long_is_left_alone(page: Page) -> None:
     expect(card(page, PEAR.name)).to_contain_text("64 images wait.")
 
 
-def test_a_server_that_is_away_or_talks_nonsense_is_told_in_words_and_asked_again(page: Page, trained: Trained) -> None:
+def test_a_failing_server_is_explained_and_retried(page: Page, trained: Trained) -> None:
     page.route("**/classify*", lambda route: route.abort("connectionrefused"), times=1)
     choose(page, PEAR)
     shown = card(page, PEAR.name)

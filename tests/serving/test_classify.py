@@ -148,7 +148,7 @@ def test_wrong_method_and_unknown_path(client: httpx.Client) -> None:
     assert reason(client.get("/no-such-page"), 404) == "not_found"
 
 
-def test_info_tells_what_is_served(client: httpx.Client, trained: Trained) -> None:
+def test_info_describes_the_model(client: httpx.Client, trained: Trained) -> None:
     info = client.get("/info").json()
     assert info["classes"] == list(trained.classes)
     assert info["runtime"]["provider"] == "CPUExecutionProvider"

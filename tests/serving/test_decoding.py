@@ -1,4 +1,4 @@
-"""Decoder processes: the pixels and words of the command line, and a server that no file can touch."""
+"""Decoder processes: the same pixels and refusals as the command line, and no file that harms the server."""
 
 from __future__ import annotations
 
@@ -472,7 +472,7 @@ def test_unasked_words_end_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyP
     asyncio.run(main())
 
 
-def test_processes_that_do_not_start_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_that_do_not_start_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = decoder.PROGRAM
     broken = tmp_path / "process.py"
     broken.write_text("raise SystemExit(3)")

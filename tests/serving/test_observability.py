@@ -1,4 +1,4 @@
-"""What operators see: metrics of all workers, log lines that nobody forges, traces, and monitored predictions."""
+"""Observability: metrics of all workers, log lines that cannot be forged, traces, and monitored predictions."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def collected(folder: Path) -> dict[str, float]:
     }
 
 
-def test_the_metrics_of_all_workers_add_up_and_a_killed_one_leaves_its_counts_alone(tmp_path: Path) -> None:
+def test_workers_metrics_add_up_and_a_killed_one_keeps_its_counts(tmp_path: Path) -> None:
     first, second = Worker(tmp_path), Worker(tmp_path)
     for worker in (first, second):
         worker("metrics.accepted.inc(3); metrics.answered.inc(2); metrics.pending.inc()")
@@ -206,7 +206,7 @@ def untouched_logging() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("untouched_logging")
-def test_a_json_line_tells_all_of_a_request() -> None:
+def test_a_json_line_has_all_fields_of_a_request() -> None:
     log = Log("json")
     logger = logging.getLogger("lipsformer.serving.access")
     twice = [Span(stage="decode", start=1.0, end=1.2), Span(stage="decode", start=1.1, end=1.5)]
@@ -270,7 +270,7 @@ def test_a_text_line_is_short() -> None:
 
 
 @pytest.mark.usefixtures("untouched_logging")
-def test_a_pipe_that_nobody_reads_blocks_nobody_and_what_was_dropped_is_told() -> None:
+def test_an_unread_pipe_blocks_nobody_and_drops_are_counted() -> None:
     log = Log("json")
     logger = logging.getLogger("lipsformer.serving")
     for number in range(15_000):  # far more than the pipe and the queue hold
@@ -283,7 +283,7 @@ def test_a_pipe_that_nobody_reads_blocks_nobody_and_what_was_dropped_is_told() -
     assert len(events) - len(told) + dropped == 15_000
 
 
-def test_an_observer_logs_requests_with_methods_of_a_few_and_failures_as_warnings() -> None:
+def test_an_observer_logs_known_methods_and_failures_as_warnings() -> None:
     script = """
 from lipsformer.serving.observability import Observer, RequestRecord
 observer = Observer.start(log_format="json")
@@ -299,7 +299,7 @@ observer.close()
     assert seen == [("info", "GET other 404"), ("info", "_OTHER other 405"), ("warning", "POST other 500")]
 
 
-def test_background_work_outlives_its_failures_and_a_stuck_one_is_left() -> None:
+def test_background_work_survives_failures_and_can_be_abandoned() -> None:
     gate, consumed = threading.Event(), []
 
     def consume(items: Any) -> None:
@@ -448,7 +448,7 @@ def test_traces_are_made_where_they_are_asked_for(environment: dict[str, str], w
         tracer.close()
 
 
-def test_traces_that_cannot_be_had_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_exporters_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="OTEL_TRACES_EXPORTER=zipkin: use otlp or none"):
         open_tracer({"OTEL_TRACES_EXPORTER": "zipkin"})
     with pytest.raises(InputError, match="use http/protobuf"):
@@ -524,7 +524,7 @@ def test_predictions_are_monitored_without_the_image_and_its_sender(tmp_path: Pa
     assert not any("192.0.2.7" in file.read_text() for file in tmp_path.rglob("*.log"))
 
 
-def test_a_full_disk_is_told_in_a_line_and_not_for_each_image(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_in_a_line_and_not_per_image(tmp_path: Path) -> None:
     data = tmp_path / "predictions" / "data"
     data.mkdir(parents=True)
     (data / "data.0.log").symlink_to("/dev/full")

@@ -79,7 +79,7 @@ def test_a_server_does_what_its_document_says(keyed: Keyed, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_document_that_lies_is_found_out(server: str, tmp_path: Path) -> None:
+def test_a_wrong_document_is_found_out(server: str, tmp_path: Path) -> None:
     api = copy.deepcopy(document())
     del api["paths"]["/classify"]["post"]["responses"]["415"]
     api["paths"]["/info"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]["required"] = ["nothing"]

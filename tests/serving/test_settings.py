@@ -1,4 +1,4 @@
-"""What a server can be told, and what is refused before there is a server."""
+"""Server settings, and what is refused before there is a server."""
 
 from __future__ import annotations
 
