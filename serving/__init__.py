@@ -1,4 +1,4 @@
-"""The HTTP service: limits before decoding, micro-batches in one process, one preprocessing, answers with a reason."""
+"""The HTTP service: an ASGI application (app.py) and the BentoML service that runs it (bento/)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""The web application: its routes, and how whatever they raise is told."""
+"""The ASGI application: its routes, and how errors become responses. It needs no BentoML; any ASGI server runs it."""
 
 from __future__ import annotations
 
-from bentoml._internal.configuration.containers import BentoMLContainer
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -27,12 +26,10 @@ from .settings import Settings
 
 __all__ = ["create_app"]
 
-ROUTES = ("/classify", "/classify_batch", "/info", "/openapi.json", "/metrics")
 
-
-def create_app(served: ModelManager, settings: Settings, keys: KeyRing | None, observer: Observer) -> ASGIApp:
-    """The application that answers with what is served; everything but health checks is behind its door."""
-    classifying = ClassifyHandlers(served, settings, observer)
+def create_app(models: ModelManager, settings: Settings, keys: KeyRing | None, observer: Observer) -> ASGIApp:
+    """The application that answers with the current model. `models` must be started before the first request."""
+    handlers = ClassifyHandlers(models, settings, observer)
     api = describe_api(
         version=lipsformer.__version__,
         keys=keys is not None,
@@ -41,37 +38,34 @@ def create_app(served: ModelManager, settings: Settings, keys: KeyRing | None, o
     )
 
     async def info(_: Request) -> Response:
-        return JSONResponse(served.engine.describe())
+        return JSONResponse(models.pipeline.describe())
 
     async def openapi(_: Request) -> Response:
         return JSONResponse(api)
 
     async def metrics(_: Request) -> Response:
-        client = BentoMLContainer.metrics_client.get()  # of all workers: `bentoml.metrics` knows this one alone
-        return Response(client.generate_latest(), media_type="text/plain; version=0.0.4")  # type: ignore[no-untyped-call]
+        return Response(observer.metrics.exposition(), media_type="text/plain; version=0.0.4")
 
-    pages = page_routes()
     routes = [
-        Route("/classify", classifying.one, methods=["POST"]),
-        Route("/classify_batch", classifying.many, methods=["POST"]),
+        Route("/classify", handlers.one, methods=["POST"]),
+        Route("/classify_batch", handlers.many, methods=["POST"]),
         Route("/info", info, methods=["GET"]),
         Route("/openapi.json", openapi, methods=["GET"]),
         Route("/metrics", metrics, methods=["GET"]),
-        *pages,
+        *page_routes(),
     ]
     errors = (Problem, ImageError, Overloaded, ClientDisconnect, HTTPException, Exception)
-    app = Starlette(routes=routes, exception_handlers=dict.fromkeys(errors, _answer_error))
-    door = RequestMiddleware(
-        app,
-        routes=(*ROUTES, *(page.path for page in pages)),
+    app = RequestMiddleware(
+        Starlette(routes=routes, exception_handlers=dict.fromkeys(errors, _answer_error)),
+        routes=[route.path for route in routes],
         keys=keys,
-        rejection=classifying.rejection,
+        rejection=handlers.rejection,
         observer=observer,
     )
     if not settings.cors_origins:
-        return door
+        return app
     return CORSMiddleware(
-        door,
+        app,
         allow_origins=settings.cors_origins,
         allow_methods=("GET", "POST"),
         allow_headers=("Authorization", "Content-Type", "X-API-Key", "X-Request-ID"),

@@ -1,4 +1,4 @@
-"""`lipsformer serve`: everything that can be refused is refused here, in one line, before a server process exists."""
+"""Starting the server: `lipsformer serve` checks what it can first, so that a mistake is one line and no process."""
 
 from __future__ import annotations
 
@@ -35,37 +35,40 @@ def serve(
     precision: str | None = None,
     watch: int | None = None,
 ) -> NoReturn:
-    """Serves a bundle over HTTP: checks what it can, then becomes the server's process, which checks the rest.
+    """Serves a bundle over HTTP: checks the arguments and the bundle, then replaces this process by the server.
+
+    The bundle's hashes are checked here, to fail in one line at once; by the server, which may also be started without
+    this function; and by each worker, which may start much later, when the files have changed.
 
     Args:
-        bundle: folder, or the name of a bundle in BentoML's model store.
+        bundle: folder, or `bentoml:NAME:VERSION` in BentoML's model store.
         host: IP address to listen on.
         port: to listen on.
-        workers: processes; by default one for each GPU or every four cores.
+        workers: number of processes; by default one per GPU, or one for every four cores.
         device: "auto", "cpu" or "cuda".
-        precision: which of the bundle's; by default its first.
-        watch: seconds between looks for a newer bundle; by default SIGHUP alone has it looked for.
+        precision: which of the bundle's precisions to run; by default its first.
+        watch: seconds between checks for a newer bundle; by default only SIGHUP triggers one.
 
     Raises:
         InputError: if an argument or the bundle cannot be used, or the port is taken.
-        GateError: if a file of the bundle is not what its manifest promises.
+        GateError: if a file of the bundle does not match its manifest.
     """
     for name, value in (("--workers", workers), ("--watch", watch)):
         if value is not None and value < 1:
-            raise InputError(f"{name} {value}: at least 1 is needed")
+            raise InputError(f"{name} {value}: it must be at least 1")
     check_device(device)
     address = _listenable(host, port)
     environment = os.environ | _environment(bundle, port, workers, device, precision, watch)
     Settings.from_environment(environment)
     read_manifest(resolve_model(bundle)).graph(precision)
     shown = f"[{address}]" if ":" in address else address
-    say(f"http://{shown}:{port} answers when the workers are ready; Ctrl+C stops them")
-    # An absolute working directory that holds the package: where the command was typed, a file named like one of our
-    # imports would be run instead of it. -P and PYTHONSAFEPATH keep that directory out of the workers as well.
+    say(f"http://{shown}:{port} answers once the workers are ready; Ctrl+C stops them")
+    # The working directory is the package's, because in the user's a file named like one of our imports would be
+    # imported instead. -P and PYTHONSAFEPATH keep the user's out of the workers as well.
     home = str(Path(lipsformer.__file__).parents[1])
     command = [sys.executable, "-P", "-m", "bentoml", "serve", f"{__package__}.bento.service:Classifier"]
     options = ["--host", address, "--port", str(port), "--working-dir", home]
-    os.execve(  # noqa: S606 - the server must get the signals itself
+    os.execve(  # noqa: S606 - the server must receive the signals itself
         sys.executable, [*command, *options, "--timeout-graceful-shutdown", str(DRAIN_SECONDS)], environment
     )
 
@@ -99,14 +102,14 @@ def _listenable(host: str, port: int) -> str:
 def _environment(
     bundle: Path, port: int, workers: int | None, device: str, precision: str | None, watch: int | None
 ) -> dict[str, str]:
-    """What the server's processes are told; what the user has set for BentoML stays as it is."""
+    """The variables for the server's processes; what the user has set for BentoML stays."""
     defaults = {
         "BENTOML_DO_NOT_TRACK": "True",
         "BENTOML_HOME": str(_state_folder(port)),
     }
     return {
         **{name: os.environ.get(name, value) for name, value in defaults.items()},
-        "LIPSFORMER_BUNDLE": str(bundle.absolute() if bundle.exists() else bundle),  # where it is not a name
+        "LIPSFORMER_BUNDLE": str(bundle.absolute() if bundle.exists() else bundle),  # unless it is a name
         "LIPSFORMER_DEVICE": device,
         "LIPSFORMER_PRECISION": precision or "",
         "LIPSFORMER_WORKERS": str(workers or ""),
@@ -116,9 +119,9 @@ def _environment(
 
 
 def _state_folder(port: int) -> Path:
-    """Where the workers put their metrics together: one folder for each port, as two servers would delete each other's.
+    """The folder in which the workers share their metrics: one per port, as two servers would delete each other's.
 
-    A new temporary one where the cache cannot be written, as in a read-only container.
+    It is temporary if the cache is not writable, as in a read-only container.
     """
     folder = cache_folder() / "serve" / str(port)
     try:

@@ -1,4 +1,4 @@
-"""The OpenAPI document of the service: true to what is answered, so that clients can be made and tested from it."""
+"""The OpenAPI document of the service, exact enough to generate and test clients from."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ FILE = {"type": "string", "contentMediaType": "application/octet-stream"}
 ONE_FILE = {**FILE, "minLength": 1}
 REQUEST_ID = {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"}
 HEADERS = {
-    "X-Request-ID": {"description": "The request's own, if it brought a sane one; else a new one.", "required": True,
+    "X-Request-ID": {"description": "The client's, if it is valid; otherwise a new one.", "required": True,
                      "schema": REQUEST_ID},
     "X-Content-Type-Options": {"required": True, "schema": {"const": "nosniff"}},
 }  # fmt: skip
 RETRY_AFTER = {"description": "Seconds to wait.", "required": True, "schema": {"type": "integer", "minimum": 1}}
-CHALLENGE = {"description": "How a key may be given.", "required": True, "schema": {"type": "string"}}
+CHALLENGE = {"description": "How to send a key.", "required": True, "schema": {"type": "string"}}
 
 Schema = dict[str, Any]
 
@@ -41,12 +41,12 @@ def describe_api(*, version: str, keys: bool, limits: ImageLimits, max_images: i
     Args:
         version: of the service.
         keys: whether a request needs an API key.
-        limits: largest image.
+        limits: the largest image.
         max_images: images in one request to /classify_batch.
     """
     description = (
-        f"Classifies photos of at most {limits.max_bytes} bytes and {limits.max_pixels} pixels. Every refusal is "
-        "`application/problem+json` with a stable `reason`. Images are sent, never fetched: an address is refused."
+        f"Classifies images of at most {limits.max_bytes} bytes and {limits.max_pixels} pixels. Every refusal is "
+        "`application/problem+json` with a stable `reason`. Send the image itself: URLs are never fetched."
     )
     document: dict[str, Any] = {
         "openapi": "3.1.0",
@@ -59,12 +59,10 @@ def describe_api(*, version: str, keys: bool, limits: ImageLimits, max_images: i
         "paths": {
             "/classify": {"post": _classify(keys)},
             "/classify_batch": {"post": _classify_batch(keys, max_images)},
-            "/info": {
-                "get": _get("info", "What is served: classes, model, runtime, limits", "application/json", INFO, keys)
-            },
+            "/info": {"get": _get("info", "Classes, model, runtime and limits", "application/json", INFO, keys)},
             "/openapi.json": {"get": _get("describe", "This document", "application/json", {"type": "object"}, keys)},
-            "/metrics": {"get": _get("metrics", "Figures for Prometheus", "text/plain", TEXT, keys)},
-            "/": {"get": _get("page", "A page to try it on", "text/html", TEXT, keys)},
+            "/metrics": {"get": _get("metrics", "Prometheus metrics", "text/plain", TEXT, keys)},
+            "/": {"get": _get("page", "A web page to try it", "text/html", TEXT, keys)},
             **{path: {"get": _probe(*probe)} for path, probe in PROBES.items()},
         },
         "components": {"schemas": SCHEMAS},
@@ -83,7 +81,7 @@ def _classify(keys: bool) -> Schema:
     form = {"type": "object", "required": ["image"], "properties": {"image": ONE_FILE, "top_k": TOP_K}}
     return {
         "operationId": "classify",
-        "summary": "Classify one photo",
+        "summary": "Classify one image",
         "parameters": [_top_k_in_query()],
         "requestBody": {
             "required": True,
@@ -93,7 +91,7 @@ def _classify(keys: bool) -> Schema:
             },
         },
         "responses": {
-            "200": _answer("The classes that fit best, by falling score", _ref("Classification")),
+            "200": _answer("The top classes, highest score first", _ref("Classification")),
             **_refusals("several_images", *OF_AN_IMAGE, *OF_A_FORM, keys=keys),
         },
     }
@@ -104,12 +102,12 @@ def _classify_batch(keys: bool, max_images: int) -> Schema:
     form = {"type": "object", "required": ["images"], "properties": {"images": files, "top_k": TOP_K}}
     return {
         "operationId": "classifyBatch",
-        "summary": f"Classify up to {max_images} photos",
-        "description": "The answers come in the order of the files; a photo that is refused spoils no other.",
+        "summary": f"Classify up to {max_images} images",
+        "description": "Results are in the order of the files. A refused image does not affect the others.",
         "parameters": [_top_k_in_query()],
         "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}},
         "responses": {
-            "200": _answer("An answer or a problem for each photo", _ref("BatchClassification")),
+            "200": _answer("A result or a problem for each image", _ref("BatchClassification")),
             **_refusals("too_many_bytes", "internal_error", *OF_A_FORM, keys=keys),
         },
     }
@@ -121,7 +119,7 @@ def _get(name: str, summary: str, media_type: str, schema: Schema, keys: bool) -
 
 
 def _probe(name: str, summary: str, *unready: str) -> Schema:
-    """An operation of BentoML's, which answers in plain text and needs no key."""
+    """A health check, which BentoML answers in plain text and without a key."""
     content = {"text/plain": {"schema": TEXT}}
     statuses = {"200": "Yes", **dict.fromkeys(unready, "Not now")}
     responses = {status: {"description": words, "content": content} for status, words in statuses.items()}
@@ -129,14 +127,14 @@ def _probe(name: str, summary: str, *unready: str) -> Schema:
 
 
 def _top_k_in_query() -> Schema:
-    description = "How many classes to answer with; it goes before the form's field."
+    description = "Number of classes to return; it takes precedence over the form field."
     return {"name": "top_k", "in": "query", "description": description, "schema": TOP_K}
 
 
 def _refusals(*reasons: str, keys: bool) -> Schema:
-    """Responses by status, each with those of `reasons` that have it."""
+    """Responses by status, each with its `reasons`."""
     by_status: dict[int, list[str]] = defaultdict(list)
-    for reason in (*reasons, *(["unauthorized"] if keys else [])):
+    for reason in (*reasons, *(["unauthorised"] if keys else [])):
         by_status[REASONS[reason]].append(reason)
     return {str(status): _refusal(status, names) for status, names in sorted(by_status.items())}
 
@@ -156,7 +154,7 @@ def _problem_fields(statuses: list[int], reasons: list[str]) -> dict[str, Schema
     return {
         "title": {"type": "string"},
         "status": {"enum": statuses},
-        "detail": {"type": "string", "description": "What is wrong and what to do about it, for people."},
+        "detail": {"type": "string", "description": "What is wrong and how to fix it, for people."},
         "reason": {"enum": reasons},
     }
 
@@ -184,7 +182,7 @@ def _timing(*stages: str) -> Schema:
 
 
 PREDICTIONS = {"type": "array", "minItems": 1, "items": _ref("Prediction")}
-NAME = {"type": ["string", "null"], "description": "The file name that the form gave."}
+NAME = {"type": ["string", "null"], "description": "The file name in the form."}
 RUN_BY = {"model": {"type": "string"}, "provider": {"type": "string"}, "precision": {"type": "string"}}
 SCHEMAS = {
     "Prediction": _closed(
@@ -195,7 +193,7 @@ SCHEMAS = {
     "Classification": _closed(
         predictions=PREDICTIONS,
         **RUN_BY,
-        batch={"type": "integer", "minimum": 1, "description": "How many images were computed together."},
+        batch={"type": "integer", "minimum": 1, "description": "Number of images in the batch."},
         timing_ms=_timing("read", "decode", "queue", "infer", "total"),
         request_id=REQUEST_ID,
     ),
@@ -210,7 +208,7 @@ SCHEMAS = {
         name=NAME, problem=_closed(type=TEXT, **_problem_fields(sorted({REASONS[r] for r in IN_A_BATCH}), IN_A_BATCH))
     ),
 }
-# Open: what is told may grow, and a model's settings depend on the model.
+# Open for additions; a model's settings depend on the model.
 INFO = {
     "type": "object",
     "required": ["model", "classes", "preprocessing", "runtime", "parity", "metrics", "bundle", "limits"],
@@ -223,6 +221,6 @@ INFO = {
 }
 PROBES = {
     "/livez": ("live", "Whether the process is alive"),
-    "/readyz": ("ready", "Whether it takes requests", "503"),
+    "/readyz": ("ready", "Whether it accepts requests", "503"),
     "/healthz": ("healthy", "As /livez"),
 }

@@ -1,4 +1,4 @@
-"""Bundles in BentoML's model store, where its own tools list, send, and pack them: `bentoml:NAME:VERSION` names one."""
+"""Bundles in BentoML's model store, for its tools to list, send and pack: `bentoml:NAME:VERSION`."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["check_tag", "register_bundle", "stored_bundle"]
 
 
 def check_tag(tag: str) -> None:
-    """Refuses a tag under which no bundle can be registered.
+    """Checks that a bundle can be registered under `tag`.
 
     Raises:
-        InputError: if `tag` is not NAME or NAME:VERSION, or the store holds that version already.
+        InputError: if `tag` is not NAME or NAME:VERSION, or that version is already in the store.
     """
     bentoml = _import_bentoml()
     try:
@@ -29,22 +29,22 @@ def check_tag(tag: str) -> None:
     except (ValueError, bentoml.exceptions.BentoMLException) as error:
         raise InputError(f"--bentoml {tag}: NAME or NAME:VERSION is needed ({error})") from None
     if wanted.version == "latest":
-        raise InputError(f"--bentoml {tag}: 'latest' is what BentoML calls the newest; choose another version")
+        raise InputError(f"--bentoml {tag}: 'latest' is BentoML's name for the newest; choose another version")
     if wanted.version is not None:
-        with contextlib.suppress(bentoml.exceptions.BentoMLException):  # there is none, or there are several like it
-            if bentoml.models.get(wanted).tag == wanted:  # and not only one that begins so
-                raise InputError(f"--bentoml {tag}: the store has it already; choose another version")
+        with contextlib.suppress(bentoml.exceptions.BentoMLException):  # there is none, or several begin like it
+            if bentoml.models.get(wanted).tag == wanted:  # not only one that begins like it
+                raise InputError(f"--bentoml {tag}: already in the store; choose another version")
 
 
 def register_bundle(bundle: Path, tag: str) -> str:
-    """Puts a copy of `bundle` into BentoML's model store, as NAME:VERSION, or as NAME with a version that it gives.
+    """Copies `bundle` into BentoML's model store, as NAME:VERSION, or as NAME with a version that BentoML generates.
 
     Returns:
         Its tag, with the version.
 
     Raises:
-        InputError: if `bundle` is not one, or cannot be registered as `tag`.
-        GateError: if a file of the bundle does not have the hash that its manifest promises.
+        InputError: if `bundle` is no bundle, or cannot be registered as `tag`.
+        GateError: if a file of the bundle does not match its manifest.
     """
     manifest = read_manifest(bundle)
     check_tag(tag)
@@ -58,20 +58,22 @@ def register_bundle(bundle: Path, tag: str) -> str:
 
 
 def stored_bundle(tag: str) -> Path:
-    """The folder of a bundle in BentoML's model store; without a version, of the newest.
+    """The folder of a bundle in BentoML's model store; without a version, that of the newest.
 
     Raises:
-        InputError: if the store has none of this name.
+        InputError: if the store has no bundle of this name.
     """
     bentoml = _import_bentoml()
     try:
         return Path(bentoml.models.get(tag).path)
     except (ValueError, bentoml.exceptions.BentoMLException) as error:
-        raise InputError(f"bentoml:{tag}: {error}; `bentoml models list` shows what there is") from None
+        raise InputError(f"bentoml:{tag}: {error}; `bentoml models list` shows what the store has") from None
 
 
 def _import_bentoml() -> Any:
-    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")  # read when something is registered; it would call its makers
+    os.environ.setdefault(
+        "BENTOML_DO_NOT_TRACK", "True"
+    )  # read when a model is registered: BentoML would send usage statistics
     import bentoml
 
     return bentoml
@@ -87,7 +89,7 @@ def _labels(manifest: Manifest) -> dict[str, str]:
 
 
 def _plain(value: Any) -> Any:
-    """`value` without what the store's metadata cannot hold: None, and tuples."""
+    """`value` without None and tuples, which the store's metadata cannot hold."""
     if isinstance(value, Mapping):
         return {name: _plain(part) for name, part in value.items() if part is not None}
     return [_plain(part) for part in value] if isinstance(value, list | tuple) else value

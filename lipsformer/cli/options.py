@@ -8,11 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = ["Data", "Device", "Json", "Model", "Precision", "optional_dataset", "print_json"]
+__all__ = ["Bundle", "Data", "Device", "Json", "Model", "Precision", "bundle_of", "optional_dataset", "print_json"]
 
 Model = Annotated[
     str,
     typer.Argument(help="Checkpoint (.safetensors), .onnx file, bundle folder, or the packaged lipsformer_cifar10."),
+]
+Bundle = Annotated[
+    str, typer.Argument(help="Bundle folder; or a checkpoint or lipsformer_cifar10, which is exported first.")
 ]
 Data = Annotated[
     str,
@@ -23,6 +26,18 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda; auto uses CUDA if 
 Precision = Annotated[
     str | None, typer.Option(help="Precision to run, of those in the bundle; by default its first.", show_default=False)
 ]
+
+
+def bundle_of(model: str) -> Path:
+    """The folder of a bundle, or the name of one in BentoML's store; a checkpoint is exported first."""
+    from lipsformer.bundle.pretrained import resolve_model
+
+    path = resolve_model(model)
+    if path.suffix != ".safetensors":
+        return path
+    from lipsformer.export import cached_bundle
+
+    return cached_bundle(path)
 
 
 def optional_dataset(name: str | None) -> Path | None:

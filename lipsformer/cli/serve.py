@@ -6,18 +6,20 @@ from typing import Annotated
 
 import typer
 
+from .options import Bundle, bundle_of
+
 __all__ = ["serve"]
 
 
 def serve(
-    model: Annotated[
-        str, typer.Argument(help="Bundle folder; or a checkpoint or lipsformer_cifar10, which is exported first.")
-    ],
+    model: Bundle,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 3000,
     workers: Annotated[
         int | None,
-        typer.Option(envvar="LIPSFORMER_WORKERS", help="Server processes; by default one for each GPU or four cores."),
+        typer.Option(
+            envvar="LIPSFORMER_WORKERS", help="Server processes; by default one per GPU, or one for every four cores."
+        ),
     ] = None,
     device: Annotated[str, typer.Option(envvar="LIPSFORMER_DEVICE", help="auto, cpu or cuda.")] = "auto",
     precision: Annotated[
@@ -28,17 +30,13 @@ def serve(
         int | None,
         typer.Option(
             envvar="LIPSFORMER_WATCH",
-            help="Seconds between looks for a newer bundle, which takes over once it is checked and warm.",
+            help="Seconds between checks for a newer bundle, which takes over once it is verified and warm.",
         ),
     ] = None,
 ) -> None:
-    """Serve a model over HTTP: POST /classify, and a page to drop photos on at /."""
-    from lipsformer.bundle.pretrained import resolve_model
+    """Serve a model over HTTP: POST /classify, and a page to drop images on at /."""
     from lipsformer.serving import serve as serve_bundle
 
-    bundle = resolve_model(model)
-    if bundle.suffix == ".safetensors":
-        from lipsformer.export import cached_bundle
-
-        bundle = cached_bundle(bundle)
-    serve_bundle(bundle, host=host, port=port, workers=workers, device=device, precision=precision, watch=watch)
+    serve_bundle(
+        bundle_of(model), host=host, port=port, workers=workers, device=device, precision=precision, watch=watch
+    )

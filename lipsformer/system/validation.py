@@ -18,6 +18,7 @@ T = TypeVar("T")
 NEEDED = {
     "bool_type": "true or false is needed",
     "int_type": "a whole number is needed",
+    "int_parsing": "a whole number is needed",
     "int_from_float": "a whole number is needed",
     "float_type": "a number is needed",
     "finite_number": "a finite number is needed",

@@ -1,4 +1,4 @@
-"""The BentoML service: each worker opens what is served and answers with it, in front of BentoML's own application."""
+"""The BentoML service: each worker process loads the bundle and answers requests in front of BentoML's application."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from lipsformer.serving.app import create_app
 from lipsformer.serving.http.auth import KeyRing
 from lipsformer.serving.observability import Observer
-from lipsformer.serving.pipeline.inference import load
+from lipsformer.serving.pipeline.inference import LoadedBundle
 from lipsformer.serving.pipeline.model_manager import ModelManager
 from lipsformer.serving.settings import Settings, worker_count
 from lipsformer.system.console import say
@@ -24,7 +24,8 @@ from lipsformer.system.errors import LipsFormerError
 from lipsformer.system.hardware import visible_gpus
 
 from .http_protocol import use_limited_http_protocol
-from .signals import end_with_master, ignore_hangups, prepare_master, when_hung_up
+from .monitoring import BentoMonitor
+from .signals import end_with_master, ignore_hangups, on_hangup, prepare_master
 
 __all__ = ["Classifier"]
 
@@ -37,10 +38,10 @@ ignore_hangups()
 
 
 class FrontedService(Service[Any]):  # type: ignore[misc]
-    """A service that answers by itself: BentoML's application is asked for health and told of start and stop.
+    """A service with its own application. BentoML's application handles health checks, startup and shutdown only.
 
-    Its middlewares would take longer than ours takes for all else, and keep a set of metrics for every path that was
-    ever asked for, which lets a scanner fill memory and disk.
+    BentoML's middleware would take longer than everything else here, and it keeps a set of metrics for every path
+    that was ever requested, which lets a scanner fill memory and disk.
     """
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
@@ -49,10 +50,10 @@ class FrontedService(Service[Any]):  # type: ignore[misc]
 
         async def front(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] == "http" and scope["path"] not in HEALTH:
-                app_here = bentoml.get_current_service().app
-                await app_here(scope, receive, send)
+                ours = bentoml.get_current_service().app
+                await ours(scope, receive, send)
             elif scope["type"] == "websocket":
-                await send({"type": "websocket.close"})  # without a word, uvicorn would answer 500
+                await send({"type": "websocket.close"})  # without this, uvicorn answers 500
             else:
                 await app(scope, receive, send)
 
@@ -65,59 +66,66 @@ class FrontedService(Service[Any]):  # type: ignore[misc]
     logging={"access": {"enabled": False}},
 )
 class Classifier:
-    """Classifies photos with a bundle that `lipsformer export` wrote."""
+    """Classifies images with a bundle that `lipsformer export` wrote."""
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     @staticmethod
     def check() -> None:
-        """Once, before any worker: what cannot be served ends the server instead of restarting workers for ever."""
+        """Runs once, before any worker: a bundle that cannot be served ends the server, not every worker in turn.
+
+        It loads the bundle, hashes included, and discards it. Each worker hashes the files again, because they may
+        change between this check and a later restart of a worker.
+        """
         try:
             settings = Settings.from_environment(os.environ)
-            loaded = load(settings, on_fault=lambda _: None)
+            loaded = LoadedBundle.load(settings, on_fault=lambda _: None)
             if settings.api_keys_file is not None:
                 KeyRing(settings.api_keys_file)
         except LipsFormerError as error:
             say(f"lipsformer: {error}")
             raise SystemExit(error.exit_code) from None
-        predictor = loaded.runner.predictor
+        predictor = loaded.runtime.predictor
         count = f"{settings.workers} worker{'s'[: settings.workers - 1]}"
         say(f"serving {settings.bundle}: {predictor.file.name} on {predictor.runtime.provider}, {count}")
         prepare_master()
-        os.environ.pop("BENTOML_CONTAINERIZED", None)  # BentoML gives up on workers that die in its images
+        os.environ.pop("BENTOML_CONTAINERIZED", None)  # in its images BentoML does not restart dead workers
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def start(self) -> None:
-        """Loads and warms up; the worker accepts no connection, and so is not ready, before this returns."""
+        """Loads and warms up. Until this returns the worker accepts no connection, and so is not ready."""
         end_with_master()
         settings = Settings.from_environment(os.environ)
-        _take_own_gpu(settings)
+        _select_gpu(settings)
+        folder = settings.monitoring
         self.observer = Observer.start(
-            log_format=settings.log, access_log=settings.access_log, monitoring=settings.monitoring
+            log_format=settings.log,
+            access_log=settings.access_log == "on",
+            open_monitor=None if folder is None else lambda: BentoMonitor(folder),
         )
         keys = KeyRing(settings.api_keys_file) if settings.api_keys_file else None
-        self.served = ModelManager(settings, self.observer.metrics, on_lost=_end_this_worker)
-        await self.served.start()
-        self.app = create_app(self.served, settings, keys, self.observer)
-        when_hung_up(self.served.reload)
-        logger.info("worker %d is ready: %s", os.getpid(), self.served.engine.predictor.runtime.provider)
+        self.models = ModelManager(settings, self.observer.metrics, on_lost=_end_this_worker)
+        await self.models.start()
+        self.app = create_app(self.models, settings, keys, self.observer)
+        on_hangup(self.models.reload)
+        logger.info("worker %d is ready: %s", os.getpid(), self.models.pipeline.predictor.runtime.provider)
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:
-        """Ends threads and processes; uvicorn has let open requests finish before."""
-        await self.served.close()
+        """Ends threads and processes. uvicorn has let open requests finish before."""
+        await self.models.close()
         await asyncio.to_thread(self.observer.close)
 
-    async def __is_ready__(self) -> bool:  # BentoML asks it on /readyz
-        return self.served.running
+    async def __is_ready__(self) -> bool:  # BentoML calls it for /readyz
+        return self.models.running
 
 
-def _take_own_gpu(settings: Settings) -> None:
-    """Lets this worker see one GPU alone, by turns; before CUDA is touched."""
+def _select_gpu(settings: Settings) -> None:
+    """Makes one GPU visible to this worker, chosen by its index; before CUDA is initialized."""
     gpus = visible_gpus(os.environ)
     if gpus and settings.device != "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[((server_context.worker_index or 1) - 1) % len(gpus)]
 
 
 def _end_this_worker() -> None:
-    """The runtime is beyond repair: answer what can be answered, and make room for a new worker."""
+    """Shuts down gracefully after the runtime was lost, so that BentoML starts a new worker."""
     os.kill(os.getpid(), signal.SIGTERM)

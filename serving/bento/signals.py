@@ -1,7 +1,8 @@
-"""Signals to the server. SIGHUP: the master passes it on, and workers look for a new bundle. SIGTERM: no more is taken.
+"""Signals to the server. SIGHUP makes the workers look for a new bundle; SIGTERM stops new connections at once.
 
-BentoML's process manager would answer SIGHUP by ending its workers and starting others, which are lost for good if
-the new bundle is broken; and at SIGTERM it keeps a door open that nobody stands behind until the last worker has ended.
+BentoML's process manager, circus, would answer SIGHUP by replacing its workers, which are lost for good if the new
+bundle is broken. After SIGTERM it would keep the listening socket open, with nobody to accept, until the last worker
+has ended.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from circus.sighandler import SysHandler
 
-__all__ = ["end_with_master", "ignore_hangups", "prepare_master", "when_hung_up"]
+__all__ = ["end_with_master", "ignore_hangups", "on_hangup", "prepare_master"]
 
 PR_SET_PDEATHSIG = 1
 
 
 def ignore_hangups() -> None:
-    """Until `when_hung_up`: a worker that is about to load the bundle loads the newest anyway."""
+    """Ignores SIGHUP until `on_hangup`: a worker that has not loaded a bundle yet will load the newest anyway."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def prepare_master() -> None:
-    """In the master, before its workers start: has it answer signals as told above."""
+    """Installs the behavior described above in the master, before its workers start."""
 
     def handle_hup(handler: SysHandler) -> None:
         for watcher in handler.controller.arbiter.watchers:
@@ -37,9 +38,9 @@ def prepare_master() -> None:
     def quit_at_once(handler: SysHandler) -> None:
         loop, listeners = handler.controller.loop, handler.controller.arbiter.sockets
         loop.add_callback_from_signal(_refuse_connections, listeners)
-        leave_to_circus(handler)
+        circus_quit(handler)
 
-    leave_to_circus = SysHandler.quit
+    circus_quit = SysHandler.quit
     SysHandler.handle_hup = handle_hup
     SysHandler.quit = quit_at_once
 
@@ -50,12 +51,12 @@ def _refuse_connections(listeners: Mapping[str, socket.socket]) -> None:
             listener.shutdown(socket.SHUT_RD)
 
 
-def when_hung_up(look: Callable[[], Awaitable[object]]) -> None:
-    """In a worker: `look` is run in this event loop at every SIGHUP."""
+def on_hangup(reload: Callable[[], Awaitable[object]]) -> None:
+    """Runs `reload` in this worker's event loop at every SIGHUP."""
     running: set[asyncio.Future[object]] = set()
 
     def begin() -> None:
-        task = asyncio.ensure_future(look())
+        task = asyncio.ensure_future(reload())
         running.add(task)
         task.add_done_callback(running.discard)
 
@@ -63,7 +64,7 @@ def when_hung_up(look: Callable[[], Awaitable[object]]) -> None:
 
 
 def end_with_master() -> None:
-    """In a worker: it drains and ends when the master is gone, which nothing else would tell it."""
+    """Makes this worker drain and end when its master is gone; nothing else would notify it."""
     master = os.getppid()
     if hasattr(ctypes.CDLL(None), "prctl"):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

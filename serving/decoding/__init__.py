@@ -1,4 +1,4 @@
-"""Decoding strangers' images in processes of their own, so that no file can hang, bloat or crash the server."""
+"""Decoding of untrusted images in separate processes, so that no file can hang, bloat or crash the server."""
 
 from __future__ import annotations
 

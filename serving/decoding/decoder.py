@@ -1,4 +1,4 @@
-"""One decoder process, as the server sees it: begun, asked, heard and ended without ever waiting for it."""
+"""A decoder process, as the server handles it: no call blocks on it."""
 
 from __future__ import annotations
 
@@ -27,25 +27,28 @@ Image = bytes | bytearray | memoryview
 
 PROGRAM = Path(__file__).with_name("process.py")
 LONGEST_REPLY = 4096
-KEPT = 1024 * 1024  # bytes of an image that the shared area may hold between two images
+KEPT = 1024 * 1024  # bytes for an encoded image that the shared area keeps allocated between two images
 
-# What a terminal or a supervisor sends to the server's processes all alike. Decoders have to outlive it: the server
-# finishes the requests that it has accepted, and ends them itself.
-DEAF_TO = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-INHERITED = ("LD_LIBRARY_PATH", "PYTHONHOME")  # what Python may need to start; all else stays here, above all secrets
+# A terminal or supervisor sends these signals to all processes of the server. Decoders must survive them: the server
+# finishes the requests that it has accepted, and ends the decoders itself.
+BLOCKED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+INHERITED = (
+    "LD_LIBRARY_PATH",
+    "PYTHONHOME",
+)  # Python may need them to start; nothing else is passed on, least of all secrets
 
 
 class Decoder:
     """A process that decodes one image at a time.
 
-    Its `process.py` tells the protocol. The shared area is a file in memory that is written and read here, never
-    mapped: whatever a process does to it, the server gets an error instead of a fault.
+    `process.py` describes the protocol. The shared area is an in-memory file that is written and read here, never
+    mapped: whatever a process does to it, the server gets an error and not a fault.
 
     Args:
-        on_message: called with each message of the process, and with b"" once, when it has ended or cannot be read.
+        on_message: called with each message of the process, and once with b"" when it has ended or cannot be read.
 
     Raises:
-        OSError: if the process cannot be begun.
+        OSError: if the process cannot be started.
     """
 
     def __init__(
@@ -73,15 +76,15 @@ class Decoder:
                 "limits": dataclasses.asdict(limits),
             }
             with theirs:
-                self.process = _begin(json.dumps(task), theirs, self._area)
+                self.process = _start(json.dumps(task), theirs, self._area)
             self._channel.setblocking(False)
-            self._loop.add_reader(self._channel.fileno(), self.hear)
+            self._loop.add_reader(self._channel.fileno(), self.receive)
         except BaseException:
             self.end()
             raise
 
-    def ask(self, image: Image) -> None:
-        """Has an encoded image decoded.
+    def send(self, image: Image) -> None:
+        """Sends an encoded image to be decoded.
 
         Raises:
             OSError: if the process is gone, or there is no memory for the image.
@@ -91,17 +94,17 @@ class Decoder:
         self._channel.send(b"%d" % len(image))
 
     def pixels(self) -> Pixels | None:
-        """What the process has decoded (S, S, 3), or None if the area does not hold it."""
+        """The decoded image (S, S, 3), or None if the area does not hold it."""
         pixels = np.empty(self._shape, np.uint8)
         return pixels if os.preadv(self._area, [pixels.data], 0) == pixels.nbytes else None
 
     def release(self) -> None:
-        """Gives the memory of a large image back."""
+        """Frees the memory of a large image."""
         if os.fstat(self._area).st_size > self._offset + KEPT:
             os.ftruncate(self._area, self._offset + KEPT)
 
-    def hear(self) -> None:
-        """Passes on what the process has said by now."""
+    def receive(self) -> None:
+        """Passes on a message of the process, if there is one."""
         try:
             message = self._channel.recv(LONGEST_REPLY)
         except BlockingIOError:
@@ -111,7 +114,7 @@ class Decoder:
         self._on_message(self, message)
 
     def end(self) -> None:
-        """Kills the process, whatever it does, and frees what belonged to it."""
+        """Kills the process, whatever it is doing, and frees its resources."""
         if self._channel.fileno() < 0:
             return
         self._loop.remove_reader(self._channel.fileno())
@@ -121,7 +124,7 @@ class Decoder:
             self.process.kill()
 
     def reap(self) -> bool:
-        """Whether the process is gone from the system's table."""
+        """Whether the process is gone from the process table."""
         return self.process is None or self.process.poll() is not None
 
 
@@ -135,7 +138,7 @@ def check_system() -> None:
         raise InputError(f"serving: needs Linux, and this is {sys.platform}; serve in a Linux container")
 
 
-def _begin(task: str, channel: socket.socket, area: int) -> subprocess.Popen[bytes]:
+def _start(task: str, channel: socket.socket, area: int) -> subprocess.Popen[bytes]:
     # Where this process found its modules, and where lipsformer lies, which an editable install finds otherwise.
     paths = [path for path in sys.path if path] + [str(Path(lipsformer.__file__).parents[1])]
     environment = {name: os.environ[name] for name in INHERITED if name in os.environ} | {
@@ -144,8 +147,8 @@ def _begin(task: str, channel: socket.socket, area: int) -> subprocess.Popen[byt
         "MALLOC_ARENA_MAX": "1",  # another arena for each thread would take 64 MiB of the address space
         "OPENBLAS_NUM_THREADS": "1",
     }
-    # Blocked signals stay blocked in the process that is begun meanwhile, from its first instruction on.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, DEAF_TO)
+    # Blocked signals stay blocked in the child process, from its first instruction on.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
     try:
         return subprocess.Popen(  # noqa: S603 - our own program
             [sys.executable, "-P", str(PROGRAM), task], stdin=channel.fileno(), pass_fds=[area], env=environment

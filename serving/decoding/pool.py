@@ -1,4 +1,4 @@
-"""Decoder processes behind one queue: a file that hangs, bloats or crashes costs one process, never the server."""
+"""A pool of decoder processes: a file that hangs, bloats or crashes costs one process, never the server."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ __all__ = ["DecoderPool"]
 
 Cause = Literal["timeout", "crash"]
 
-# What a JPEG takes on one core, about. An image waits as if it had arrived so much later: small ones overtake a large
-# one for so long, and no longer.
+# About what a JPEG takes on one core. An image queues as if it had arrived that much later, so small images overtake a
+# large one, but only those that arrive within that time.
 SECONDS_PER_BYTE = 50e-9
 START_SECONDS = 60.0
 FIRST_DELAY, LONGEST_DELAY = 0.1, 10.0  # seconds before the next attempt, when processes die while they start
-REAP_SECONDS, REAP_STEPS = 0.02, 100  # between looks at whether killed processes are gone, and looks while closing
-FAILURES = 3  # as many starts in a row fail before nobody waits for a process any more
+REAP_SECONDS, REAP_STEPS = 0.02, 100  # between checks for whether killed processes are gone; checks while closing
+FAILURES = 3  # failed starts in a row after which no image waits for a process
 
 
 @dataclasses.dataclass(kw_only=True, order=True, slots=True)
@@ -40,14 +40,17 @@ class _Job:
 
 
 class DecoderPool:
-    """Decodes and preprocesses images in `processes` child processes; to be used in one event loop, in one thread.
+    """Decodes and preprocesses images in `processes` child processes. Use it in one event loop, in one thread.
 
-    The processes end with the thread that has called `start`.
+    The processes end with the thread that called `start`.
 
     Args:
-        seconds: for one image; then its process is killed.
+        preprocessing: applied to each image.
+        limits: the largest image.
+        processes: number of child processes.
+        seconds: time limit for one image, after which its process is killed.
         memory: bytes that a process may use for one image.
-        on_exit: called with the cause when a process ends.
+        on_exit: called with the cause when a process dies or is killed.
     """
 
     def __init__(
@@ -64,16 +67,16 @@ class DecoderPool:
         self.processes = processes
         self.seconds = seconds
         self._on_exit = on_exit
-        self._begin = functools.partial(Decoder, preprocessing, limits, memory, self._on_message)
+        self._new_decoder = functools.partial(Decoder, preprocessing, limits, memory, self._on_message)
         self._living: set[Decoder] = set()
         self._idle: list[Decoder] = []
-        self._ended: list[Decoder] = []  # killed, and not yet gone
+        self._ended: list[Decoder] = []  # killed, not yet gone
         self._reaping: asyncio.TimerHandle | None = None
         self._busy: dict[Decoder, _Job] = {}
-        self._clocks: dict[Decoder, asyncio.TimerHandle] = {}  # what ends a process that starts or decodes too long
+        self._timers: dict[Decoder, asyncio.TimerHandle] = {}  # they end a process that starts or decodes for too long
         self._waiting: list[_Job] = []  # a heap
         self._numbers = itertools.count()
-        self._failures = 0  # starts in a row
+        self._failures = 0  # failed starts in a row
         self._started: asyncio.Future[None] | None = None
         self._closed = False
 
@@ -84,14 +87,14 @@ class DecoderPool:
 
     @property
     def busy(self) -> int:
-        """Processes that decode."""
+        """Processes that are decoding."""
         return len(self._busy)
 
     async def start(self) -> None:
         """Starts all processes, and returns when all are ready.
 
         Raises:
-            InputError: if this system cannot do it.
+            InputError: if this system does not support it.
             RuntimeError: if a process cannot be started.
         """
         check_system()
@@ -105,17 +108,17 @@ class DecoderPool:
             raise
 
     async def decode(self, image: Image, *, since: float | None = None) -> Pixels:
-        """Network input (S, S, 3) of an encoded image, in an array of its own.
+        """The network input (S, S, 3) of an encoded image, in a new array.
 
-        When all processes are busy, the image waits for its turn, by `since`, the `time.perf_counter()` of its arrival
-        (by default now), and its size. `image` must not change meanwhile.
+        While all processes are busy, images queue by size and by `since`, the `time.perf_counter()` of their arrival
+        (by default now). `image` must not change meanwhile.
 
         Raises:
-            ImageError: if it is refused, in the words of `open_image`; as "too_slow" if it took longer than `seconds`,
-                as "too_much_memory" if it took more than `memory` or crashed its process.
+            ImageError: if it is refused, as by `open_image`; as "too_slow" if it took longer than `seconds`; as
+                "too_much_memory" if it took more than `memory` or crashed its process.
             RuntimeError: if the pool is closed, or no process can be started.
         """
-        check_bytes(len(image), "image", self.limits)
+        check_bytes(len(image), "image", self.limits)  # a batch request's body may be larger than an image
         if self._closed:
             raise RuntimeError("the decoders are closed")
         if self._failures >= FAILURES and not self._idle and not self._busy:
@@ -137,7 +140,7 @@ class DecoderPool:
             raise
 
     async def close(self) -> None:
-        """Kills all processes, whatever they do; whoever still waits gets a RuntimeError."""
+        """Kills all processes, whatever they are doing; images that still wait get a RuntimeError."""
         self._closed = True
         self._give_up("the decoders are closed")
         if self._started is not None and not self._started.done():
@@ -153,7 +156,7 @@ class DecoderPool:
         if self._closed:
             return
         try:
-            decoder = self._begin()
+            decoder = self._new_decoder()
         except OSError as error:
             self._failed(str(error))
             return
@@ -161,30 +164,30 @@ class DecoderPool:
         self._watch(decoder, START_SECONDS)
 
     def _watch(self, decoder: Decoder, seconds: float) -> None:
-        self._clocks[decoder] = asyncio.get_running_loop().call_later(seconds, self._overdue, decoder)
+        self._timers[decoder] = asyncio.get_running_loop().call_later(seconds, self._overdue, decoder)
 
     def _dispatch(self) -> None:
-        """Gives the waiting images, in their order, to the idle processes."""
+        """Sends the waiting images, in order, to the idle processes."""
         while self._waiting and self._idle:
             job = heapq.heappop(self._waiting)
             if job.pixels.done():  # cancelled just now
                 continue
             decoder = self._idle.pop()
             try:
-                decoder.ask(job.image)
-            except ConnectionError:  # it died idle, which says nothing about this image
+                decoder.send(job.image)
+            except ConnectionError:  # it died while idle, which says nothing about this image
                 heapq.heappush(self._waiting, job)
-                self._lost(decoder, "crash")
+                self._replace(decoder, "crash")
                 continue
             except OSError as error:
                 self._idle.append(decoder)
-                job.pixels.set_exception(RuntimeError(f"an image cannot be handed over ({error})"))
+                job.pixels.set_exception(RuntimeError(f"an image cannot be sent to a decoder ({error})"))
                 continue
             self._busy[decoder] = job
             self._watch(decoder, self.seconds)
 
     def _on_message(self, decoder: Decoder, message: bytes) -> None:
-        """Takes a message of a process: nothing that it says is trusted, beyond the pixels of its image."""
+        """Handles a message of a process. Nothing in it is trusted, except the pixels of its image."""
         job = self._busy.get(decoder)
         outcome = None if job is None else self._outcome(decoder, message)
         if job is None and message == READY and not decoder.ready:
@@ -194,17 +197,17 @@ class DecoderPool:
             _settle(job, outcome)
             decoder.release()
         else:
-            self._lost(decoder, "crash")
+            self._replace(decoder, "crash")
             return
         self._busy.pop(decoder, None)
-        self._clocks.pop(decoder).cancel()
+        self._timers.pop(decoder).cancel()
         self._idle.append(decoder)
         if self._started is not None and not self._started.done() and len(self._idle) == self.processes:
             self._started.set_result(None)
         self._dispatch()
 
     def _outcome(self, decoder: Decoder, message: bytes) -> Pixels | ImageError | None:
-        """The pixels or the refusal that a message stands for; None if it stands for neither."""
+        """The pixels or the refusal that a message reports; None if it reports neither."""
         if message == DONE:
             return decoder.pixels()
         reason, _, text = message.decode(errors="replace").partition(" ")
@@ -214,13 +217,13 @@ class DecoderPool:
         return None
 
     def _overdue(self, decoder: Decoder) -> None:
-        clock = self._clocks[decoder]
-        decoder.hear()  # the server itself may have been too slow to listen
-        if self._clocks.get(decoder) is clock:
-            self._lost(decoder, "timeout")
+        timer = self._timers[decoder]
+        decoder.receive()  # the server itself may have been too slow to read
+        if self._timers.get(decoder) is timer:
+            self._replace(decoder, "timeout")
 
-    def _lost(self, decoder: Decoder, cause: Cause) -> None:
-        """Gets over the end of a process: tells whose image it was, and replaces it."""
+    def _replace(self, decoder: Decoder, cause: Cause) -> None:
+        """Replaces a process that has ended or must end, and refuses the image that it was decoding."""
         job = self._busy.get(decoder)
         self._forget(decoder)
         self._on_exit(cause)
@@ -239,7 +242,7 @@ class DecoderPool:
         return ImageError("too_much_memory", "image: it crashed its decoder; scale it down, or save it as JPEG or PNG")
 
     def _failed(self, why: str) -> None:
-        """Tries again, later each time; nobody has to wait for it."""
+        """Schedules another start, later each time, without blocking."""
         message = f"a decoder process cannot be started: {why}"
         self._failures += 1
         if self._started is not None and not self._started.done():
@@ -262,8 +265,8 @@ class DecoderPool:
         if decoder in self._idle:
             self._idle.remove(decoder)
         self._busy.pop(decoder, None)
-        if clock := self._clocks.pop(decoder, None):
-            clock.cancel()
+        if timer := self._timers.pop(decoder, None):
+            timer.cancel()
         self._ended.append(decoder)
         self._reap()
 
@@ -278,7 +281,7 @@ class DecoderPool:
 
 
 def _settle(job: _Job, outcome: Pixels | Exception) -> None:
-    if job.pixels.done():  # cancelled: nobody wants it any more
+    if job.pixels.done():  # cancelled: nobody waits for it
         return
     if isinstance(outcome, Exception):
         job.pixels.set_exception(outcome)

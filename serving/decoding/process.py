@@ -1,9 +1,9 @@
-"""The program of a decoder process: it opens one image after the other, under limits that it cannot lift again.
+"""The program of a decoder process: it decodes one image at a time, under limits that it cannot lift.
 
-Started by its path, with the server's import path, so that it loads Pillow, NumPy and two of our modules and nothing
-else. It speaks over the socket that is its standard input: a request is the number of encoded bytes, which lie in the
-shared area behind the pixels; the reply is `DONE` (the pixels lie at the beginning of the area) or a reason and a
-message. It ends when the server closes the socket, or dies.
+It is started by its path, with the server's import path, so that it loads only Pillow, NumPy and two of our modules.
+The protocol uses the socket that is its standard input. A request is the number of encoded bytes, which follow the
+pixels in the shared area. The reply is `DONE` (the pixels are at the start of the area) or a reason and a message. The
+process ends when the server closes the socket, or dies.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 
 
 def main() -> None:
-    """Serves until the socket ends."""
+    """Decodes until the socket is closed."""
     task = json.loads(sys.argv[1])
     _die_with(task["parent"])
     preprocessing = Preprocessing.from_dict(task["preprocessing"])
@@ -50,7 +50,7 @@ def main() -> None:
     channel.send(READY)
     while request := channel.recv(32):
         reply = DONE
-        content = b""  # and the last image is gone
+        content = b""  # frees the last image
         try:
             content = os.pread(area, int(request), shared.nbytes)
             shared[:] = preprocessing.apply(open_image(content, limits=limits))
@@ -62,32 +62,32 @@ def main() -> None:
 
 
 def _warm_up(preprocessing: Preprocessing) -> None:
-    """Imports all that is imported late: the first image must not pay for it, nor meet the limits for it."""
+    """Imports what is imported lazily, so that the first image neither waits for it nor fails at the limits."""
     Image.init()
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # the processes are the parallelism
     preprocessing.apply(Image.new("RGB", (2, 2)))
 
 
 def _silence_libraries() -> None:
-    """Keeps what libtiff says of damaged files out of the server's log, and a traceback of our own in it."""
+    """Keeps libtiff's messages about damaged files out of the server's log, but not our own tracebacks."""
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     with Path(os.devnull).open("wb") as nothing:
         os.dup2(nothing.fileno(), 2)
 
 
 def _die_with(parent: int) -> None:
-    """Has the kernel end this process with the server, even in the middle of an image; for good without new rights."""
+    """Makes the kernel end this process with the server, even while it decodes, and denies it new privileges."""
     libc: Any = ctypes.CDLL(None, use_errno=True)
     for option, value in ((PR_SET_PDEATHSIG, signal.SIGKILL), (PR_SET_NO_NEW_PRIVS, 1)):
         if libc.prctl(option, value, 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "prctl")
-    if os.getppid() != parent:  # it died before
+    if os.getppid() != parent:  # it died in between
         raise SystemExit
 
 
 def _confine(memory: int) -> None:
-    """Takes rights away for good: `memory` bytes beyond those in use now, no file to write, no core dump."""
-    with contextlib.suppress(OSError):  # where memory runs out all the same, a decoder goes before the server
+    """Restricts this process permanently: `memory` bytes beyond those in use now, no file writes, no core dump."""
+    with contextlib.suppress(OSError):  # if memory still runs out, a decoder is killed before the server
         Path("/proc/self/oom_score_adj").write_text("1000")
     in_use = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
     for kind, most in (

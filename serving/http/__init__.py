@@ -1,1 +1,1 @@
-"""The HTTP side: requests in, answers out."""
+"""The HTTP layer: from a request to its response."""

@@ -1,4 +1,4 @@
-"""API keys: who may ask, by a file of keys that may change while the server runs."""
+"""API keys, read from a file that may change while the server runs."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ __all__ = ["KeyRing", "given_keys"]
 
 logger = logging.getLogger("lipsformer.serving")
 
-SHORTEST = 16
-LOOK_SECONDS = 1.0
+MIN_LENGTH = 16
+CHECK_SECONDS = 1.0
 
 
 class KeyRing:
-    """The keys in a file: one a line; empty lines and lines that begin with # are skipped.
+    """The keys in a file, one per line. Empty lines and lines that start with # are skipped.
 
-    The file is looked at once a second at most. While it cannot be read, or holds no key, nobody is let in.
+    The file is checked at most once a second. While it cannot be read, or has no key, every request is rejected.
 
     Raises:
-        InputError: if the file cannot be read at first, or holds no key or one that is too short.
+        InputError: if the file cannot be read at first, has no key, or has one that is too short.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._looked = time.monotonic()
+        self._checked = time.monotonic()
         self._digests = _read(path)
         self._seen = _stamp(path)
 
     def allows(self, keys: Iterable[str]) -> bool:
-        """Whether one of `keys` is known; it takes equally long for every wrong key."""
-        self._look()
+        """Whether one of `keys` is valid; every wrong key takes equally long."""
+        self._refresh()
         found = False
         for key in keys:
             digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
-            for known in self._digests:  # all of them, always: time tells nothing
+            for known in self._digests:  # always all of them, so that the time reveals nothing
                 found |= hmac.compare_digest(digest, known)
         return found
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         now = time.monotonic()
-        if now - self._looked < LOOK_SECONDS:
+        if now - self._checked < CHECK_SECONDS:
             return
-        self._looked = now
+        self._checked = now
         stamp = _stamp(self.path)
         if stamp == self._seen:
             return
@@ -61,13 +61,13 @@ class KeyRing:
             logger.info("%s: %d keys are in use now", self.path, len(self._digests))
         except InputError as error:
             self._digests = ()
-            logger.error("%s. Until then nobody is let in", error)
+            logger.error("%s. All requests are rejected until this is fixed", error)
 
 
 def given_keys(headers: Iterable[tuple[bytes, bytes]]) -> list[str]:
-    """The keys that a request brings: `Authorization: Bearer KEY`, `X-API-Key: KEY`, or the password of HTTP Basic.
+    """The keys in a request: `Authorization: Bearer KEY`, `X-API-Key: KEY`, or the password of HTTP Basic.
 
-    Basic is how a browser can open the page. A proxy may bring a header of its own beside the client's.
+    Basic is how a browser opens the page. A proxy may add its own header to the client's.
     """
     keys = []
     for name, value in headers:
@@ -89,13 +89,15 @@ def _read(path: Path) -> tuple[bytes, ...]:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise InputError(f"LIPSFORMER_API_KEYS_FILE={path}: cannot be read ({reason}); mend it") from None
+        raise InputError(
+            f"LIPSFORMER_API_KEYS_FILE={path}: cannot be read ({reason}); fix its path, permissions or encoding"
+        ) from None
     keys = [line for line in lines if line and not line.startswith("#")]
     if not keys:
-        raise InputError(f"LIPSFORMER_API_KEYS_FILE={path}: holds no key; write one a line")
-    if any(len(key) < SHORTEST for key in keys):
+        raise InputError(f"LIPSFORMER_API_KEYS_FILE={path}: no key in it; write one per line")
+    if any(len(key) < MIN_LENGTH for key in keys):
         raise InputError(
-            f"LIPSFORMER_API_KEYS_FILE={path}: a key is shorter than {SHORTEST} characters; choose a longer"
+            f"LIPSFORMER_API_KEYS_FILE={path}: a key is shorter than {MIN_LENGTH} characters; use a longer one"
         )
     return tuple(hashlib.sha256(key.encode()).digest() for key in keys)
 

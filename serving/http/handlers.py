@@ -1,4 +1,4 @@
-"""POST /classify and POST /classify_batch: from a request to its answer."""
+"""The handlers of POST /classify and POST /classify_batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from lipsformer.serving.observability import Classified, Metrics, Observer, RequestRecord, Stage
+from lipsformer.serving.observability import Classified, Metrics, Observer, RequestRecord, Span
 from lipsformer.serving.pipeline.admission import Admission, Overloaded, Slot
 from lipsformer.serving.pipeline.inference import Classification, InferencePipeline
 from lipsformer.serving.pipeline.model_manager import ModelManager
@@ -26,49 +26,49 @@ __all__ = ["ClassifyHandlers"]
 
 DEFAULT_TOP_K = 5
 BODIES_HELD = 16  # times the largest image: the memory that all bodies together may take
-READING_FOR_EACH_PLACE = 8  # a body that arrives slowly must not keep those out that are here
-LATER = 0.05  # seconds that each further image of a batch request stands back in the decoders' queue
-TO_ANSWER = 0.1  # seconds before the deadline at which a batch is answered with what there is
+READING_PER_SLOT = 8  # more than slots, because a body that arrives slowly must not keep complete ones out
+LATER = 0.05  # seconds by which each further image of a batch request is put back in the decoders' queue
+TO_ANSWER = 0.1  # seconds before the deadline at which a batch is answered with the results so far
 
 Result = Classification | Problem
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
-    """An upload that has a place: by which engine, for how many classes, until when on the event loop's clock."""
+    """An admitted upload, the pipeline that classifies it, and the deadline on the event loop's clock."""
 
-    engine: InferencePipeline
+    pipeline: InferencePipeline
     upload: Upload
     top_k: int
-    place: Slot
+    slot: Slot
     record: RequestRecord
     deadline: float
 
 
 class ClassifyHandlers:
-    """The two ways to have images classified.
+    """The handlers, which share admission control and the memory for bodies.
 
     Args:
-        served: the engine that answers now.
+        models: provides the current pipeline.
         settings: of this worker.
-        observer: its metrics are counted, and told is whether predictions are kept.
+        observer: its metrics count, and it says whether predictions are kept.
     """
 
-    def __init__(self, served: ModelManager, settings: Settings, observer: Observer) -> None:
-        self._served = served
+    def __init__(self, models: ModelManager, settings: Settings, observer: Observer) -> None:
+        self._models = models
         self._settings = settings
         self._observer = observer
         self._metrics: Metrics = observer.metrics
         self._admission = Admission(max_pending=settings.max_pending, deadline=settings.deadline, metrics=self._metrics)
-        self._bodies = BodyReader(
+        self._body_reader = BodyReader(
             max_bytes=BODIES_HELD * settings.limits.max_bytes,
-            max_reading=READING_FOR_EACH_PLACE * settings.max_pending,
+            max_reading=READING_PER_SLOT * settings.max_pending,
             timeout=settings.read_timeout,
             metrics=self._metrics,
         )
 
     def rejection(self) -> Problem | None:
-        """The refusal of whatever would come in now, before anything is spent on it; None if there is room."""
+        """The refusal of a request that would come in now, before anything is spent on it; None if there is room."""
         try:
             self._admission.check()
         except Overloaded as error:
@@ -81,7 +81,7 @@ class ClassifyHandlers:
         media_type = _media_type(content_type)
         if media_type != FORM_TYPE and not is_image_type(media_type):
             raise _wrong_type(
-                media_type, "a form with the photo in the field 'image', or the photo itself as image/jpeg"
+                media_type, "a form with the image as a file in the field 'image', or the image itself as image/jpeg"
             )
 
         def unpack(body: memoryview) -> Upload:
@@ -90,10 +90,10 @@ class ClassifyHandlers:
         return await self._answer(request, self._settings.max_body, unpack, self._classify_one)
 
     async def many(self, request: Request) -> Response:
-        """Answers POST /classify_batch: a form of several images, each answered or refused on its own."""
+        """Answers POST /classify_batch: a form of several images, each answered or refused separately."""
         content_type = request.headers.get("content-type", "")
         if _media_type(content_type) != FORM_TYPE:
-            raise _wrong_type(_media_type(content_type), "a form with each photo as a file in a field 'images'")
+            raise _wrong_type(_media_type(content_type), "a form with each image as a file in a field 'images'")
 
         def unpack(body: memoryview) -> Upload:
             return several_images(body, content_type, self._settings.max_images)
@@ -108,67 +108,67 @@ class ClassifyHandlers:
         classify: Callable[[Work], Coroutine[Any, Any, dict[str, Any]]],
     ) -> Response:
         record = record_of(request.scope)
-        in_query = request.query_params.get("top_k")
-        wanted = None if in_query is None else _parse_top_k(in_query)
+        in_query = _parse_top_k(request.query_params.get("top_k"))
         try:
             async with asyncio.timeout(self._settings.deadline) as deadline:
-                async with self._bodies.receive(request, limit) as body:
+                async with self._body_reader.receive(request, limit) as body:
                     record.bytes = len(body)
-                    record.stages.append(Stage(name="read", start=record.start, end=time.perf_counter()))
+                    record.spans.append(Span(stage="read", start=record.start, end=time.perf_counter()))
                     upload = unpack(body)
                     in_form = _parse_top_k(upload.top_k)
-                    top_k = wanted or in_form
                     record.images = len(upload.images)
-                    with self._admission.enter() as place, self._served.use() as engine:
+                    with self._admission.enter() as slot, self._models.use() as pipeline:
                         work = Work(
-                            engine=engine,
+                            pipeline=pipeline,
                             upload=upload,
-                            top_k=top_k,
-                            place=place,
+                            top_k=in_query or in_form or DEFAULT_TOP_K,
+                            slot=slot,
                             record=record,
                             deadline=deadline.when() or 0.0,
                         )
                         content = await while_connected(request, classify(work))
         except TimeoutError:
             raise self._too_late() from None
-        return JSONResponse({**content, **engine.model, "timing_ms": _timing(record), "request_id": record.request_id})
+        return JSONResponse(
+            {**content, **pipeline.model, "timing_ms": _timing(record), "request_id": record.request_id}
+        )
 
     async def _classify_one(self, work: Work) -> dict[str, Any]:
         image = work.upload.images[0]
         try:
-            result = await work.engine.classify(image, work.top_k)
+            result = await work.pipeline.classify(image, work.top_k)
         except Exception as error:
             raise as_problem(error) from error
         self._note(work, image, result)
         return {"predictions": [vars(prediction) for prediction in result.predictions], "batch": result.batch}
 
     async def _classify_many(self, work: Work) -> dict[str, Any]:
-        """Takes as many images at once as make a batch and find a place; with its one place it goes on in any case."""
+        """Classifies as many images at once as fit a batch and find a slot; the slot that it has ensures progress."""
         results: dict[int, Result] = {}
         turns = iter(enumerate(work.upload.images))
 
-        async def take_turns(place: Slot) -> None:
+        async def take_turns(slot: Slot) -> None:
             for turn, (index, image) in enumerate(turns):
                 if turn:
-                    place.next()
+                    slot.next()
                 try:
-                    result = await work.engine.classify(image, work.top_k, since=work.record.start + index * LATER)
+                    result = await work.pipeline.classify(image, work.top_k, since=work.record.start + index * LATER)
                     self._note(work, image, result)
                     results[index] = result
-                except Exception as error:  # noqa: BLE001 - one image's fault is told in its own answer
+                except Exception as error:  # noqa: BLE001 - reported in the result of this image
                     problem = results[index] = as_problem(error)
                     self._metrics.refused(problem.reason)
 
         async def one_more() -> None:
             try:
-                with self._admission.enter() as place:
-                    await take_turns(place)
+                with self._admission.enter() as slot:
+                    await take_turns(slot)
             except Overloaded:
                 return
 
-        more = min(work.engine.max_batch, len(work.upload.images)) - 1
+        more = min(work.pipeline.max_batch, len(work.upload.images)) - 1
         tasks = [
-            asyncio.ensure_future(take_turns(work.place)),
+            asyncio.ensure_future(take_turns(work.slot)),
             *(asyncio.ensure_future(one_more()) for _ in range(more)),
         ]
         try:
@@ -178,19 +178,19 @@ class ClassifyHandlers:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        return {"results": [self._told(name, results.get(index)) for index, name in enumerate(work.upload.names)]}
+        return {"results": [self._result(name, results.get(index)) for index, name in enumerate(work.upload.names)]}
 
-    def _told(self, name: str | None, result: Result | None) -> dict[str, Any]:
+    def _result(self, name: str | None, result: Result | None) -> dict[str, Any]:
         if isinstance(result, Classification):
             return {"name": name, "predictions": [vars(prediction) for prediction in result.predictions]}
         return {"name": name, "problem": (result or self._too_late()).content()}
 
     def _note(self, work: Work, image: memoryview, result: Classification) -> None:
         record = work.record
-        record.stages.extend(result.stages)
+        record.spans.extend(result.spans)
         record.batches.append(result.batch)
         if self._observer.keeps_predictions:
-            file = work.engine.file
+            file = work.pipeline.file
             record.sha256, record.precision = file.sha256, file.precision
             record.predictions.append(Classified(bytes=len(image), predictions=result.predictions))
 
@@ -200,12 +200,9 @@ class ClassifyHandlers:
 
 
 def _timing(record: RequestRecord) -> dict[str, float]:
-    """Milliseconds by stage, of which several images have several, and in all."""
-    stages: dict[str, float] = {}
-    for stage in record.stages:
-        stages[stage.name] = stages.get(stage.name, 0.0) + stage.end - stage.start
-    stages["total"] = time.perf_counter() - record.start
-    return {name: round(seconds * 1000, 2) for name, seconds in stages.items()}
+    """Milliseconds by stage, summed over the images, and in total."""
+    total = time.perf_counter() - record.start
+    return {stage: round(seconds * 1000, 2) for stage, seconds in {**record.seconds_by_stage(), "total": total}.items()}
 
 
 def _media_type(content_type: str) -> str:
@@ -217,9 +214,9 @@ def _wrong_type(media_type: str, wanted: str) -> Problem:
     return Problem(415, "wrong_content_type", detail)
 
 
-def _parse_top_k(text: str | None) -> int:
+def _parse_top_k(text: str | None) -> int | None:
     if text is None:
-        return DEFAULT_TOP_K
+        return None
     if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
-        raise Problem(400, "bad_top_k", f"top_k={text[:20]!a}: a whole number from 1 on is needed")
+        raise Problem(400, "bad_top_k", f"top_k={text[:20]!a}: a whole number of at least 1 is needed")
     return int(text)

@@ -1,7 +1,7 @@
-"""Forms taken apart in memory, by the boundaries alone: parts are views of the body, and no byte is looked at twice.
+"""Multipart parsing in memory: parts are views of the body, found by searching for the boundaries.
 
-Written here because ready-made form handling writes files to disk, counts nothing until it is too late, and steps
-through the bytes in Python, which a hostile body turns into seconds of work.
+Existing parsers write files to disk, check limits too late, and step through the bytes in Python, which a hostile body
+turns into seconds of work.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from .problems import Problem
 __all__ = ["FORM_TYPE", "Part", "Upload", "is_image_type", "one_image", "several_images", "split_form"]
 
 FORM_TYPE = "multipart/form-data"
-MAX_OTHER_PARTS = 8  # beside the images; ours is one, top_k
+MAX_OTHER_PARTS = 8  # in addition to the images; we know one, top_k
 MAX_PART_HEAD = 8 * 1024
 MAX_BOUNDARY = 200  # RFC 2046 allows 70 characters
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
-    """One field of a form. `is_file` tells an upload from text; `filename` is the client's, and only repeated to it."""
+    """One field of a form. `is_file` distinguishes an upload from text; `filename` is only returned to the client."""
 
     name: str
     filename: str | None
@@ -32,7 +32,7 @@ class Part:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Upload:
-    """Encoded images, in their order, with their file names, and the text of `top_k`, if there was one."""
+    """Encoded images in order, their file names, and the text of `top_k`, if there is one."""
 
     images: tuple[memoryview, ...]
     names: tuple[str | None, ...] = (None,)
@@ -40,7 +40,7 @@ class Upload:
 
 
 def is_image_type(media_type: str) -> bool:
-    """Whether a media type may announce an image; what the bytes are is decided by the decoder alone."""
+    """Whether a media type can be that of an image; only the decoder decides what the bytes are."""
     return media_type.startswith("image/") or media_type == "application/octet-stream"
 
 
@@ -53,7 +53,7 @@ def one_image(body: memoryview, content_type: str) -> Upload:
     parts = split_form(body, content_type, max_parts=1 + MAX_OTHER_PARTS)
     images = [part for part in parts if part.name == "image"]
     if not images:
-        raise Problem(400, "missing_field", "the form has no field 'image'; send the photo as a file in that field")
+        raise Problem(400, "missing_field", "the form has no field 'image'; send the image as a file in that field")
     if len(images) > 1:
         raise Problem(
             400, "several_images", "the form has several fields 'image'; send one here, or all to /classify_batch"
@@ -70,14 +70,14 @@ def several_images(body: memoryview, content_type: str, max_images: int) -> Uplo
     parts = split_form(body, content_type, max_parts=max_images + 1 + MAX_OTHER_PARTS)
     images = [part for part in parts if part.name in ("images", "image")]
     if not images:
-        raise Problem(400, "missing_field", "the form has no field 'images'; send each photo as a file in that field")
+        raise Problem(400, "missing_field", "the form has no field 'images'; send each image as a file in that field")
     if len(images) > max_images:
         raise Problem(413, "too_many_images", f"over {max_images} images; send them in several requests")
     return _upload(images, parts)
 
 
 def split_form(body: memoryview, content_type: str, *, max_parts: int) -> list[Part]:
-    """The parts of a multipart/form-data body (RFC 7578), in their order.
+    """The parts of a multipart/form-data body (RFC 7578), in order.
 
     Raises:
         Problem: 400 if the body is not a complete form of at most `max_parts` parts; 413 if it has more.
@@ -88,7 +88,7 @@ def split_form(body: memoryview, content_type: str, *, max_parts: int) -> list[P
         raise _malformed("the content type names no boundary; let the HTTP client set it")
     whole = body.obj if isinstance(body.obj, bytes | bytearray) and len(body.obj) == len(body) else bytes(body)
     delimiter = b"\r\n--" + boundary
-    # The first boundary may open the body, without the line break that belongs to all others.
+    # The first boundary may start the body, without the line break that precedes all others.
     at = -2 if whole.startswith(delimiter[2:]) else whole.find(delimiter)
     if at < -1 or at >= 0:
         at += len(delimiter)
@@ -133,7 +133,7 @@ def _upload(images: list[Part], parts: list[Part]) -> Upload:
             raise Problem(
                 422,
                 "not_a_file",
-                f"field '{image.name}' is text, not a file; addresses are never fetched, send the photo itself",
+                f"field '{image.name}' is text, not a file; URLs are never fetched, send the image itself",
             )
     top_k = next((bytes(part.data[:32]).decode("utf-8", "replace") for part in parts if part.name == "top_k"), None)
     return Upload(

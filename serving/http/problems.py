@@ -1,4 +1,4 @@
-"""Refusals as the web tells them: problem details (RFC 9457), a stable reason for programs and words for people."""
+"""Problem details (RFC 9457): a stable reason for programs, and a text for people."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ __all__ = ["CLIENT_CLOSED_REQUEST", "REASONS", "Problem", "as_problem", "problem
 
 logger = logging.getLogger("lipsformer.serving")
 
-CLIENT_CLOSED_REQUEST = 499  # nobody reads it; the metrics count it apart from real answers
+CLIENT_CLOSED_REQUEST = 499  # nobody reads it; the metrics count it separately from real responses
 
-# Every reason that a refusal can have, with its status. Programs depend on them: a new one is added, none is renamed.
+# Every reason of a refusal, with its status. Clients depend on them: add new ones, never rename one.
 REASONS = {
     "empty": 400,
     "missing_field": 400,
     "malformed_form": 400,
     "several_images": 400,
     "bad_top_k": 400,
-    "unauthorized": 401,
+    "unauthorised": 401,
     "not_found": 404,
     "refused": 405,
     "slow_upload": 408,
@@ -48,8 +48,8 @@ REASONS = {
 }
 
 
-class Problem(Exception):  # noqa: N818 - the standard's own word
-    """A request that is refused: HTTP status, stable reason, and what to do about it."""
+class Problem(Exception):  # noqa: N818 - the term of the standard
+    """A refused request: its HTTP status, a stable reason, and what to do about it."""
 
     def __init__(self, status: int, reason: str, detail: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -69,18 +69,18 @@ class Problem(Exception):  # noqa: N818 - the standard's own word
         }
 
     def response(self) -> JSONResponse:
-        """The answer as application/problem+json."""
+        """The response, as application/problem+json."""
         return JSONResponse(self.content(), self.status, self.headers, media_type="application/problem+json")
 
 
 def problem_of(request: Request, error: Exception) -> Problem | None:
-    """The refusal that `error` means for `request`; None if its client is gone."""
+    """The refusal of `request` that `error` leads to; None if its client is gone."""
     match error:
         case ClientDisconnect():
             return None
         case HTTPException(status_code=404):
             return Problem(
-                404, "not_found", f"nothing is at {request.url.path[:200]!a}; POST a photo to /classify, or open /"
+                404, "not_found", f"nothing is at {request.url.path[:200]!a}; POST an image to /classify, or open /"
             )
         case HTTPException():
             detail = f"{request.method} {request.url.path[:200]!a}: {error.detail}"
@@ -90,7 +90,7 @@ def problem_of(request: Request, error: Exception) -> Problem | None:
 
 
 def as_problem(error: Exception) -> Problem:
-    """What an image's way through the service can end in, as a refusal; a fault is logged and told without detail."""
+    """The refusal that `error` leads to. An unexpected error is logged, and reported without detail."""
     match error:
         case Problem():
             return error

@@ -1,4 +1,4 @@
-"""Reading a request: never more than a limit, never slower than a limit, and never longer than its client is there."""
+"""Reading a request body, with limits on size and time, and stopping work when its client disconnects."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Result = TypeVar("Result")
 
 
 class BodyReader:
-    """The bodies that are held in memory at once.
+    """Reads bodies, and bounds those that are in memory at once.
 
     Args:
         max_bytes: of all of them together.
-        max_reading: bodies that may be arriving at once; a slow client holds one of these places and no other.
+        max_reading: number of bodies that may be arriving at once; a slow client takes up one of these and no slot.
         timeout: seconds for a body to arrive.
         metrics: counts the bodies that are arriving.
     """
@@ -41,8 +41,8 @@ class BodyReader:
     async def receive(self, request: Request, limit: int) -> AsyncIterator[memoryview]:
         """The whole body of a request, which counts as held until the context is left.
 
-        Whatever content-length says, at most `limit` bytes of it are kept. What comes after a refusal is read and
-        forgotten by the connection for a while: a client that still sends when it closes may never see the answer.
+        At most `limit` bytes are kept, whatever content-length says. After a refusal the connection reads and discards
+        the rest for a while: a client that is still sending when it closes may never see the response.
 
         Raises:
             Problem: 413 if it is longer, 408 if it takes too long.
@@ -85,10 +85,10 @@ def _too_long(limit: int) -> Problem:
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """The result of `work`, which is cancelled when the client goes away. The body must have been read.
+    """The result of `work`, which is cancelled when the client disconnects. The body must have been read.
 
     Raises:
-        ClientDisconnect: if the client went away first.
+        ClientDisconnect: if the client disconnected first.
     """
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(request.receive())  # after the body, only a disconnect can come

@@ -1,4 +1,4 @@
-"""What every request passes on its way in and out: its id, its key, its record; a full server turns it away here."""
+"""The middleware of every request: its id, API key and record, and early rejection by a full server."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ RECORD = "lipsformer.record"
 SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 UNAUTHORIZED = Problem(
     401,
-    "unauthorized",
+    "unauthorised",
     "a key is needed: send 'Authorization: Bearer KEY' or 'X-API-Key: KEY'; in a browser, the key is the password",
-    # Basic first: Chromium looks at the first scheme alone, and asks for no password if it does not know that.
+    # Basic first: Chromium only considers the first scheme, and asks for no password if it does not know it.
     {"WWW-Authenticate": 'Basic realm="lipsformer", Bearer realm="lipsformer"'},
 )
 
 
 class RequestMiddleware:
-    """An application behind a door.
+    """ASGI middleware that authenticates, rejects and records requests.
 
     Args:
-        app: what answers those who are let in.
-        routes: its paths; requests to others are recorded together, as a scanner would fill memory with their names.
-        keys: whom to let in; None means everybody.
-        rejection: the refusal of a POST, if there is no room for it: said here, it costs a fraction of an answer.
-        observer: told of each request at its end.
+        app: the application behind it.
+        routes: its paths; requests to any other are recorded as one, because a scanner would fill memory with names.
+        keys: the valid keys; None admits everybody.
+        rejection: gives the refusal of a POST for which there is no room. Here it costs a fraction of a response.
+        observer: gets the record of each request at its end.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class RequestMiddleware:
         observer: Observer,
     ) -> None:
         self._app = app
-        self._turned_away = rejection
+        self._rejection = rejection
         self._routes = frozenset(routes)
         self._keys = keys
         self._observer = observer
@@ -58,7 +58,7 @@ class RequestMiddleware:
         """Answers one HTTP request."""
         record = scope[RECORD] = self._record(scope)
 
-        async def send_on(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
                 headers = MutableHeaders(raw=message["headers"])
@@ -69,10 +69,10 @@ class RequestMiddleware:
         try:
             problem = self._refusal(scope)
             if problem is None:
-                await self._app(scope, receive, send_on)
+                await self._app(scope, receive, send_with_headers)
             else:
                 record.reason = problem.reason
-                await problem.response()(scope, receive, send_on)
+                await problem.response()(scope, receive, send_with_headers)
         finally:
             record.end = time.perf_counter()
             self._observer.observe(record)
@@ -80,7 +80,7 @@ class RequestMiddleware:
     def _refusal(self, scope: Scope) -> Problem | None:
         if self._keys is not None and not self._keys.allows(given_keys(scope["headers"])):
             return UNAUTHORIZED
-        return self._turned_away() if scope["method"] == "POST" and scope["path"] in self._routes else None
+        return self._rejection() if scope["method"] == "POST" and scope["path"] in self._routes else None
 
     def _record(self, scope: Scope) -> RequestRecord:
         given = traceparent = None
@@ -101,6 +101,6 @@ class RequestMiddleware:
 
 
 def record_of(scope: Scope) -> RequestRecord:
-    """The record of the request that came through a door."""
+    """The record that the middleware keeps of a request."""
     record: RequestRecord = scope[RECORD]
     return record

@@ -1,4 +1,4 @@
-"""The web page: the files of page/, closed to everything that does not come from here."""
+"""The web page: the files of page/, with headers that admit nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HEADERS = {
 
 
 def page_routes() -> list[Route]:
-    """A route for each file of the page; index.html is at /."""
+    """One route per file of the page; index.html is at /."""
     files = sorted((resources.files(__package__) / "page").iterdir(), key=lambda file: file.name)
     return [
         Route(

@@ -1,9 +1,9 @@
-"""What operators see of the server: metrics, logs, traces and the monitoring of predictions."""
+"""Observability: metrics, logs, traces and monitored predictions."""
 
 from __future__ import annotations
 
 from .metrics import Metrics, open_metrics
-from .observer import Observer
-from .record import Classified, RequestRecord, Stage
+from .observer import Monitor, Observer
+from .record import Classified, RequestRecord, Span
 
-__all__ = ["Classified", "Metrics", "Observer", "RequestRecord", "Stage", "open_metrics"]
+__all__ = ["Classified", "Metrics", "Monitor", "Observer", "RequestRecord", "Span", "open_metrics"]

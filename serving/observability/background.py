@@ -1,4 +1,4 @@
-"""Work that nobody waits for: a thread of its own behind a bounded queue."""
+"""Background work: a thread behind a bounded queue."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Item = TypeVar("Item")
 
 
 class Background(Generic[Item]):
-    """Hands items to `consume` in a thread, all those at once that have come meanwhile.
+    """Passes items to `consume` in a thread, in batches of everything that has arrived meanwhile.
 
     Args:
-        consume: called in one thread only; what it raises is counted as dropped.
+        consume: called in one thread only; the items of a call that raises are counted as dropped.
         name: of the thread.
-        capacity: how many items may wait; further ones are dropped, because whoever puts one in must never wait.
+        capacity: number of items that may wait; further ones are dropped, because `put` must never block.
 
     Attributes:
-        dropped: items that found no room or could not be consumed.
+        dropped: number of items that found no room or could not be consumed.
     """
 
     def __init__(self, consume: Callable[[Sequence[Item]], None], *, name: str, capacity: int) -> None:
@@ -32,19 +32,19 @@ class Background(Generic[Item]):
         self._consume = consume
         self._capacity = capacity
         self._queue: queue.SimpleQueue[Item | None] = queue.SimpleQueue()  # None ends the thread
-        # A daemon: one that is stuck, on a full pipe or a dead disk, must not keep the process alive.
+        # A daemon thread: if it is stuck, on a full pipe or a dead disk, it must not keep the process alive.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def put(self, item: Item) -> None:
-        """Takes an item, or drops it; returns at once."""
+        """Queues an item, or drops it; returns at once."""
         if self._queue.qsize() < self._capacity:
             self._queue.put(item)
         else:
             self.dropped += 1
 
     def close(self, seconds: float) -> None:
-        """Ends the thread after what waits now, or leaves it after so many seconds."""
+        """Ends the thread after the items that wait now, or abandons it after `seconds`."""
         self._queue.put(None)
         self._thread.join(seconds)
 
@@ -59,11 +59,11 @@ class Background(Generic[Item]):
                     items.append(item)
             try:
                 self._consume(items)
-            except Exception:  # noqa: BLE001 - whatever it was, the next items deserve a try
+            except Exception:  # noqa: BLE001 - whatever it was, the next items may work
                 self.dropped += len(items)
 
     def _take(self) -> Sequence[Item | None]:
-        """Everything that waits; waits for the first, and then a moment: to be woken for each would cost more."""
+        """Everything that waits, a moment after the first item has come: waking for each would cost more."""
         items = [self._queue.get()]
         if items[0] is not None:
             time.sleep(GATHERING_SECONDS)

@@ -1,20 +1,21 @@
-"""One observer for each worker: metrics, logs, traces and monitoring of every request that ends."""
+"""One observer per worker: reports every request that ends to metrics, the log, traces and a monitor."""
 
 from __future__ import annotations
 
 import logging
 import os
-from pathlib import Path
-from typing import Self
+from collections.abc import Callable
+from typing import Protocol, Self
+
+from lipsformer.serving.settings import LogFormat
 
 from .background import Background
-from .logs import LogFormat, access_fields, configure_logs
+from .logs import access_fields, configure_logs
 from .metrics import Metrics, open_metrics
-from .monitoring import Monitor
 from .record import RequestRecord
 from .tracing import Tracer, open_tracer
 
-__all__ = ["Observer"]
+__all__ = ["Monitor", "Observer"]
 
 logger = logging.getLogger("lipsformer.serving.access")
 
@@ -22,11 +23,21 @@ METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "PO
 CLOSE_SECONDS = 2.0
 
 
+class Monitor(Protocol):
+    """Keeps predictions for later analysis."""
+
+    def put(self, record: RequestRecord) -> None:
+        """Queues a record that carries predictions; returns at once."""
+
+    def close(self) -> None:
+        """Writes the queued records."""
+
+
 class Observer:
-    """Tells of requests; `start` makes it.
+    """Reports requests; `start` creates it.
 
     Attributes:
-        metrics: what the application counts while a request goes on.
+        metrics: updated by the application while a request is in progress.
         keeps_predictions: whether records must carry their predictions, for monitoring.
     """
 
@@ -52,28 +63,28 @@ class Observer:
         *,
         log_format: LogFormat = "text",
         access_log: bool = True,
-        monitoring: Path | None = None,
+        open_monitor: Callable[[], Monitor] | None = None,
     ) -> Self:
-        """Sets up logging, metrics, tracing (by the OTEL_ variables) and monitoring of this process.
+        """Sets up logging, metrics and tracing (configured by the OTEL_ variables) for this process.
 
         Args:
             log_format: of all lines on stderr.
             access_log: whether each request gets a line.
-            monitoring: folder for what was predicted; None means that it is not kept.
+            open_monitor: opens what keeps the predictions, once the log works; None discards them.
 
         Raises:
-            InputError: if tracing is asked for and its exporter is not installed, or the folder cannot be written.
+            InputError: if tracing is configured and its exporter is not installed.
         """
         return cls(
             metrics=open_metrics(),
             lines=configure_logs(log_format),
             access_log=access_log,
             tracer=open_tracer(os.environ),
-            monitor=Monitor(monitoring) if monitoring is not None else None,
+            monitor=None if open_monitor is None else open_monitor(),
         )
 
     def observe(self, record: RequestRecord) -> None:
-        """Tells of a request that has ended, with its method as one of a few; never waits for anything."""
+        """Reports a request that has ended, with its method as one of a few; never blocks."""
         if record.method not in METHODS:
             record.method = "_OTHER"
         self.metrics.observe(record)
@@ -88,7 +99,7 @@ class Observer:
             self._monitor.put(record)
 
     def close(self) -> None:
-        """Writes out what waits to be written, for a few seconds at most; the log last, where others may complain."""
+        """Flushes everything, for a few seconds at most; the log last, because the others may still write to it."""
         if self._tracer is not None:
             self._tracer.close()
         if self._monitor is not None:

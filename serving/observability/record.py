@@ -1,4 +1,4 @@
-"""What the application tells about one request, at its end."""
+"""The record of one request, which is complete when the request ends."""
 
 from __future__ import annotations
 
@@ -8,23 +8,28 @@ from typing import Literal
 
 from lipsformer.inference.predictor import Prediction
 
-__all__ = ["OTHER", "Classified", "RequestRecord", "Stage"]
+__all__ = ["OTHER", "Classified", "RequestRecord", "Span"]
 
-OTHER = "other"  # the route of every path that is none of ours
+OTHER = "other"  # the route of every unknown path
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
-class Stage:
-    """A part of the work on a request, from `start` to `end` on the clock of `time.perf_counter`."""
+class Span:
+    """The time that one stage of the work on a request took, in seconds of `time.perf_counter`."""
 
-    name: Literal["read", "decode", "queue", "infer"]
+    stage: Literal["read", "decode", "queue", "infer"]
     start: float
     end: float
+
+    @property
+    def seconds(self) -> float:
+        """Its duration."""
+        return self.end - self.start
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class Classified:
-    """The answer to one image of `bytes` encoded bytes: its best classes by falling score."""
+    """The answer to one image of `bytes` encoded bytes: its top classes, highest score first."""
 
     bytes: int
     predictions: Sequence[Prediction]
@@ -32,21 +37,22 @@ class Classified:
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class RequestRecord:
-    """One request. Times are those of `time.perf_counter`.
+    """One request. Times are in seconds of `time.perf_counter`.
 
     Args:
-        request_id: the one that the answer carries.
+        request_id: as in the response.
         route: one of the application's paths, or "other".
-        client: the client's address; it goes into the access log and nowhere else.
-        traceparent: the W3C header as it came.
-        bytes: of the body, as far as it was read.
-        status: of the answer.
+        client: the client's address, for the access log only.
+        traceparent: the W3C header as received.
+        bytes: of the body that were read.
+        status: of the response.
         reason: of the refusal, if the whole request was refused.
-        images: how many the request carried.
-        batches: sizes of the batches in which they were computed.
-        stages: several of one name where there are several images; the total is not one of them.
-        sha256: of the file that the runtime ran, and its precision.
-        predictions: one for each image that was answered; needed only where `Observer.keeps_predictions`.
+        images: number of images in the request.
+        batches: sizes of the batches that they were computed in.
+        spans: of its stages; several of one stage where there are several images. The total is not one of them.
+        sha256: of the file that the runtime ran.
+        precision: of that file.
+        predictions: one per image that was answered; filled only if `Observer.keeps_predictions`.
     """
 
     request_id: str
@@ -60,8 +66,15 @@ class RequestRecord:
     reason: str | None = None
     images: int = 0
     batches: list[int] = dataclasses.field(default_factory=list)
-    stages: list[Stage] = dataclasses.field(default_factory=list)
+    spans: list[Span] = dataclasses.field(default_factory=list)
     sha256: str | None = None
     precision: str | None = None
     predictions: list[Classified] = dataclasses.field(default_factory=list)
     end: float = 0
+
+    def seconds_by_stage(self) -> dict[str, float]:
+        """The summed durations by stage, in the order in which the stages first occurred."""
+        seconds: dict[str, float] = {}
+        for span in self.spans:
+            seconds[span.stage] = seconds.get(span.stage, 0.0) + span.seconds
+        return seconds

@@ -1,6 +1,6 @@
-"""Traces: a span for each request and one for each of its stages, sent to an OpenTelemetry collector.
+"""Traces: one span per request and one per stage of it, sent to an OpenTelemetry collector.
 
-Spans are made when a request has ended, with the times that it took, in a thread: requests never wait for a collector.
+A background thread creates the spans after a request has ended, from recorded times. No request waits for a collector.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from .background import Background
 from .record import OTHER, RequestRecord
 
 if TYPE_CHECKING:
+    from opentelemetry import trace
     from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.trace import Span
 
 __all__ = ["Tracer", "open_tracer"]
 
@@ -29,22 +29,22 @@ PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"
 
 
 def open_tracer(environment: Mapping[str, str]) -> Tracer | None:
-    """The tracer that the variables of OpenTelemetry ask for; None if they ask for none.
+    """The tracer that OpenTelemetry's variables configure, or None.
 
-    Its own libraries read the rest of these variables: endpoint, headers, sampler, service name, batch sizes.
+    Its libraries read the rest of these variables: endpoint, headers, sampler, service name, batch sizes.
 
     Raises:
-        InputError: if the exporter is not installed, or one is asked for that this server has not.
+        InputError: if the exporter is not installed or not supported.
     """
     exporter = environment.get("OTEL_TRACES_EXPORTER", "")
     wanted = exporter or any(environment.get(name) for name in ENDPOINTS)
     if not wanted or exporter == "none" or environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return None
     if exporter not in ("", "otlp"):
-        raise InputError(f"OTEL_TRACES_EXPORTER={exporter}: otlp or none is needed")
+        raise InputError(f"OTEL_TRACES_EXPORTER={exporter}: use otlp or none")
     protocol = next((environment[name] for name in PROTOCOLS if environment.get(name)), "http/protobuf")
     if protocol != "http/protobuf":
-        raise InputError(f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol}: http/protobuf is needed, usually at port 4318")
+        raise InputError(f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol}: use http/protobuf, usually on port 4318")
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     except ImportError:
@@ -62,7 +62,7 @@ def open_tracer(environment: Mapping[str, str]) -> Tracer | None:
 
 
 class Tracer:
-    """Makes spans of records and gives them to a provider of its own, apart from any that BentoML has."""
+    """Turns records into spans, with a provider separate from BentoML's."""
 
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
@@ -70,13 +70,13 @@ class Tracer:
         self._records = Background(self._trace_all, name="traces", capacity=WAITING_RECORDS)
 
     def put(self, record: RequestRecord) -> None:
-        """Takes a record; returns at once."""
+        """Queues a record; returns at once."""
         self._records.put(record)
 
     def close(self) -> None:
-        """Sends what waits, for a few seconds at most."""
+        """Sends the queued records, for a few seconds at most."""
         self._records.close(CLOSE_SECONDS)
-        # A collector that is down would hold a shutdown up for half a minute.
+        # A collector that is down would delay the shutdown by half a minute.
         closing = threading.Thread(target=self._provider.shutdown, name="close traces", daemon=True)
         closing.start()
         closing.join(CLOSE_SECONDS)
@@ -90,29 +90,29 @@ class Tracer:
         from opentelemetry.trace import SpanKind, set_span_in_context
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        # One offset for all spans of a request: they fit each other even where the wall clock is set meanwhile.
+        # One offset for all spans of a request, so that they stay consistent if the wall clock is adjusted.
         offset = time.time_ns() - time.perf_counter_ns()
 
         def wall(seconds: float) -> int:
             return offset + int(seconds * 1e9)
 
         carrier = {"traceparent": record.traceparent or ""}
-        around = TraceContextTextMapPropagator().extract(carrier, Context())  # what is malformed starts a new trace
+        around = TraceContextTextMapPropagator().extract(carrier, Context())  # a malformed one starts a new trace
         name = record.method if record.route == OTHER else f"{record.method} {record.route}"
         span = self._tracer.start_span(
             name, around, SpanKind.SERVER, attributes=_attributes(record), start_time=wall(record.start)
         )
         if span.is_recording():
             inside = set_span_in_context(span, around)
-            for stage in record.stages:
-                child = self._tracer.start_span(stage.name, inside, start_time=wall(stage.start))
+            for stage in record.spans:
+                child = self._tracer.start_span(stage.stage, inside, start_time=wall(stage.start))
                 child.end(wall(stage.end))
             _mark_failure(span, record)
         span.end(wall(record.end))
 
 
 def _attributes(record: RequestRecord) -> dict[str, str | int]:
-    """By OpenTelemetry's conventions for HTTP; neither address nor path nor anything else that a client made up."""
+    """Attributes by OpenTelemetry's HTTP conventions, without address, path or anything else that a client chooses."""
     attributes: dict[str, str | int | None] = {
         "http.request.method": record.method,
         "http.route": None if record.route == OTHER else record.route,
@@ -120,7 +120,7 @@ def _attributes(record: RequestRecord) -> dict[str, str | int]:
         "http.request.body.size": record.bytes,
         "lipsformer.request_id": record.request_id,
         "lipsformer.reason": record.reason,
-        "lipsformer.images.open": record.images,
+        "lipsformer.images": record.images,
         "lipsformer.batch": max(record.batches, default=0),
         "lipsformer.precision": record.precision,
         "lipsformer.sha256": record.sha256,
@@ -128,8 +128,8 @@ def _attributes(record: RequestRecord) -> dict[str, str | int]:
     return {name: value for name, value in attributes.items() if value is not None}
 
 
-def _mark_failure(span: Span, record: RequestRecord) -> None:
-    """Only the server's own failure is one: a refusal went as it should."""
+def _mark_failure(span: trace.Span, record: RequestRecord) -> None:
+    """Marks a failure of the server; a refusal is not one."""
     from opentelemetry.trace import Status, StatusCode
 
     if record.status >= 500:

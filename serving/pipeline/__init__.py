@@ -1,1 +1,1 @@
-"""From an admitted image to its scores: admission, batching, the runtime, and reloading it."""
+"""From an admitted image to its scores: admission control, batching, the runtime, and reloading."""

@@ -1,4 +1,4 @@
-"""Who is let in: a bounded number of images at work, and none whose answer would come too late."""
+"""Admission control: bounds the images in flight, and rejects requests that would miss their deadline."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from lipsformer.serving.observability import Metrics
 
 __all__ = ["Admission", "Overloaded", "Slot"]
 
-SMOOTHING = 0.05  # weight of the newest gap between two answers: a mean over the last twenty or so
+SMOOTHING = 0.05  # weight of the newest gap between two answers: an average over about the last twenty
 
 
-class Overloaded(Exception):  # noqa: N818 - a state of the server that is answered, not an error of its code
-    """No more is taken now; `retry_after` says in how many seconds it is worth asking again."""
+class Overloaded(Exception):  # noqa: N818 - a state of the server, not an error in its code
+    """The server accepts no more work now; it is worth retrying after `retry_after` seconds."""
 
     def __init__(self, message: str, *, retry_after: int = 1, reason: str = "overloaded") -> None:
         super().__init__(message)
@@ -24,12 +24,12 @@ class Overloaded(Exception):  # noqa: N818 - a state of the server that is answe
 
 
 class Admission:
-    """Places for images between their acceptance and their answer.
+    """Slots for images between their acceptance and their answer.
 
     Args:
-        max_pending: how many places there are.
-        deadline: seconds within which an answer is worth something.
-        metrics: counts every image accepted, answered and pending.
+        max_pending: number of slots.
+        deadline: seconds after which an answer comes too late.
+        metrics: counts the images accepted, answered and pending.
     """
 
     def __init__(self, *, max_pending: int, deadline: float, metrics: Metrics) -> None:
@@ -37,26 +37,26 @@ class Admission:
         self.deadline = deadline
         self.pending = 0
         self._metrics = metrics
-        self._pace = 0.0  # seconds from one answer to the next, while there is work
+        self._gap = 0.0  # smoothed seconds from one answer to the next, while there is work
         self._last = 0.0
 
     @property
     def expected_wait(self) -> float:
-        """Seconds until an image that is let in now would be answered, at the present pace."""
-        return self.pending * self._pace
+        """Seconds until an image admitted now would be answered, at the current throughput."""
+        return self.pending * self._gap
 
     def check(self) -> None:
-        """Raises what `enter` would, before more is done for a request."""
+        """Raises what `enter` would raise, before more is spent on a request."""
         if self.pending >= self.max_pending:
             raise self._overloaded(f"{self.pending} images are pending already")
         if self.expected_wait > self.deadline:
             raise self._overloaded(f"an answer would take {self.expected_wait:.0f} seconds now")
 
     def enter(self) -> Slot:
-        """A place for one image; to leave its context gives it back.
+        """A slot for one image, to be used as a context, which frees it.
 
         Raises:
-            Overloaded: if every place is taken, or the answer would come too late.
+            Overloaded: if every slot is taken, or the answer would come too late.
         """
         self.check()
         if self.pending == 0:
@@ -66,28 +66,28 @@ class Admission:
         return Slot(self)
 
     def leave(self) -> None:
-        """Takes a place back."""
+        """Frees a slot."""
         self.pending -= 1
         self._metrics.pending.dec()
 
     def begin(self) -> None:
-        """Counts an image that is accepted."""
+        """Counts an accepted image."""
         self._metrics.accepted.inc()
 
     def end(self, *, answered: bool) -> None:
-        """Counts its end; an answer tells the pace."""
+        """Counts the end of an image; an answer updates the throughput."""
         self._metrics.answered.inc()
         if answered:
             now = time.perf_counter()
             gap, self._last = now - self._last, now
-            self._pace += SMOOTHING * (gap - self._pace)  # from 0 on: one slow image at the start shuts nobody out
+            self._gap += SMOOTHING * (gap - self._gap)  # starts at 0: one slow image at first rejects nobody
 
     def _overloaded(self, message: str) -> Overloaded:
         return Overloaded(message, retry_after=max(1, math.ceil(min(self.expected_wait, self.deadline))))
 
 
 class Slot:
-    """A place that one image holds, or several one after the other."""
+    """A slot, held by one image or by several in turn."""
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
@@ -97,7 +97,7 @@ class Slot:
         return self
 
     def next(self) -> None:
-        """Passes the place on from an image that was answered to the next one of the same request."""
+        """Passes the slot from an answered image to the next one of the same request."""
         self._admission.end(answered=True)
         self._admission.begin()
 

@@ -1,8 +1,8 @@
-"""Micro-batching: what waits while one batch is computed is the next batch.
+"""Micro-batching: the images that arrive while one batch is computed form the next batch.
 
-No image is held back to wait for company: an idle queue computes a lone one at once, and under load the batches grow by
-themselves, up to the size from which on larger ones give no more images per second. One thread computes, so the
-runtime needs no lock.
+No image is delayed to fill a batch. An idle queue computes a single image at once; under load the batches grow by
+themselves, up to the size beyond which larger ones give no more images per second. One thread computes, so the runtime
+needs no lock.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["Answer", "BatchQueue"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """Logits (K,) of one image, the size of its batch, and when that was started and done (`time.perf_counter`)."""
+    """Logits (K,) of one image, the size of its batch, and when that started and ended (`time.perf_counter`)."""
 
     logits: Logits
     batch: int
@@ -43,10 +43,10 @@ class BatchQueue:
     """A queue in front of one runtime.
 
     Args:
-        run: maps images (S, S, 3) to an outcome each; called in one thread only. If it raises, the queue is at its end.
-        max_batch: the largest number of images in a call.
-        metrics: told how many wait, and how many are computed together.
-        on_lost: called when `run` has raised.
+        run: maps images (S, S, 3) to one outcome each; called in one thread only. If it raises, the queue stops.
+        max_batch: largest number of images in a call.
+        metrics: gets the queue depth and the batch sizes.
+        on_lost: called after `run` has raised.
     """
 
     def __init__(
@@ -68,22 +68,22 @@ class BatchQueue:
 
     @property
     def running(self) -> bool:
-        """Whether what is put in gets computed."""
+        """Whether queued images are computed."""
         return self._collector is not None and not self._collector.done()
 
     def start(self) -> None:
-        """Begins to compute; to be called in the event loop that will use the queue."""
+        """Starts computing. Call it in the event loop that will use the queue."""
         self._collector = asyncio.create_task(self._collect(), name="batch collector")
 
     async def close(self) -> None:
-        """Ends after the batch that is being computed; whoever still waits gets Overloaded."""
+        """Stops after the batch that is being computed; images that still wait get Overloaded."""
         if self._collector is not None:
             self._collector.cancel()
             await asyncio.gather(self._collector, return_exceptions=True)
         await asyncio.to_thread(self._thread.shutdown)
 
     async def infer(self, pixels: Pixels) -> Answer:
-        """The answer to one image (S, S, 3). Cancelled before its batch starts, it costs nothing.
+        """The answer for one image (S, S, 3). If cancelled before its batch starts, it is not computed.
 
         Raises:
             Overloaded: if the queue is not running.
@@ -115,7 +115,7 @@ class BatchQueue:
         batch: list[_Item] = []
         while self._waiting and len(batch) < self.max_batch:
             item = self._waiting.popleft()
-            if not item.answer.done():  # done means cancelled: nobody waits for it any more
+            if not item.answer.done():  # done means cancelled: nobody waits for it
                 batch.append(item)
         if not self._waiting:
             self._filled.clear()
@@ -129,7 +129,7 @@ class BatchQueue:
         computing = asyncio.get_running_loop().run_in_executor(self._thread, self._run, images)
         try:
             outcomes = await asyncio.shield(computing)
-        except asyncio.CancelledError:  # closing: the thread cannot be stopped, and its answers are still wanted
+        except asyncio.CancelledError:  # closing: the thread cannot be stopped, and its answers are still needed
             _settle(batch, started, await computing)
             raise
         except Exception:

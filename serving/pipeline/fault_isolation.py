@@ -1,4 +1,4 @@
-"""A runtime at work: faults are kept to the images that cause them, and a runtime that is broken is opened anew."""
+"""Fault isolation: a fault fails only the images that cause it, and a broken runtime is reopened."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ __all__ = ["FaultError", "IsolatingRuntime", "Outcome", "RuntimeFault", "Runtime
 
 logger = logging.getLogger("lipsformer.serving")
 
-ROUNDS = 2  # of each batch size when its pace is measured
-WORTH = 1.05  # a larger batch is worth the longer wait from so many times the images per second on
+ROUNDS = 2  # per batch size, when its throughput is measured
+WORTH = 1.05  # the throughput, relative to the best smaller batch, from which a larger batch is worth the longer wait
 
 Outcome = Logits | Exception
-# Images computed alone after their batch failed, one image that fails alone too, a runtime that was opened anew.
+# An image computed alone after its batch failed, an image that fails alone too, a runtime that was reopened.
 RuntimeFault = Literal["retried", "failed", "rebuilt"]
 
 
 class FaultError(RuntimeError):
-    """The runtime gave an answer that is none."""
+    """The runtime's output is invalid."""
 
 
 class RuntimeLostError(RuntimeError):
-    """The runtime is broken and cannot be opened anew in this process."""
+    """The runtime is broken and cannot be reopened in this process."""
 
 
 class IsolatingRuntime:
-    """Runs batches in the runtime of a predictor; to be used from one thread at a time.
+    """Runs batches in the runtime of a predictor. Use it from one thread at a time.
 
     Args:
-        load: loads the predictor, at first and again when its runtime is broken.
-        on_fault: of each fault.
+        load: loads the predictor, and loads it again when its runtime is broken.
+        on_fault: called with each fault.
     """
 
     def __init__(self, load: Callable[[], Predictor], *, on_fault: Callable[[RuntimeFault], None]) -> None:
@@ -46,29 +46,29 @@ class IsolatingRuntime:
         self.predictor = load()
 
     def warm_up(self, max_batch: int) -> int:
-        """Runs every power of two up to `max_batch`, and it, so that no client pays for first-time work.
+        """Runs every power of two up to `max_batch`, and that size, so that no client waits for first-time work.
 
         Returns:
-            The batch size from which on larger ones give no more images per second: what is larger only waits longer.
+            The batch size beyond which larger ones give no more images per second and only wait longer.
 
         Raises:
             FaultError: if the runtime does not give one finite logit for each class.
         """
         sizes = sorted({*(2**power for power in range(max_batch.bit_length()) if 2**power < max_batch), max_batch})
-        best, best_pace = 1, 0.0
+        best, best_rate = 1, 0.0
         for size in sizes:
             pixels = self._blank(size)
             self._run(pixels)
             seconds = min(self._timed(pixels) for _ in range(ROUNDS))
-            if size / seconds > best_pace * WORTH:
-                best, best_pace = size, size / seconds
+            if size / seconds > best_rate * WORTH:
+                best, best_rate = size, size / seconds
         return best
 
     def run(self, images: Sequence[Pixels]) -> list[Outcome]:
         """Logits (K,) or the fault of each image (S, S, 3).
 
         Raises:
-            RuntimeLostError: if the runtime is broken for good.
+            RuntimeLostError: if the runtime is broken and cannot be reopened.
         """
         outcomes = self._try(images)
         if not any(isinstance(outcome, Exception) for outcome in outcomes):
@@ -82,7 +82,7 @@ class IsolatingRuntime:
         return outcomes
 
     def _try_each(self, images: Sequence[Pixels]) -> list[Outcome]:
-        """One image may have spoiled the batch for all: alone, only its own answer fails."""
+        """One image may have failed the batch for all. Alone, only that image fails."""
         outcomes = [self._try([image])[0] for image in images]
         for outcome in outcomes:
             self._on_fault("failed" if isinstance(outcome, Exception) else "retried")
@@ -91,20 +91,20 @@ class IsolatingRuntime:
     def _try(self, images: Sequence[Pixels]) -> list[Outcome]:
         try:
             return list(self._run(np.stack(images)))
-        except Exception as error:  # noqa: BLE001 - runtimes raise types of their own, and every waiter needs an outcome
+        except Exception as error:  # noqa: BLE001 - runtimes raise any type, and every image needs an outcome
             logger.error("a batch of %d failed: %r", len(images), error)
             return [error] * len(images)
 
     def _run(self, pixels: Pixels) -> Logits:
         logits = self.predictor.runtime.infer(pixels)
         if logits.shape != (len(pixels), len(self.predictor.classes)):
-            raise FaultError(f"an answer in shape {logits.shape} to {len(pixels)} images")
+            raise FaultError(f"logits of shape {logits.shape} for {len(pixels)} images")
         if not np.isfinite(logits).all():
             raise FaultError("logits that are not finite")
         return logits
 
     def _sound(self) -> bool:
-        """Whether the runtime still answers what it could answer when it was warmed up."""
+        """Whether the runtime still computes what it computed during warm-up."""
         try:
             self._run(self._blank(1))
         except Exception as error:  # noqa: BLE001
@@ -116,11 +116,11 @@ class IsolatingRuntime:
         try:
             self.predictor = self._load()
         except Exception as error:
-            raise RuntimeLostError(f"the runtime cannot be opened again: {error!r}") from error
+            raise RuntimeLostError(f"the runtime cannot be reopened: {error!r}") from error
         if not self._sound():
-            raise RuntimeLostError("the runtime is broken after it was opened anew")
+            raise RuntimeLostError("the runtime is still broken after it was reopened")
         self._on_fault("rebuilt")
-        logger.warning("the runtime was opened anew")
+        logger.warning("the runtime was reopened")
 
     def _blank(self, size: int) -> Pixels:
         side = self.predictor.preprocessing.image_size

@@ -1,4 +1,4 @@
-"""One bundle at work: processes that decode, a queue that batches, a runtime that infers."""
+"""The inference pipeline of one bundle: decoder processes, a batch queue and a runtime."""
 
 from __future__ import annotations
 
@@ -6,43 +6,73 @@ import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from lipsformer.bundle.manifest import BundleFile, Manifest, read_manifest
 from lipsformer.bundle.pretrained import resolve_model
 from lipsformer.inference.predictor import Prediction, Predictor, load_bundle
 from lipsformer.serving.decoding import DecoderPool
-from lipsformer.serving.observability import Metrics, Stage
+from lipsformer.serving.observability import Metrics, Span
 from lipsformer.serving.settings import Settings
 from lipsformer.system.errors import GateError, InputError
 
 from .batching import BatchQueue
 from .fault_isolation import FaultError, IsolatingRuntime, RuntimeFault
 
-__all__ = ["Classification", "InferencePipeline", "Loaded", "load"]
+__all__ = ["Classification", "InferencePipeline", "LoadedBundle"]
+
+MIB = 1024 * 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Classification:
-    """The best classes of one image by falling score, the batch it was computed in, and how long each stage took."""
+    """The top classes of one image, highest score first, the size of its batch, and the spans of its stages."""
 
     predictions: list[Prediction]
     batch: int
-    stages: tuple[Stage, ...]
+    spans: tuple[Span, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Loaded:
-    """A bundle whose files have the promised hashes, with its runtime warmed up, and the batch size that it runs at."""
+class LoadedBundle:
+    """A bundle with verified hashes, its warm runtime, and the largest batch that is worth running."""
 
     bundle: Path
     manifest: Manifest
-    runner: IsolatingRuntime
+    runtime: IsolatingRuntime
     max_batch: int
+
+    @classmethod
+    def load(cls, settings: Settings, on_fault: Callable[[RuntimeFault], None]) -> Self:
+        """Verifies, loads and warms up the bundle that `settings` name; `on_fault` gets every fault of its runtime.
+
+        Raises:
+            InputError: if the bundle or a setting cannot be used.
+            GateError: if a file of the bundle does not match its manifest, or the model gives no finite outputs.
+        """
+        bundle = resolve_model(settings.bundle).resolve()  # a link may point elsewhere by the time a file is opened
+        manifest = read_manifest(bundle)
+        if settings.max_batch is not None and settings.max_batch > manifest.max_batch:
+            raise InputError(
+                f"LIPSFORMER_MAX_BATCH={settings.max_batch}: the export verified batches up to {manifest.max_batch}; "
+                "lower it, or export again with a larger --max-batch"
+            )
+
+        def load_predictor() -> Predictor:
+            return load_bundle(
+                bundle, manifest, device=settings.device, precision=settings.precision, threads=settings.threads
+            )
+
+        runtime = IsolatingRuntime(load_predictor, on_fault=on_fault)
+        try:
+            max_batch = runtime.warm_up(settings.max_batch or manifest.max_batch)
+        except FaultError as fault:
+            raise GateError(f"{bundle}: {fault}; export the bundle again") from None
+        return cls(bundle=bundle, manifest=manifest, runtime=runtime, max_batch=max_batch)
 
 
 class InferencePipeline:
-    """Classifies encoded images with one bundle. To be made, started, used and closed in one event loop.
+    """Classifies encoded images with one bundle. Create, start, use and close it in one event loop.
 
     Args:
         loaded: the bundle.
@@ -51,10 +81,10 @@ class InferencePipeline:
         on_lost: called if the runtime breaks for good.
     """
 
-    def __init__(self, loaded: Loaded, settings: Settings, metrics: Metrics, on_lost: Callable[[], None]) -> None:
+    def __init__(self, loaded: LoadedBundle, settings: Settings, metrics: Metrics, on_lost: Callable[[], None]) -> None:
         self.bundle = loaded.bundle
         self.manifest = loaded.manifest
-        self.runner = loaded.runner
+        self.runtime = loaded.runtime
         self.max_batch = loaded.max_batch
         self.settings = settings
         self.decoders = DecoderPool(
@@ -62,10 +92,10 @@ class InferencePipeline:
             settings.limits,
             processes=settings.threads,
             seconds=settings.decode_timeout,
-            memory=settings.decode_memory,
+            memory=settings.decode_memory * MIB,
             on_exit=metrics.decoder_died,
         )
-        self.queue = BatchQueue(self.runner.run, max_batch=self.max_batch, metrics=metrics, on_lost=on_lost)
+        self.queue = BatchQueue(self.runtime.run, max_batch=self.max_batch, metrics=metrics, on_lost=on_lost)
 
     async def start(self) -> None:
         """Starts the decoders and the queue.
@@ -77,16 +107,16 @@ class InferencePipeline:
         self.queue.start()
 
     async def close(self) -> None:
-        """Ends the processes and the thread, once the batch that is being computed is done."""
+        """Ends the processes and the thread, after the batch that is being computed."""
         await self.decoders.close()
         await self.queue.close()
 
     async def classify(self, image: memoryview, top_k: int, *, since: float | None = None) -> Classification:
-        """Classifies an encoded image; `since` puts it behind others in the queue of the decoders.
+        """Classifies an encoded image; a later `since` puts it behind others in the decoders' queue.
 
         Raises:
             ImageError: if the image is refused.
-            Overloaded: if the engine is stopping.
+            Overloaded: if the pipeline is stopping.
             Exception: what the runtime raises for this image alone.
         """
         start = time.perf_counter()
@@ -96,26 +126,26 @@ class InferencePipeline:
         return Classification(
             predictions=self.predictor.rank(answer.logits, top_k),
             batch=answer.batch,
-            stages=(
-                Stage(name="decode", start=start, end=decoded),
-                Stage(name="queue", start=decoded, end=answer.started),
-                Stage(name="infer", start=answer.started, end=answer.done),
+            spans=(
+                Span(stage="decode", start=start, end=decoded),
+                Span(stage="queue", start=decoded, end=answer.started),
+                Span(stage="infer", start=answer.started, end=answer.done),
             ),
         )
 
     @property
     def predictor(self) -> Predictor:
-        """What runs now; another one after the runtime was opened anew."""
-        return self.runner.predictor
+        """The current predictor; a new one after the runtime was reopened."""
+        return self.runtime.predictor
 
     @property
     def file(self) -> BundleFile:
-        """The file of the bundle that runs."""
+        """The bundle's file that the runtime runs."""
         return next(file for file in self.manifest.files if file.name == self.predictor.file.name)
 
     @property
     def model(self) -> dict[str, str]:
-        """Model, provider and precision, as each answer names them."""
+        """Model, provider and precision, as in each response."""
         return {
             "model": str(self.manifest.model["architecture"]),
             "provider": self.predictor.runtime.provider,
@@ -123,7 +153,7 @@ class InferencePipeline:
         }
 
     def describe(self) -> dict[str, Any]:
-        """What runs here, as plain data: classes, model, preprocessing, runtime, provenance and limits."""
+        """Classes, model, preprocessing, runtime, provenance and limits, as plain data."""
         limits = self.settings.limits
         return {
             "model": dict(self.manifest.model),
@@ -155,31 +185,3 @@ class InferencePipeline:
                 "decode_seconds": self.settings.decode_timeout,
             },
         }
-
-
-def load(settings: Settings, on_fault: Callable[[RuntimeFault], None]) -> Loaded:
-    """The bundle that `settings` names, checked, loaded and warmed up. `on_fault` hears of every fault of its runtime.
-
-    Raises:
-        InputError: if the bundle or a setting cannot be used.
-        GateError: if a file of the bundle is not what its manifest promises, or the graph gives no sound answers.
-    """
-    bundle = resolve_model(settings.bundle).resolve()  # a link may point elsewhere by the time that a file is opened
-    manifest = read_manifest(bundle)
-    if settings.max_batch is not None and settings.max_batch > manifest.max_batch:
-        raise InputError(
-            f"LIPSFORMER_MAX_BATCH={settings.max_batch}: the export proved batches up to {manifest.max_batch}; "
-            "lower it, or export again with a larger --max-batch"
-        )
-
-    def load_predictor() -> Predictor:
-        return load_bundle(
-            bundle, manifest, device=settings.device, precision=settings.precision, threads=settings.threads
-        )
-
-    runner = IsolatingRuntime(load_predictor, on_fault=on_fault)
-    try:
-        max_batch = runner.warm_up(settings.max_batch or manifest.max_batch)
-    except FaultError as fault:
-        raise GateError(f"{bundle}: {fault}; export the bundle again") from None
-    return Loaded(bundle=bundle, manifest=manifest, runner=runner, max_batch=max_batch)

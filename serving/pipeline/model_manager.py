@@ -1,4 +1,4 @@
-"""The engine that answers now, and how another takes its place while requests go on."""
+"""The model manager: the current pipeline, and reloading a new bundle without losing a request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lipsformer.serving.observability import Metrics
 from lipsformer.serving.settings import Settings
 from lipsformer.system.errors import LipsFormerError
 
-from .inference import InferencePipeline, load
+from .inference import InferencePipeline, LoadedBundle
 
 __all__ = ["ModelManager"]
 
@@ -21,12 +21,12 @@ logger = logging.getLogger("lipsformer.serving")
 
 
 class ModelManager:
-    """Answers with one engine at a time. To be used in one event loop.
+    """Keeps one pipeline current. Use it in one event loop.
 
     Args:
         settings: of this worker.
         metrics: of this worker.
-        on_lost: called if a runtime breaks for good.
+        on_lost: called if a runtime cannot be reopened.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics, on_lost: Callable[[], None]) -> None:
@@ -35,101 +35,101 @@ class ModelManager:
         self._on_lost = on_lost
         self._users: dict[InferencePipeline, int] = {}
         self._retiring: set[asyncio.Task[None]] = set()
-        self._swapping = asyncio.Lock()
+        self._reloading = asyncio.Lock()
         self._watcher: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Loads the bundle and puts it to work, and begins to watch it, if that is asked for.
+        """Loads the bundle and, if the settings say so, starts watching it for changes.
 
         Raises:
             InputError: if the bundle or a setting cannot be used.
-            GateError: if a file of the bundle is not what its manifest promises.
+            GateError: if a file of the bundle does not match its manifest.
         """
-        self.engine = await self._open()
+        self.pipeline = await self._open()
         if self._settings.watch is not None:
             self._watcher = asyncio.create_task(self._watch(self._settings.watch), name="bundle watcher")
 
     async def close(self) -> None:
-        """Ends everything."""
+        """Closes the current pipeline and those that are retiring."""
         if self._watcher is not None:
             self._watcher.cancel()
-        await asyncio.gather(*self._retiring, self.engine.close())
+        await asyncio.gather(*self._retiring, self.pipeline.close())
 
     @property
     def running(self) -> bool:
-        """Whether requests get answered."""
-        return self.engine.queue.running
+        """Whether requests are answered."""
+        return self.pipeline.queue.running
 
     @contextlib.contextmanager
     def use(self) -> Iterator[InferencePipeline]:
-        """The engine for one request; it is not closed before the request is done with it."""
-        engine = self.engine
-        self._users[engine] = self._users.get(engine, 0) + 1
+        """The pipeline for one request; it is not closed before the context is left."""
+        pipeline = self.pipeline
+        self._users[pipeline] = self._users.get(pipeline, 0) + 1
         try:
-            yield engine
+            yield pipeline
         finally:
-            self._users[engine] -= 1
+            self._users[pipeline] -= 1
 
     async def reload(self) -> bool:
-        """Loads the bundle anew, checked and warm, and then lets it take over; on any failure all stays as it is.
+        """Loads the bundle again and switches to it once it is verified and warm; keeps the old one on any failure.
 
         Returns:
-            Whether another engine answers now.
+            Whether a new pipeline answers now.
         """
-        async with self._swapping:
+        async with self._reloading:
             try:
-                engine = await self._open()
-            except Exception as error:  # noqa: BLE001 - whatever is wrong with the new one, the old one goes on
+                pipeline = await self._open()
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with the new one, the old one stays
                 self._metrics.reloaded("kept")
                 reason = str(error) if isinstance(error, LipsFormerError) else repr(error)
-                logger.error("the new bundle is not used, the old one goes on: %s", reason)
+                logger.error("the new bundle is not used, the old one stays: %s", reason)
                 return False
-            old, self.engine = self.engine, engine
+            old, self.pipeline = self.pipeline, pipeline
             self._metrics.reloaded("swapped")
-            logger.info("%s is served now, with %s", engine.bundle, engine.model)
-            retiring = asyncio.create_task(self._retire(old), name="retiring engine")
+            logger.info("serving %s now, with %s", pipeline.bundle, pipeline.model)
+            retiring = asyncio.create_task(self._retire(old), name="retiring pipeline")
             self._retiring.add(retiring)
             retiring.add_done_callback(self._retiring.discard)
             return True
 
     async def _open(self) -> InferencePipeline:
-        loaded = await asyncio.to_thread(load, self._settings, self._metrics.runtime_fault)
-        engine = InferencePipeline(loaded, self._settings, self._metrics, self._on_lost)
+        loaded = await asyncio.to_thread(LoadedBundle.load, self._settings, self._metrics.runtime_fault)
+        pipeline = InferencePipeline(loaded, self._settings, self._metrics, self._on_lost)
         try:
-            await engine.start()
+            await pipeline.start()
         except BaseException:
-            await engine.close()
+            await pipeline.close()
             raise
-        for fallback in engine.predictor.fallbacks:
+        for fallback in pipeline.predictor.fallbacks:
             logger.warning("%s", fallback)
             self._metrics.fallbacks.inc()
         self._metrics.runs(
-            **engine.model,
-            file=engine.file.name,
-            sha256=engine.file.sha256,
-            fallback=bool(engine.predictor.fallbacks),
+            **pipeline.model,
+            file=pipeline.file.name,
+            sha256=pipeline.file.sha256,
+            fallback=bool(pipeline.predictor.fallbacks),
         )
-        return engine
+        return pipeline
 
-    async def _retire(self, engine: InferencePipeline) -> None:
-        while self._users.get(engine):
+    async def _retire(self, pipeline: InferencePipeline) -> None:
+        while self._users.get(pipeline):
             await asyncio.sleep(0.05)
-        self._users.pop(engine, None)
-        await engine.close()
+        self._users.pop(pipeline, None)
+        await pipeline.close()
 
     async def _watch(self, seconds: int) -> None:
-        seen = self._look()
+        seen = self._stamp()
         while True:
             await asyncio.sleep(seconds)
-            found = self._look()
+            found = self._stamp()
             if found is not None and found != seen:
                 seen = found
                 await self.reload()
 
-    def _look(self) -> tuple[str, int] | None:
-        """What changes when the bundle does: the folder that its name leads to, and its manifest's date."""
+    def _stamp(self) -> tuple[str, int] | None:
+        """The folder that the bundle's name resolves to and its manifest's date, which change with the bundle."""
         try:
             folder = resolve_model(self._settings.bundle).resolve()
             return str(folder), (folder / MANIFEST_NAME).stat().st_mtime_ns
-        except (OSError, LipsFormerError):  # between two bundles there may be none
+        except (OSError, LipsFormerError):  # there may be none between two bundles
             return None

@@ -19,7 +19,7 @@ from lipsformer.bundle.manifest import read_manifest
 from lipsformer.bundle.pretrained import resolve_model
 from lipsformer.bundle.store import check_tag, register_bundle
 from lipsformer.images.samples import SAMPLES
-from lipsformer.serving.pipeline.inference import load
+from lipsformer.serving.pipeline.inference import LoadedBundle
 from lipsformer.serving.settings import Settings
 from lipsformer.system.atomic import sha256_of
 from lipsformer.system.errors import GateError
@@ -50,7 +50,8 @@ def test_a_stored_bundle_answers_as_the_bundle_does(trained: Trained, store: Pat
     wanted = load_predictor(trained.bundle, "cpu").predict([PHOTO])
     assert load_predictor("bentoml:fruit:v1", "cpu").predict([PHOTO]) == wanted
 
-    loaded = load(Settings.from_environment({"LIPSFORMER_BUNDLE": "bentoml:fruit"}), on_fault=lambda _: None)
+    settings = Settings.from_environment({"LIPSFORMER_BUNDLE": "bentoml:fruit"})
+    loaded = LoadedBundle.load(settings, on_fault=lambda _: None)
     assert loaded.manifest.classes == trained.classes
 
     model = bentoml.models.get("fruit:v1")
@@ -109,7 +110,7 @@ def test_each_registration_without_a_version_gets_its_own(trained: Trained) -> N
 
 def test_what_cannot_be_registered_is_refused(trained: Trained, store: Path) -> None:
     register_bundle(trained.bundle, "fruit:v10")
-    with pytest.raises(InputError, match="the store has it already"):
+    with pytest.raises(InputError, match="already in the store"):
         register_bundle(trained.bundle, "fruit:v10")
     check_tag("fruit:v1")  # though BentoML finds v10 by it
     for tag in ("fruit:", "two words", "fruit:latest", "x" * 64, ""):

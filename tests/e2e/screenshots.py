@@ -1,4 +1,4 @@
-"""Photographs the page of a server that runs, with sample photos: `python -m tests.e2e.screenshots URL FOLDER`.
+"""Take screenshots of a running server's page with sample photos: `python -m tests.e2e.screenshots URL FOLDER`.
 
 docs/page-light.png and docs/page-dark.png are made with it, of a server of the model that `lipsformer train fruit
 --recipe fruit` trains.

@@ -1,4 +1,4 @@
-"""Uploads and requests made wrong at random, at a real server. Each run draws its own and says from which seed.
+"""Randomly broken uploads and requests, sent to a real server. Each run has a new seed and reports it.
 
 LIPSFORMER_FUZZ sets how many uploads are sent (10,000 by default), LIPSFORMER_FUZZ_SEED repeats a run.
 """

@@ -1,4 +1,4 @@
-"""The odd images of `odd.py`, posted to a real server: an answer or a clear refusal, and nothing is left behind."""
+"""The images of `odd_images.py`, sent to a real server: each gets an answer or a clear refusal, and nothing leaks."""
 
 from __future__ import annotations
 

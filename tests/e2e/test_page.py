@@ -78,13 +78,13 @@ def test_a_pasted_picture_is_classified(page: Page, trained: Trained) -> None:
     shows(page, PEAR, trained.bundle, "image.png")
 
 
-def test_what_is_no_file_is_told_so(page: Page) -> None:
+def test_a_dropped_url_is_refused(page: Page) -> None:
     page.evaluate("""() => {
         const transfer = new DataTransfer();
         transfer.setData("text/uri-list", "http://example.com/photo.jpg");
         document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true }));
     }""")
-    expect(page.get_by_role("alert")).to_contain_text("addresses are never fetched")
+    expect(page.get_by_role("alert")).to_contain_text("URLs are never fetched")
     choose(page, PEAR)
     expect(page.get_by_role("alert")).to_be_hidden()
 
@@ -127,7 +127,7 @@ def test_a_busy_server_is_asked_again_when_it_says(page: Page, trained: Trained)
     problem = {"title": "Service Unavailable", "status": 503, "detail": "busy", "reason": "overloaded"}
     page.route("**/classify*", answer_with(503, problem, **{"Retry-After": "1"}), times=1)
     choose(page, PEAR)
-    expect(card(page, PEAR.name)).to_contain_text("Asking again in 1 s (attempt 2 of 5)")
+    expect(card(page, PEAR.name)).to_contain_text("Trying again in 1 s (attempt 2 of 5)")
     shows(page, PEAR, trained.bundle)
 
 
@@ -139,7 +139,7 @@ def test_a_server_that_is_busy_for_long_is_left_alone(page: Page) -> None:
     expect(card(page, PEAR.name)).to_contain_text("64 images wait.")
 
 
-def test_a_server_that_is_away_or_talks_nonsense_is_told_in_words_and_asked_again(page: Page, trained: Trained) -> None:
+def test_a_failing_server_is_explained_and_retried(page: Page, trained: Trained) -> None:
     page.route("**/classify*", lambda route: route.abort("connectionrefused"), times=1)
     choose(page, PEAR)
     shown = card(page, PEAR.name)
@@ -174,7 +174,7 @@ def test_sixty_four_photos_fit_and_four_are_asked_about_at_a_time(page: Page) ->
     small = {"mimeType": "image/jpeg", "buffer": PEAR.read_bytes()}
     choose(page, *({"name": f"{number}.jpg", **small} for number in range(66)))
     expect(page.get_by_role("article")).to_have_count(64)
-    expect(page.get_by_role("alert")).to_contain_text("64 photos fit here at a time; 2 did not")
+    expect(page.get_by_role("alert")).to_contain_text("64 photos fit here at a time; 2 more did not")
     expect(page.locator(".card[data-state=busy]")).to_have_count(4)
     assert len(held) == 4
     answered = 0

@@ -1,4 +1,4 @@
-"""The web page for everyone: keyboards, screen readers, small screens, odd names; and closed to what is not its own."""
+"""The web page: keyboards, screen readers, small screens, odd names, and nothing loaded from elsewhere."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from playwright.sync_api import Browser, Error, Page, Route, expect
 
 from lipsformer.images.samples import SAMPLES
 from tests.support.browser import answer_with, card, choose, classified, watched_page
-from tests.support.server import serving
-from tests.support.trained import Trained
+from tests.support.server import KEY, Keyed
 
 pytestmark = pytest.mark.slow
 
@@ -198,21 +197,17 @@ def test_dark_is_dark(page: Page) -> None:
     assert not page.evaluate(light)
 
 
-def test_a_browser_can_bring_a_key(browser: Browser, trained: Trained, tmp_path: Path) -> None:
-    key = "a-key-of-some-length"
-    keys = tmp_path / "keys"
-    keys.write_text(key)
-    with serving(trained.bundle, tmp_path / "log", LIPSFORMER_API_KEYS_FILE=str(keys)) as (server, _):
-        with_key = server.replace("http://", f"http://me:{key}@")
-        dialog = {"http_credentials": {"username": "me", "password": key}}
-        for address, options in ((server, dialog), (with_key, {})):
-            with watched_page(browser, **options) as watched:
-                watched.page.goto(address)
-                choose(watched.page, PEAR)
-                expect(card(watched.page, PEAR.name)).to_have_attribute("data-state", "done")
-                assert key not in watched.page.content()
-        with watched_page(browser) as watched, pytest.raises(Error, match="ERR_INVALID_AUTH_CREDENTIALS"):
-            watched.page.goto(server)  # Chromium asks for a password, and nobody is there to give it
+def test_a_browser_can_send_a_key(browser: Browser, keyed: Keyed) -> None:
+    with_key = keyed.url.replace("http://", f"http://me:{KEY}@")
+    dialog = {"http_credentials": {"username": "me", "password": KEY}}
+    for address, options in ((keyed.url, dialog), (with_key, {})):
+        with watched_page(browser, **options) as watched:
+            watched.page.goto(address)
+            choose(watched.page, PEAR)
+            expect(card(watched.page, PEAR.name)).to_have_attribute("data-state", "done")
+            assert KEY not in watched.page.content()
+    with watched_page(browser) as watched, pytest.raises(Error, match="ERR_INVALID_AUTH_CREDENTIALS"):
+        watched.page.goto(keyed.url)  # Chromium asks for a password, and nobody is there to give it
 
 
 def test_the_policy_and_the_watch_stop_what_is_not_the_page(browser: Browser, server: str) -> None:
@@ -235,7 +230,7 @@ def test_the_policy_and_the_watch_stop_what_is_not_the_page(browser: Browser, se
         assert "a complaint" in watched.breaches(server)
 
 
-def test_the_watch_sees_strangers(browser: Browser, server: str) -> None:
+def test_the_watch_sees_requests_to_other_hosts(browser: Browser, server: str) -> None:
     with watched_page(browser) as watched:
         watched.page.route("http://elsewhere.invalid/", answer_with(200, "there"))
         watched.page.goto("http://elsewhere.invalid/")

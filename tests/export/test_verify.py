@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from lipsformer import load_predictor
 from lipsformer.bundle.manifest import read_manifest
 from lipsformer.export import verify_bundle
-from lipsformer.serving.pipeline.inference import load
+from lipsformer.serving.pipeline.inference import LoadedBundle
 from lipsformer.serving.settings import Settings
 from lipsformer.system.atomic import sha256_of
 from lipsformer.system.errors import GateError, InputError
@@ -89,7 +89,7 @@ def test_one_flipped_byte_is_refused_by_whatever_uses_the_bundle(name: str, bund
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     settings = Settings.from_environment({"LIPSFORMER_BUNDLE": str(bundle)})
-    for use in (verify_bundle, load_predictor, lambda _: load(settings, on_fault=lambda _: None)):
+    for use in (verify_bundle, load_predictor, lambda _: LoadedBundle.load(settings, on_fault=lambda _: None)):
         with pytest.raises((GateError, InputError)) as refusal:
             use(bundle)
         assert str(refusal.value).startswith(f"{path}: ")

@@ -1,4 +1,4 @@
-"""Who is let in, and how long a body may take."""
+"""Admission control, and the limits of request bodies."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Clock:
         return self.now
 
 
-def test_only_so_many_are_let_in_at_once() -> None:
+def test_only_so_many_images_are_admitted_at_once() -> None:
     admission = Admission(max_pending=8, deadline=30, metrics=open_metrics())
     with contextlib.ExitStack() as places:
         for _ in range(8):
@@ -38,7 +38,7 @@ def test_only_so_many_are_let_in_at_once() -> None:
     assert admission.pending == 0
 
 
-def test_whoever_would_be_answered_too_late_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_that_would_miss_its_deadline_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     monkeypatch.setattr(admission_module, "time", clock)
     admission = Admission(max_pending=100, deadline=10, metrics=open_metrics())

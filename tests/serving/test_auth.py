@@ -12,8 +12,7 @@ from lipsformer.images.samples import SAMPLES
 from lipsformer.serving.http import auth as keys_module
 from lipsformer.serving.http.auth import KeyRing, given_keys
 from lipsformer.system.errors import InputError
-from tests.support.server import serving
-from tests.support.trained import Trained
+from tests.support.server import KEY, Keyed
 
 FIRST, SECOND = "first-key-0123456789", "second-key-0123456789"
 
@@ -48,8 +47,8 @@ def test_keys_are_read_from_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "holds no key"),
-        (b"# none\n", "holds no key"),
+        (b"", "no key in it"),
+        (b"# none\n", "no key in it"),
         (b"short\n", "shorter than 16"),
         (b"\xff\xfe" * 20, "not UTF-8"),
     ],
@@ -91,22 +90,19 @@ def test_a_key_comes_in_one_of_three_ways() -> None:
     assert given_keys(both) == ["of-a-proxy", FIRST]
 
 
-def test_with_keys_all_but_health_is_closed(trained: Trained, tmp_path: Path) -> None:
-    path = tmp_path / "keys"
-    path.write_text(f"{FIRST}\n")
-    log = tmp_path / "log"
+def test_with_keys_all_but_health_is_closed(keyed: Keyed) -> None:
     photo = (SAMPLES / "Kaiser.jpg").read_bytes()
-    with serving(trained.bundle, log, LIPSFORMER_API_KEYS_FILE=str(path)) as (url, _):
+    kind = {"Content-Type": "image/jpeg"}
+    with httpx.Client(base_url=keyed.url) as client:
         for health in ("/livez", "/readyz", "/healthz"):
-            assert httpx.get(url + health).status_code == 200
+            assert client.get(health).status_code == 200
         for closed in ("/", "/page.js", "/info", "/metrics", "/openapi.json", "/classify", "/no-such-path"):
-            answer = httpx.get(url + closed)
-            assert (answer.status_code, answer.json()["reason"]) == (401, "unauthorized")
+            answer = client.get(closed)
+            assert (answer.status_code, answer.json()["reason"]) == (401, "unauthorised")
             assert "Basic" in answer.headers["www-authenticate"]
-        kind = {"Content-Type": "image/jpeg"}
-        assert httpx.post(f"{url}/classify", content=photo, headers=kind).status_code == 401
-        for header in ({"Authorization": f"Bearer {FIRST}"}, {"X-API-Key": FIRST}):
-            assert httpx.post(f"{url}/classify", content=photo, headers=kind | header).status_code == 200
-        assert httpx.get(url, auth=("", FIRST)).headers["content-type"].startswith("text/html")
-        assert httpx.get(f"{url}/openapi.json", auth=("", FIRST)).json()["security"]
-    assert FIRST not in log.read_text()
+        assert client.post("/classify", content=photo, headers=kind).status_code == 401
+        for header in ({"Authorization": f"Bearer {KEY}"}, {"X-API-Key": KEY}):
+            assert client.post("/classify", content=photo, headers=kind | header).status_code == 200
+        assert client.get("/", auth=("", KEY)).headers["content-type"].startswith("text/html")
+        assert client.get("/openapi.json", auth=("", KEY)).json()["security"]
+    assert KEY not in keyed.log.read_text()

@@ -1,4 +1,4 @@
-"""Micro-batching, and the runtime behind it: who is computed with whom, and who pays for a fault."""
+"""Micro-batching and fault isolation: what is computed together, and what a fault affects."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_lone_request_does_not_wait_for_company() -> None:
     assert run(scenario)[0].batches == [1]
 
 
-def test_requests_gather_while_the_runtime_is_busy_and_get_their_own_answers() -> None:
+def test_requests_gather_while_the_runtime_is_busy() -> None:
     async def scenario(runtime: Runtime, queue: BatchQueue) -> None:
         runtime.gate.clear()
         tasks = [asyncio.create_task(queue.infer(image(value))) for value in range(10)]
@@ -172,7 +172,7 @@ def test_a_runtime_that_is_broken_for_good_ends_the_queue(second: Callable[[], P
     asyncio.run(main())
 
 
-def test_warm_up_runs_every_size_and_chooses_the_smallest_that_is_as_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warm_up_chooses_the_smallest_size_that_is_as_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = Runtime()
     runner = IsolatingRuntime(lambda: predictor(runtime), on_fault=lambda _: None)
     runner.warm_up(12)
@@ -201,5 +201,5 @@ def test_warm_up_refuses_answers_that_are_none() -> None:
 
 def test_losing_the_runtime_says_why() -> None:
     runner = IsolatingRuntime(lambda: predictor(Runtime(broken=True)), on_fault=lambda _: None)
-    with pytest.raises(RuntimeLostError, match="broken after it was opened anew"):
+    with pytest.raises(RuntimeLostError, match="still broken after it was reopened"):
         runner.run([image(1)])

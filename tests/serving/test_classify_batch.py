@@ -1,4 +1,4 @@
-"""POST /classify_batch, from outside: every image is answered or refused on its own, and none takes another's turn."""
+"""POST /classify_batch, from outside: every image is answered or refused separately."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import concurrent.futures
 import io
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,7 +14,7 @@ from PIL import Image
 
 from lipsformer import load_predictor
 from lipsformer.images.samples import SAMPLES
-from tests.support.server import serving
+from tests.support.server import app_running
 from tests.support.trained import Trained
 
 PHOTOS = sorted(SAMPLES.glob("*.jpg"))
@@ -81,19 +80,18 @@ def test_batches_that_are_none_are_refused(client: httpx.Client) -> None:
     assert client.get("/classify_batch").status_code == 405
 
 
-def test_a_server_of_one_place_answers_batches_and_single_images_by_turns(trained: Trained, tmp_path: Path) -> None:
-    """A batch needs one place only, so a full server refuses whole requests and never a part of one."""
+def test_with_one_slot_batches_and_single_images_alternate(trained: Trained) -> None:
+    """A batch needs only one slot, so a full server refuses whole requests and never a part of one."""
     good = PHOTOS[0].read_bytes()
-    with serving(trained.bundle, tmp_path / "log", LIPSFORMER_MAX_PENDING="1") as (url, _):
+    with app_running(trained.bundle, MAX_PENDING="1") as app, httpx.Client(base_url=app.url, timeout=60) as client:
 
         def ask(number: int) -> httpx.Response:
-            with httpx.Client(base_url=url, timeout=60) as client:
-                if number % 2:
-                    return client.post("/classify", content=good, headers={"Content-Type": "image/jpeg"})
-                return post(client, *[("a", good)] * 8)
+            if number % 2:
+                return client.post("/classify", content=good, headers={"Content-Type": "image/jpeg"})
+            return post(client, *[("a", good)] * 8)
 
         with concurrent.futures.ThreadPoolExecutor(6) as pool:
-            answers = list(pool.map(ask, range(60)))
+            answers = list(pool.map(ask, range(30)))
         assert {answer.status_code for answer in answers} == {200, 503}
         for answer in answers:
             if answer.status_code == 503:
@@ -102,17 +100,16 @@ def test_a_server_of_one_place_answers_batches_and_single_images_by_turns(traine
                 assert len(set(labels(answer))) == 1
 
 
-def test_a_batch_that_takes_too_long_is_answered_as_far_as_it_came(trained: Trained, tmp_path: Path) -> None:
+def test_a_batch_over_the_deadline_gets_the_results_so_far(trained: Trained) -> None:
     slow = io.BytesIO()
     Image.new("RGB", (7000, 7000)).save(slow, "PNG")
-    options = {"LIPSFORMER_DEADLINE": "2", "LIPSFORMER_THREADS": "1", "LIPSFORMER_DECODE_TIMEOUT": "30"}
     with (
-        serving(trained.bundle, tmp_path / "log", **options) as (url, _),
-        httpx.Client(base_url=url, timeout=60) as client,
+        app_running(trained.bundle, DEADLINE="2", THREADS="1", DECODE_TIMEOUT="30") as app,
+        httpx.Client(base_url=app.url, timeout=60) as client,
     ):
         found = labels(post(client, ("a", PHOTOS[0].read_bytes()), *[("b", slow.getvalue())] * 30))
         assert found[0] in trained.classes
         assert found[-1] == "deadline_exceeded"
-        until_answered = time.monotonic() + 60  # the decoder ends what it has begun, and goes on
+        until_answered = time.monotonic() + 60  # the decoder finishes the image that it has begun
         while labels(post(client, ("a", PHOTOS[0].read_bytes()))) != found[:1]:
             assert time.monotonic() < until_answered

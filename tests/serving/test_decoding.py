@@ -1,4 +1,4 @@
-"""Decoder processes: the pixels and words of the command line, and a server that no file can touch."""
+"""Decoder processes: the same pixels and refusals as the command line, and no file that harms the server."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, None]],
     factory = asyncio.new_event_loop if request.param == "asyncio" else uvloop.new_event_loop
 
     def run_one(main: Coroutine[Any, Any, None]) -> None:
-        with asyncio.IsolatingRuntime(loop_factory=factory) as runner:
+        with asyncio.Runner(loop_factory=factory) as runner:
             runner.run(main)
 
     return run_one
@@ -236,7 +236,7 @@ def test_signals_for_the_server_are_not_for_its_decoders() -> None:
                 os.kill(before[0], number)
             assert (await made.decode(encode("JPEG"))).shape == (96, 96, 3)
             assert (deaths, children()) == ([], before)
-        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(decoder.DEAF_TO) == set()
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(decoder.BLOCKED) == set()
 
     asyncio.run(main())
 
@@ -467,7 +467,7 @@ def test_unasked_words_end_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyP
     asyncio.run(main())
 
 
-def test_processes_that_do_not_start_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_that_do_not_start_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = decoder.PROGRAM
     broken = tmp_path / "process.py"
     broken.write_text("raise SystemExit(3)")
@@ -540,6 +540,7 @@ def test_decoders_die_with_their_server() -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_fifty_deaths_leave_nothing_behind() -> None:
     async def main() -> None:

@@ -1,4 +1,4 @@
-"""What every answer carries, who may read it from a browser, and clients that are slow, gone or too patient."""
+"""Response headers, other origins, and clients that are slow, gone or waiting for too long."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import json
 import socket
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
@@ -17,7 +16,7 @@ import pytest
 from PIL import Image
 
 from lipsformer.images.samples import SAMPLES
-from tests.support.server import serving
+from tests.support.server import App, app_running
 from tests.support.trained import Trained
 
 PHOTO = (SAMPLES / "Kaiser.jpg").read_bytes()
@@ -25,18 +24,11 @@ KIND = {"Content-Type": "image/jpeg"}
 
 
 @pytest.fixture(scope="module")
-def hasty(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """A server that waits a second for a body and two for an answer, open to one other origin."""
-    log = tmp_path_factory.mktemp("hasty") / "log"
-    options = {
-        "LIPSFORMER_READ_TIMEOUT": "1",
-        "LIPSFORMER_DEADLINE": "2",
-        "LIPSFORMER_THREADS": "1",
-        "LIPSFORMER_CORS_ORIGINS": "https://pages.example",
-        "LIPSFORMER_LOG": "json",
-    }
-    with serving(trained.bundle, log, **options) as (url, _):
-        yield url, log
+def hasty(trained: Trained) -> Iterator[App]:
+    """An application that waits a second for a body and two for an answer, open to one other origin."""
+    origins = "https://pages.example"
+    with app_running(trained.bundle, READ_TIMEOUT="1", DEADLINE="2", THREADS="1", CORS_ORIGINS=origins) as app:
+        yield app
 
 
 def test_every_answer_has_an_id_and_is_what_it_says(server: str) -> None:
@@ -58,7 +50,7 @@ def test_every_answer_has_an_id_and_is_what_it_says(server: str) -> None:
             assert client.get("/info", headers={"X-Request-ID": bad}).headers["x-request-id"] != bad
 
 
-def test_other_origins_may_ask_only_if_they_are_named(server: str, hasty: tuple[str, Path]) -> None:
+def test_other_origins_may_ask_only_if_they_are_named(server: str, hasty: App) -> None:
     origin = {"Origin": "https://pages.example"}
     preflight = {**origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key"}
     closed = httpx.post(f"{server}/classify", content=PHOTO, headers=KIND | origin)
@@ -66,17 +58,17 @@ def test_other_origins_may_ask_only_if_they_are_named(server: str, hasty: tuple[
     assert not [name for name in closed.headers if name.startswith("access-control")]
     assert httpx.options(f"{server}/classify", headers=preflight).status_code == 405
 
-    url, _ = hasty
+    url = hasty.url
     opened = httpx.post(f"{url}/classify", content=PHOTO, headers=KIND | origin)
     assert opened.headers["access-control-allow-origin"] == "https://pages.example"
     assert httpx.options(f"{url}/classify", headers=preflight).status_code == 200
-    stranger = httpx.options(f"{url}/classify", headers=preflight | {"Origin": "https://other.example"})
-    assert stranger.status_code == 400
-    assert "access-control-allow-origin" not in stranger.headers
+    other = httpx.options(f"{url}/classify", headers=preflight | {"Origin": "https://other.example"})
+    assert other.status_code == 400
+    assert "access-control-allow-origin" not in other.headers
 
 
-def test_slow_bodies_end_and_keep_nobody_out(hasty: tuple[str, Path]) -> None:
-    url, _ = hasty
+def test_slow_bodies_end_and_keep_nobody_out(hasty: App) -> None:
+    url = hasty.url
 
     async def trickle() -> bytes:
         reader, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port)
@@ -94,7 +86,7 @@ def test_slow_bodies_end_and_keep_nobody_out(hasty: tuple[str, Path]) -> None:
         return answer
 
     async def main() -> None:
-        slow = [asyncio.create_task(trickle()) for _ in range(100)]  # more than there are places
+        slow = [asyncio.create_task(trickle()) for _ in range(100)]  # more than there are slots
         await asyncio.sleep(0.5)
         async with httpx.AsyncClient() as client:
             answer = await client.post(f"{url}/classify", content=PHOTO, headers=KIND)
@@ -106,8 +98,8 @@ def test_slow_bodies_end_and_keep_nobody_out(hasty: tuple[str, Path]) -> None:
     asyncio.run(main())
 
 
-def test_an_answer_that_would_come_too_late_is_given_up(hasty: tuple[str, Path]) -> None:
-    url, _ = hasty
+def test_an_answer_that_would_come_too_late_is_given_up(hasty: App) -> None:
+    url = hasty.url
     slow = io.BytesIO()
     Image.new("RGB", (7000, 7000)).save(slow, "PNG")
 
@@ -125,14 +117,14 @@ def test_an_answer_that_would_come_too_late_is_given_up(hasty: tuple[str, Path])
     assert httpx.post(f"{url}/classify", content=PHOTO, headers=KIND, timeout=30).status_code == 200
 
 
-def test_a_client_that_leaves_is_told_apart(hasty: tuple[str, Path]) -> None:
-    url, log = hasty
+def test_a_client_that_leaves_is_recorded_as_such(hasty: App) -> None:
+    url = hasty.url
     head = "POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nX-Request-ID: leaver\r\nContent-Length: "
     with socket.create_connection((urlsplit(url).hostname, urlsplit(url).port)) as connection:
         connection.sendall(f"{head}{len(PHOTO)}\r\n\r\n".encode() + PHOTO[:100])
     deadline = time.monotonic() + 10
-    while not (left := [line for line in log.read_text().splitlines() if "leaver" in line]):
+    while not (left := [record for record in hasty.records if record.request_id == "leaver"]):
         assert time.monotonic() < deadline
-        time.sleep(0.05)
-    assert json.loads(left[0])["status"] == 499
+        time.sleep(0.01)
+    assert left[0].status == 499
     assert httpx.post(f"{url}/classify", content=PHOTO, headers=KIND).status_code == 200

@@ -145,7 +145,7 @@ def test_only_so_many_connections_are_kept(monkeypatch: pytest.MonkeyPatch) -> N
     run(scenario)
 
 
-def test_a_request_that_is_on_its_way_when_the_server_ends_is_answered() -> None:
+def test_a_request_in_transit_when_the_server_ends_is_answered() -> None:
     async def main() -> None:
         async with listening() as address:
             reader, writer = await asyncio.open_connection(*address)

@@ -1,4 +1,4 @@
-"""Forms: what clients send, and what only attackers do."""
+"""Multipart forms, of ordinary clients and of attackers."""
 
 from __future__ import annotations
 

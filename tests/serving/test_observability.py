@@ -1,4 +1,4 @@
-"""What operators see: metrics of all workers, log lines that nobody forges, traces, and monitored predictions."""
+"""Observability: metrics of all workers, log lines that cannot be forged, traces, and monitored predictions."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from typing import Any, ClassVar
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from lipsformer.serving.observability import RequestRecord, Stage, open_metrics
+from lipsformer.serving.bento.monitoring import BentoMonitor
+from lipsformer.serving.observability import RequestRecord, Span, open_metrics
 from lipsformer.serving.observability.background import Background
 from lipsformer.serving.observability.logs import access_fields, configure_logs
-from lipsformer.serving.observability.monitoring import Monitor
 from lipsformer.serving.observability.tracing import open_tracer
 from lipsformer.system.errors import InputError
 
 FORGED = "\n2026-01-01T00:00:00.000Z error forged\r\x1b[2J\x9b31m\u2028\u202e\x00\ud800"
 WORKER = """
 import sys
-from lipsformer.serving.observability import RequestRecord, Stage, open_metrics
+from lipsformer.serving.observability import RequestRecord, Span, open_metrics
 
 metrics = open_metrics()
 print("ready", flush=True)
@@ -42,14 +42,14 @@ for line in sys.stdin:
 def a_record(**changes: Any) -> RequestRecord:
     """A request that took 40 ms: 10 of reading, 20 of decoding, 10 of inference."""
     start = time.perf_counter() - 0.04
-    stages = [
-        Stage(name="read", start=start, end=start + 0.01),
-        Stage(name="decode", start=start + 0.01, end=start + 0.03),
-        Stage(name="infer", start=start + 0.03, end=start + 0.04),
+    spans = [
+        Span(stage="read", start=start, end=start + 0.01),
+        Span(stage="decode", start=start + 0.01, end=start + 0.03),
+        Span(stage="infer", start=start + 0.03, end=start + 0.04),
     ]
     given = {"request_id": "r-1", "method": "POST", "route": "/classify", "client": "192.0.2.7", "traceparent": None}
     usual = {"start": start, "end": start + 0.04, "bytes": 5000, "status": 200, "images": 1, "batches": [4]}
-    return RequestRecord(**{**given, **usual, "stages": stages, **changes})
+    return RequestRecord(**{**given, **usual, "spans": spans, **changes})
 
 
 class Worker:
@@ -88,7 +88,7 @@ def collected(folder: Path) -> dict[str, float]:
     }
 
 
-def test_the_metrics_of_all_workers_add_up_and_a_killed_one_leaves_its_counts_alone(tmp_path: Path) -> None:
+def test_workers_metrics_add_up_and_a_killed_one_keeps_its_counts(tmp_path: Path) -> None:
     first, second = Worker(tmp_path), Worker(tmp_path)
     for worker in (first, second):
         worker("metrics.accepted.inc(3); metrics.answered.inc(2); metrics.pending.inc()")
@@ -152,7 +152,7 @@ def test_a_request_is_counted_with_its_stages_in_a_process_alone() -> None:
     assert open_metrics() is metrics
     before = counts()
     metrics.observe(a_record())
-    metrics.observe(a_record(status=503, reason="overloaded", stages=[]))  # refused at the door: no latency of anything
+    metrics.observe(a_record(status=503, reason="overloaded", spans=[]))  # refused early: no latency of any stage
     assert [after - earlier for after, earlier in zip(counts(), before, strict=True)] == [1, 1, 1, 1, 0, 1, 1]
 
 
@@ -206,11 +206,11 @@ def untouched_logging() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("untouched_logging")
-def test_a_json_line_tells_all_of_a_request() -> None:
+def test_a_json_line_has_all_fields_of_a_request() -> None:
     log = Log("json")
     logger = logging.getLogger("lipsformer.serving.access")
-    twice = [Stage(name="decode", start=1.0, end=1.2), Stage(name="decode", start=1.1, end=1.5)]
-    record = a_record(stages=twice, start=1.0, end=2.0, batches=[2, 8], reason="damaged")
+    twice = [Span(stage="decode", start=1.0, end=1.2), Span(stage="decode", start=1.1, end=1.5)]
+    record = a_record(spans=twice, start=1.0, end=2.0, batches=[2, 8], reason="damaged")
     logger.info("POST /classify 200", extra={"fields": access_fields(record)})
     logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
     logging.getLogger("uvicorn.error").info("Started server process")  # not worth a line
@@ -263,14 +263,14 @@ def test_nobody_forges_a_line_or_commands_a_terminal(log_format: str) -> None:
 @pytest.mark.usefixtures("untouched_logging")
 def test_a_text_line_is_short() -> None:
     log = Log("text")
-    fields = access_fields(a_record(stages=[], batches=[], client=None, start=1.0, end=1.25))
+    fields = access_fields(a_record(spans=[], batches=[], client=None, start=1.0, end=1.25))
     logging.getLogger("lipsformer.serving.access").info("POST /classify 200", extra={"fields": fields})
     (line,) = log.lines()
     assert line.partition(" ")[2] == "info    POST /classify 200 request_id=r-1 bytes=5000 images=1 total_ms=250.0"
 
 
 @pytest.mark.usefixtures("untouched_logging")
-def test_a_pipe_that_nobody_reads_blocks_nobody_and_what_was_dropped_is_told() -> None:
+def test_an_unread_pipe_blocks_nobody_and_drops_are_counted() -> None:
     log = Log("json")
     logger = logging.getLogger("lipsformer.serving")
     for number in range(15_000):  # far more than the pipe and the queue hold
@@ -283,7 +283,7 @@ def test_a_pipe_that_nobody_reads_blocks_nobody_and_what_was_dropped_is_told() -
     assert len(events) - len(told) + dropped == 15_000
 
 
-def test_an_observer_logs_requests_with_methods_of_a_few_and_failures_as_warnings() -> None:
+def test_an_observer_logs_known_methods_and_failures_as_warnings() -> None:
     script = """
 from lipsformer.serving.observability import Observer, RequestRecord
 observer = Observer.start(log_format="json")
@@ -299,7 +299,7 @@ observer.close()
     assert seen == [("info", "GET other 404"), ("info", "_OTHER other 405"), ("warning", "POST other 500")]
 
 
-def test_background_work_outlives_its_failures_and_a_stuck_one_is_left() -> None:
+def test_background_work_survives_failures_and_can_be_abandoned() -> None:
     gate, consumed = threading.Event(), []
 
     def consume(items: Any) -> None:
@@ -387,7 +387,7 @@ def test_a_request_becomes_a_span_with_its_stages_inside(collector: type[Collect
         "error.type": "stopping",
         "lipsformer.request_id": "r-1",
         "lipsformer.reason": "stopping",
-        "lipsformer.images.open": 1,
+        "lipsformer.images": 1,
         "lipsformer.batch": 4,
         "lipsformer.precision": "fp32",
     }
@@ -409,7 +409,7 @@ def test_a_request_becomes_a_span_with_its_stages_inside(collector: type[Collect
     ],
 )
 def test_a_malformed_parent_starts_a_new_trace(collector: type[Collector], traceparent: str) -> None:
-    traced(a_record(traceparent=traceparent, stages=[], route="other", status=415, reason="not_an_image"))
+    traced(a_record(traceparent=traceparent, spans=[], route="other", status=415, reason="not_an_image"))
     (span,) = collector.spans
     assert span.parent_span_id == b""
     assert span.trace_id.hex() not in ("0af7651916cd43dd8448eb211c80319c", "0" * 32)
@@ -448,10 +448,10 @@ def test_traces_are_made_where_they_are_asked_for(environment: dict[str, str], w
         tracer.close()
 
 
-def test_traces_that_cannot_be_had_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="OTEL_TRACES_EXPORTER=zipkin: otlp or none is needed"):
+def test_unsupported_exporters_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="OTEL_TRACES_EXPORTER=zipkin: use otlp or none"):
         open_tracer({"OTEL_TRACES_EXPORTER": "zipkin"})
-    with pytest.raises(InputError, match="http/protobuf is needed"):
+    with pytest.raises(InputError, match="use http/protobuf"):
         open_tracer({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     with pytest.raises(InputError, match=r"pip install 'lipsformer\[otlp\]'"):
@@ -473,9 +473,10 @@ MONITORED = """
 import sys
 from pathlib import Path
 from lipsformer.inference.predictor import Prediction
+from lipsformer.serving.bento.monitoring import BentoMonitor
 from lipsformer.serving.observability import Classified, Observer, RequestRecord
 
-observer = Observer.start(log_format="json", access_log=False, monitoring=Path(sys.argv[1]))
+observer = Observer.start(log_format="json", access_log=False, open_monitor=lambda: BentoMonitor(Path(sys.argv[1])))
 assert observer.keeps_predictions
 top = [Prediction(label="ba\\nna\\u2028na", index=3, score=0.75), Prediction(label="kiwi", index=1, score=0.25)]
 for number in range(3):
@@ -523,7 +524,7 @@ def test_predictions_are_monitored_without_the_image_and_its_sender(tmp_path: Pa
     assert not any("192.0.2.7" in file.read_text() for file in tmp_path.rglob("*.log"))
 
 
-def test_a_full_disk_is_told_in_a_line_and_not_for_each_image(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_in_a_line_and_not_per_image(tmp_path: Path) -> None:
     data = tmp_path / "predictions" / "data"
     data.mkdir(parents=True)
     (data / "data.0.log").symlink_to("/dev/full")
@@ -536,7 +537,7 @@ def test_a_full_disk_is_told_in_a_line_and_not_for_each_image(tmp_path: Path) ->
 
 def test_a_folder_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"LIPSFORMER_MONITORING=.*file/in: cannot be made"):
-        Monitor(tmp_path / "file" / "in")
+    with pytest.raises(InputError, match=r"LIPSFORMER_MONITORING=.*file/in: cannot be created"):
+        BentoMonitor(tmp_path / "file" / "in")
     with pytest.raises(InputError, match="BentoML cannot use this name"):
-        Monitor(tmp_path / "it's")
+        BentoMonitor(tmp_path / "it's")

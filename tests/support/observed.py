@@ -1,4 +1,4 @@
-"""What a service is from outside: what its answers say, and what its processes take."""
+"""A server seen from outside: its responses, and the resources of its processes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ OF_THE_FORM = {
     "missing_field": 400, "malformed_form": 400, "several_images": 400, "bad_top_k": 400, "too_many_images": 413,
     "wrong_content_type": 415, "not_a_file": 422,
 }  # fmt: skip
-MENDING = ("send", "save", "scale", "let the HTTP client", "a whole number")  # how a detail says what to do
+ADVICE = ("send", "save", "scale", "let the HTTP client", "a whole number")  # how a detail says what to do
 
 
 def verdict(status: int, headers: Mapping[str, str], body: bytes) -> str:
-    """What became of an upload: "image", "images", or the reason of its refusal.
+    """The outcome of an upload: "image", "images", or the reason of its refusal.
 
-    Fails on whatever a client could not expect.
+    Fails on any response that a client would not expect.
     """
     shown = f"{status}: {body[:300]!r}"
     assert status < 500, shown
@@ -44,10 +44,10 @@ def verdict(status: int, headers: Mapping[str, str], body: bytes) -> str:
 
 
 def _reason(problem: dict[str, Any], shown: str) -> str:
-    """The reason in problem details, after a look at them."""
+    """The reason in problem details, once these are checked."""
     reason, detail = str(problem["reason"]), problem["detail"]
     assert {**REFUSALS, **OF_THE_FORM}.get(reason) == problem["status"], shown
-    assert any(word in detail for word in MENDING), shown
+    assert any(word in detail for word in ADVICE), shown
     assert detail.isprintable(), shown
     assert "Traceback" not in detail, shown
     return reason
@@ -55,7 +55,7 @@ def _reason(problem: dict[str, Any], shown: str) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Taken:
-    """What a tree of processes holds: how many they are, their open files, and the bytes that they do not share."""
+    """The resources of a tree of processes: their number, their open files, and their unshared bytes."""
 
     processes: int
     files: int
@@ -63,7 +63,7 @@ class Taken:
 
 
 def taken(root: int) -> Taken:
-    """What the process `root` and all its descendants hold now."""
+    """The resources of the process `root` and all its descendants."""
     parents = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -78,7 +78,7 @@ def taken(root: int) -> Taken:
 
 
 def settled(root: int, processes: int, seconds: float = 20.0) -> Taken:
-    """What the tree holds once it has `processes` again: a decoder that was killed takes a moment to be replaced."""
+    """The resources once the tree has `processes` again: replacing a killed decoder takes a moment."""
     end = time.monotonic() + seconds
     while (found := taken(root)).processes != processes:
         assert time.monotonic() < end, f"{found.processes} processes instead of {processes}"

@@ -1,4 +1,4 @@
-"""HTTP by hand, on bare sockets: fast, and able to say what no HTTP library would."""
+"""HTTP on bare sockets: fast, and able to send what no HTTP library would."""
 
 from __future__ import annotations
 

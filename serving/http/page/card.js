@@ -1,4 +1,4 @@
-// What is seen of one photo: its picture, how far it is, and the answer or the reason in words.
+// The card of one photo: its picture, its progress, and the answer or the reason why there is none.
 
 import { CLASSIFY, bytes } from "./client.js";
 
@@ -13,7 +13,7 @@ const STAGES = {
 
 export const percent = (score) => (score > 0 && score < 0.001 ? "< 0.1 %" : `${(score * 100).toFixed(1)} %`);
 
-/** The name of a provider as people say it: "CPUExecutionProvider" is "CPU". */
+/** The short name of a provider: "CPU" for "CPUExecutionProvider". */
 export const provider = (name) => String(name).replace(/ExecutionProvider$/, "");
 
 export function duration(milliseconds) {
@@ -29,7 +29,7 @@ export function make(tag, className, ...content) {
 }
 
 export class Card {
-  /** `onRemove` and `onAgain` are called when their buttons are pressed, `speak` with what is copied. */
+  /** Calls `onRemove` and `onAgain` when their buttons are pressed, and `speak` when the command was copied. */
   constructor(file, { onRemove, onAgain, speak }) {
     this.element = document.getElementById("card").content.firstElementChild.cloneNode(true);
     this.speak = speak;
@@ -66,7 +66,7 @@ export class Card {
       URL.revokeObjectURL(url);
       this.find(".size").textContent = `${image.naturalWidth} × ${image.naturalHeight}, ${bytes(file.size)}`;
     });
-    // What the browser cannot draw (a TIFF, or no image at all), the server may still be able to read.
+    // The server may be able to read what the browser cannot draw (a TIFF, or no image at all).
     image.addEventListener("error", () => {
       URL.revokeObjectURL(url);
       image.hidden = true;
@@ -88,7 +88,7 @@ export class Card {
   }
 
   showRetry(seconds, attempt, tries) {
-    const detail = `Asking again in ${seconds} s (attempt ${attempt} of ${tries}).`;
+    const detail = `Trying again in ${seconds} s (attempt ${attempt} of ${tries}).`;
     this.show("busy", "The server is busy", { detail });
   }
 

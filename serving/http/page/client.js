@@ -1,10 +1,10 @@
-// Asks the server, politely, and turns whatever goes wrong into words.
+// Sends requests to the server, waits while it is busy, and puts failures into words.
 
 const TRIES = 5;
-const LONGEST_WAIT = 30; // seconds; a server that asks for more is told to the user instead
+const LONGEST_WAIT = 30; // seconds; if the server asks for more, the user decides
 
 const TITLES = {
-  bad_top_k: "The server refused the question",
+  bad_top_k: "The server rejected the request",
   damaged: "This image is damaged",
   deadline_exceeded: "This took too long",
   empty: "This file is empty",
@@ -12,19 +12,19 @@ const TITLES = {
   not_an_image: "This is not an image",
   overloaded: "The server is busy",
   slow_upload: "The upload was too slow",
-  stopping: "The server is being stopped",
+  stopping: "The server is shutting down",
   too_complex: "This image is too complex",
   too_many_bytes: "This file is too large",
   too_many_pixels: "This image has too many pixels",
   too_much_memory: "This image needs too much memory",
   too_slow: "This image takes too long to open",
-  unauthorized: "A key is needed here",
+  unauthorised: "An API key is required",
   wrong_content_type: "This is not an image",
 };
 
 const HEIC_ADVICE = "iPhones store HEIC; under Settings, Camera, Formats, “Most Compatible” makes them store JPEG.";
 
-/** Why a photo has no answer, in words; `again` tells whether the same photo may do better later. */
+/** Why a photo has no answer, in words; `again` says whether trying again may help. */
 export class Failure extends Error {
   constructor(title, detail, again) {
     super(title);
@@ -32,7 +32,7 @@ export class Failure extends Error {
   }
 }
 
-/** The address of `path` beside the page, without the name and key that the page's own address may carry. */
+/** The URL of `path` next to the page, without the user name and key that the page's own URL may contain. */
 export function address(path) {
   const url = new URL(path, location.href);
   url.username = url.password = "";
@@ -41,7 +41,7 @@ export function address(path) {
 
 export const CLASSIFY = address("classify?top_k=5");
 
-/** What `GET /info` tells, or a Failure. */
+/** The answer to `GET /info`, or a Failure. */
 export async function fetchInfo() {
   const { answer, problem } = await ask(address("info"));
   if (problem) throw failure(problem);
@@ -51,8 +51,8 @@ export async function fetchInfo() {
 /**
  * The answer for the image in `file`, and the milliseconds it took with the network.
  *
- * A busy server is asked again when it says so; `onWait(seconds, attempt, tries)` hears of it. Throws a Failure, or an
- * AbortError once `signal` is aborted.
+ * If the server is busy, it tries again after the time that the server gives, and calls `onWait(seconds, attempt,
+ * tries)`. It throws a Failure, or an AbortError once `signal` is aborted.
  */
 export async function classify(file, { signal, maxBytes, onWait, onAsk }) {
   if (file.size > maxBytes) {
@@ -61,7 +61,7 @@ export async function classify(file, { signal, maxBytes, onWait, onAsk }) {
   }
   for (let attempt = 1; ; attempt += 1) {
     onAsk();
-    // What it is, the server finds out from the bytes: browsers guess the type from the name.
+    // The server detects the type from the bytes; browsers only guess it from the name.
     const headers = { "Content-Type": "application/octet-stream" };
     const found = await ask(CLASSIFY, { method: "POST", body: file, headers, signal });
     if (found.answer) return found;
@@ -123,7 +123,7 @@ function failure({ reason, title, detail, status }, file) {
   return new Failure(TITLES[reason] ?? title ?? "Refused", words, status >= 500 || status === 408);
 }
 
-/** A detail of the server as a sentence of its own: it begins with the image's name, which the card has already. */
+/** A detail from the server as a sentence, without the image's name at its start, which the card shows already. */
 function sentence(detail) {
   const text = String(detail).replace(/^image: /, "");
   return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
@@ -137,14 +137,14 @@ async function noAnswer(file) {
     const detail = "It was moved or changed since you chose it, or it is a folder. Choose the photo itself.";
     return new Failure("This file cannot be read", detail, false);
   }
-  const advice = file ? "The photo is still here, so you can try again." : "Load the page again in a while.";
+  const advice = file ? "The photo is still here, so you can try again." : "Reload the page later.";
   return new Failure("The server does not answer", `It may be stopped, or the network is down. ${advice}`, true);
 }
 
 function unintelligible(response) {
   const status = `${response.status} ${response.statusText}`.trim();
-  const detail = `Something between here and the server answered instead (status ${status}). Try again in a while.`;
-  return new Failure("This answer makes no sense", detail, true);
+  const detail = `Something between you and the server answered instead (status ${status}). Try again later.`;
+  return new Failure("The response is not valid", detail, true);
 }
 
 /** 2100000 as "2.1 MB". */

@@ -1,10 +1,10 @@
-// Photos come in by dropping, pasting, choosing or taking one; each is asked about on its own, a few at a time.
+// Photos are added by dropping, pasting, choosing or taking them. Each is sent separately, a few at a time.
 
 import { Card, make, percent, provider } from "./card.js";
 import { Failure, classify, fetchInfo } from "./client.js";
 
 const MAX_PHOTOS = 64;
-const AT_ONCE = 4; // enough for the server to batch, few enough to leave it to others too
+const AT_ONCE = 4; // enough for the server to batch, few enough to leave capacity for others
 const MAX_SPOKEN = 20;
 
 const element = (id) => document.getElementById(id);
@@ -13,7 +13,7 @@ const waiting = [];
 let asking = 0;
 let maxBytes = Infinity;
 
-/** Tells screen readers, and nobody else. */
+/** Announces a text to screen readers only. */
 function speak(text) {
   const spoken = element("spoken");
   spoken.append(make("p", "", text));
@@ -28,7 +28,7 @@ function notify(text) {
 function take(files) {
   const taken = [...files].slice(0, MAX_PHOTOS - photos.length);
   const left = files.length - taken.length;
-  notify(left ? `${MAX_PHOTOS} photos fit here at a time; ${left} did not. Remove some first.` : "");
+  notify(left ? `${MAX_PHOTOS} photos fit here at a time; ${left} more did not. Remove some first.` : "");
   if (!taken.length) return;
   const added = taken.map(newPhoto);
   photos.unshift(...added);
@@ -65,7 +65,7 @@ async function answer(photo) {
       onAsk: () => card.showBusy(),
       onWait: (seconds, attempt, tries) => {
         card.showRetry(seconds, attempt, tries);
-        speak(`${card.name}: the server is busy, asking again in ${seconds} seconds`);
+        speak(`${card.name}: the server is busy, trying again in ${seconds} seconds`);
       },
     });
     if (abort.signal.aborted) return;
@@ -84,7 +84,7 @@ async function answer(photo) {
 function again(photo) {
   photo.state = "waiting";
   photo.card.show("waiting", "Waiting for its turn");
-  photo.card.find(".remove").focus(); // the button that was pressed goes away
+  photo.card.find(".remove").focus(); // the button that was pressed disappears
   waiting.push(photo);
   next();
 }
@@ -147,7 +147,7 @@ function listenToDrops() {
     event.preventDefault();
     veil(false);
     if (event.dataTransfer.files.length) take(event.dataTransfer.files);
-    else notify("That is not a file. Drop the photo itself, from a folder or the desktop; addresses are never fetched.");
+    else notify("That is not a file. Drop the photo itself, from a folder or the desktop; URLs are never fetched.");
   });
 }
 

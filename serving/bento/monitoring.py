@@ -1,6 +1,6 @@
-"""Monitoring of predictions by BentoML: what was answered, image by image, for drift and quality to be looked at later.
+"""Monitoring of predictions by BentoML: one row per image, to look at drift and quality later.
 
-Never the image, and never who sent it.
+The image is never stored, nor who sent it.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lipsformer.serving.observability import Classified, RequestRecord
+from lipsformer.serving.observability.background import Background
 from lipsformer.system.errors import InputError
 
-from .background import Background
-from .record import Classified, RequestRecord
-
-__all__ = ["Monitor"]
+__all__ = ["BentoMonitor"]
 
 logger = logging.getLogger("lipsformer.serving")
 
@@ -29,11 +28,11 @@ CLOSE_SECONDS = 2.0
 SHA256_DIGITS = 16
 
 
-class Monitor:
-    """Writes predictions with `bentoml.monitor`, in a thread.
+class BentoMonitor:
+    """Writes predictions with `bentoml.monitor`, in a background thread.
 
-    BentoML's configuration chooses the kind of monitor; the default one writes JSON lines below `folder`, one file for
-    each worker, and begins a new one each day.
+    BentoML's configuration selects the kind of monitor. The default one writes JSON lines below `folder`, to one file
+    per worker and day.
 
     Raises:
         InputError: if the folder cannot be written.
@@ -43,23 +42,23 @@ class Monitor:
         from bentoml._internal.configuration.containers import BentoMLContainer
 
         if "'" in str(folder) or not str(folder).isprintable():
-            raise InputError(f"LIPSFORMER_MONITORING={str(folder)!r}: BentoML cannot use this name")
+            raise InputError(f"LIPSFORMER_MONITORING={str(folder)!r}: BentoML cannot use this name; choose another")
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"LIPSFORMER_MONITORING={folder}: cannot be made ({error.strerror})") from None
+            raise InputError(f"LIPSFORMER_MONITORING={folder}: cannot be created ({error.strerror})") from None
         if not os.access(folder, os.W_OK | os.X_OK):
-            raise InputError(f"LIPSFORMER_MONITORING={folder}: cannot be written")
+            raise InputError(f"LIPSFORMER_MONITORING={folder}: not writable; change its permissions")
         BentoMLContainer.config.monitoring.options.log_path.set(str(folder))
         self._failures = 0
         self._records = Background(self._write_all, name="monitoring", capacity=WAITING_RECORDS)
 
     def put(self, record: RequestRecord) -> None:
-        """Takes a record that carries predictions; returns at once."""
+        """Queues a record that carries predictions; returns at once."""
         self._records.put(record)
 
     def close(self) -> None:
-        """Writes what waits, for a few seconds at most."""
+        """Writes the queued records, for a few seconds at most."""
         self._records.close(CLOSE_SECONDS)
 
     def _write_all(self, records: Sequence[RequestRecord]) -> None:
@@ -67,13 +66,13 @@ class Monitor:
             for classified in record.predictions:
                 try:
                     contextvars.copy_context().run(_write, record, classified)
-                except Exception:  # noqa: BLE001 - monitors raise types of their own
-                    self._tell_failure()
+                except Exception:  # noqa: BLE001 - monitors raise types that we do not know
+                    self._report_failure()
                 for handler in logging.getLogger("bentoml_monitor_data").handlers:
-                    handler.handleError = self._tell_failure  # type: ignore[assignment, method-assign]
+                    handler.handleError = self._report_failure  # type: ignore[assignment, method-assign]
 
-    def _tell_failure(self, _: logging.LogRecord | None = None) -> None:
-        """Tells of the exception that is being handled."""
+    def _report_failure(self, _: logging.LogRecord | None = None) -> None:
+        """Logs the exception that is being handled."""
         error = sys.exception()
         self._failures += 1
         if self._failures & (self._failures - 1) == 0:  # the 1st, 2nd, 4th, 8th: a full disk must not fill the log
@@ -81,11 +80,11 @@ class Monitor:
 
 
 def _write(record: RequestRecord, classified: Classified) -> None:
-    """One image. Runs in a context of its own: BentoML leaves marks there if anything fails."""
+    """Writes one image's row. To be run in a copied context: BentoML leaves marks there if anything fails."""
     import bentoml
     from bentoml._internal.context import trace_context
 
-    trace_context.request_id = record.request_id  # type: ignore[assignment]  # it fills a column of its own from here
+    trace_context.request_id = record.request_id  # type: ignore[assignment]  # BentoML adds it as a column
     best = classified.predictions[0]
     with bentoml.monitor(NAME) as monitor:
         now = datetime.datetime.now(datetime.UTC)

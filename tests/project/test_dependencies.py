@@ -1,0 +1,88 @@
+"""Every library that the package imports is declared in pyproject.toml, and a Bento gets those that serving imports."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from lipsformer.serving.bento.package import CORE, DISTRIBUTIONS
+
+ROOT = Path(__file__).parents[2]
+SOURCES = ("lipsformer", "train", "export", "serving")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+# Modules of a Bento that a server does not need: engines run in PyTorch's memory, and without it there are none.
+OPTIONAL_IN_A_BENTO = {"torch", "tensorrt", "tensorrt_rtx", "onnxruntime", "onnx", "safetensors", "rich", "matplotlib"}
+
+
+def imported(source: str) -> set[str]:
+    """The top-level modules that a source imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            found.add(node.module.split(".")[0])
+    return found - sys.stdlib_module_names - {"lipsformer", "__future__"}
+
+
+def declared(requirements: Iterable[str]) -> set[str]:
+    """The distributions that requirements name, normalized as PyPI does."""
+    return {normalized(re.split(r"[^\w.-]", line, maxsplit=1)[0]) for line in requirements}
+
+
+def normalized(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def undeclared(modules: Iterable[str], requirements: Iterable[str], homes: Mapping[str, Iterable[str]]) -> list[str]:
+    """Modules of which no distribution is required; one that is not installed must be required by its own name."""
+    names = declared(requirements)
+    return sorted(
+        module for module in modules if not {normalized(home) for home in homes.get(module, [module])} & names
+    )
+
+
+def modules_of(files: Iterable[Path]) -> set[str]:
+    return {module for file in files for module in imported(file.read_text())}
+
+
+def test_what_is_imported_is_declared() -> None:
+    files = [file for source in SOURCES for file in (ROOT / source).rglob("*.py")]
+    users = [name for name in PROJECT["optional-dependencies"] if name != "dev"]
+    lines = [*PROJECT["dependencies"], *(line for name in users for line in PROJECT["optional-dependencies"][name])]
+    modules = modules_of(files)
+    assert {"torch", "circus", "uvicorn", "prometheus_client"} <= modules
+    assert undeclared(modules, lines, metadata.packages_distributions()) == []
+
+
+def test_a_bento_gets_what_its_files_import() -> None:
+    files = [*(ROOT / "serving").rglob("*.py"), *(file for part in CORE for file in (ROOT / "lipsformer").glob(part))]
+    modules = modules_of(files) - OPTIONAL_IN_A_BENTO
+    assert undeclared(modules, DISTRIBUTIONS, metadata.packages_distributions()) == []
+
+
+def test_bentoml_stays_below_its_next_minor_version() -> None:
+    (bentoml,) = (line for line in PROJECT["dependencies"] if line.startswith("bentoml"))
+    assert bentoml == "bentoml>=1.4.39,<1.5"
+
+
+@pytest.mark.parametrize(
+    ("source", "missing"),
+    [
+        ("import numpy.linalg\nfrom PIL import Image", []),
+        ("def f():\n    import circus.util", ["circus"]),
+        ("if TYPE_CHECKING:\n    from yaml import load", ["yaml"]),
+        ("import not_installed", ["not_installed"]),
+        ("from .yaml import load\nimport os\nimport lipsformer.system", []),
+    ],
+)
+def test_an_undeclared_import_is_found(source: str, missing: list[str]) -> None:
+    assert undeclared(imported(source), ["numpy>=2", "Pillow>=12; x"], metadata.packages_distributions()) == missing
