@@ -11,6 +11,7 @@ from lipsformer.datasets import ImageFolder, open_dataset
 from lipsformer.evaluation.report.write import CLASSES
 from lipsformer.system import console
 from lipsformer.system.errors import InputError
+from lipsformer.train.listeners import make_listeners
 
 from .distributed import DistributedContext, init_distributed
 from .loop import DivergedError
@@ -34,6 +35,7 @@ def run_training(
     resume: bool = True,
     device: str = "auto",
     tensorboard: bool = False,
+    quiet: bool = False,
 ) -> Path:
     """Trains a classifier on the dataset `data` and returns the path of its best checkpoint.
 
@@ -54,6 +56,7 @@ def run_training(
         resume: whether a training in `output` may be taken up.
         device: "auto", "cpu" or "cuda".
         tensorboard: also write events for TensorBoard into `output`/tensorboard.
+        quiet: report errors and the final line only.
 
     Raises:
         InputError: if an argument, the recipe or the dataset cannot be used, or `output` holds another training.
@@ -67,7 +70,7 @@ def run_training(
                 console.say(f"{output}: finished already, after {run.state.epoch} epochs")
             return best
         try:
-            run.train(stop, tensorboard=tensorboard)
+            run.train(stop, make_listeners(tensorboard=tensorboard, quiet=quiet))
         except DivergedError:
             if first and not run.state.history:
                 run.folder.discard()

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = ["Data", "Device", "Json", "Model", "Precision", "optional_dataset", "print_json"]
+__all__ = ["Data", "Device", "Json", "Model", "Precision", "Quiet", "optional_dataset", "print_json"]
 
 Model = Annotated[
     str,
@@ -20,6 +20,7 @@ Data = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors and the final line only.")]
 Precision = Annotated[
     str | None, typer.Option(help="Which of a bundle's precisions to run; by default its first.", show_default=False)
 ]
