@@ -1,10 +1,11 @@
-"""A learning-rate range check (Smith 2017): a short training whose rate rises until the loss does.
+"""The learning-rate range test (Smith 2017): a short training whose learning rate rises until the loss does.
 
-LipsFormer is meant to do without; it is here for those who want to see where their data puts the limits.
+LipsFormer should not need it. It shows where the limits are on your data.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
@@ -20,7 +21,6 @@ from lipsformer.system import console
 from lipsformer.system.atomic import atomic_write
 from lipsformer.system.errors import InputError
 from lipsformer.system.plotting import ACCENT, PRIMARY, SECONDARY, STYLE, save_figure
-from lipsformer.train.data.dataset import TrainingBatchSampler, TrainingImages, load_training
 
 from .loop import take_step
 from .run import open_run
@@ -32,64 +32,64 @@ STEPS = 100
 LOWEST, HIGHEST = 1e-6, 1.0
 MEMORY = 0.8  # of the smoothed loss
 DIVERGED = 2.0  # times the loss at the lowest rates
-FEWEST = 10  # steps from which something can be said
+FEWEST = 10  # steps needed for a result
 
 
-def run_lr_range_test(data: Path, *, output: Path, device: str = "auto", **choices: Any) -> dict[str, Any]:
-    """Raises the learning rate from 1e-6 to 1 over 100 steps and returns what learning_rate.json holds.
+def run_lr_range_test(
+    data: Path, *, output: Path, device: str = "auto", quiet: bool = False, **choices: Any
+) -> dict[str, Any]:
+    """Raises the learning rate from 1e-6 to 1 over 100 steps and returns the report in learning_rate.json.
 
-    `output` receives learning_rate.json and learning_rate.png and nothing else; a training may follow in it. `choices`
-    are those of `run_training`: model, recipe, epochs, overrides.
+    `output` receives learning_rate.json and learning_rate.png and nothing else, so that a training may follow in it.
+    `choices` are those of `run_training`: model, recipe, epochs, overrides. `quiet` hides the progress bar.
 
     Raises:
-        InputError: as `run_training` does, or if the recipe has fewer than 10 steps.
+        InputError: as `run_training`, or if the recipe has fewer than 10 steps.
     """
     with open_run(data, output=output, device=device, resume=True, **choices) as run:
-        sampler, distributed, state = run.setting.sampler, run.distributed, run.state
-        steps = min(STEPS, sampler.total)
+        state, total = run.state, run.context.sampler.total
+        steps = min(STEPS, total)
         if state.step:
-            raise InputError(f"{output}: holds a training; check the rate in another --output")
+            raise InputError(f"{output}: holds a training; run --find-lr in another --output")
         if steps < FEWEST:
-            raise InputError(
-                f"recipe: {sampler.total} steps are too few to check the rate, {FEWEST} needed; raise epochs"
-            )
-        images = TrainingImages(run.dataset.train, run.recipe, run.preprocessing)
-        batches = load_training(images, TrainingBatchSampler(sampler, distributed))
-        rates, losses = [], []
+            raise InputError(f"recipe: {total} steps are too few for --find-lr, which needs {FEWEST}; raise epochs")
+        batches = run.training_batches()
+        rates: list[float] = []
+        losses: list[float] = []
         state.model.train()
-        with console.track("learning-rate check", steps) as advance:
+        show = contextlib.nullcontext(lambda *_: None) if quiet else console.track("learning-rate range test", steps)
+        with show as advance:
             for rate in np.geomspace(LOWEST, HIGHEST, steps).tolist():
-                state.optimizers.set_lr(rate)
-                step = take_step(state, next(batches), run.setting)
-                state.step += 1
-                if not step.finite:
+                step = take_step(state, next(batches), run.context, rate)
+                state.step = step.step
+                if step.loss is None:
                     break
                 rates.append(rate)
-                losses.append(step.loss / step.images)
+                losses.append(step.loss)
                 advance(1, f"rate {rate:.1e}, loss {losses[-1]:.3f}")
                 if len(losses) > FEWEST and smoothed(losses)[-1] > DIVERGED * float(np.mean(losses[:FEWEST])):
                     break
         report = conclude(rates, losses, scale=run.recipe.peak_rate / run.recipe.learning_rate)
-        if distributed.is_main:
+        if run.distributed.is_main:
             with atomic_write(output / RATE_REPORT) as draft:
                 draft.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-            plot_check(output / RATE_PLOT, report, run.title)
+            plot_loss(output / RATE_PLOT, report, run.title)
     return report
 
 
 def smoothed(losses: Sequence[float]) -> list[float]:
-    """Running means of the losses, corrected for their start at nothing (as Adam's)."""
+    """Exponential means of the losses, with Adam's bias correction."""
     sums = itertools.accumulate(losses, lambda mean, loss: MEMORY * mean + (1 - MEMORY) * loss, initial=0.0)
     return [mean / (1 - MEMORY**count) for count, mean in enumerate(sums) if count]
 
 
 def conclude(rates: Sequence[float], losses: Sequence[float], scale: float = 1.0) -> dict[str, Any]:
-    """The rate where the smoothed loss falls fastest, and where it is lowest, as a recipe's `learning_rate`.
+    """Finds the rates where the smoothed loss falls fastest and where it is lowest.
 
-    `scale` is what the recipe multiplies its learning rate with.
+    Rates are reported as values for a recipe's `learning_rate`, which the recipe multiplies by `scale`.
 
     Raises:
-        InputError: if the loss was not finite within the first steps.
+        InputError: if the loss was not finite within the first 10 steps.
     """
     if len(rates) < FEWEST:
         raise InputError(f"the loss was not finite after {len(rates)} steps at rates below 1e-5; check the recipe")
@@ -107,7 +107,7 @@ def conclude(rates: Sequence[float], losses: Sequence[float], scale: float = 1.0
     }
 
 
-def plot_check(path: Path, report: dict[str, Any], title: str) -> None:
+def plot_loss(path: Path, report: dict[str, Any], title: str) -> None:
     """Draws loss against learning rate into the PNG file `path`."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8, 4.5), layout="constrained")
@@ -118,7 +118,7 @@ def plot_check(path: Path, report: dict[str, Any], title: str) -> None:
         axes.set(xscale="log", xlabel="learning rate", ylabel="cross entropy (nats)")
         low, high = min(report["smoothed"]), report["smoothed"][0]
         axes.set_ylim(low - 0.1 * (high - low + 0.1), high + 0.5 * (high - low + 0.1))
-        axes.set_title(f"{title}: learning-rate range check")
+        axes.set_title(f"{title}: learning-rate range test")
         axes.legend(loc="lower left")
         save_figure(figure, path)
 

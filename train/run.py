@@ -11,6 +11,7 @@ from lipsformer.datasets import ImageDataset, open_dataset
 from lipsformer.evaluation.report.write import CLASSES
 from lipsformer.system import console
 from lipsformer.system.errors import InputError
+from lipsformer.train.listeners import make_listeners
 
 from .distributed import DistributedContext, init_distributed
 from .initial_weights import StartingPoint
@@ -35,6 +36,7 @@ def run_training(
     resume: bool = True,
     device: str = "auto",
     tensorboard: bool = False,
+    quiet: bool = False,
 ) -> Path:
     """Trains a classifier on the dataset `data` and returns the path of its best checkpoint.
 
@@ -55,6 +57,7 @@ def run_training(
         resume: whether to resume a training in `output`.
         device: "auto", "cpu" or "cuda".
         tensorboard: also write events for TensorBoard into `output`/tensorboard.
+        quiet: report errors and the final line only.
 
     Raises:
         InputError: if an argument, the recipe or the dataset cannot be used, or `output` holds another training.
@@ -68,7 +71,7 @@ def run_training(
                 console.say(f"{output}: finished already, after {run.state.epoch} epochs")
             return best
         try:
-            run.train(stop, tensorboard=tensorboard)
+            run.train(stop, make_listeners(tensorboard=tensorboard, quiet=quiet))
         except DivergedError:
             if first and not run.state.history:
                 run.folder.discard()

@@ -1,9 +1,8 @@
-"""A run directory: what lies in it, and how it is opened, written and taken up again. Nothing appears half-written."""
+"""The run folder: its files, and how it is opened, written and resumed. All writes are atomic."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -41,28 +40,28 @@ class RunFolder:
             raise InputError(f"{path}: not a folder; choose another --output")
 
     def open(self, *, resume: bool) -> tuple[Path, bytes] | None:
-        """The newest state that can be used and its content, or nothing if the training is to start.
+        """Finds the newest usable state and returns its path and content, or None if the training starts from scratch.
 
-        One that is cut off, damaged or foreign is told, and the one before it taken.
+        A state that is truncated, damaged or foreign is reported, and the one before it is used.
 
         Raises:
-            InputError: if the folder is in use and not to be resumed, or none of its states can be used.
+            InputError: if the folder holds a run and `resume` is false, or none of its states can be used.
         """
         if not self.existed:
             return None
         for name in NAMES:
-            for draft in self.path.glob(f".{name}.*.tmp"):  # what a killed run was writing
+            for draft in self.path.glob(f".{name}.*.tmp"):  # of a killed run
                 draft.unlink(missing_ok=True)
         if not any(entry.name not in (RATE_PLOT, RATE_REPORT) for entry in self.path.iterdir()):
             return None
         if not resume:
-            raise InputError(f"{self.path}: exists already; use --resume auto to go on, or choose another --output")
+            raise InputError(f"{self.path}: exists already; use --resume auto to resume it, or choose another --output")
         if not self.states():
-            raise InputError(f"{self.path}: holds other files and no training to go on with; choose another --output")
+            raise InputError(f"{self.path}: holds other files and no training to resume; choose another --output")
         problem = ""
         for path in reversed(self.states()):
             if problem:
-                console.say(f"{problem}; taking the state before it")
+                console.say(f"{problem}; using the state before it")
             try:
                 content = path.read_bytes()
                 read_state(path, content)
@@ -70,31 +69,27 @@ class RunFolder:
                 problem = str(error)
             else:
                 return path, content
-        raise InputError(f"{problem}; no state is left to go on from, train again into another --output")
+        raise InputError(f"{problem}; no usable state is left, train again into another --output")
 
     def states(self) -> list[Path]:
-        """The state files, the oldest first."""
+        """The state files, oldest first."""
         return sorted(self.path.glob(STATES))
 
     def save_state(self, state: TrainingState, recipe: Recipe, dataset: str) -> None:
-        """Saves a state under its step; the newest two are kept."""
+        """Saves a state, named by its step, and keeps the newest two."""
         with self.writing():
             save_state(self.path / STATES.replace("*", f"{state.step:09d}"), state, recipe, dataset)
             for old in self.states()[:-KEPT_STATES]:
                 old.unlink(missing_ok=True)
 
     def save_recipe(self, recipe: Recipe) -> None:
-        """Writes the recipe as a file that can be given to another training."""
-        self._write(RECIPE, recipe.to_toml())
-
-    def save_history(self, state: TrainingState) -> None:
-        """Writes a line for each finished epoch."""
-        self._write(METRICS, "".join(json.dumps(record) + "\n" for record in state.history))
+        """Writes recipe.toml, which can be passed to another training."""
+        self.write(RECIPE, recipe.to_toml())
 
     def save_unreadable(self, messages: Iterable[str]) -> None:
-        """Writes what is known of images that cannot be read, a line each; nothing if there are none."""
+        """Writes unreadable.txt, one line for each image that cannot be read; no file if there are none."""
         if lines := sorted(messages):
-            self._write(UNREADABLE, "".join(line + "\n" for line in lines))
+            self.write(UNREADABLE, "".join(line + "\n" for line in lines))
 
     def unreadable(self) -> set[str]:
         """The lines that `save_unreadable` wrote."""
@@ -103,7 +98,7 @@ class RunFolder:
         return set()
 
     def discard(self) -> None:
-        """Removes what a training wrote that came to nothing."""
+        """Removes the files of a training that diverged before its first epoch ended."""
         for path in (*self.states(), self.path / RECIPE, self.path / UNREADABLE):
             path.unlink(missing_ok=True)
         if not self.existed:
@@ -112,12 +107,19 @@ class RunFolder:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Tells in one line what keeps the folder from being written."""
+        """Turns an error of writing into one line."""
         try:
             yield
         except OSError as error:
-            raise InputError(f"{self.path}: cannot be written ({error}); mend that and call again to go on") from None
+            raise InputError(
+                f"{self.path}: cannot be written ({error}); fix that and run the command again to resume"
+            ) from None
 
-    def _write(self, name: str, text: str) -> None:
+    def write(self, name: str, text: str) -> None:
+        """Writes a text file.
+
+        Raises:
+            InputError: if it cannot be written.
+        """
         with self.writing(), atomic_write(self.path / name) as draft:
             draft.write_text(text, encoding="utf-8", errors="surrogateescape")

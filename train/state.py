@@ -1,7 +1,7 @@
-"""The state of a training: what is needed to go on as if it had never stopped. Tensors and JSON, no pickle.
+"""Training state and its file: everything needed to resume bit-exactly, as tensors and JSON, without pickle.
 
 A state file's metadata holds the recipe and a fingerprint of the dataset's listing, so that a run is never resumed as
-another one, and a hash of everything else, so that damage is noticed.
+a different one. It also holds a hash of everything else, so that damage is noticed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from lipsformer.system.atomic import atomic_write
 from lipsformer.system.errors import InputError
 from lipsformer.train.optim.optimizers import Optimizers
 
-from .epoch import EpochSums
+from .metrics import EpochMetrics, EpochSums
 from .recipe import Recipe
 
 __all__ = ["SavedState", "TrainingState", "fingerprint", "read_state", "save_state"]
@@ -36,16 +36,16 @@ __all__ = ["SavedState", "TrainingState", "fingerprint", "read_state", "save_sta
 METADATA_KEY = "lipsformer_training"
 FORMAT = 2
 MODEL, AVERAGE, OPTIMIZERS, BEST = "model.", "average.", "optimisers.", "best."
-OUTCOMES = ("predicted", "rank", "loss", "confidence")  # what is kept of the best epoch's validation
+OUTCOMES = ("predicted", "rank", "loss", "confidence")  # saved from the best epoch's validation
 
 
 @dataclasses.dataclass(kw_only=True)
 class TrainingState:
     """Everything that changes while a model trains.
 
-    `network` is what is called with images: the model itself, or what wraps it. `history` has one record per finished
-    epoch (the lines of metrics.jsonl), `sums` what the unfinished one has come to; `best_outcomes` are the validation
-    answers of the best epoch.
+    `network` is called with images: the model itself, or its DistributedDataParallel wrapper. `history` has the metrics
+    of each finished epoch, `sums` those of the unfinished one. `best_outcomes` are the validation predictions of the
+    best epoch.
     """
 
     model: LipsFormer
@@ -53,7 +53,7 @@ class TrainingState:
     average: AveragedModel
     optimizers: Optimizers
     step: int = 0
-    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    history: list[EpochMetrics] = dataclasses.field(default_factory=list)
     sums: EpochSums
     best_outcomes: Predictions | None = None
     skipped_in_a_row: int = 0
@@ -65,23 +65,23 @@ class TrainingState:
 
     @property
     def skipped(self) -> int:
-        """Steps that were skipped so far."""
-        return sum((int(record["skipped_steps"]) for record in self.history), self.sums.skipped)
+        """Number of steps skipped so far."""
+        return sum((epoch.skipped_steps for epoch in self.history), self.sums.skipped)
 
     @property
-    def best(self) -> dict[str, Any] | None:
-        """The record of the first epoch with the highest validation accuracy."""
-        return max(self.history, key=lambda record: record["val_top1"], default=None)
+    def best(self) -> EpochMetrics | None:
+        """The first epoch with the highest validation accuracy."""
+        return max(self.history, key=lambda epoch: epoch.val_top1, default=None)
 
-    def finish_epoch(self, record: dict[str, Any], outcomes: Predictions) -> None:
-        """Takes in an epoch's record and its validation."""
-        self.history.append(record)
+    def finish_epoch(self, epoch: EpochMetrics, outcomes: Predictions) -> None:
+        """Appends an epoch to the history and clears the sums."""
+        self.history.append(epoch)
         self.sums = EpochSums(self.sums.steps)
-        if self.best is record:
+        if self.best is epoch:
             self.best_outcomes = outcomes
 
     def load(self, saved: SavedState, labels: np.ndarray[Any, np.dtype[np.int64]]) -> None:
-        """Goes back to what was saved; `labels` are those of the validation images.
+        """Restores a saved state. `labels` are those of the validation images.
 
         Raises:
             InputError: if the tensors do not fit this model and optimizer.
@@ -102,20 +102,20 @@ class TrainingState:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SavedState:
-    """The content of a state file, not yet in a model."""
+    """The content of a state file, not yet loaded into a model."""
 
     path: Path
     recipe: Recipe
     dataset: str
     step: int
-    history: list[dict[str, Any]]
+    history: list[EpochMetrics]
     sums: dict[str, Any]
     skipped_in_a_row: int
     tensors: dict[str, Tensor]
 
 
 def fingerprint(dataset: ImageDataset) -> str:
-    """SHA-256 of the classes, file names and labels of both splits; where the dataset lies makes no difference."""
+    """SHA-256 of the classes, file names and labels of both splits. It does not depend on where the dataset is."""
     digest = hashlib.sha256(json.dumps(dataset.classes).encode())
     for split in (dataset.train, dataset.validation):
         for name in split.names():
@@ -125,7 +125,7 @@ def fingerprint(dataset: ImageDataset) -> str:
 
 
 def save_state(path: Path, state: TrainingState, recipe: Recipe, dataset: str) -> None:
-    """Writes `state` whole or not at all. `dataset` is its fingerprint."""
+    """Writes `state` atomically. `dataset` is the fingerprint of its dataset."""
     tensors = {MODEL + name: tensor for name, tensor in state.model.state_dict().items()}
     tensors |= {AVERAGE + name: tensor for name, tensor in state.average.state_dict().items()}
     tensors |= {OPTIMIZERS + name: tensor for name, tensor in state.optimizers.state_dict().items()}
@@ -137,7 +137,7 @@ def save_state(path: Path, state: TrainingState, recipe: Recipe, dataset: str) -
         "recipe": recipe.to_dict(),
         "dataset": dataset,
         "step": state.step,
-        "history": state.history,
+        "history": [epoch.to_dict() for epoch in state.history],
         "sums": state.sums.to_dict(),
         "skipped_in_a_row": state.skipped_in_a_row,
     }
@@ -147,10 +147,10 @@ def save_state(path: Path, state: TrainingState, recipe: Recipe, dataset: str) -
 
 
 def read_state(path: Path, content: bytes) -> SavedState:
-    """The state that a file of `content` holds; `path` names it in messages.
+    """Parses the `content` of a state file. `path` is for messages.
 
     Raises:
-        InputError: if it is cut off, damaged, from another version, or not a training state.
+        InputError: if the file is truncated, damaged, from another version, or not a training state.
     """
     try:
         tensors = load_tensors(content)
@@ -161,13 +161,13 @@ def read_state(path: Path, content: bytes) -> SavedState:
                 "resume with the version that wrote it"
             )
         if metadata.pop("sha256") != _digest(metadata, tensors):
-            raise InputError(f"{path}: damaged, its content does not have the hash that it promises")
+            raise InputError(f"{path}: damaged, its content does not have the hash it was saved with")
         return SavedState(
             path=path,
             recipe=Recipe.from_dict(metadata["recipe"]),
             dataset=metadata["dataset"],
             step=metadata["step"],
-            history=metadata["history"],
+            history=[EpochMetrics(**epoch) for epoch in metadata["history"]],
             sums=metadata["sums"],
             skipped_in_a_row=metadata["skipped_in_a_row"],
             tensors=tensors,

@@ -5,6 +5,7 @@ Exit status: 0 done, 1 a gate failed or a training diverged, 2 bad input or usag
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 
@@ -48,13 +49,11 @@ def main() -> None:
 
 
 def _arguments() -> list[str]:
-    """The command line, where a bare `--resume` stands for `--resume auto`."""
-    words = sys.argv[1:]
-    bare = [
-        i for i, word in enumerate(words) if word == "--resume" and words[i + 1 : i + 2] not in (["auto"], ["never"])
-    ]
-    for index in reversed(bare):
-        words.insert(index + 1, "auto")
+    """The command line, with a bare `--resume` completed to `--resume auto`: typer has no optional option values."""
+    words: list[str] = []
+    for word, following in itertools.zip_longest(sys.argv[1:], sys.argv[2:]):
+        bare = word == "--resume" and following not in ("auto", "never")
+        words += [word, "auto"] if bare else [word]
     return words
 
 

@@ -8,7 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = ["Bundle", "Data", "Device", "Json", "Model", "Precision", "bundle_of", "optional_dataset", "print_json"]
+__all__ = [
+    "Bundle",
+    "Data",
+    "Device",
+    "Json",
+    "Model",
+    "Precision",
+    "Quiet",
+    "bundle_of",
+    "optional_dataset",
+    "print_json",
+]
 
 Model = Annotated[
     str,
@@ -23,6 +34,7 @@ Data = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda; auto uses CUDA if available.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors and the final line only.")]
 Precision = Annotated[
     str | None, typer.Option(help="Precision to run, of those in the bundle; by default its first.", show_default=False)
 ]

@@ -7,30 +7,34 @@ from typing import Annotated
 
 import typer
 
-from .options import Data, Device, Json, print_json
+from .options import Data, Device, Json, Quiet, print_json
 
 __all__ = ["stability"]
 
 
 def stability(
     dataset: Data,
-    output: Annotated[Path, typer.Option(help="Folder to write; called again, it goes on where it was stopped.")],
-    model: Annotated[str, typer.Option(help="Variant, see `lipsformer models`.")] = "lipsformer_cswin_nano",
+    output: Annotated[Path, typer.Option(help="Folder to write. Run the command again to resume.")],
+    model: Annotated[str, typer.Option(help="Variant (see `lipsformer models`).")] = "lipsformer_cswin_nano",
     baseline: Annotated[str, typer.Option(help="Variant to compare it with.")] = "cswin_nano",
     learning_rates: Annotated[
-        str, typer.Option(help="Learning rates, with commas between them.")
+        str, typer.Option(help="Learning rates, separated by commas.")
     ] = "1e-4,3e-4,1e-3,3e-3,1e-2,3e-2,1e-1",
     seeds: Annotated[int, typer.Option(help="Trainings of each model at each rate.")] = 1,
     recipe: Annotated[str, typer.Option(help="Packaged recipe or TOML file.")] = "default",
-    epochs: Annotated[int | None, typer.Option(help="Epochs, instead of the recipe's.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Number of epochs. Default: the recipe's.")] = None,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting for both; repeatable.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe setting for both models. Repeatable."),
     ] = None,
-    jobs: Annotated[int | None, typer.Option(help="Trainings at once; by default one per core, on a GPU one.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="Number of parallel trainings. Default: one per core, or one on a GPU.")
+    ] = None,
     device: Device = "auto",
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Train a model and a plain one over a grid of learning rates without warm-up, and compare."""
+    """Train a model and a baseline at many learning rates, without warm-up, and compare them."""
     from lipsformer.datasets import resolve_dataset
     from lipsformer.train.stability.grid import measure_stability
 
@@ -46,6 +50,7 @@ def stability(
         overrides=overrides or (),
         jobs=jobs,
         device=device,
+        quiet=quiet,
     )
     if as_json:
         print_json(report)

@@ -191,7 +191,7 @@ def test_bad_train_input(run: Run, trained: Trained, tmp_path: Path) -> None:
     (output / "notes.txt").write_text("mine")
     assert "holds other files and no training" in refused(run, *train)
     assert "exists already" in refused(run, *train, "--resume", "never")
-    assert "--resume maybe: auto or never is needed" in refused(run, *train, "--resume=maybe")
+    assert "'maybe' is not one of 'auto', 'never'" in refused(run, *train, "--resume=maybe")
     assert (output / "notes.txt").read_text() == "mine"
 
 

@@ -26,6 +26,7 @@ from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.images.samples import SAMPLES
 from lipsformer.system.errors import InputError
 from lipsformer.train.listeners import curves as report
+from lipsformer.train.metrics import EpochMetrics
 
 PREPROCESSING = Preprocessing(image_size=32)
 ODD_NAMES = ("$x^2$ _a_", "W" * 200, "果物", "back\\slash|pipe", "line\nbreak")
@@ -177,10 +178,11 @@ def test_a_report_that_cannot_be_written_names_its_place(tmp_path: Path) -> None
         write_report(tmp_path / "file", answers((0, 0), (1, 1)), split, ("cat", "dog"), PREPROCESSING, "title")
 
 
-def record(epoch: int, **changes: Any) -> dict[str, Any]:
-    values = {"epoch": epoch, "learning_rate": 1e-3, "train_loss": 1.0, "val_loss": 1.0, "train_top1": 0.5,
-              "val_top1": 0.5, "more": [1, 2]}  # fmt: skip
-    return {**values, **changes}
+def record(epoch: int, **changes: Any) -> EpochMetrics:
+    values = {"epoch": epoch, "step": epoch, "learning_rate": 1e-3, "train_loss": 1.0, "train_top1": 0.5,
+              "train_loss_curve": [1.0], "skipped_steps": 0, "images_per_second": 1.0, "data_wait": 0.0,
+              "val_loss": 1.0, "val_top1": 0.5, "val_top5": 1.0, "val_images": 1, "seconds": 1.0}  # fmt: skip
+    return EpochMetrics(**(values | changes))
 
 
 def test_curves_tell_the_last_and_the_best_epoch(tmp_path: Path, texts: list[str]) -> None:

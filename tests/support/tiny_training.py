@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
+from matplotlib.figure import Figure
 from safetensors import safe_open
 
 from lipsformer.images.samples import SAMPLES
 from lipsformer.train import run_training
 
-__all__ = ["CLASSES", "TINY", "assert_same", "contents", "make_photos", "states", "train_tiny"]
+__all__ = [
+    "CLASSES",
+    "TINY",
+    "assert_same",
+    "blank_plots",
+    "contents",
+    "make_photos",
+    "one_thread",
+    "states",
+    "train_tiny",
+]
 
 CLASSES = ("Granny-Smith", "Orange", "Red-Delicious")
 TINY = (
@@ -40,23 +54,37 @@ def make_photos(root: Path) -> Path:
     return root
 
 
-def train_tiny(data: Path, output: Path, *overrides: str, epochs: int | None = 4, **options: Any) -> Path:
-    """Trains the tiny model on one thread, which suits its size; `overrides` come after its own."""
+def train_tiny(
+    data: Path, output: Path, *overrides: str, epochs: int | None = 4, plots: bool = False, **options: Any
+) -> Path:
+    """Trains the tiny model. `overrides` come after its own; plots stay empty files unless they are wanted."""
+    with one_thread(), contextlib.nullcontext() if plots else blank_plots():
+        return run_training(data, output=output, epochs=epochs, overrides=(*TINY, *overrides), **options)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch computes on one thread, which suits a tiny model."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return run_training(data, output=output, epochs=epochs, overrides=(*TINY, *overrides), **options)
+        yield
     finally:
         torch.set_num_threads(threads)
 
 
+def blank_plots() -> contextlib.AbstractContextManager[object]:
+    """Plots are not drawn, which takes longer than a tiny training: their files are empty."""
+    return mock.patch.object(Figure, "savefig", lambda figure, path, **options: Path(path).touch())
+
+
 def states(run: Path) -> list[Path]:
-    """The state files of a run, the oldest first."""
+    """The state files of a run, oldest first."""
     return sorted(run.glob("state-*.safetensors"))
 
 
 def contents(run: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
-    """All tensors of a run's state and checkpoints, and its metrics without the timings."""
+    """All tensors of a run's newest state and its checkpoints, and its metrics without the timings."""
     tensors = {}
     for name, path in (("state", states(run)[-1]), *((name, run / f"{name}.safetensors") for name in ("last", "best"))):
         with safe_open(path, framework="pt") as file:
@@ -66,7 +94,7 @@ def contents(run: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
 
 
 def assert_same(run: Path, other: Path) -> None:
-    """Weights, averages, moments, checkpoints and metrics of two runs are equal, to the bit."""
+    """Checks that weights, averages, moments, checkpoints and metrics of two runs are bit-identical."""
     tensors, records = contents(run)
     others, other_records = contents(other)
     assert records == other_records

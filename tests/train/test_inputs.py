@@ -137,7 +137,7 @@ def test_existing_output(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("five years of work")
     assert "exists already; use --resume auto" in refusal(photos, tmp_path / "run", resume=False)
-    assert "no training to go on with" in refusal(photos, tmp_path / "run")
+    assert "no training to resume" in refusal(photos, tmp_path / "run")
     assert (tmp_path / "run" / "thesis.txt").read_text() == "five years of work"
     assert "not a folder" in refusal(photos, tmp_path / "run" / "thesis.txt")
 
@@ -190,7 +190,7 @@ def test_an_unusable_state_is_reported_and_the_one_before_used(
     train_tiny(photos, run, epochs=3)
     err = capsys.readouterr().err
     assert f"{newest}: {reason}" in err
-    assert "taking the state before it" in err
+    assert "using the state before it" in err
     assert "resumed at step 6 of 9" in err
     again = contents(run)
     assert again[1] == whole[1]
@@ -199,7 +199,7 @@ def test_an_unusable_state_is_reported_and_the_one_before_used(
         spoil(path, how)
     message = refusal(photos, run, epochs=3)
     assert reason in message
-    assert "no state is left to go on from" in message
+    assert "no usable state is left" in message
 
 
 def test_output_that_cannot_be_written(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,34 +1,58 @@
-"""What is shown while a model trains: right figures, seldom enough, and a terminal that is left as it was."""
+"""The display of a training: correct numbers, rarely enough, and a terminal that is left as it was."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import os
 import re
-import subprocess
 import sys
-from collections.abc import Sequence
-from typing import Any
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
 
 import numpy as np
 import pytest
 
-from lipsformer.train.listeners.live import Display, Progress
-from lipsformer.train.listeners.pace import MEMORY, Pace, duration
+from lipsformer.train.listeners.listener import RunInfo
+from lipsformer.train.listeners.progress import ProgressDisplay, Status, duration
+from lipsformer.train.metrics import EpochMetrics, StepMetrics
+from lipsformer.train.recipe import load_recipe
+from lipsformer.train.run_folder import RunFolder
 
 STEPS = 10  # of an epoch
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
 
 
-def progress(step: int = 0, **changes: Any) -> Progress:
-    values: dict[str, Any] = {"loss": 2.0, "top1": 0.25, "learning_rate": 1e-3, "images": 64, "wait_seconds": 0.1,
-                              "seconds": 0.5, "skipped": 0}  # fmt: skip
-    return Progress(epoch=step // STEPS, step_in_epoch=step % STEPS, **(values | changes))
+def run_info(epochs: int, done: int = 0, top1: Sequence[float] = (), title: str = "title") -> RunInfo:
+    """A run of `epochs` epochs of ten steps, of which `done` steps are done, with these validation accuracies."""
+    return RunInfo(
+        title=title,
+        folder=RunFolder(Path("none")),
+        recipe=load_recipe("default", {"epochs": epochs}),
+        steps_per_epoch=STEPS,
+        step=done,
+        history=[epoch_metrics(number, value) for number, value in enumerate(top1, start=1)],
+    )
+
+
+def step_metrics(step: int = 1, **changes: Any) -> StepMetrics:
+    values: dict[str, Any] = {"images": 64, "loss_sum": 128.0, "correct": 16.0, "grad_norm": 1.0, "skipped": 0,
+                              "learning_rate": 1e-3, "data_seconds": 0.1, "seconds": 0.5}  # fmt: skip
+    return StepMetrics(step=step, epoch=(step - 1) // STEPS + 1, **(values | changes))
+
+
+def epoch_metrics(epoch: int, top1: float, **changes: Any) -> EpochMetrics:
+    whole = EpochMetrics(epoch=epoch, step=epoch * STEPS, learning_rate=1e-3, train_loss=1.5, train_top1=0.5,
+                         train_loss_curve=[1.5], skipped_steps=0, images_per_second=128.4, data_wait=0.2, val_loss=1.25,
+                         val_top1=top1, val_top5=1.0, val_images=100, seconds=7.04)  # fmt: skip
+    return dataclasses.replace(whole, **changes)
 
 
 class Clock:
-    """Seconds that pass when they are told to."""
+    """Seconds that pass on demand."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -37,31 +61,8 @@ class Clock:
         return self.now
 
 
-class Recorder:
-    """A screen that keeps what it is to show."""
-
-    interval = 10.0
-
-    def __init__(self) -> None:
-        self.shown: list[tuple[int, str, list[float]]] = []
-        self.written: list[str] = []
-        self.running = False
-
-    def start(self) -> None:
-        self.running = True
-
-    def show(self, pace: Pace, note: str, validation: Sequence[float]) -> None:
-        self.shown.append((pace.done, note, list(validation)))
-
-    def write(self, line: str) -> None:
-        self.written.append(line)
-
-    def stop(self) -> None:
-        self.running = False
-
-
 class Terminal(io.StringIO):
-    """What stderr is on a terminal, for `redirect_stderr`; it can go away."""
+    """A terminal as stderr, for `redirect_stderr`. It can go away."""
 
     encoding = "utf-8"
     gone = False
@@ -76,7 +77,13 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """A terminal of 100 columns."""
     for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "LINES"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
@@ -84,126 +91,22 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     return Terminal()
 
 
+@contextlib.contextmanager
+def showing(run: RunInfo, clock: Clock, stderr: TextIO) -> Iterator[ProgressDisplay]:
+    """A display from the beginning of a training to its end."""
+    display = ProgressDisplay(clock)
+    with contextlib.redirect_stderr(stderr):
+        display.on_begin(run)
+        try:
+            yield display
+        finally:
+            display.on_end()
+        assert sys.stderr is stderr
+
+
 def plain(text: str) -> str:
     """`text` without escape sequences."""
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
-
-
-def test_loss_is_an_exponential_mean_that_skipped_steps_leave_alone() -> None:
-    pace, losses = Pace(2, STEPS), [3.0, 2.5, None, 1.0]
-    for step, loss in enumerate(losses):
-        pace.add(progress(step, loss=loss, top1=None), now=step)
-    weights = MEMORY ** np.arange(2, -1, -1)
-    assert pace.loss.value == pytest.approx((weights * [3.0, 2.5, 1.0]).sum() / weights.sum())
-    assert pace.top1.value is None
-
-
-def test_speed_is_that_of_the_last_half_minute() -> None:
-    pace = Pace(20, STEPS)
-    for step in range(100):
-        pace.add(progress(step, images=step, seconds=2.0, wait_seconds=0.02 * step), now=2.0 * step)
-    last = np.arange(85, 100)  # 15 steps of two seconds
-    assert pace.images_per_second == pytest.approx(last.sum() / 30)
-    assert pace.wait_share == pytest.approx(0.02 * last.sum() / 30)
-    pace.add(progress(100, images=640, seconds=64.0), now=300.0)  # one slow step fills the window alone
-    assert pace.images_per_second == pytest.approx(10)
-
-
-def test_time_left_counts_steps_and_the_time_between_epochs() -> None:
-    pace, now = Pace(4, STEPS), 0.0
-    assert pace.seconds_left is None
-    for step in range(25):
-        now += 0.5 + (7.0 if step in (10, 20) else 0.0)  # validation takes 7 seconds
-        pace.add(progress(step), now)
-    assert (pace.epoch, pace.step_in_epoch, pace.done) == (2, 5, 25)
-    assert pace.seconds_left == pytest.approx(15 * 0.5 + 7.0)
-
-
-def test_a_resumed_training_stands_where_it_stopped() -> None:
-    assert (Pace(4, STEPS, 20).epoch, Pace(4, STEPS, 20).step_in_epoch) == (2, 0)
-    assert (Pace(4, STEPS, 25).epoch, Pace(4, STEPS, 25).step_in_epoch) == (2, 5)
-    assert (Pace(4, STEPS, 40).epoch, Pace(4, STEPS, 40).step_in_epoch) == (3, 10)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.2, "0 s"), (59.4, "59 s"), (59.6, "1 min"), (3570, "1 h 00 min"), (4320, "1 h 12 min"), (183_600, "2 d 3 h")],
-)
-def test_durations_are_told_in_two_units(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
-
-
-def test_it_shows_no_more_often_than_the_screen_asks() -> None:
-    screen, clock = Recorder(), Clock()
-    with Display("title", 5, STEPS, clock=clock, screen=screen, validation=[0.1]) as display:
-        assert screen.running
-        for step in range(STEPS):
-            clock.now += 3.0
-            display.step(progress(step))
-        display.note("validating 1/9")
-        clock.now += 10.0
-        display.note("validating 2/9")
-        display.epoch("epoch 1", top1=0.2)
-        display.epoch("epoch 2")
-        clock.now += 9.0  # counted from the last line
-        display.step(progress(STEPS))
-    assert screen.shown == [(4, "", [0.1]), (8, "", [0.1]), (10, "validating 2/9", [0.1])]
-    assert screen.written == ["epoch 1", "epoch 2"]
-    assert not screen.running
-    clock.now += 10.0
-
-
-def test_names_cannot_command_the_terminal() -> None:
-    screen, clock = Recorder(), Clock()
-    with Display("title", 1, STEPS, clock=clock, screen=screen) as display:
-        display.say("a\x1b[2Jb")
-        clock.now += 10.0
-        display.note("c\x07d")
-    assert screen.written == ["a\N{REPLACEMENT CHARACTER}[2Jb"]
-    assert screen.shown[0][1] == "c\N{REPLACEMENT CHARACTER}d"
-
-
-def test_lines_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:
-    clock = Clock()
-    with Display("title", 2, STEPS, clock=clock) as display:
-        for step in range(3):
-            clock.now += 6.0
-            display.step(progress(step, skipped=step))
-        display.epoch("the epoch's line")
-    out, err = capsys.readouterr()
-    assert out == ""
-    figures = "loss 2.000, top-1 25.0%, learning rate 0.001, 128 images/s, data wait 20%, skipped 1, 9 s left"
-    assert err.splitlines() == [f"epoch 1/2: step 2/10, {figures}", "the epoch's line"]
-
-
-def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str], terminal: Terminal) -> None:
-    clock = Clock()
-    with contextlib.redirect_stderr(terminal), Display("title", 2, STEPS, quiet=True, clock=clock) as display:
-        clock.now += 60
-        display.step(progress())
-        display.epoch("line", top1=0.5)
-        display.note("note")
-    assert terminal.getvalue() == capsys.readouterr().out == ""
-
-
-def show_all(terminal: Terminal, title: str, validation: Sequence[float] = ()) -> None:
-    """Goes through all that a display can show, and checks that the terminal is given back."""
-    clock = Clock()
-    with (
-        contextlib.redirect_stderr(terminal),
-        Display(title, 5, STEPS, clock=clock, validation=validation) as display,
-    ):
-        display.say("introduction [bold]")
-        for step in range(STEPS):
-            clock.now += 0.3
-            display.step(progress(step, skipped=7))
-        clock.now += 0.3
-        display.note("validating 3/8")
-        display.epoch("line of epoch 1", top1=0.4)
-        display.epoch("line of epoch 2", top1=0.3)
-        clock.now += 0.3
-        display.step(progress(2 * STEPS))
-    assert given_back(terminal)
 
 
 def given_back(terminal: Terminal) -> bool:
@@ -211,101 +114,219 @@ def given_back(terminal: Terminal) -> bool:
     return terminal.getvalue().rfind(SHOW) > terminal.getvalue().rfind(HIDE) >= 0
 
 
-def test_the_panel_of_a_terminal(terminal: Terminal) -> None:
-    show_all(terminal, "model on data")
+def test_loss_is_a_mean_of_recent_steps_that_skipped_ones_leave_alone() -> None:
+    status = Status(run_info(2))
+    for step, loss in enumerate((3.0, 2.5, float("nan"), 1.0), start=1):
+        status.add(step_metrics(step, loss_sum=64 * loss), now=step)
+    assert status.metrics()["loss"] == ("2.167", False)
+    assert status.metrics()["top-1"] == ("25.0%", False)
+    nothing = Status(run_info(2))
+    assert nothing.metrics() == {}
+    nothing.add(step_metrics(loss_sum=float("inf"), skipped=1), now=0)
+    assert nothing.metrics()["loss"] == nothing.metrics()["top-1"] == ("none", False)
+    assert nothing.metrics()["skipped"] == ("1", True)
+
+
+def test_speed_is_that_of_the_last_half_minute_or_20_steps() -> None:
+    status, fast = Status(run_info(20)), Status(run_info(20))
+    for step in range(1, 101):
+        status.add(step_metrics(step, images=step, seconds=3.0, data_seconds=0.03 * step), now=3.0 * step)
+        fast.add(step_metrics(step, images=10 * step, seconds=0.5, data_seconds=0.005 * step), now=0.5 * step)
+    last = np.arange(81, 101)
+    assert status.metrics()["images/s"] == (f"{last.sum() / 60:,.0f}", False)
+    assert status.metrics()["data wait"] == (f"{0.03 * last.sum() / 60:.0%}", True)
+    last = np.arange(41, 101)
+    assert fast.metrics()["images/s"] == (f"{10 * last.sum() / 30:,.0f}", False)
+    assert fast.metrics()["data wait"] == (f"{0.005 * last.sum() / 30:.0%}", True)
+    fast.add(step_metrics(101, images=10, seconds=80.0, data_seconds=0.0), now=200.0)
+    assert fast.metrics()["images/s"][0] == f"{(10 * np.arange(82, 101).sum() + 10) / 89.5:,.0f}"
+
+
+def test_time_left_counts_steps_and_validations() -> None:
+    status, now = Status(run_info(4)), 0.0
+    assert status.time_left == ""
+    for step in range(1, 26):
+        now += 0.5
+        status.add(step_metrics(step), now)
+        if step % STEPS == 0:
+            now += 7.0  # validation and checkpoints
+            status.finish(epoch_metrics(step // STEPS, 0.5), now)
+    assert (status.epoch, status.step_in_epoch, status.done) == (3, 5, 25)
+    assert status.time_left == "14 s left"  # 15 steps of 0.5 s, and 7 s
+
+
+def test_a_resumed_training_stands_where_it_stopped() -> None:
+    for done, epoch, step in ((20, 3, 0), (25, 3, 5), (40, 4, 10)):
+        status = Status(run_info(4, done))
+        assert (status.epoch, status.step_in_epoch) == (epoch, step)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "0 s"), (59.4, "59 s"), (59.6, "1 min"), (3570, "1 h 00 min"), (4320, "1 h 12 min"), (183_600, "2 d 3 h")],
+)
+def test_durations_have_two_units(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_the_line_of_an_epoch() -> None:
+    status = Status(run_info(9, top1=[0.4]))
+    status.finish(epoch_metrics(2, 0.3, skipped_steps=3), now=0)
+    assert status.summary() == (
+        "epoch 2/9: training loss 1.500, validation loss 1.250, top-1 30.0% (best 40.0%), 128 images/s, 7.0 s, "
+        "3 steps skipped"
+    )
+    status.finish(epoch_metrics(3, 0.6, train_loss=None, val_loss=None, images_per_second=None), now=0)
+    assert status.summary() == "epoch 3/9: training loss none, validation loss none, top-1 60.0% (best 60.0%), 7.0 s"
+
+
+def test_lines_in_a_log_come_every_ten_seconds(capsys: pytest.CaptureFixture[str], clock: Clock) -> None:
+    log = io.StringIO()
+    with showing(run_info(2), clock, log) as display:
+        for step in range(1, 4):
+            clock.now += 6.0
+            display.on_step(step_metrics(step, skipped=step - 1))
+        display.on_validation(1, 9)
+        clock.now += 4.0
+        display.on_validation(2, 9)
+        display.on_epoch(epoch_metrics(1, 0.5))
+        clock.now += 9.0  # counted from the last line
+        display.on_step(step_metrics(11))
+    assert capsys.readouterr() == ("", "")
+    numbers = "loss 2.000, top-1 25.0%, learning rate 0.001, images/s 128, data wait 20%, skipped"
+    assert log.getvalue().splitlines() == [
+        f"epoch 1/2: step 2/10, {numbers} 1, 9 s left",
+        f"epoch 1/2: step 3/10, validating 2/9, {numbers} 2, 8 s left",
+        "epoch 1/2: training loss 1.500, validation loss 1.250, top-1 50.0% (best 50.0%), 128 images/s, 7.0 s",
+    ]
+
+
+def test_the_panel_is_drawn_four_times_a_second_at_most(terminal: Terminal, clock: Clock) -> None:
+    with showing(run_info(5), clock, terminal) as display:
+        drawn = []
+        for step in range(1, 9):
+            clock.now += 0.1
+            length = len(terminal.getvalue())
+            display.on_step(step_metrics(step))
+            drawn.append(len(terminal.getvalue()) > length)
+    assert drawn == [False, False, True, False, False, True, False, False]
+
+
+def test_names_cannot_command_the_terminal(terminal: Terminal, clock: Clock) -> None:
+    with showing(run_info(1, title="c\x07d"), clock, terminal) as display:
+        display.on_message("a\x1b[2Jb [bold]c")
+        clock.now += 10.0
+        display.on_step(step_metrics())
+    assert "a\N{REPLACEMENT CHARACTER}[2Jb [bold]c" in terminal.getvalue()
+    assert "c\N{REPLACEMENT CHARACTER}d" in terminal.getvalue()
+    assert "\x07" not in terminal.getvalue()
+
+
+def show_all(terminal: Terminal, clock: Clock, title: str, top1: Sequence[float] = ()) -> None:
+    """Goes through everything that a display can show, and checks that the terminal is given back."""
+    with showing(run_info(5, top1=top1, title=title), clock, terminal) as display:
+        display.on_message("introduction [bold]")
+        for step in range(1, STEPS + 1):
+            clock.now += 0.3
+            display.on_step(step_metrics(step, skipped=7))
+        clock.now += 0.3
+        display.on_validation(3, 8)
+        display.on_epoch(epoch_metrics(1, 0.4))
+        display.on_epoch(epoch_metrics(2, 0.3))
+        display.on_message("the last line")
+        clock.now += 0.3
+        display.on_step(step_metrics(2 * STEPS + 1))
+    assert given_back(terminal)
+
+
+def test_the_panel_of_a_terminal(terminal: Terminal, clock: Clock) -> None:
+    show_all(terminal, clock, "model on data")
     text = plain(terminal.getvalue())
     for piece in ("introduction [bold]", "model on data", "epoch 1/5", "step 10/10", "2.000", "25.0%", "0.001", "128",
-                  "20%", "7", "learning rate", "data wait", "skipped", "left", "validating 3/8", "line of epoch 1",
+                  "20%", "7", "learning rate", "data wait", "skipped", "left", "validating 3/8", "epoch 1/5: training",
                   "30.0% validation top-1, best 40.0% after epoch 1  █▁"):  # fmt: skip
         assert piece in text
-    assert "▁" not in text.split("line of epoch 1")[0]
-    assert terminal.getvalue().count("line of epoch 1") == 1  # to stay, not redrawn
+    assert "▁" not in text.split("epoch 1/5: training")[0]
+    assert text.count("epoch 1/5: training") == 1  # printed once, not redrawn
 
 
 @pytest.mark.parametrize("width", [1, 10, 25, 50, 300])
-def test_the_panel_fits_any_width(terminal: Terminal, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+def test_the_panel_fits_any_width(
+    terminal: Terminal, clock: Clock, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
-    show_all(terminal, "a rather long name of a model on data", [0.1] * 80)
-    panel = plain(terminal.getvalue()).rsplit("line of epoch 2", 1)[1]
-    assert max(len(line) for line in panel.splitlines()) <= min(width, 100)
+    show_all(terminal, clock, "a rather long name of a model on data", [0.1] * 80)
+    lines = [line.rsplit("\r", 1)[-1] for line in plain(terminal.getvalue()).splitlines()]
+    assert max(map(len, lines)) <= width
+    assert max((len(line) for line in lines if "━" in line), default=0) <= 100
 
 
-def test_a_terminal_of_few_characters(terminal: Terminal) -> None:
+def test_a_terminal_of_few_characters(terminal: Terminal, clock: Clock) -> None:
     terminal.encoding = "ascii"
-    show_all(terminal, "model on data")
-    assert "best 40.0% after epoch 1" in terminal.getvalue()
+    show_all(terminal, clock, "model on data")
+    assert "best 40.0% after epoch 1" in plain(terminal.getvalue())
     assert terminal.getvalue().isascii()
 
 
-def test_a_dumb_terminal_gets_lines(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dumb_terminal_gets_lines(terminal: Terminal, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
-    clock = Clock()
-    with contextlib.redirect_stderr(terminal), Display("title", 2, STEPS, clock=clock) as display:
+    with showing(run_info(2), clock, terminal) as display:
         clock.now += 10
-        display.step(progress())
+        display.on_step(step_metrics())
     assert terminal.getvalue().startswith("epoch 1/2: step 1/10, loss")
     assert "\x1b" not in terminal.getvalue()
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_an_error_leaves_the_terminal_clean(terminal: Terminal, error: type[BaseException]) -> None:
-    clock = Clock()
-
+def test_an_error_leaves_the_terminal_clean(terminal: Terminal, clock: Clock, error: type[BaseException]) -> None:
     def fail() -> None:
-        with Display("title", 2, STEPS, clock=clock) as display:
+        with showing(run_info(2), clock, terminal) as display:
             clock.now += 10
-            display.step(progress())
+            display.on_step(step_metrics())
             raise error
 
-    with contextlib.redirect_stderr(terminal):
-        with pytest.raises(error):
-            fail()
-        assert sys.stderr is terminal
+    with pytest.raises(error):
+        fail()
     assert given_back(terminal)
     assert terminal.getvalue().rstrip("\n").endswith("\x1b[2K")  # the panel's lines are erased
 
 
-def test_training_goes_on_when_the_terminal_has_gone(terminal: Terminal) -> None:
-    clock = Clock()
-    with contextlib.redirect_stderr(terminal), Display("title", 2, STEPS, clock=clock) as display:
+def test_training_continues_when_the_terminal_is_gone(terminal: Terminal, clock: Clock) -> None:
+    with showing(run_info(2), clock, terminal) as display:
         terminal.gone = True
-        for step in range(STEPS):
+        for step in range(1, STEPS + 1):
             clock.now += 10
-            display.step(progress(step))
-        display.epoch("line")
-        assert sys.stderr is terminal
+            display.on_step(step_metrics(step))
+        display.on_epoch(epoch_metrics(1, 0.5))
         terminal.gone = False
-        display.epoch("another line")  # silent for good: half a panel would be worse
+        display.on_message("another line")  # silent for good: half a panel would be worse
     assert "line" not in terminal.getvalue()
 
 
-def test_a_real_terminal_is_given_back(tmp_path: os.PathLike[str]) -> None:
+def test_a_real_terminal_is_given_back(terminal: Terminal, clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    assert terminal.isatty()  # its environment is that of the real one
     pty = pytest.importorskip("pty")
-    code = (
-        "import sys\nfrom lipsformer.train.listeners.live import Display\n"
-        "from tests.train.test_progress import Clock, STEPS, progress\n"
-        "clock = Clock()\nwith Display('title', 2, STEPS, clock=clock) as display:\n"
-        "    clock.now += 1\n    display.step(progress())\n    print('a warning', file=sys.stderr)\n"
-        "    display.epoch('the line')\nprint('result')\n"
-    )
     master, slave = pty.openpty()
-    environment = os.environ | {"TERM": "xterm", "COLUMNS": "90", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=slave, env=environment, text=True, check=False
-    )
-    os.close(slave)
-    shown = b""
-    while True:
-        try:
-            piece = os.read(master, 4096)
-        except OSError:  # Linux's way of saying that the other side is closed
-            break
-        if not piece:
-            break
-        shown += piece
+    shown: list[bytes] = []
+    reader = threading.Thread(target=lambda: shown.extend(pieces(master)))
+    reader.start()
+    with os.fdopen(slave, "w", encoding="utf-8") as stream, showing(run_info(2), clock, stream) as display:
+        clock.now += 1
+        display.on_step(step_metrics())
+        sys.stderr.write("a warning\n")
+        display.on_message("the line")
+        sys.stdout.write("result\n")
+    reader.join(timeout=30)
     os.close(master)
-    assert (done.returncode, done.stdout) == (0, "result\n")
-    text = plain(shown.decode())
-    assert "epoch 1/2" in text
-    assert text.index("a warning") < text.index("the line")
-    assert shown.decode().rfind(SHOW) > shown.decode().rfind(HIDE) >= 0
+    assert capsys.readouterr() == ("result\n", "")
+    raw = b"".join(shown).decode()
+    assert "epoch 1/2" in plain(raw)
+    assert plain(raw).index("a warning") < plain(raw).index("the line")
+    assert raw.rfind(SHOW) > raw.rfind(HIDE) >= 0
+
+
+def pieces(descriptor: int) -> Iterator[bytes]:
+    """Everything written to a pseudo-terminal until its other side is closed."""
+    with contextlib.suppress(OSError):  # how Linux reports that the other side is closed
+        while piece := os.read(descriptor, 4096):
+            yield piece

@@ -1,4 +1,4 @@
-"""A training that is killed, stopped or out of space goes on: to the very bits of one that nothing disturbed."""
+"""A training that was killed, stopped or out of space resumes, bit-identical to an undisturbed one."""
 
 from __future__ import annotations
 
@@ -20,24 +20,29 @@ from lipsformer.train import run_folder
 from tests.support.tiny_training import TINY, assert_same, make_photos, states, train_tiny
 
 KILLS = 20
-EPOCHS = 8
+EPOCHS = 6
 SETTINGS = ("mixup=0.8", "cutmix=1.0", "rand_augment=9", "random_erasing=0.25", "label_smoothing=0.1")
 
-# Imports once, then forks a child for each training: Python and PyTorch take longer to start than the training takes.
+# Imports once, then forks a child for each command: Python and PyTorch take longer to start than the training takes.
 NURSERY = """
 import json, os, sys
-from pathlib import Path
-from tests.support import tiny_training as training
+from lipsformer import train
+from lipsformer.cli import main
+from tests.support.tiny_training import blank_plots
 for line in sys.stdin:
-    data, output, overrides, epochs = json.loads(line)
+    stderr, sys.argv = json.loads(line)
     child = os.fork()
     if not child:
-        os.dup2(2, 1)
         os.setsid()
+        os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+        os.dup2(2, 1)
         try:
-            training.train_tiny(Path(data), Path(output), *overrides, epochs=epochs)
+            with blank_plots():
+                main()
+        except SystemExit as end:
+            os._exit(end.code)
         finally:
-            os._exit(0 if sys.exc_info()[0] is None else 1)
+            os._exit(99)
     print(child, flush=True)
     status = os.waitpid(child, 0)[1]
     print(-os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status), flush=True)
@@ -45,27 +50,29 @@ for line in sys.stdin:
 
 
 class Nursery:
-    """Starts trainings in processes of their own."""
+    """Starts `lipsformer train` in processes of one thread each."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-c", NURSERY],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
             text=True,
             cwd=Path(__file__).parents[2],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
 
     def start(self, data: Path, output: Path, *overrides: str) -> int:
-        """The process that now trains."""
+        """Starts a training and returns its process; its stderr is appended to `output`.log."""
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps([str(data), str(output), overrides, EPOCHS]) + "\n")
+        settings = [f"--set={override}" for override in (*TINY, *overrides)]
+        words = ["lipsformer", "train", str(data), f"--output={output}", f"--epochs={EPOCHS}", *settings]
+        self.process.stdin.write(json.dumps([f"{output}.log", words]) + "\n")
         self.process.stdin.flush()
         return int(self._line(60))
 
-    def ended(self, seconds: float) -> int | None:
-        """How the training ended, if it does within `seconds`: its status, or minus the signal that ended it."""
+    def wait(self, seconds: float) -> int | None:
+        """How the training ended: its status, or minus a signal. None if it has not ended within `seconds`."""
         assert self.process.stdout is not None
         ready, _, _ = select.select([self.process.stdout], [], [], seconds)
         return int(self._line(60)) if ready else None
@@ -89,7 +96,7 @@ def undisturbed(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def nursery() -> Iterator[Nursery]:
     nursery = Nursery()
     yield nursery
@@ -98,24 +105,24 @@ def nursery() -> Iterator[Nursery]:
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_a_training_ends_as_if_it_had_not_been(
+def test_killed_at_random_moments_it_ends_bit_identical(
     photos: Path, undisturbed: Path, tmp_path: Path, nursery: Nursery
 ) -> None:
-    seed = random.SystemRandom().getrandbits(32)  # never the same moments; the folder's name tells which
+    seed = random.SystemRandom().getrandbits(32)  # never the same moments; the folder has the seed in its name
     draws = random.Random(seed)  # noqa: S311
     started = time.monotonic()
-    child = nursery.start(photos, tmp_path / "whole", *SETTINGS, "save_every=1")
-    assert nursery.ended(120) == 0
-    whole = time.monotonic() - started  # what the moments are drawn from
+    nursery.start(photos, tmp_path / "whole", *SETTINGS, "save_every=1")
+    assert nursery.wait(120) == 0
+    whole = time.monotonic() - started  # the moments are drawn from it
     assert_same(tmp_path / "whole", undisturbed)
     kills = finished = unfinished = 0
     while kills < KILLS or unfinished:
         output = tmp_path / f"seed-{seed}-run-{finished}"
         child = nursery.start(photos, output, *SETTINGS, "save_every=1", f"workers={draws.choice([0, 0, 1, 2])}")
-        status = nursery.ended(draws.uniform(0, 0.7 * whole) if kills < KILLS else 120)
+        status = nursery.wait(draws.uniform(0, 0.7 * whole) if kills < KILLS else 120)
         if status is None:
             os.kill(child, signal.SIGKILL)
-            status = nursery.ended(60)
+            status = nursery.wait(60)
         if status == -signal.SIGKILL:
             kills, unfinished = kills + 1, 1
             continue
@@ -132,39 +139,43 @@ def test_nothing_is_equal_to_another_training(photos: Path, undisturbed: Path, t
         assert_same(tmp_path / "run", undisturbed)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_asked_to_stop_it_saves_its_state_and_goes_on_when_called_again(
-    number: signal.Signals, photos: Path, undisturbed: Path, tmp_path: Path
-) -> None:
-    output = tmp_path / "run"
-    overrides = [word for override in (*TINY, *SETTINGS) for word in ("--set", override)]
-    command = [
-        sys.executable,
-        "-m",
-        "lipsformer",
-        "train",
-        photos,
-        "--output",
-        output,
-        "--epochs",
-        str(EPOCHS),
-        *overrides,
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+def wait_for(path: Path) -> None:
+    """Waits until a training has written `path`."""
     deadline = time.monotonic() + 60
-    while not (output / "metrics.jsonl").exists() and time.monotonic() < deadline:
+    while not path.exists() and time.monotonic() < deadline:
         time.sleep(0.001)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
-    assert f"{output}: stopped at step" in err.splitlines()[-1]
-    assert "its state is saved; run the same command again to resume" in err.splitlines()[-1]
-    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_it_saves_its_state_and_resumes(
+    number: signal.Signals, photos: Path, undisturbed: Path, tmp_path: Path, nursery: Nursery
+) -> None:
+    output, log = tmp_path / "run", tmp_path / "run.log"
+    child = nursery.start(photos, output, *SETTINGS)
+    wait_for(output / "metrics.jsonl")
+    os.kill(child, number)
+    assert nursery.wait(60) == 128 + number
+    last = log.read_text().splitlines()[-1]
+    assert f"{output}: stopped at step" in last
+    assert "its state is saved; run the same command again to resume" in last
     assert (output / "curves.png").is_file()
-    again = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=True)
-    assert f"{output}: resumed at step" in again.stderr
+    nursery.start(photos, output, *SETTINGS)
+    assert nursery.wait(120) == 0
+    assert f"{output}: resumed at step" in log.read_text()
+    assert "Traceback" not in log.read_text()
     assert_same(output, undisturbed)
+
+
+def test_killed_it_resumes_bit_for_bit(photos: Path, undisturbed: Path, tmp_path: Path, nursery: Nursery) -> None:
+    output = tmp_path / "run"
+    child = nursery.start(photos, output, *SETTINGS)
+    wait_for(output / "metrics.jsonl")
+    os.kill(child, signal.SIGKILL)
+    assert nursery.wait(60) == -signal.SIGKILL
+    (output / ".last.safetensors.abc.tmp").write_bytes(b"half a file")  # as a kill during a write leaves it
+    train_tiny(photos, output, *SETTINGS, epochs=EPOCHS)
+    assert_same(output, undisturbed)
+    assert not list(output.glob(".*"))
 
 
 @pytest.mark.parametrize("saves", [0, 1, 5])
@@ -184,7 +195,9 @@ def test_full_disk_loses_nothing_that_was_there(
     output = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(run_folder, "save_state", full)
-        with pytest.raises(InputError, match=r"run: cannot be written \(.*No space left.*\); mend that and call again"):
+        with pytest.raises(
+            InputError, match=r"run: cannot be written \(.*No space left.*\); fix that and run the command again"
+        ):
             train_tiny(photos, output, *SETTINGS, "save_every=2", epochs=EPOCHS)
     assert len(states(output)) == min(saves, 2)
     train_tiny(photos, output, *SETTINGS, epochs=EPOCHS)
@@ -193,7 +206,7 @@ def test_full_disk_loses_nothing_that_was_there(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 9 MB of its own: room for the checkpoints of the tiny model and one state."""
+    """A separate disk of 9 MB: room for the checkpoints of the tiny model and one state."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=9m", "tmpfs", disk], check=False, capture_output=True)
@@ -208,13 +221,13 @@ def test_a_disk_that_really_is_full_keeps_what_it_holds(photos: Path, undisturbe
     with pytest.raises(InputError, match=r"cannot be written \(.*No space left on device"):
         train_tiny(photos, output, *SETTINGS, epochs=EPOCHS)
     assert states(output)
-    assert not list(output.glob(".*"))  # the draft that found no room has gone
+    assert not list(output.glob(".*"))  # no draft is left
     subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
     train_tiny(photos, output, *SETTINGS, epochs=EPOCHS)
     assert_same(output, undisturbed)
 
 
-def test_resumed_with_another_configuration_it_says_what_differs(photos: Path, undisturbed: Path) -> None:
+def test_resumed_with_other_settings_it_says_what_differs(photos: Path, undisturbed: Path) -> None:
     with pytest.raises(InputError, match=r"another recipe \(random_erasing was 0.25, is 0.5; seed was 0, is 4\)"):
         train_tiny(
             photos, undisturbed, *SETTINGS, "random_erasing=0.5", "seed=4", "workers=1", "save_every=7", epochs=EPOCHS

@@ -1,4 +1,4 @@
-"""The stability grid: what it trains, how it goes on, and what it makes of the results."""
+"""The stability grid: its trainings, how it resumes, and its report."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from PIL import Image
 
 from lipsformer import InputError, LipsFormerError
 from lipsformer.train import load_recipe
-from lipsformer.train.epoch import EpochSums
+from lipsformer.train.metrics import EpochSums
 from lipsformer.train.stability.grid import measure_stability, parse_rates
-from lipsformer.train.stability.report import Chance, describe, summarize
+from lipsformer.train.stability.report import Chance, describe, render_report, summarize
 from tests.support.tiny_training import TINY, make_photos
+from tests.train.test_progress import step_metrics
 
 SIZES = [text for text in TINY if not text.startswith("model.name")]
 MODELS = ("lipsformer_swin_nano", "swin_nano")
@@ -49,7 +50,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A grid that nothing disturbed."""
+    """An uninterrupted grid."""
     output = tmp_path_factory.mktemp("finished") / "grid"
     measure_stability(photos, output=output, **SETTINGS)
     return output
@@ -84,8 +85,8 @@ def test_report_is_complete_and_a_divergence_is_a_result(finished: Path) -> None
         assert report["summary"][name]["best"]["learning_rate"] == 3e-3
         assert report["summary"][name]["usable"]["decades"] == 0
     table = (finished / "stability.md").read_text()
-    assert re.search(r"^\| 0.003 \| \d+\.\d% \| \d+\.\d% \|$", table, re.MULTILINE)
-    assert re.search(r"^\| 1e\+30 \| diverged at step \d+, \d+ steps skipped \| diverged", table, re.MULTILINE)
+    assert re.search(r"^\| +0.003 \| \d+\.\d% +\| \d+\.\d% +\|$", table, re.MULTILINE)
+    assert re.search(r"^\| +1e\+30 \| diverged at step \d+, \d+ steps skipped +\| diverged", table, re.MULTILINE)
     with Image.open(finished / "stability.png") as image:
         assert image.width > 1000
 
@@ -112,10 +113,17 @@ def test_both_models_train_by_the_same_recipe(finished: Path) -> None:
 
 
 @pytest.mark.slow
-def test_finished_grid_is_not_trained_again_and_another_is_refused(photos: Path, finished: Path) -> None:
+def test_finished_grid_is_not_trained_again_and_another_is_refused(
+    photos: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = {path: path.stat().st_mtime_ns for path in (finished / "runs").rglob("*")}
-    report = measure_stability(photos, output=finished, **{**SETTINGS, "jobs": 1})
+    report = measure_stability(photos, output=finished, quiet=True, **{**SETTINGS, "jobs": 1})
+    assert capsys.readouterr() == ("", f"{finished / 'stability.md'}, stability.png and stability.json are ready\n")
     assert report["machine"]["jobs"] == 1
+    measure_stability(photos, output=finished, **SETTINGS)
+    assert capsys.readouterr().err.startswith(
+        "4 trainings, 4 already finished; 2 in parallel, each on cpu with 1 thread"
+    )
     assert {path: path.stat().st_mtime_ns for path in (finished / "runs").rglob("*")} == before
     for change, told in (
         ({"learning_rates": "1e-3,1e30"}, "learning rates were 0.003, 1e+30, are 0.001, 1e+30"),
@@ -127,7 +135,7 @@ def test_finished_grid_is_not_trained_again_and_another_is_refused(photos: Path,
         with pytest.raises(InputError, match=re.escape(told)):
             measure_stability(photos, output=finished, **{**SETTINGS, **change})
     (photos / "train" / "Orange" / "9.jpg").symlink_to(photos / "train" / "Orange" / "1.jpg")
-    with pytest.raises(InputError, match="the dataset is another one"):
+    with pytest.raises(InputError, match="the dataset differs"):
         measure_stability(photos, output=finished, **SETTINGS)
     (photos / "train" / "Orange" / "9.jpg").unlink()
 
@@ -156,7 +164,7 @@ def processes_in(folder: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
-def test_stopped_grid_goes_on_to_the_same_numbers(
+def test_stopped_grid_resumes_to_the_same_numbers(
     photos: Path, finished: Path, tmp_path: Path, stop: signal.Signals
 ) -> None:
     output = tmp_path / "grid"
@@ -209,7 +217,7 @@ def test_process_that_fails_is_an_error_and_no_result(photos: Path, tmp_path: Pa
         ({"learning_rates": ""}, "'' is not a number"),
         ({"learning_rates": "1e-3,-1"}, "-1 is not above 0 and finite"),
         ({"learning_rates": "nan"}, "nan is not above 0 and finite"),
-        ({"learning_rates": "1e-3,0.001"}, "a rate is given twice"),
+        ({"learning_rates": "1e-3,0.001"}, "a rate occurs twice"),
         ({"baseline": MODELS[0]}, "are the same network here"),
         ({"overrides": ['model={name="swin_nano"}']}, "the grid decides it"),
         ({"baseline": "swin_nanno"}, "did you mean 'swin_nano'?"),
@@ -244,19 +252,21 @@ def test_rates_rise() -> None:
 def test_loss_curve_has_even_slices_and_shows_skipped_ones() -> None:
     sums = EpochSums(50)
     for step in range(30):
-        if 5 <= step < 10 or step == 11:
-            sums.skip()
-        else:
-            sums.add(step, loss=2.0 * step, correct=1.0, images=2)
+        skipped = 5 <= step < 10 or step == 11
+        loss = float("nan") if skipped else 2.0 * step
+        sums.add(step_metrics(step + 1, loss_sum=loss, correct=1.0, images=2, seconds=2.0, data_seconds=0.5))
     # 20 slices of 2 or 3 steps: 0 to 2, 3 and 4, 5 to 7, 8 and 9, 10 to 12, ...
-    curve = sums.record()["train_loss_curve"]
+    means = sums.means()
+    curve = means["train_loss_curve"]
     assert curve[:5] == [1.0, 3.5, None, None, 11.0]
     assert curve[12:] == [None] * 8  # not reached yet
-    assert (sums.record()["skipped_steps"], sums.record()["train_top1"]) == (6, 0.5)
-    assert EpochSums.from_dict(json.loads(json.dumps(sums.to_dict()))).record() == sums.record()
+    assert (means["skipped_steps"], means["train_top1"]) == (6, 0.5)
+    assert (means["images_per_second"], means["data_wait"]) == (1.0, 0.25)
+    restored = EpochSums.from_dict(json.loads(json.dumps(sums.to_dict()))).means()
+    assert restored == means | {"images_per_second": None, "data_wait": None}
     few = EpochSums(3)
-    few.add(0, loss=6.0, correct=0.0, images=3)
-    assert few.record()["train_loss_curve"] == [2.0, None, None]
+    few.add(step_metrics(1, loss_sum=6.0, images=3))
+    assert few.means()["train_loss_curve"] == [2.0, None, None]
 
 
 CHANCE = Chance.of([0] * 50 + [1] * 50, 2)
@@ -282,6 +292,15 @@ def test_outcomes() -> None:
     assert run["curve"] == [(0.25, 0.9), (0.75, 0.1), (1.25, 0.5), (1.75, None)]
 
 
+def test_the_benchmark_is_such_a_report() -> None:
+    folder = Path(__file__).parents[2] / "benchmarks" / "stability"
+    text = render_report(json.loads((folder / "stability.json").read_text()))
+    written = (folder / "README.md").read_text().splitlines()
+    renamed = ("Trained on", "    lipsformer stability")  # these lines name recipe keys as they were called then
+    for old, new in zip(written, text.splitlines(), strict=True):
+        assert old == new or new.startswith(renamed)
+
+
 def row(*tops: float | None) -> list[dict[str, Any]]:
     """Runs at 1e-4, 1e-3, ... with these accuracies; nothing for one that diverged."""
     return [
@@ -302,6 +321,6 @@ def test_usable_range() -> None:
     assert summarize(row(None, None))["highest_learned"] is None
     assert summarize(row(0.60, 0.30, 0.20, None))["highest_learned"] == 1e-2
     two_seeds = row(0.5, 0.6, 0.59) + row(0.5, 0.58, None)
-    assert summarize(two_seeds)["usable"]["to"] == 1e-3  # a rate at which one seed diverged is not usable
+    assert summarize(two_seeds)["usable"]["to"] == 1e-3  # one seed diverged at the next rate
     assert summarize(two_seeds)["best"] == {"learning_rate": 1e-3, "top1": pytest.approx(0.59)}
     assert summarize(two_seeds)["diverged"] == 1

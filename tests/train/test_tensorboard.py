@@ -1,48 +1,59 @@
-"""The figures that TensorBoard shows, read back with its own reader."""
+"""The numbers that TensorBoard shows, read back with its own reader."""
 
 from __future__ import annotations
 
+import dataclasses
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from lipsformer.system.errors import InputError
-from lipsformer.train.listeners.live import Progress
+from lipsformer.train.listeners.listener import RunInfo
 from lipsformer.train.listeners.tensorboard import TensorBoard
+from lipsformer.train.metrics import StepMetrics
+from lipsformer.train.recipe import load_recipe
+from lipsformer.train.run_folder import RunFolder
+from tests.train.test_progress import epoch_metrics
 
 
-def progress(step: int) -> Progress:
-    return Progress(epoch=0, step_in_epoch=step, loss=None if step % 2 else float(step), top1=0.5, learning_rate=0.1,
-                    images=8, wait_seconds=0.5, seconds=2.0, skipped=step // 2)  # fmt: skip
+def step_metrics(step: int) -> StepMetrics:
+    """A step with a loss of its number; odd ones are skipped."""
+    return StepMetrics(epoch=1, step=step, images=8, loss_sum=float("nan") if step % 2 else 8.0 * step, correct=4.0,
+                       grad_norm=1.0, learning_rate=0.1, data_seconds=0.5, seconds=2.0, skipped=step // 2)  # fmt: skip
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(folder)).Reload()
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-def record(step: int, **more: object) -> dict[str, object]:
-    return {"epoch": step // 30, "step": step, "train_loss": None, "val_top1": 0.25, "train_loss_curve": [1.0], **more}
-
-
-def write(folder: Path, start: int, end: int) -> None:
-    with TensorBoard(folder, start) as board:
-        for step in range(start + 1, end + 1):
-            board.step(step, progress(step))
-
-
-def test_means_each_twenty_steps_and_an_epochs_numbers(tmp_path: Path) -> None:
+@contextmanager
+def writing(folder: Path, start: int, end: int) -> Iterator[TensorBoard]:
+    """A listener that has received the steps of a run resumed after step `start`, up to step `end`."""
     pytest.importorskip("tensorboard")
-    with TensorBoard(tmp_path / "events") as board:
-        for step in range(1, 31):
-            board.step(step, progress(step))
-        board.epoch(record(30, val_loss=float("nan")))
-    found = scalars(tmp_path / "events")
-    assert found["steps/loss"] == [(20, pytest.approx(11.0))]  # the even steps' alone
+    board = TensorBoard()
+    run = RunInfo(
+        title="", folder=RunFolder(folder), recipe=load_recipe("default"), steps_per_epoch=30, step=start, history=()
+    )
+    board.on_begin(run)
+    for step in range(start + 1, end + 1):
+        board.on_step(step_metrics(step))
+    yield board
+    board.on_end()
+
+
+def test_means_of_twenty_steps_and_the_numbers_of_an_epoch(tmp_path: Path) -> None:
+    with writing(tmp_path, 0, 30) as board:
+        epoch = epoch_metrics(1, 0.25, train_loss=None, val_loss=float("nan"))
+        board.on_epoch(dataclasses.replace(epoch, step=30))
+    found = scalars(tmp_path)
+    assert found["steps/loss"] == [(20, pytest.approx(11.0))]  # of the even steps alone
+    assert found["steps/top1"] == [(20, 0.5)]
     assert found["steps/images_per_second"] == [(20, 4.0)]
     assert found["steps/data_wait"] == [(20, 0.25)]
     assert found["steps/skipped"] == [(20, 10.0)]
@@ -52,21 +63,21 @@ def test_means_each_twenty_steps_and_an_epochs_numbers(tmp_path: Path) -> None:
 
 
 def test_a_resumed_training_draws_one_line(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    write(tmp_path, 0, 80)
+    with writing(tmp_path, 0, 80):
+        pass
     assert [step for step, _ in scalars(tmp_path)["steps/top1"]] == [20, 40, 60, 80]
-    write(tmp_path, 40, 60)
+    with writing(tmp_path, 40, 60):
+        pass
     assert [step for step, _ in scalars(tmp_path)["steps/top1"]] == [20, 40, 60]
 
 
-def test_without_the_package_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(InputError, match=r"pip install 'lipsformer\[tensorboard\]'"):
-        TensorBoard(tmp_path)
+        TensorBoard()
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    (tmp_path / "events").touch()
-    with pytest.raises(InputError, match="events: cannot be written"):
-        TensorBoard(tmp_path / "events")
+    (tmp_path / "tensorboard").touch()
+    with pytest.raises(InputError, match="tensorboard: cannot be written"), writing(tmp_path, 0, 0):
+        pass

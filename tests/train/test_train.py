@@ -1,12 +1,9 @@
-"""A training learns, stops and goes on: resumed, it ends with the very bits of one that was never stopped."""
+"""A training learns, stops and resumes, bit-identical to one that was never stopped."""
 
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
-import time
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +15,12 @@ from lipsformer import LipsFormerError, Preprocessing, load_checkpoint, load_pre
 from lipsformer.datasets import open_dataset, open_labeled
 from lipsformer.evaluation.evaluate import evaluate
 from lipsformer.train import load_recipe, loop
+from lipsformer.train import run as run_module
 from lipsformer.train import training as training_module
 from lipsformer.train.data.dataset import TrainingImages
+from lipsformer.train.listeners.listener import Listener, RunInfo
+from lipsformer.train.listeners.metrics_file import MetricsFile
+from lipsformer.train.metrics import EpochMetrics, StepMetrics
 from lipsformer.train.optim.schedule import learning_rate
 from tests.support.tiny_training import CLASSES, assert_same, contents, make_photos, states, train_tiny
 
@@ -31,14 +32,14 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing disturbed."""
+    """An uninterrupted run."""
     output = tmp_path_factory.mktemp("finished") / "run"
-    train_tiny(photos, output)
+    train_tiny(photos, output, plots=True)
     return output
 
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
-    """Makes the training that follows stop, as by Ctrl-C, in the midst of the epoch after `epochs`."""
+    """Makes the following training stop, as by Ctrl-C, before it validates the epoch after `epochs`."""
     validate, calls = training_module.validate, []
 
     def interrupted(*arguments: Any) -> Any:
@@ -106,7 +107,7 @@ def test_resume_does_not_depend_on_where_the_dataset_lies(photos: Path, tmp_path
     assert train_tiny(moved, tmp_path / "run", epochs=None) == tmp_path / "run" / "best.safetensors"
 
 
-def test_interruption_of_the_first_epoch_leaves_a_state_to_go_on_from(
+def test_interrupted_in_the_first_epoch_it_resumes_too(
     photos: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -117,22 +118,6 @@ def test_interruption_of_the_first_epoch_leaves_a_state_to_go_on_from(
     assert not (tmp_path / "run" / "last.safetensors").exists()
     train_tiny(photos, tmp_path / "run")
     assert_same(finished, tmp_path / "run")
-
-
-def test_killed_run_resumes_bit_for_bit(photos: Path, finished: Path, tmp_path: Path) -> None:
-    output = tmp_path / "run"
-    script = "import sys; from pathlib import Path; from tests.support import tiny_training as t; "
-    script += "t.train_tiny(*map(Path, sys.argv[1:]))"
-    process = subprocess.Popen([sys.executable, "-c", script, photos, output], cwd=Path(__file__).parents[2])
-    deadline = time.monotonic() + 60
-    while not (output / "metrics.jsonl").exists() and time.monotonic() < deadline:
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    (output / ".last.safetensors.abc.tmp").write_bytes(b"half a file")  # what a kill in mid-write leaves
-    train_tiny(photos, output)
-    assert_same(finished, output)
-    assert not list(output.glob(".*"))
 
 
 def test_resume_of_a_finished_run_returns_at_once(
@@ -167,7 +152,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, steps: range) -> None:
 def test_step_with_nan_loss_is_skipped_and_counted(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    poison(monkeypatch, range(3))  # the whole first epoch: then it has no training loss to tell
+    poison(monkeypatch, range(3))  # the whole first epoch, which then has no training loss
     best = train_tiny(photos, tmp_path / "run", epochs=2)
     _, records = contents(tmp_path / "run")
     assert [record["skipped_steps"] for record in records] == [3, 0]
@@ -201,7 +186,7 @@ def test_metrics_are_strict_json(finished: Path) -> None:
         json.loads(line, parse_constant=pytest.fail)
 
 
-def test_the_saved_checkpoint_is_the_averaged_model_that_was_validated(photos: Path, finished: Path) -> None:
+def test_the_checkpoint_is_the_averaged_model_that_was_validated(photos: Path, finished: Path) -> None:
     tensors, records = contents(finished)
     checkpoint = load_checkpoint(finished / "last.safetensors")
     weights = checkpoint.model.state_dict()
@@ -214,11 +199,9 @@ def test_the_saved_checkpoint_is_the_averaged_model_that_was_validated(photos: P
     assert checkpoint.metrics["top1"] == records[-1]["val_top1"]
 
 
-def test_the_average_moves_away_from_the_initial_weights(photos: Path, tmp_path: Path, finished: Path) -> None:
-    train_tiny(photos, tmp_path / "one", epochs=1)
-    one, _ = contents(tmp_path / "one")
+def test_the_average_moves_away_from_the_initial_weights(one_epoch: dict[str, torch.Tensor], finished: Path) -> None:
     four, _ = contents(finished)
-    assert not torch.equal(one["last/head.weight"], four["last/head.weight"])
+    assert not torch.equal(one_epoch["last/head.weight"], four["last/head.weight"])
 
 
 def test_each_epoch_ends_at_the_rate_of_the_schedule(finished: Path) -> None:
@@ -228,13 +211,22 @@ def test_each_epoch_ends_at_the_rate_of_the_schedule(finished: Path) -> None:
         assert record["learning_rate"] == pytest.approx(learning_rate(record["step"] - 1, total, 1e-3))
 
 
+@pytest.fixture(scope="module")
+def one_epoch(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """The tensors of a run of one epoch."""
+    output = tmp_path_factory.mktemp("one") / "run"
+    train_tiny(photos, output, epochs=1)
+    return contents(output)[0]
+
+
 @pytest.mark.parametrize("change", ["learning_rate=2e-3", "clip_grad=0.01", "label_smoothing=0.3", "weight_decay=5.0",
                                     "ema_decay=0.1", "hflip=0.0", "crop_scale=[0.9, 1.0]", "seed=1"])  # fmt: skip
-def test_every_setting_reaches_the_result(change: str, photos: Path, tmp_path: Path) -> None:
-    train_tiny(photos, tmp_path / "plain", epochs=1)
-    train_tiny(photos, tmp_path / "changed", change, epochs=1)
-    plain, changed = contents(tmp_path / "plain")[0], contents(tmp_path / "changed")[0]
-    assert not torch.equal(plain["last/head.weight"], changed["last/head.weight"])
+def test_every_setting_reaches_the_result(
+    change: str, photos: Path, tmp_path: Path, one_epoch: dict[str, torch.Tensor]
+) -> None:
+    train_tiny(photos, tmp_path / "run", change, epochs=1)
+    changed, _ = contents(tmp_path / "run")
+    assert not torch.equal(one_epoch["last/head.weight"], changed["last/head.weight"])
 
 
 def test_a_flipped_crop_is_the_mirror_of_the_plain_one(photos: Path) -> None:
@@ -248,7 +240,7 @@ def test_a_flipped_crop_is_the_mirror_of_the_plain_one(photos: Path) -> None:
     assert (plain.pixels[:, ::-1] == flipped.pixels).all()
 
 
-def test_without_a_better_epoch_the_training_ends_early(
+def test_training_ends_early_without_a_better_epoch(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train_tiny(photos, tmp_path / "run", "learning_rate=1e-9", "patience=2", epochs=9)
@@ -262,6 +254,72 @@ def test_without_a_better_epoch_the_training_ends_early(
 def test_recomputed_activations_and_more_saving_change_no_bit(photos: Path, finished: Path, tmp_path: Path) -> None:
     train_tiny(photos, tmp_path / "run", "grad_checkpointing=true", "save_every=2")
     assert_same(finished, tmp_path / "run")
+
+
+class Diary(Listener):
+    """Notes the calls that it receives."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.steps: list[StepMetrics] = []
+        self.epochs: list[EpochMetrics] = []
+
+    def on_begin(self, run: RunInfo) -> None:
+        self.calls.append(f"begin at {run.step} after {len(run.history)} epochs of {run.title}")
+
+    def on_step(self, step: StepMetrics) -> None:
+        self.calls.append(f"step {step.step} of epoch {step.epoch}")
+        self.steps.append(step)
+
+    def on_validation(self, done: int, batches: int) -> None:
+        self.calls.append(f"validation {done}/{batches}")
+
+    def on_epoch(self, epoch: EpochMetrics) -> None:
+        self.calls.append(f"epoch {epoch.epoch}")
+        self.epochs.append(epoch)
+
+    def on_end(self) -> None:
+        self.calls.append("end")
+
+
+def test_a_listener_follows_a_training_and_its_resumption(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = Diary(), Diary()
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 1)
+        patch.setattr(run_module, "make_listeners", lambda **_: [MetricsFile(), first])
+        with pytest.raises(KeyboardInterrupt):
+            train_tiny(photos, tmp_path / "run", epochs=2)
+    monkeypatch.setattr(run_module, "make_listeners", lambda **_: [MetricsFile(), second])
+    train_tiny(photos, tmp_path / "run", epochs=2)
+    assert first.calls == [
+        "begin at 0 after 0 epochs of lipsformer_swin_nano on photos",
+        *(f"step {step} of epoch 1" for step in (1, 2, 3)),
+        "validation 1/1",
+        "epoch 1",
+        *(f"step {step} of epoch 2" for step in (4, 5, 6)),
+        "end",
+    ]
+    assert second.calls == [
+        "begin at 3 after 1 epochs of lipsformer_swin_nano on photos",
+        *(f"step {step} of epoch 2" for step in (4, 5, 6)),
+        "validation 1/1",
+        "epoch 2",
+        "end",
+    ]
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [epoch.to_dict() for epoch in first.epochs + second.epochs]
+    losses = [step.loss for step in second.steps if step.loss is not None]
+    assert [round(loss, 4) for loss in losses] == second.epochs[0].train_loss_curve
+    assert all(0 <= step.data_seconds <= step.seconds and step.grad_norm > 0 for step in second.steps)
+
+
+def test_quiet_prints_the_final_line_only(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train_tiny(photos, tmp_path / "run", epochs=1, quiet=True)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r".*best\.safetensors and last\.safetensors are ready.*\n", err)
 
 
 def test_events_for_tensorboard(photos: Path, tmp_path: Path) -> None:

@@ -1,77 +1,78 @@
-"""A training's figures for TensorBoard, where they are asked for; the package is optional."""
+"""TensorBoard event files. The package tensorboard is optional."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from lipsformer.system.errors import InputError
+from lipsformer.train.metrics import EpochMetrics, StepMetrics
+from lipsformer.train.run_folder import EVENTS
 
-from .pace import Progress
+from .listener import Listener, RunInfo
 
 __all__ = ["TensorBoard"]
 
 INTERVAL = 20  # steps between two points
 
 
-class TensorBoard:
-    """Writes event files into `folder` while it is open: `steps/...` each 20 steps, `train/...`, `val/...` per epoch.
+class TensorBoard(Listener):
+    """Writes `steps/...` every 20 steps, and `train/...`, `val/...` and `epochs/...` after each epoch.
 
-    Args:
-        folder: made if it is not there.
-        start_step: steps that were done before. What an earlier run wrote of later steps is purged, so that a resumed
-            training draws one line.
+    A resumed run removes the events of later steps that an earlier one wrote, so that TensorBoard shows one line.
 
     Raises:
-        InputError: if the package tensorboard is not installed, or the folder cannot be written.
+        InputError: if the package tensorboard is not installed.
     """
 
-    def __init__(self, folder: Path, start_step: int = 0) -> None:
+    def __init__(self) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise InputError(
                 "the package tensorboard is not installed; pip install 'lipsformer[tensorboard]', or train without it"
             ) from None
+        self._open: Any = SummaryWriter
+        self._steps: list[StepMetrics] = []
+
+    def on_begin(self, run: RunInfo) -> None:
+        """Opens the run's folder `tensorboard`.
+
+        Raises:
+            InputError: if it cannot be written.
+        """
+        folder = run.folder.path / EVENTS
         try:
-            # A first step of 1, so that a training that is begun anew in the same folder purges all.
-            self._writer = SummaryWriter(folder, purge_step=start_step + 1)
+            # One step later, because the events of step `run.step` itself stay. At step 0 it removes everything.
+            self._writer = self._open(folder, purge_step=run.step + 1)
         except OSError as error:
             raise InputError(f"{folder}: cannot be written ({error.strerror}); check it, or train without it") from None
-        self._steps: list[Progress] = []
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._writer.close()
-
-    def step(self, step: int, progress: Progress) -> None:
-        """Takes in a step, the `step`-th of the training counted from 1; writes means each 20 steps."""
-        self._steps.append(progress)
-        if step % INTERVAL:
+    def on_step(self, step: StepMetrics) -> None:
+        """Writes means over the last steps every 20 steps."""
+        self._steps.append(step)
+        if step.step % INTERVAL:
             return
-        taken, self._steps = self._steps, []
-        seconds = sum(each.seconds for each in taken)
-        self._write("steps/loss", _mean([each.loss for each in taken]), step)
-        self._write("steps/top1", _mean([each.top1 for each in taken]), step)
-        self._write("steps/learning_rate", progress.learning_rate, step)
-        self._write("steps/skipped", progress.skipped, step)
+        steps, self._steps = self._steps, []
+        seconds = sum(each.seconds for each in steps)
+        self._write("steps/loss", _mean([each.loss for each in steps]), step.step)
+        self._write("steps/top1", _mean([each.top1 for each in steps]), step.step)
+        self._write("steps/learning_rate", step.learning_rate, step.step)
+        self._write("steps/skipped", step.skipped, step.step)
         if seconds > 0:
-            self._write("steps/images_per_second", sum(each.images for each in taken) / seconds, step)
-            self._write("steps/data_wait", sum(each.wait_seconds for each in taken) / seconds, step)
+            self._write("steps/images_per_second", sum(each.images for each in steps) / seconds, step.step)
+            self._write("steps/data_wait", sum(each.data_seconds for each in steps) / seconds, step.step)
 
-    def epoch(self, record: Mapping[str, Any]) -> None:
-        """Writes the numbers of an epoch's record (a line of metrics.jsonl) at its step, and all of it to disk."""
-        for name, value in record.items():
+    def on_epoch(self, epoch: EpochMetrics) -> None:
+        """Writes the epoch's numbers at its last step, and flushes everything to disk."""
+        for name, value in epoch.to_dict().items():
             part, _, rest = name.partition("_")
-            self._write(f"{part}/{rest}" if part in ("train", "val") else f"epochs/{name}", value, record["step"])
+            self._write(f"{part}/{rest}" if part in ("train", "val") else f"epochs/{name}", value, epoch.step)
         self._writer.flush()
+
+    def on_end(self) -> None:
+        """Closes the files."""
+        self._writer.close()
 
     def _write(self, tag: str, value: object, step: int) -> None:
         if isinstance(value, int | float) and math.isfinite(value):

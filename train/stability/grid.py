@@ -1,8 +1,8 @@
-"""Two models over a grid of learning rates without warm-up: how far can the rate be off, and training still works?
+"""The stability grid: two models at many learning rates without warm-up. How far off can the learning rate be?
 
-LipsFormer (arXiv 2304.09856) claims to train without warm-up and without tuning the learning rate. Here it and the
-plain network that it started from train by one recipe, with the same draws, at each rate. Each training is an ordinary
-one in a process of its own (`trials.py`); those that have ended are not repeated, and one that was killed is resumed.
+LipsFormer (arXiv 2304.09856) claims to train without warm-up and without tuning the learning rate. Here it and its
+baseline train with one recipe and the same random numbers at each rate. Each training runs in a separate process
+(`runner.py`). Finished trainings are not repeated, and a killed one is resumed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from lipsformer.train.recipe import Recipe, load_recipe
 from lipsformer.train.state import fingerprint
 
 from .plot import plot_stability
-from .report import Chance, describe, render, summarize
+from .report import Chance, describe, render_report, summarize
 from .runner import Trial, run_all, threads_each
 
 __all__ = ["measure_stability", "parse_rates"]
@@ -41,9 +41,9 @@ REPORT, TABLE, PLOT = "stability.json", "stability.md", "stability.png"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Grid:
-    """What is trained: recipes that differ in the model alone, at each learning rate, from each seed.
+    """The trainings: recipes that differ in the model alone, at each learning rate, with each seed.
 
-    `dataset` is the fingerprint of the dataset. The recipes' own learning rate is the first, as is their seed.
+    `dataset` is the fingerprint of the dataset. The recipes carry the first learning rate and the first seed.
     """
 
     recipes: tuple[Recipe, ...]
@@ -61,18 +61,18 @@ class Grid:
         }
 
     def differences(self, before: Mapping[str, Any]) -> list[str]:
-        """What this grid changes in the one that `before` describes, a line for each value."""
+        """The differences from the grid that `before` describes, one line for each value."""
         lines = []
         for old, new in zip(before["recipes"], self.recipes, strict=True):
             for line in Recipe.from_dict({**old, "seed": new.seed, "learning_rate": new.learning_rate}).differences(
                 new
             ):
-                lines += [line] if line not in lines else []  # what both models share is told once
+                lines += [line] if line not in lines else []  # a setting of both models is listed once
         for name, new_values in (("learning rates", self.learning_rates), ("seeds", self.seeds)):
             old_values = before[name.replace(" ", "_")]
             if old_values != list(new_values):
                 lines.append(f"{name} were {_listed(old_values)}, are {_listed(new_values)}")
-        return lines + (["the dataset is another one"] if before["dataset"] != self.dataset else [])
+        return lines + (["the dataset differs"] if before["dataset"] != self.dataset else [])
 
 
 def measure_stability(
@@ -88,30 +88,32 @@ def measure_stability(
     overrides: Sequence[str] = (),
     jobs: int | None = None,
     device: str = "auto",
+    quiet: bool = False,
 ) -> dict[str, Any]:
-    """Trains `model` and `baseline` at each learning rate; returns the report that stability.json holds.
+    """Trains `model` and `baseline` at each learning rate and returns the report in stability.json.
 
     `output` receives stability.json, stability.md, stability.png, and a folder for each training below runs/. A
-    training that diverges is a result, not an error. Called again, it goes on where it was stopped.
+    training that diverges is a result, not an error. An interrupted grid resumes when called again.
 
     Args:
         data: class folders, or train/ and val/ or test/ with class folders.
-        output: folder to write; must be empty, absent or that of the same grid.
+        output: folder to write. It must be empty, absent, or hold the same grid.
         model: a variant.
         baseline: the variant to compare it with.
-        learning_rates: numbers with commas between them.
-        seeds: trainings of each model at each rate, from the recipe's seed on.
-        recipe: a packaged recipe or the path of a TOML file. What its [model] table changes applies to both models if
-            it names one of them, and to none otherwise.
-        epochs: instead of the recipe's.
+        learning_rates: numbers separated by commas.
+        seeds: number of trainings of each model at each rate, with the recipe's seed and those that follow.
+        recipe: a packaged recipe or the path of a TOML file. If its [model] table names one of the models, its other
+            settings apply to both; otherwise the table is ignored.
+        epochs: number of epochs; by default the recipe's.
         overrides: "key=value" changes to the recipe, for both models.
-        jobs: trainings at once; each has its share of the cores. By default one per core, on a GPU one.
+        jobs: number of parallel trainings, each with its share of the cores. By default one per core, or one on a GPU.
         device: "auto", "cpu" or "cuda".
+        quiet: report errors and the final line only.
 
     Raises:
         InputError: if an argument, the recipe, the dataset or one of its images cannot be used, or `output` holds
-            another grid.
-        LipsFormerError: if a training's process fails.
+            a different grid.
+        LipsFormerError: if the process of a training fails.
     """
     target = torch_device(device)
     if seeds < 1 or (jobs is not None and jobs < 1):
@@ -128,33 +130,33 @@ def measure_stability(
     _open_grid(output, grid)
     trials = _trials(grid, output / RUNS)
     jobs = min(jobs or (cores() if target.type == "cpu" else 1), len(trials))
-    run_all(trials, data, target.type, jobs)
+    run_all(trials, data, target.type, jobs, quiet=quiet)
     return _conclude(output, grid, trials, dataset, _machine(target, jobs))
 
 
 def parse_rates(text: str) -> tuple[float, ...]:
-    """The learning rates of "1e-3,1e-2", rising.
+    """Parses learning rates such as "1e-3,1e-2" and sorts them.
 
     Raises:
-        InputError: if one is not a number above 0, or is given twice.
+        InputError: if one is not a finite number above 0, or occurs twice.
     """
     rates = []
     for part in text.split(","):
         try:
             rates.append(float(part))
         except ValueError:
-            raise InputError(f"--learning-rates {text}: '{part.strip()}' is not a number; as in 1e-3,1e-2") from None
+            raise InputError(f"--learning-rates {text}: '{part.strip()}' is not a number; write 1e-3,1e-2") from None
         if not 0 < rates[-1] < float("inf"):
             raise InputError(f"--learning-rates {text}: {part.strip()} is not above 0 and finite")
     if len(set(rates)) < len(rates):
-        raise InputError(f"--learning-rates {text}: a rate is given twice")
+        raise InputError(f"--learning-rates {text}: a rate occurs twice; remove one")
     return tuple(sorted(rates))
 
 
 def _shared_recipe(
     name: str, models: Sequence[str], epochs: int | None, overrides: Sequence[str], rate: float
 ) -> tuple[Recipe, ...]:
-    """The recipe with each of `models`, and the same changes to both."""
+    """The recipe for each of `models`, with the same changes to both."""
     for key, flag in (("learning_rate", "--learning-rates"), ("model.name", "--model and --baseline")):
         if any(text.partition("=")[0].strip() in (key, key.partition(".")[0]) for text in overrides):
             raise InputError(f"--set {key}: the grid decides it; use {flag}")
@@ -172,7 +174,7 @@ def _shared_recipe(
 
 
 def _open_grid(output: Path, grid: Grid) -> None:
-    """Sees to it that `output` is this grid's: a new one is written down, an earlier one must be the same."""
+    """Writes grid.json to a new `output`, or checks that it is the same grid in an earlier one."""
     path = output / GRID
     if not path.is_file():
         if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -186,7 +188,7 @@ def _open_grid(output: Path, grid: Grid) -> None:
         raise InputError(f"{path}: cannot be read ({error}); choose another --output") from None
     if differences:
         raise InputError(
-            f"{path}: belongs to another grid ({'; '.join(differences)}); give the same settings, or another --output"
+            f"{path}: belongs to a different grid ({'; '.join(differences)}); use the same settings or another --output"
         )
 
 
@@ -204,7 +206,7 @@ def _trials(grid: Grid, root: Path) -> list[Trial]:
 def _conclude(
     output: Path, grid: Grid, trials: Sequence[Trial], dataset: ImageDataset, machine: dict[str, Any]
 ) -> dict[str, Any]:
-    """Writes the report and returns it."""
+    """Writes and returns the report."""
     chance = Chance.of(dataset.validation.labels.tolist(), len(dataset.classes))
     runs = [describe(trial.recipe, result, chance) for trial in trials if (result := trial.result()) is not None]
     names = [recipe.model["name"] for recipe in grid.recipes]
@@ -226,7 +228,7 @@ def _conclude(
         "summary": {name: summarize([run for run in runs if run["model"] == name]) for name in names},
         "runs": runs,
     }
-    for name, text in ((REPORT, json.dumps(report, indent=1) + "\n"), (TABLE, render(report))):
+    for name, text in ((REPORT, json.dumps(report, indent=1) + "\n"), (TABLE, render_report(report))):
         with atomic_write(output / name) as draft:
             draft.write_text(text, encoding="utf-8")
     plot_stability(output / PLOT, report)

@@ -1,4 +1,4 @@
-"""The picture of a stability grid: final accuracy against learning rate, and the loss curves of both models."""
+"""Plot of a stability grid: final accuracy against learning rate, and the loss curves of both models."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _plot_accuracy(axes: Axes, report: Mapping[str, Any]) -> None:
             axes.plot(rates, np.where(inside, means, np.nan), color=color, linewidth=9, alpha=0.22)
         axes.plot([], [], "o-", color=color, label=label)
         for run in runs:
-            if run["outcome"] == "diverged":  # beside those of the other model
+            if run["outcome"] == "diverged":  # next to those of the other model
                 rate = run["learning_rate"] * 10 ** (0.04 * (2 * index - 1))
                 axes.plot(rate, 0, "x", color=color, markersize=10, markeredgewidth=2.5, clip_on=False, zorder=3)
     axes.axhline(report["chance"]["top1"], color=SECONDARY, linewidth=1, linestyle=(0, (4, 3)), label="chance")
@@ -90,7 +90,7 @@ def _plot_accuracy(axes: Axes, report: Mapping[str, Any]) -> None:
 
 
 def _plot_losses(axes: Axes, report: Mapping[str, Any], index: int) -> None:
-    """The loss curves of one model, light to dark with rising learning rate; those that diverged end in a cross."""
+    """Draws the loss curves of one model, darker for higher learning rates. Diverged ones end in a cross."""
     name, rates, chance = list(report["summary"])[index], report["grid"]["learning_rates"], report["chance"]["loss"]
     colors = mpl.colormaps["plasma_r"](np.linspace(0.12, 1.0, len(rates)))
     for run in report["runs"]:

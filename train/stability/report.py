@@ -1,4 +1,4 @@
-"""What a stability grid has shown: outcomes, the range of learning rates that work, and a table."""
+"""Report of a stability grid: outcomes, usable range of learning rates, and a table in Markdown."""
 
 from __future__ import annotations
 
@@ -10,29 +10,31 @@ from typing import Any, Self
 
 import numpy as np
 
+from lipsformer.system.markdown import markdown_table
 from lipsformer.train.recipe import Recipe
 
-__all__ = ["Chance", "decades", "describe", "render", "summarize"]
+__all__ = ["Chance", "decades", "describe", "render_report", "summarize"]
 
 Run = Mapping[str, Any]
 
 TOLERANCE = 0.05  # top-1 below a model's best at which a learning rate still counts as usable
 DEVIATIONS = 3  # of the binomial distribution, by which top-1 must exceed chance
 DEFINITIONS = f"""\
-- top-1: of the averaged weights, which are those that `lipsformer train` saves, on all validation images after the last
-  epoch. Their average forgets the initial weights, but lags a little behind in a short training, for both models.
-- diverged: the loss or its gradient was not finite for 20 steps in a row, which ends a training.
-- did not learn: ended, but with a top-1 no more than {DEVIATIONS} standard deviations above that of always naming the
-  most frequent class, or a training loss, over the last twentieth of the last epoch, not below that of an even guess.
-- skipped: steps whose loss or gradient was not finite; they leave the weights as they are.
+- top-1: accuracy of the averaged weights, which `lipsformer train` saves, on all validation images after the last
+  epoch. The average forgets the initial weights, but lags a little behind in a short training, for both models.
+- diverged: the loss or its gradient was not finite for 20 steps in a row. That ends a training.
+- did not learn: the training ended, but its top-1 is no more than {DEVIATIONS} standard deviations above that of always
+  predicting the most frequent class, or its loss over the last twentieth of the last epoch is not below that of a
+  uniform guess.
+- skipped: steps whose loss or gradient was not finite. They leave the weights unchanged.
 - usable range: the learning rates around the best one, without a gap, at which every seed learned and the mean top-1 is
-  within {100 * TOLERANCE:.0f} points of the best. Its width is log10(highest / lowest); a range that ends at the grid's
-  edge may be wider."""
+  within {100 * TOLERANCE:.0f} points of the best. Its width is log10(highest / lowest). A range that ends at the edge
+  of the grid may be wider."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chance:
-    """What needs no learning: `top1` of the most frequent class, `noise` (3 deviations of it), `loss` of even odds."""
+    """Chance level: `top1` of the most frequent class, `noise` (3 standard deviations of it), `loss` of even odds."""
 
     top1: float
     noise: float
@@ -40,16 +42,16 @@ class Chance:
 
     @classmethod
     def of(cls, labels: Sequence[int], classes: int) -> Self:
-        """Chance on validation images of these labels."""
+        """Chance level on validation images with these labels."""
         top1 = max(collections.Counter(labels).values()) / len(labels)
         return cls(top1=top1, noise=DEVIATIONS * math.sqrt(top1 * (1 - top1) / len(labels)), loss=math.log(classes))
 
 
 def describe(recipe: Recipe, result: Mapping[str, Any], chance: Chance) -> dict[str, Any]:
-    """One training for the report, from what `run_trial` wrote.
+    """One training in the report, from the result that `run_trial` wrote.
 
-    `outcome` is "learned", "did not learn" or "diverged"; `curve` has pairs of a time in epochs and the mean training
-    loss around it, null where all steps were skipped or none was made. A training that diverged has no final accuracy.
+    `outcome` is "learned", "did not learn" or "diverged". `curve` has pairs of a time in epochs and the mean training
+    loss around it, null where all steps were skipped or none was taken. A diverged training has no final accuracy.
     """
     epochs = [*result["epochs"], *([result["unfinished"]] if result["unfinished"] else [])]
     curve = [
@@ -82,10 +84,10 @@ def describe(recipe: Recipe, result: Mapping[str, Any], chance: Chance) -> dict[
 
 
 def summarize(runs: Sequence[Run]) -> dict[str, Any]:
-    """Counts of the outcomes of one model's `runs`, its best learning rate, and its usable range (`DEFINITIONS`).
+    """Outcome counts of one model's `runs`, its best learning rate, and its usable range (`DEFINITIONS`).
 
-    `highest_learned` is the highest rate at which it learned from every seed; it, `best` and `usable` are null if there
-    is no such rate.
+    `highest_learned` is the highest rate at which every seed learned. If there is none, it, `best` and `usable` are
+    null.
     """
     counts = collections.Counter(run["outcome"] for run in runs)
     rates = sorted({run["learning_rate"] for run in runs})
@@ -119,59 +121,70 @@ def summarize(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _mean(runs: Sequence[Run]) -> float:
-    """Mean top-1 of one rate's runs; below every possible one if not all of them learned."""
+    """Mean top-1 of the runs at one rate, or -1 if not all of them learned."""
     return float(np.mean([run["top1"] for run in runs])) if all(r["outcome"] == "learned" for r in runs) else -1.0
 
 
-def render(report: Mapping[str, Any]) -> str:
+def render_report(report: Mapping[str, Any]) -> str:
     """The report as Markdown."""
+    names = list(report["summary"])
+    return "\n".join(
+        (
+            f"# Stability without warm-up: {' and '.join(names)} on {report['dataset']['name']}",
+            "",
+            *(_sentence(name, report["summary"][name]) for name in names),
+            _comparison(report),
+            "",
+            "![Accuracy, loss curves and divergences](stability.png)",
+            "",
+            _table(report),
+            "",
+            DEFINITIONS,
+            "",
+            *_conditions(report),
+            "",
+        )
+    )
+
+
+def _conditions(report: Mapping[str, Any]) -> tuple[str, ...]:
+    """Data, settings, machine and command."""
     grid, dataset, machine = report["grid"], report["dataset"], report["machine"]
-    names, recipe = list(report["summary"]), grid["recipes"][0]
-    lines = [
-        f"# Stability without warm-up: {' and '.join(names)} on {dataset['name']}",
-        "",
-        *(_sentence(name, report["summary"][name]) for name in names),
-        _comparison(report),
-        "",
-        "![Accuracy, loss curves and divergences](stability.png)",
-        "",
-        f"| learning rate | {' | '.join(names)} |",
-        "|---:|" + "---|" * len(names),
-    ]
-    for rate in grid["learning_rates"]:
-        cells = [
-            _cell([run for run in report["runs"] if (run["model"], run["learning_rate"]) == (name, rate)])
-            for name in names
-        ]
-        lines.append(f"| {rate:g} | {' | '.join(cells)} |")
+    recipe, jobs, threads = grid["recipes"][0], machine["jobs"], machine["threads_per_job"]
     settings = {name: value for name, value in recipe.items() if name not in ("learning_rate", "seed", "workers")}
     settings["model"] = {name: value for name, value in recipe["model"].items() if name != "name"}
-    lines += [
-        "",
-        DEFINITIONS,
-        "",
+    return (
         f"Trained on {dataset['training_images']:,} images of {dataset['classes']} classes, validated on "
-        f"{dataset['validation_images']:,} ({dataset['validation_split']}); the learning rate starts at the value of "
+        f"{dataset['validation_images']:,} ({dataset['validation_split']}). The learning rate starts at the value in "
         "the table and falls to 0 along half a cosine. Both models see the same images, crops and batches in the same "
         f"order. Seeds: {', '.join(map(str, grid['seeds']))}. Settings of both: "
         f"{', '.join(f'{name} {value}' for name, value in settings.items())}.",
         "",
-        f"Measured on {machine['platform']}, {machine['device']}, {machine['jobs']} at once with "
-        f"{machine['threads_per_job']} threads each, torch {machine['torch']}, lipsformer {machine['lipsformer']}, by:",
+        f"Measured on {machine['platform']}, {machine['device']}, with {jobs} job{'s' if jobs > 1 else ''} of "
+        f"{threads} thread{'s' if threads > 1 else ''}, torch {machine['torch']}, "
+        f"lipsformer {machine['lipsformer']}, by:",
         "",
         f"    {report['command']}",
-        "",
-    ]
-    return "\n".join(lines)
+    )
+
+
+def _table(report: Mapping[str, Any]) -> str:
+    """A row for each learning rate, a column for each model."""
+    names, rates = list(report["summary"]), report["grid"]["learning_rates"]
+    cells: dict[tuple[str, float], list[Run]] = {(name, rate): [] for name in names for rate in rates}
+    for run in report["runs"]:
+        cells[run["model"], run["learning_rate"]].append(run)
+    rows = [[f"{rate:g}", *(_cell(cells[name, rate]) for name in names)] for rate in rates]
+    return markdown_table(["learning rate", *names], rows, "r")
 
 
 def _sentence(name: str, summary: Mapping[str, Any]) -> str:
     ends = (
-        f"Of its {summary['trainings']} trainings {summary['learned']} learned, {summary['did_not_learn']} did not "
+        f"Of its {summary['trainings']} trainings, {summary['learned']} learned, {summary['did_not_learn']} did not "
         f"learn and {summary['diverged']} diverged."
     )
     if summary["usable"] is None:
-        return f"{name} learned from every seed at no learning rate. {ends}"
+        return f"{name} learned with every seed at no learning rate. {ends}"
     usable, best = summary["usable"], summary["best"]
     return (
         f"{name} reaches {best['top1']:.1%} at a learning rate of {best['learning_rate']:g}, and stays within "
@@ -181,14 +194,14 @@ def _sentence(name: str, summary: Mapping[str, Any]) -> str:
 
 
 def _comparison(report: Mapping[str, Any]) -> str:
-    """Says whose usable range is the wider, and on how much that rests."""
+    """Compares the usable ranges, and says how many rates and seeds that rests on."""
     seeds, (model, baseline) = len(report["grid"]["seeds"]), report["summary"].items()
     widths = [0 if summary["usable"] is None else summary["usable"]["rates"] for _, summary in (model, baseline)]
     verdict = "as wide as" if widths[0] == widths[1] else "wider than" if widths[0] > widths[1] else "narrower than"
     return (
         f"On this grid the usable range of {model[0]} is {verdict} that of {baseline[0]}: {widths[0]} and {widths[1]} "
-        f"of {len(report['grid']['learning_rates'])} rates, with {seeds} seed{'s' if seeds > 1 else ''}. Of one shape, "
-        f"they have {_millions(report, model[0])} and {_millions(report, baseline[0])} parameters."
+        f"of {len(report['grid']['learning_rates'])} rates, with {seeds} seed{'s' if seeds > 1 else ''}. With the "
+        f"same shape, they have {_millions(report, model[0])} and {_millions(report, baseline[0])} parameters."
     )
 
 
@@ -197,13 +210,13 @@ def _millions(report: Mapping[str, Any], name: str) -> str:
 
 
 def decades(usable: Mapping[str, Any]) -> str:
-    """The width of a usable range, in words."""
+    """The width of a usable range as text."""
     least = "at least " if usable["open_below"] or usable["open_above"] else ""
     return f"{least}{usable['decades']:.1f} decades"
 
 
 def _cell(runs: Sequence[Run]) -> str:
-    """What became of one model at one rate, over the seeds."""
+    """The outcomes of one model at one rate, over the seeds."""
     ended = [run for run in runs if run["top1"] is not None]
     texts = []
     if ended:

@@ -1,4 +1,9 @@
-"""Many trainings at once, each in a process of its own (`trial.py`); those that have ended are not repeated."""
+"""Runs many trainings in parallel, each in a separate process (`trial.py`). Finished ones are not repeated.
+
+The processes are started by hand instead of with `ProcessPoolExecutor`. Its BrokenProcessPool neither names the trial
+whose process died nor spares the others, and before Python 3.14 a pool that starts a fresh process for each task, so
+that the memory of a finished trial is freed, can deadlock (python/cpython#115634).
+"""
 
 from __future__ import annotations
 
@@ -17,6 +22,7 @@ from lipsformer.system import console
 from lipsformer.system.atomic import atomic_write
 from lipsformer.system.errors import InputError, LipsFormerError
 from lipsformer.system.hardware import cores
+from lipsformer.train.listeners.progress import duration
 from lipsformer.train.recipe import Recipe, load_recipe
 
 from .trial import RECIPE, RESULT
@@ -38,7 +44,7 @@ class Trial:
         return f"{self.recipe.model['name']} at learning rate {self.recipe.learning_rate:g}, seed {self.recipe.seed}"
 
     def result(self) -> dict[str, Any] | None:
-        """What `run_trial` wrote, or nothing if the training has not ended."""
+        """The result that `run_trial` wrote, or None if the training has not ended."""
         path = self.folder / RESULT
         try:
             return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
@@ -47,60 +53,45 @@ class Trial:
 
 
 def threads_each(jobs: int) -> int:
-    """Threads of each of `jobs` trainings at once: an equal share of the cores, one at least."""
+    """Threads for each of `jobs` parallel trainings: an equal share of the cores, at least one."""
     return max(1, cores() // jobs)
 
 
-def run_all(trials: Sequence[Trial], data: Path, device: str, jobs: int) -> None:
-    """Runs those of `trials` that have not ended yet on `data`, `jobs` at once, each with its share of the cores.
+def run_all(trials: Sequence[Trial], data: Path, device: str, jobs: int, *, quiet: bool = False) -> None:
+    """Runs the unfinished ones of `trials` on `data`, `jobs` in parallel, each with its share of the cores.
 
-    However it ends, no process is left behind.
+    However this ends, no process is left running. `quiet` prints nothing.
 
     Raises:
         InputError: if a training could not use its input.
-        LipsFormerError: if the process of one failed. That a training diverged is no failure.
+        LipsFormerError: if the process of a training failed. A training that diverges is not a failure.
     """
+    say = (lambda _: None) if quiet else console.say
     waiting = [trial for trial in trials if trial.result() is None]
-    done, threads = len(trials) - len(waiting), threads_each(jobs)
-    console.say(
-        f"{len(trials)} trainings{f', {done} done before' if done else ''}; {jobs} at once, each on {device} with "
-        f"{threads} thread{'s' if threads > 1 else ''}"
+    threads, before, begun = threads_each(jobs), len(trials) - len(waiting), time.monotonic()
+    say(
+        f"{len(trials)} trainings{f', {before} already finished' if before else ''}; {jobs} in parallel, each on "
+        f"{device} with {threads} thread{'s' if threads > 1 else ''}"
     )
-    progress = Progress(total=len(trials), done=done, started=time.monotonic())
     running: dict[subprocess.Popen[bytes], tuple[Trial, float]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
                 trial = waiting.pop(0)
                 running[_start(trial, data, device, threads)] = trial, time.monotonic()
-                console.say(f"started: {trial}")
+                say(f"started: {trial}")
             for process in [process for process in running if process.poll() is not None]:
                 trial, since = running.pop(process)
                 process.communicate()  # closes its standard input
-                end = _end(trial, process.returncode)
-                console.say(f"{progress.advance()}: {trial}: {end}, {_duration(time.monotonic() - since)}")
+                end, now, left = _end(trial, process.returncode), time.monotonic(), len(waiting) + len(running)
+                done = len(trials) - left
+                rest = f", about {duration((now - begun) / (done - before) * left)} left" if left else ""
+                say(f"{done} of {len(trials)}{rest}: {trial}: {end}, {duration(now - since)}")
             time.sleep(POLL_SECONDS)
     finally:
         for process in running:
-            process.kill()  # safe at any moment: what a training writes appears whole or not at all
+            process.kill()  # safe at any moment: a training writes atomically
             process.communicate()
-
-
-@dataclasses.dataclass(kw_only=True)
-class Progress:
-    """How many of the trainings are done, and how long the rest will take."""
-
-    total: int
-    done: int
-    started: float
-    ended: int = 0  # since `started`
-
-    def advance(self) -> str:
-        """Counts one more, and says how far it has come."""
-        self.ended += 1
-        left = self.total - self.done - self.ended
-        seconds = (time.monotonic() - self.started) / self.ended * left
-        return f"{self.total - left} of {self.total}, {f'about {_duration(seconds)} left' if left else 'the last'}"
 
 
 def _start(trial: Trial, data: Path, device: str, threads: int) -> subprocess.Popen[bytes]:
@@ -109,18 +100,18 @@ def _start(trial: Trial, data: Path, device: str, threads: int) -> subprocess.Po
     with (trial.folder / LOG).open("ab") as log:
         return subprocess.Popen(  # noqa: S603 - our own module, no shell
             [sys.executable, "-m", "lipsformer.train.stability.trial", str(data), str(trial.folder), device],
-            stdin=subprocess.PIPE,  # its end tells the process that this one has gone
+            stdin=subprocess.PIPE,  # it closes when this process ends, however that happens
             stdout=log,
             stderr=log,
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-            start_new_session=True,  # Ctrl-C comes to this process alone, which then stops the others
+            start_new_session=True,  # Ctrl-C reaches this process alone, which then stops the others
         )
 
 
 def _in_full(recipe: Recipe, threads: int) -> Recipe:
-    """`recipe` with every setting of its model, since a file takes from default.toml what it leaves out.
+    """`recipe` with every setting of its model written out, because a file takes omitted ones from default.toml.
 
-    Decoding has its share of the `threads` too; how many processes do it does not change the result.
+    Loader processes share the `threads`, too. Their number does not change the result.
     """
     config = make_config(**recipe.model).to_dict()
     model = {f"model.{name}": value for name, value in config.items() if name not in ("architecture", "num_classes")}
@@ -128,7 +119,7 @@ def _in_full(recipe: Recipe, threads: int) -> Recipe:
 
 
 def _end(trial: Trial, status: int) -> str:
-    """How a training ended, in words.
+    """Describes how a training ended.
 
     Raises:
         InputError: if it could not use its input.
@@ -143,8 +134,6 @@ def _end(trial: Trial, status: int) -> str:
     last = log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
     if status == InputError.exit_code:
         raise InputError(last)
-    raise LipsFormerError(f"{trial}: its process ended with status {status} ({last}); see {log}, then call again")
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+    raise LipsFormerError(
+        f"{trial}: its process ended with status {status} ({last}); see {log}, then run the command again"
+    )

@@ -1,8 +1,8 @@
 """One training of a stability grid as a process: `python -m lipsformer.train.stability.trial DATA FOLDER DEVICE`.
 
-FOLDER holds recipe.toml. The training is an ordinary one in FOLDER/run, so that it resumes as any other; once it has
-ended, whether it diverged or not, FOLDER/result.json says how. The process ends when its standard input does, so that
-it never outlives the one that started it, however that ended.
+FOLDER holds recipe.toml. The training runs in FOLDER/run and resumes like any other. When it has finished or diverged,
+its result is in FOLDER/result.json. The process ends when its standard input closes, so that it never outlives the one
+that started it.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ RECIPE, RESULT, RUN = "recipe.toml", "result.json", "run"
 def run_trial(data: Path, folder: Path, device: str) -> None:
     """Trains FOLDER/recipe.toml to its end and writes FOLDER/result.json.
 
-    The result's `epochs` are the lines of metrics.jsonl. If the training diverged, `diverged_at` is the first of the
-    steps that were not finite, and `unfinished` the record of the epoch that this ended; otherwise both are null.
+    The result's `epochs` are the lines of metrics.jsonl. If the training diverged, `diverged_at` is the first step that
+    was not finite, and `unfinished` holds the training metrics of its epoch. Otherwise both are null.
 
     Raises:
-        InputError: as `run_training` does.
+        InputError: as `run_training`.
     """
     result: dict[str, Any] = {"diverged_at": None, "unfinished": None}
     try:
         run_training(data, output=folder / RUN, recipe=str(folder / RECIPE), resume=True, device=device)
     except DivergedError as end:
-        result = {"diverged_at": end.step, "unfinished": end.record}
+        result = {"diverged_at": end.step, "unfinished": end.unfinished}
     metrics = folder / RUN / METRICS
     lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
     result["epochs"] = [json.loads(line) for line in lines]
@@ -55,7 +55,7 @@ def _end_with_the_parent() -> None:
 
 
 def main() -> None:
-    """Runs the trial that the command line names; its last line on stderr says what was wrong with the input."""
+    """Runs the trial of the command line. The last line on stderr says what is wrong with the input, if anything is."""
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     data, folder, device = sys.argv[1:]
     try:
