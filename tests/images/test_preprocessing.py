@@ -14,7 +14,7 @@ from lipsformer.images import preprocessing
 from lipsformer.images.open import open_image
 from lipsformer.images.preprocessing import Preprocessing, to_rgb
 from lipsformer.system.errors import InputError
-from tests.support.image_files import encode, exif_orientation
+from tests.support.images.files import encode, exif_orientation
 
 # How a camera that was held in each way stores an upright scene.
 STORED = {
