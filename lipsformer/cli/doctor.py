@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import platform
-from importlib import metadata
+from collections.abc import Mapping
 from typing import Any
 
 import typer
+
+from lipsformer.system.hardware import cores, installed_versions
 
 from .options import Json, print_json
 
@@ -38,44 +40,50 @@ def doctor(as_json: Json = False) -> None:
 
 def examine() -> dict[str, Any]:
     """Collects versions, devices, execution providers that start, and problems with the commands that fix them."""
-    from lipsformer.inference.runtimes import CUDA
     from lipsformer.inference.runtimes.tensorrt_library import FLAVOURS
-    from lipsformer.system.hardware import cores
 
-    versions = {name: _version(name) for name in PACKAGES}
-    problems: list[str] = []
-    report: dict[str, Any] = {
+    installed = installed_versions(PACKAGES)
+    torch_devices = _torch_devices()
+    tensorrt = {flavour: _tensorrt(flavour) for flavour in FLAVOURS}
+    problems = []
+    if "tensorrt" in installed and tensorrt["tensorrt"]["problem"]:  # TensorRT for RTX is useful without a GPU
+        problems.append(tensorrt["tensorrt"]["problem"])
+    providers, others = _onnxruntime(installed, cuda=any(device.startswith("cuda") for device in torch_devices))
+    return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": cores(),
-        "packages": versions,
-        "torch_devices": _torch_devices(),
-        "onnxruntime_providers": [],
-        "tensorrt": {flavour: _tensorrt(flavour) for flavour in FLAVOURS},
-        "problems": problems,
+        "packages": {name: installed.get(name) for name in PACKAGES},
+        "torch_devices": torch_devices,
+        "onnxruntime_providers": providers,
+        "tensorrt": tensorrt,
+        "problems": problems + others,
     }
-    cuda = any(device.startswith("cuda") for device in report["torch_devices"])
-    if versions["tensorrt"] and report["tensorrt"]["tensorrt"]["problem"]:  # TensorRT for RTX is useful without a GPU
-        problems.append(report["tensorrt"]["tensorrt"]["problem"])
-    installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if versions[name]]
+
+
+def _onnxruntime(installed: Mapping[str, str], *, cuda: bool) -> tuple[list[str], list[str]]:
+    """ONNX Runtime's execution providers that start, and the problems; `cuda`: whether PyTorch sees a GPU."""
+    from lipsformer.inference.runtimes import CUDA
+
+    wheels = [name for name in ("onnxruntime", "onnxruntime-gpu") if name in installed]
     extra = f"'lipsformer[{'gpu' if cuda else 'cpu'}]'"
-    if not installed:
-        problems.append(f"no ONNX Runtime: pip install {extra}")
-        return report
-    if len(installed) == 2:
+    if not wheels:
+        return [], [f"no ONNX Runtime: pip install {extra}"]
+    problems = []
+    if len(wheels) == 2:
         problems.append(
             "onnxruntime and onnxruntime-gpu are both installed, and overwrite each other's files: "
             f"pip uninstall -y onnxruntime onnxruntime-gpu && pip install {extra}"
         )
     try:
-        report["onnxruntime_providers"] = providers = _working_providers()
+        providers = _working_providers()
     except Exception as error:  # noqa: BLE001 - a broken installation may raise anything
         problems.append(
             f"ONNX Runtime does not start ({' '.join(str(error).split())[:200]}): "
-            f"pip uninstall -y {' '.join(installed)} && pip install {extra}"
+            f"pip uninstall -y {' '.join(wheels)} && pip install {extra}"
         )
-        return report
-    if "onnxruntime-gpu" in installed and CUDA not in providers:
+        return [], problems
+    if "onnxruntime-gpu" in wheels and CUDA not in providers:
         problems.append(
             "onnxruntime-gpu is installed but CUDA does not start: check that `nvidia-smi` works, then "
             "pip install 'lipsformer[gpu]'; on a machine without a GPU "
@@ -86,7 +94,7 @@ def examine() -> dict[str, Any]:
             "this ONNX Runtime cannot use the GPU that PyTorch sees: "
             "pip uninstall -y onnxruntime && pip install 'lipsformer[gpu]'"
         )
-    return report
+    return providers, problems
 
 
 def render(report: dict[str, Any]) -> str:
@@ -103,13 +111,6 @@ def render(report: dict[str, Any]) -> str:
     ]
     lines += [f"! {problem}" for problem in report["problems"]] or ["No problems found."]
     return "\n".join(lines)
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _tensorrt(flavour: str) -> dict[str, str | None]:

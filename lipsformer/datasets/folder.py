@@ -17,7 +17,7 @@ from lipsformer.images.open import EXTENSIONS, MinSizeFn, open_image
 from .listing_cache import load_listing, save_listing, settled
 from .packed_names import PackedNames
 from .reader import SPLITS, Split
-from .walk import folder_state, read_folder, walk
+from .walk import path_state, read_folder, walk
 
 __all__ = ["FolderListing", "FolderReader", "FolderSplit"]
 
@@ -94,7 +94,7 @@ class FolderListing:
     """N images in class folders, sorted as paths sort: image i is of `classes[labels[i]]`.
 
     `names` are relative to the listed folder. `folders` are all folders that were walked, the listed one being "", and
-    `states` (F, 4) their `folder_state`. Arrays are int64.
+    `states` (F, 4) their `path_state`. Arrays are int64.
     """
 
     classes: tuple[str, ...]
@@ -150,7 +150,7 @@ class FolderListing:
         base = os.fsencode(root) + b"/"
         try:
             return all(
-                folder_state(os.fsdecode(base + self.folders[index])) == tuple(state)
+                path_state(os.fsdecode(base + self.folders[index])) == tuple(state)
                 for index, state in enumerate(self.states.tolist())
             )
         except OSError:

@@ -23,7 +23,7 @@ from lipsformer.system.errors import InputError
 
 from .listing_cache import load_listing, save_listing, settled
 from .packed_names import PackedNames
-from .walk import folder_state
+from .walk import path_state
 
 __all__ = ["COMPRESSED", "ShardListing"]
 
@@ -57,7 +57,7 @@ class ShardListing:
         """
         started = time.time_ns()
         try:
-            state = np.array([*folder_state(path), path.stat().st_size], np.int64)
+            state = np.array([*path_state(path), path.stat().st_size], np.int64)
         except OSError as error:
             raise InputError(f"{path}: no such shard ({error.strerror}); check its name") from None
         arrays = load_listing(KIND, path)

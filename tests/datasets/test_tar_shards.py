@@ -81,7 +81,7 @@ def test_splits_classes_and_random_access(keep: Callable[..., Path], tmp_path: P
     assert [level(chosen, index) for index in range(2)] == [3, 2]
 
 
-def test_several_shards_are_one_split_in_the_order_of_their_names(tmp_path: Path) -> None:
+def test_shards_form_a_split_in_the_order_of_their_names(tmp_path: Path) -> None:
     for number in (10, 2, 1):
         write_shard(tmp_path / f"train-{number:03}.tar", members(**{f"k{number}": "ab"[number % 2], "x": "b"}))
     write_shard(tmp_path / "test-000.tar", members(t="b"))

@@ -19,8 +19,8 @@ import pytest
 
 from lipsformer import load_predictor
 from lipsformer.images.samples import SAMPLES
-from tests.support.image_files import encode
-from tests.support.mutations import BOUNDARY, originals, upload
+from tests.support.images.files import encode
+from tests.support.images.mutations import BOUNDARY, originals, upload
 from tests.support.observed import settled, taken, verdict
 from tests.support.raw_http import Connection, post
 from tests.support.server import serving

@@ -14,7 +14,7 @@ from lipsformer.images import preprocessing
 from lipsformer.images.open import open_image
 from lipsformer.images.preprocessing import Preprocessing, to_rgb
 from lipsformer.system.errors import InputError
-from tests.support.image_files import encode, exif_orientation
+from tests.support.images.files import encode, exif_orientation
 
 # How a camera that was held in each way stores an upright scene.
 STORED = {
@@ -66,7 +66,7 @@ def test_every_exif_orientation_gives_the_upright_image(
     assert np.abs(found - np.asarray(scene())).mean() <= tolerance
 
 
-def test_orientation_counts_where_the_exif_block_cannot_be_written_again() -> None:
+def test_orientation_holds_where_exif_cannot_be_rewritten() -> None:
     image = scene().transpose(STORED[6])
     exif = exif_orientation(6)
     opened = open_image(encode("PNG", image, exif=exif))
@@ -216,7 +216,7 @@ def test_an_image_of_the_right_size_is_not_touched() -> None:
     assert np.array_equal(inner, np.asarray(image)[4:60, 4:60])
 
 
-def test_the_same_image_gives_the_same_pixels_and_stays_as_it_was(samples: list[Any]) -> None:
+def test_preprocessing_is_deterministic_and_keeps_the_image(samples: list[Any]) -> None:
     spec = Preprocessing(image_size=64)
     image = open_image(samples[0])
     before = image.tobytes()

@@ -11,7 +11,7 @@ from PIL import Image, ImageFile
 
 from lipsformer.images.open import ORIENTATIONS, ImageError, open_image
 from lipsformer.images.preprocessing import to_rgb
-from tests.support.image_files import encode, exif_orientation, gradient
+from tests.support.images.files import encode, exif_orientation, gradient
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from lipsformer.images import structure_limits
 from lipsformer.images.open import ImageError, open_image
 from lipsformer.images.structure_limits import MAX_READS, MAX_SCANS, MAX_VALUES, CountedReads
-from tests.support.image_files import encode, png_chunk
+from tests.support.images.files import encode, png_chunk
 
 
 def scans(count: int) -> bytes:

@@ -295,7 +295,7 @@ def test_the_telling_line_is_found_among_tensorrts_messages() -> None:
 def test_doctor_tells_what_engines_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     from lipsformer.cli import doctor
 
-    monkeypatch.setattr(doctor, "_version", lambda name: "1.0")
+    monkeypatch.setattr(doctor, "installed_versions", lambda packages: dict.fromkeys(packages, "1.0"))
     report = doctor.examine()
     assert "tensorrt     11.4.0.106 on NVIDIA H100" in doctor.render(report)
     assert not any("TensorRT" in problem for problem in report["problems"])
@@ -306,7 +306,7 @@ def test_doctor_tells_what_engines_can_be_had(monkeypatch: pytest.MonkeyPatch) -
     assert found in report["problems"]
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     assert "tensorrt     TensorRT is not installed; pip install 'lipsformer[trt]'" in doctor.render(doctor.examine())
-    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "tensorrt" else "1.0")
+    monkeypatch.setattr(doctor, "installed_versions", lambda _: {"onnxruntime": "1.0"})
     assert not any("TensorRT is" in problem for problem in doctor.examine()["problems"])  # none is needed
     assert "Runtime" not in fake.CALLS
     assert "Builder" not in fake.CALLS

@@ -25,7 +25,7 @@ from lipsformer.images.open import ImageError, ImageLimits, open_image
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.serving.decoding import DecoderPool, decoder, pool
 from lipsformer.system.errors import InputError
-from tests.support.image_files import encode
+from tests.support.images.files import encode
 
 MIB = 1024 * 1024
 PREPROCESSING = Preprocessing(image_size=96)

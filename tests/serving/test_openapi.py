@@ -22,7 +22,7 @@ from lipsformer.images.samples import SAMPLES
 from lipsformer.serving.http.problems import REASONS
 from lipsformer.serving.openapi import describe_api
 from lipsformer.serving.settings import Settings
-from tests.support.odd_images import collection
+from tests.support.images.odd import collection
 from tests.support.server import KEY, Keyed
 
 PHOTO = (SAMPLES / "Kaiser.jpg").read_bytes()

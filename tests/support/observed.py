@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.support.odd_images import REFUSALS
+from tests.support.images.odd import REFUSALS
 
 __all__ = ["Taken", "settled", "taken", "verdict"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tests.support.image_files import encode
+from tests.support.images.files import encode
 
 __all__ = ["gray_jpeg", "members", "write_shard"]
 

@@ -55,7 +55,7 @@ def test_published_files_have_the_usual_permissions(tmp_path: Path) -> None:
     assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o750
 
 
-def test_a_folder_in_place_of_the_file_is_reported_before_the_work(tmp_path: Path) -> None:
+def test_a_folder_in_place_of_the_file_is_reported_first(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a folder; give the name of a file"), atomic_write(tmp_path):
         pytest.fail("the block ran")
 
@@ -140,7 +140,7 @@ with {publish} as draft:
     assert left == ({"out": b"old"} if "file" in publish else {})
 
 
-def test_litter_of_the_dead_is_swept_and_the_living_are_left(tmp_path: Path) -> None:
+def test_only_drafts_of_killed_processes_are_removed(tmp_path: Path) -> None:
     script = f"""
 import pathlib, time
 from lipsformer.system.atomic import atomic_directory

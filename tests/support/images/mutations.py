@@ -6,9 +6,9 @@ import random
 import struct
 from collections.abc import Callable
 
-from tests.support.image_bombs import arithmetic_jpeg, scans, tiff
-from tests.support.image_files import encode, picture, png
-from tests.support.odd_images import FORMATS
+from tests.support.images.bombs import arithmetic_jpeg, scans, tiff
+from tests.support.images.files import encode, picture, png
+from tests.support.images.odd import FORMATS
 
 __all__ = ["Upload", "originals", "upload"]
 

@@ -9,7 +9,7 @@ import zlib
 
 from PIL import Image
 
-from tests.support.image_files import png, png_chunk
+from tests.support.images.files import png, png_chunk
 
 __all__ = ["CHEAP", "COSTLY", "arithmetic_jpeg", "scans", "tiff"]
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 from PIL import Image, PngImagePlugin
 
-from tests.support.image_bombs import CHEAP, COSTLY, arithmetic_jpeg, tiff
-from tests.support.image_files import encode, exif_orientation, picture, png, png_chunk
+from tests.support.images.bombs import CHEAP, COSTLY, arithmetic_jpeg, tiff
+from tests.support.images.files import encode, exif_orientation, picture, png, png_chunk
 
 __all__ = ["FILE_NAMES", "FORMATS", "REFUSALS", "Odd", "collection"]
 

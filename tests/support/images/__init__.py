@@ -1,0 +1,1 @@
+"""Image files for the tests: ordinary, odd, hostile and mutated ones."""
