@@ -1,4 +1,4 @@
-"""Cost of augmentation on one CPU thread: each kind relative to a training step, and each operation.
+"""Augmentation on one CPU thread: milliseconds of each kind, beside those of a training step, and of each operation.
 
 python benchmarks/augmentation/measure.py > benchmarks/augmentation/README.md
 """
@@ -30,7 +30,7 @@ OFF = {"rand_augment": 0.0, "mixup": 0.0, "cutmix": 0.0, "random_erasing": 0.0, 
 KINDS: dict[str, dict[str, float]] = {
     "none": {},
     "RandAugment, m = 9": {"rand_augment": 9},
-    "random erasing, p = 0.25": {"random_erasing": 0.25},
+    "random_erasing, p = 0.25": {"random_erasing": 0.25},
     "mixup 0.8 and cutmix 1": {"mixup": 0.8, "cutmix": 1},
     "all of these": {"rand_augment": 9, "random_erasing": 0.25, "mixup": 0.8, "cutmix": 1},
 }
@@ -112,8 +112,8 @@ def main() -> None:
     heads = [f"{batch} images of {side} px" for batch, side, _ in BATCHES]
     print("# Augmentation on a CPU\n")
     print(f"CPU milliseconds per image, one thread; torch {torch.__version__}, kornia {kornia.__version__},")
-    print(f"{os.cpu_count()} virtual cores. Minimum of {ROUNDS} interleaved rounds;")
-    print(f"each kind is the mean over {STEPS} steps with different random numbers, whose generation is included.\n")
+    print(f"{os.cpu_count()} virtual cores. Least of {ROUNDS} interleaved rounds;")
+    print(f"of the kinds the mean over {STEPS} steps, whose draws differ. The draws themselves are included.\n")
     print("    python benchmarks/augmentation/measure.py > benchmarks/augmentation/README.md\n")
     print("| kind | " + " | ".join(f"{head} | of a step" for head in heads) + " |")
     print("|---|" + "---:|" * 2 * len(BATCHES))
@@ -122,10 +122,12 @@ def main() -> None:
     for name in KINDS:
         cells = [f"{column[name]:.3f} | {column[name] / all_:.1%}" for column, all_ in zip(columns, steps, strict=True)]
         print(f"| {name} | " + " | ".join(cells) + " |")
-    print("\n`none` normalizes the pixels and builds the targets. A step is a forward and backward pass in float32 of")
+    print("\n`none` normalizes the pixels and makes the targets. A step is the forward and backward pass in float32 of")
     print(" and of ".join(f"{model} ({step:.1f} ms)" for (*_, model), step in zip(BATCHES, steps, strict=True)) + ".\n")
-    print("Each RandAugment operation at magnitude 9, on a whole batch. A layer runs it on a thirtieth of the images.")
-    print("In parentheses: kornia's version, where ours replaces it.\n")
+    print(
+        "Each operation of RandAugment at strength 9, on a whole batch; a layer runs it on a thirtieth of the images."
+    )
+    print("In brackets kornia's, where the operation is not taken from there.\n")
     print("| operation | " + " | ".join(heads) + " |")
     print("|---|" + "---:|" * len(BATCHES))
     tables = [operations(batch, side) for batch, side, _ in BATCHES]
