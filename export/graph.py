@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lipsformer.checkpoints.checkpoint import Checkpoint
 from lipsformer.export.folding.network import fold as fold_network
 from lipsformer.inference.runtimes import INPUT_NAME, METADATA_KEY, OUTPUT_NAME
-from lipsformer.model.pixel_norm import Normalize
+from lipsformer.model.pixel_norm import PixelNormalize
 from lipsformer.system.errors import InputError
 
 __all__ = ["PixelsToLogits", "build_graph"]
@@ -30,7 +30,7 @@ class PixelsToLogits(nn.Module):
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__()
-        self.normalize = Normalize(checkpoint.preprocessing)
+        self.normalize = PixelNormalize(checkpoint.preprocessing)
         self.model = checkpoint.model
 
     def forward(self, pixels: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ def serve(
     # An absolute working directory that holds the package: where the command was typed, a file named like one of our
     # imports would be run instead of it. -P and PYTHONSAFEPATH keep that directory out of the workers as well.
     home = str(Path(lipsformer.__file__).parents[1])
-    command = [sys.executable, "-P", "-m", "bentoml", "serve", f"{__package__}.service:Classifier"]
+    command = [sys.executable, "-P", "-m", "bentoml", "serve", f"{__package__}.bento.service:Classifier"]
     options = ["--host", address, "--port", str(port), "--working-dir", home]
     os.execve(  # noqa: S606 - the server must get the signals itself
         sys.executable, [*command, *options, "--timeout-graceful-shutdown", str(DRAIN_SECONDS)], environment

@@ -1,13 +1,15 @@
-"""Where a training starts: a variant with fresh weights, or the weights of a checkpoint (fine-tuning)."""
+"""Starting point of a training: a variant with fresh weights, or the weights of a checkpoint (fine-tuning)."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
-from lipsformer.bundle.pretrained import PRETRAINED
-from lipsformer.checkpoints.checkpoint import load_checkpoint, read_header
+from torch import Tensor
+
+from lipsformer.bundle.pretrained import PRETRAINED, resolve_model
+from lipsformer.checkpoints.checkpoint import load_checkpoint
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.model.blocks import LipsFormer
 from lipsformer.model.config import ModelConfig
@@ -16,58 +18,74 @@ from lipsformer.model.init_weights import init_weights
 from lipsformer.model.variants import make_config
 from lipsformer.system.errors import InputError
 
-__all__ = ["start_config", "start_model", "start_preprocessing", "starts_from_checkpoint"]
+__all__ = ["StartingPoint"]
 
 
-def starts_from_checkpoint(name: str) -> bool:
-    """Whether a recipe's `model.name` is a checkpoint, by its path or the name of one that we ship."""
-    return name in PRETRAINED or name.endswith(".safetensors")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StartingPoint:
+    """What a recipe's [model] table says, resolved: everything that a training needs of a variant or a checkpoint.
 
-
-def start_config(model: Mapping[str, Any]) -> ModelConfig:
-    """The configuration of a recipe's [model] table: `name`, and the fields to change.
-
-    Raises:
-        InputError: if there is no such variant or checkpoint, or a field is unknown or invalid.
+    Attributes:
+        name: of the variant or checkpoint, for messages.
+        config: with the table's changes. Its number of classes is still that of the variant or checkpoint.
+        preprocessing: for the config's image size, with the checkpoint's colors and filter.
+        weights: the checkpoint's state dict, or None for fresh weights.
+        classes: the checkpoint's class names; none for a variant.
+        changed: the fields of the config that the table changes.
     """
-    fields = dict(model)
-    name = fields.pop("name")
-    return read_header(name).config.replace(**fields) if starts_from_checkpoint(name) else make_config(name, **fields)
 
+    name: str
+    config: ModelConfig
+    preprocessing: Preprocessing
+    weights: Mapping[str, Tensor] | None = None
+    classes: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
 
-def start_preprocessing(model: Mapping[str, Any], crop_pct: float) -> Preprocessing:
-    """How images become the input of a recipe's [model] table; a checkpoint's colors stay normalized as they were."""
-    size = start_config(model).image_size
-    if not starts_from_checkpoint(model["name"]):
-        return Preprocessing(image_size=size, crop_pct=crop_pct)
-    known = read_header(model["name"]).preprocessing
-    return dataclasses.replace(known, image_size=size, crop_pct=crop_pct)
+    @classmethod
+    def resolve(cls, model: Mapping[str, Any]) -> Self:
+        """Resolves a [model] table: `name`, and the fields to change. Opens a checkpoint once.
 
+        Raises:
+            InputError: if there is no such variant or checkpoint, or a field is unknown or invalid.
+        """
+        changes = dict(model)
+        name = changes.pop("name")
+        if name not in PRETRAINED and not name.endswith(".safetensors"):
+            config = make_config(name, **changes)
+            return cls(name=name, config=config, preprocessing=Preprocessing(image_size=config.image_size))
+        checkpoint = load_checkpoint(resolve_model(name))
+        config = checkpoint.config.replace(**changes)
+        return cls(
+            name=name,
+            config=config,
+            preprocessing=dataclasses.replace(checkpoint.preprocessing, image_size=config.image_size),
+            weights=checkpoint.model.state_dict(),
+            classes=checkpoint.classes,
+            changed=tuple(changes),
+        )
 
-def start_model(model: Mapping[str, Any], classes: Sequence[str]) -> LipsFormer:
-    """The network of a recipe's [model] table for `classes`, with its first weights.
+    def build_model(self, classes: Sequence[str]) -> LipsFormer:
+        """The network for `classes`, with its initial weights.
 
-    Fresh ones are drawn from PyTorch's generator. Of a checkpoint all are taken, but for the head where its classes
-    are others: that is a fresh one then.
+        PyTorch's generator draws fresh weights. A checkpoint gives all of its weights, except that the head is fresh
+        if its classes differ.
 
-    Raises:
-        InputError: as `start_config`, or if the checkpoint's weights do not fit what the table changes.
-    """
-    config = start_config(model).replace(num_classes=len(classes))
-    network = build_model(config)
-    name = model["name"]
-    if not starts_from_checkpoint(name):
-        init_weights(network, config.init)
+        Raises:
+            InputError: if the checkpoint's weights do not fit what the table changes.
+        """
+        config = self.config.replace(num_classes=len(classes))
+        network = build_model(config)
+        if self.weights is None:
+            init_weights(network, config.init)
+            return network
+        init_weights(network.head, config.init)
+        own = network.state_dict()
+        for key, value in self.weights.items():
+            if key.startswith("head.") and self.classes != tuple(classes):
+                continue
+            if key not in own or own[key].shape != value.shape:
+                changes = ", ".join(f"model.{field}" for field in self.changed)
+                raise InputError(f"{self.name}: its {key} does not fit the changed {changes}; leave those as they are")
+            own[key] = value
+        network.load_state_dict(own)
         return network
-    init_weights(network.head, config.init)
-    checkpoint = load_checkpoint(name)
-    weights = checkpoint.model.state_dict()
-    if checkpoint.classes != tuple(classes):
-        weights = {key: value for key, value in weights.items() if not key.startswith("head.")}
-    own = network.state_dict()
-    for key, value in weights.items():
-        if key not in own or own[key].shape != value.shape:
-            changes = ", ".join(f"model.{field}" for field in model if field != "name")
-            raise InputError(f"{name}: its {key} does not fit the changed {changes}; leave those as they are")
-    network.load_state_dict(own | weights)
-    return network

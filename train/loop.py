@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lipsformer.model.pixel_norm import Normalize
+from lipsformer.model.pixel_norm import PixelNormalize
 from lipsformer.system.errors import LipsFormerError
 from lipsformer.train.augment.pipeline import Augmentation
 from lipsformer.train.data.dataset import Batch
 from lipsformer.train.data.rng import Stream, generator
 from lipsformer.train.data.sampler import EpochSampler, split_batch
 from lipsformer.train.listeners.pace import Progress
-from lipsformer.train.optim.optimizers import learning_rate
+from lipsformer.train.optim.schedule import learning_rate
 
 from .distributed import DistributedContext
 from .recipe import Recipe
@@ -54,7 +54,7 @@ class Setting:
     recipe: Recipe
     distributed: DistributedContext
     sampler: EpochSampler
-    normalize: Normalize
+    normalize: PixelNormalize
     augmentation: Augmentation
 
     def autocast(self) -> torch.autocast:
@@ -101,7 +101,7 @@ def train_epoch(
         batch = next(batches)
         waited = time.perf_counter() - started
         rate = learning_rate(state.step, order.total, recipe.peak_rate)
-        state.optimizers.set_rate(rate)
+        state.optimizers.set_lr(rate)
         step = take_step(state, batch, setting, stop=bool(stop.signal))
         _count(state, step)
         state.step += 1
@@ -132,20 +132,19 @@ def take_step(state: TrainingState, batch: Batch, setting: Setting, *, stop: boo
     """
     recipe, distributed = setting.recipe, setting.distributed
     images = len(setting.sampler.positions(state.step))
-    draws = setting.augmentation.draw(recipe.seed, state.step, images)
+    params = setting.augmentation.sample(recipe.seed, state.step, images)
     drop = drop_path_noise(state, recipe.seed, images)
     parts = split_batch(images, distributed.world_size * recipe.grad_accum_steps)
     parts = parts[distributed.rank * recipe.grad_accum_steps : (distributed.rank + 1) * recipe.grad_accum_steps]
     # Sums of the loss, of right answers, of the gradient's norm, and of those who were asked to stop.
     sums = torch.zeros(4, dtype=torch.float64, device=distributed.device)
-    for optimizer in state.optimizers.members:
-        optimizer.zero_grad()
+    state.optimizers.zero_grad()
     for part in parts:
         local = slice(part.start - parts[0].start, part.stop - parts[0].start)
         pixels = batch.pixels[local].to(distributed.device, non_blocking=True)
         labels = batch.labels[local].to(distributed.device, non_blocking=True)
         inputs, targets = setting.augmentation.apply(
-            pixels, labels, draws.part(part.start, part.stop), setting.normalize
+            pixels, labels, params.part(part.start, part.stop), setting.normalize
         )
         with distributed.no_sync(state.network, part is not parts[-1]):
             with setting.autocast():

@@ -59,7 +59,7 @@ def run_lr_range_test(data: Path, *, output: Path, device: str = "auto", **choic
         state.model.train()
         with console.track("learning-rate check", steps) as advance:
             for rate in np.geomspace(LOWEST, HIGHEST, steps).tolist():
-                state.optimizers.set_rate(rate)
+                state.optimizers.set_lr(rate)
                 step = take_step(state, next(batches), run.setting)
                 state.step += 1
                 if not step.finite:

@@ -1,4 +1,4 @@
-"""A whole training run: dataset and recipe in, a run directory out."""
+"""A complete training run: from a dataset and a recipe to a run folder."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lipsformer.datasets import ImageFolder, open_dataset
+from lipsformer.datasets import ImageDataset, open_dataset
 from lipsformer.evaluation.report.write import CLASSES
 from lipsformer.system import console
 from lipsformer.system.errors import InputError
 
 from .distributed import DistributedContext, init_distributed
+from .initial_weights import StartingPoint
 from .loop import DivergedError
 from .recipe import Recipe, load_recipe
 from .run_folder import BEST, LAST, RunFolder
@@ -37,27 +38,27 @@ def run_training(
 ) -> Path:
     """Trains a classifier on the dataset `data` and returns the path of its best checkpoint.
 
-    `output` receives best.safetensors and last.safetensors (averaged weights), state-*.safetensors (to resume),
-    metrics.jsonl (a line per epoch), recipe.toml, unreadable.txt where images cannot be read, and at the end, also an
+    Writes into `output`: best.safetensors and last.safetensors (averaged weights), state-*.safetensors (to resume),
+    metrics.jsonl (a line per epoch), recipe.toml, unreadable.txt if images cannot be read, and at the end, even an
     early one, curves.png, confusion.png, mistakes.png and classes.md.
 
-    Started by `torchrun`, the processes share each batch; the first one writes.
+    Under `torchrun` the processes share each batch, and the main process writes.
 
     Args:
         data: class folders or shards, or train/ and val/ or test/ with them.
-        output: the run directory; empty, absent, or that of the same training, which then goes on from its last state
-            to the very weights that an uninterrupted run gives on the same machine.
-        model: a variant, or a checkpoint to start from; the recipe's by default.
-        recipe: a packaged recipe or the path of a TOML file; "default", or that of the run which is resumed.
-        epochs: instead of the recipe's.
+        output: the run folder: empty, absent, or that of the same training. That one resumes from its last state, and
+            ends with the same weights as an uninterrupted run on the same machine.
+        model: a variant, or a checkpoint to start from; by default the recipe's.
+        recipe: a packaged recipe or the path of a TOML file; by default "default", or that of the resumed run.
+        epochs: number of epochs, instead of the recipe's.
         overrides: "key=value" changes to the recipe, such as "model.window_size=6".
-        resume: whether a training in `output` may be taken up.
+        resume: whether to resume a training in `output`.
         device: "auto", "cpu" or "cuda".
         tensorboard: also write events for TensorBoard into `output`/tensorboard.
 
     Raises:
         InputError: if an argument, the recipe or the dataset cannot be used, or `output` holds another training.
-        LipsFormerError: if the training diverges, or was stopped by a signal.
+        LipsFormerError: if the training diverges or is stopped by a signal.
     """
     choices = {"model": model, "recipe": recipe, "epochs": epochs, "overrides": overrides}
     with stop_on_signals() as stop, open_run(data, output=output, resume=resume, device=device, **choices) as run:
@@ -76,30 +77,36 @@ def run_training(
             if first:
                 run.report()
         if first:
-            console.say(f"{best} and {last.name} are ready, reports beside them; next: lipsformer export {last}")
+            console.say(f"{best} and {last.name} are ready, with reports; next: lipsformer export {last}")
         return best
 
 
 @contextlib.contextmanager
 def open_run(data: Path, *, output: Path, resume: bool, device: str, **choices: Any) -> Iterator[Training]:
-    """The training that `run_training`'s arguments describe, in the state that `output` holds, or in its first."""
+    """The training that `run_training`'s arguments describe, in the state saved in `output`, or at its start."""
     with init_distributed(device) as distributed:
-        folder = RunFolder(output)
-        saved = _open(folder, distributed, resume)
-        chosen = _choose_recipe(saved, **choices)
-        dataset = open_dataset(data)
-        digest = fingerprint(dataset)
-        distributed.check_same(digest, f"the dataset {data}")
-        if saved is not None:
-            _check_same(saved, chosen, dataset, digest)
-        run = Training(chosen, dataset, digest, folder, distributed)
-        if saved is not None:
-            run.state.load(saved, run.labels)
-        yield run
+        yield _open_training(data, RunFolder(output), distributed, resume=resume, **choices)
 
 
-def _open(folder: RunFolder, distributed: DistributedContext, resume: bool) -> SavedState | None:
-    """The state to go on from, as the first process found it; nothing if the training is to start."""
+def _open_training(
+    data: Path, folder: RunFolder, distributed: DistributedContext, *, resume: bool, recipe: str | None, **choices: Any
+) -> Training:
+    saved = _read_newest_state(folder, distributed, resume)
+    chosen = load_recipe(recipe or (saved.recipe if saved else "default"), **choices)
+    start = StartingPoint.resolve(chosen.model)  # before any data is read: it may have to be refused
+    dataset = open_dataset(data)
+    digest = fingerprint(dataset)
+    distributed.check_same(digest, f"the dataset {data}")
+    if saved is not None:
+        _check_same(saved, chosen, dataset, digest)
+    run = Training(chosen, start, dataset, digest, folder, distributed)
+    if saved is not None:
+        run.state.load(saved, run.labels)
+    return run
+
+
+def _read_newest_state(folder: RunFolder, distributed: DistributedContext, resume: bool) -> SavedState | None:
+    """The state to resume from, as the main process found it, or None if the training is to start."""
     found = folder.open(resume=resume) if distributed.is_main else None
     content = distributed.broadcast(None if found is None else found[1])
     if content is None:
@@ -107,30 +114,15 @@ def _open(folder: RunFolder, distributed: DistributedContext, resume: bool) -> S
     return read_state(folder.path if found is None else found[0], content)
 
 
-def _choose_recipe(
-    saved: SavedState | None,
-    *,
-    model: str | None = None,
-    recipe: str | None = None,
-    epochs: int | None = None,
-    overrides: Sequence[str] = (),
-) -> Recipe:
-    chosen = load_recipe(recipe or (saved.recipe if saved else "default"))
-    if model is not None:
-        chosen = load_recipe(chosen, {"model.name": model})
-    chosen = load_recipe(chosen, overrides)
-    return chosen if epochs is None else load_recipe(chosen, {"epochs": epochs})
-
-
-def _check_same(saved: SavedState, recipe: Recipe, dataset: ImageFolder, digest: str) -> None:
+def _check_same(saved: SavedState, recipe: Recipe, dataset: ImageDataset, digest: str) -> None:
     differences = saved.recipe.differences(recipe)
     if differences:
         raise InputError(
-            f"{saved.path}: belongs to another recipe ({'; '.join(differences)}); give the same one, "
+            f"{saved.path}: made with another recipe ({'; '.join(differences)}); use the same one, "
             "or train into another --output"
         )
     if saved.dataset != digest:
         raise InputError(
-            f"{saved.path}: belongs to another dataset than {dataset.root} (classes or file names differ); "
-            "give the same one, or train into another --output"
+            f"{saved.path}: made with another dataset than {dataset.root} (classes or file names differ); "
+            "use the same one, or train into another --output"
         )

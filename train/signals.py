@@ -1,4 +1,4 @@
-"""Ending on request: SIGTERM, as schedulers send it before they take a machine away, and Ctrl-C."""
+"""Graceful stop on SIGTERM, which schedulers send before they reclaim a machine, and on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StoppedError(LipsFormerError):
-    """A training ended on request, its state saved. The exit status is 128 + the signal's number, as shells have it."""
+    """A training stopped by a signal, its state saved. The exit status is 128 + the signal's number, as in shells."""
 
     def __init__(self, output: Path, step: int, total: int, number: int) -> None:
         self.exit_code = 128 + number
-        super().__init__(f"{output}: stopped at step {step} of {total}, its state is saved; the same command goes on")
+        super().__init__(
+            f"{output}: stopped at step {step} of {total}, its state is saved; run the same command again to resume"
+        )
 
 
 class StopRequest:
-    """Whether a signal asked the training to end, and which."""
+    """The signal that asked the training to stop, 0 if none did."""
 
     signal: int = 0
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """Notes the first signal; a second one ends the process at once, in the midst of the step."""
+        """Records the first signal. A second one ends the process at once, during the step."""
         if self.signal:
             raise KeyboardInterrupt
         self.signal = number
@@ -38,9 +40,9 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Within the block, signals are noted instead of ending the process."""
+    """Within the block, signals are recorded instead of ending the process."""
     request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():  # only there can signals be handled
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can handle signals
         yield request
         return
     before = {number: signal.signal(number, request.receive) for number in SIGNALS}

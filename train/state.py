@@ -21,7 +21,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from lipsformer.datasets import ImageFolder
+from lipsformer.datasets import ImageDataset
 from lipsformer.evaluation.predictions import Predictions
 from lipsformer.model.blocks import LipsFormer
 from lipsformer.system.atomic import atomic_write
@@ -89,7 +89,7 @@ class TrainingState:
         try:
             self.model.load_state_dict(_below(MODEL, saved.tensors))
             self.average.load_state_dict(_below(AVERAGE, saved.tensors))
-            self.optimizers.load_state(_below(OPTIMIZERS, saved.tensors))
+            self.optimizers.load_state_dict(_below(OPTIMIZERS, saved.tensors))
             self.sums = EpochSums.from_dict(saved.sums)
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             problem = " ".join(str(error).split())[:300]
@@ -114,7 +114,7 @@ class SavedState:
     tensors: dict[str, Tensor]
 
 
-def fingerprint(dataset: ImageFolder) -> str:
+def fingerprint(dataset: ImageDataset) -> str:
     """SHA-256 of the classes, file names and labels of both splits; where the dataset lies makes no difference."""
     digest = hashlib.sha256(json.dumps(dataset.classes).encode())
     for split in (dataset.train, dataset.validation):
@@ -128,7 +128,7 @@ def save_state(path: Path, state: TrainingState, recipe: Recipe, dataset: str) -
     """Writes `state` whole or not at all. `dataset` is its fingerprint."""
     tensors = {MODEL + name: tensor for name, tensor in state.model.state_dict().items()}
     tensors |= {AVERAGE + name: tensor for name, tensor in state.average.state_dict().items()}
-    tensors |= {OPTIMIZERS + name: tensor for name, tensor in state.optimizers.state().items()}
+    tensors |= {OPTIMIZERS + name: tensor for name, tensor in state.optimizers.state_dict().items()}
     if state.best_outcomes is not None:
         tensors |= {BEST + name: torch.from_numpy(getattr(state.best_outcomes, name)) for name in OUTCOMES}
     copies = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import signal
 import time
@@ -13,17 +14,17 @@ import torch
 from torch import nn
 
 from lipsformer.checkpoints.checkpoint import save_checkpoint
-from lipsformer.datasets import ImageFolder
+from lipsformer.datasets import ImageDataset
 from lipsformer.evaluation.report.write import write_report
-from lipsformer.model.pixel_norm import Normalize
+from lipsformer.model.pixel_norm import PixelNormalize
 from lipsformer.system.errors import InputError
 from lipsformer.train.augment.pipeline import Augmentation
 from lipsformer.train.data.dataset import (
     Batch,
     TrainingBatchSampler,
     TrainingImages,
-    ValidationBatchSampler,
     ValidationImages,
+    ValidationLoader,
     load_training,
 )
 from lipsformer.train.data.rng import Stream, seed_torch
@@ -32,11 +33,14 @@ from lipsformer.train.listeners.curves import plot_curves
 from lipsformer.train.listeners.live import Display
 from lipsformer.train.listeners.pace import Progress
 from lipsformer.train.listeners.tensorboard import TensorBoard
-from lipsformer.train.optim.optimizers import average_weights, build_optimizers, freeze_stages, learning_rate
+from lipsformer.train.optim.ema import average_weights
+from lipsformer.train.optim.optimizers import build_optimizers
+from lipsformer.train.optim.param_groups import freeze_stages
+from lipsformer.train.optim.schedule import learning_rate
 
 from .distributed import DistributedContext
 from .epoch import EpochSums
-from .initial_weights import start_model, start_preprocessing
+from .initial_weights import StartingPoint
 from .loop import Setting, train_epoch
 from .recipe import Recipe
 from .run_folder import BEST, CURVES, EVENTS, LAST, UNREADABLE, RunFolder
@@ -53,7 +57,13 @@ class Training:
     """The training of `recipe` on `dataset`, of fingerprint `digest`, in `folder`."""
 
     def __init__(
-        self, recipe: Recipe, dataset: ImageFolder, digest: str, folder: RunFolder, distributed: DistributedContext
+        self,
+        recipe: Recipe,
+        start: StartingPoint,
+        dataset: ImageDataset,
+        digest: str,
+        folder: RunFolder,
+        distributed: DistributedContext,
     ) -> None:
         self.recipe = recipe
         self.dataset = dataset
@@ -62,14 +72,14 @@ class Training:
         self.distributed = distributed
         self.title = f"{recipe.model['name']} on {dataset.root.resolve().name}"
         self.labels = np.asarray(dataset.validation.labels)
-        self.preprocessing = start_preprocessing(recipe.model, recipe.crop_pct)
+        self.preprocessing = dataclasses.replace(start.preprocessing, crop_pct=recipe.crop_pct)
         sampler = EpochSampler(np.asarray(dataset.train.labels), recipe)
         sampler.check_shares(distributed.world_size)
         self.setting = Setting(
             recipe=recipe,
             distributed=distributed,
             sampler=sampler,
-            normalize=self._cast(Normalize(self.preprocessing)),
+            normalize=self._cast(PixelNormalize(self.preprocessing)),
             augmentation=Augmentation(
                 rand_augment=recipe.rand_augment,
                 mixup=recipe.mixup,
@@ -79,7 +89,7 @@ class Training:
                 classes=len(dataset.classes),
             ),
         )
-        self.state = self._start()
+        self.state = self._start(start)
         self.events: TensorBoard | None = None
         self.unreadable = folder.unreadable() if distributed.is_main else set()
 
@@ -99,7 +109,7 @@ class Training:
         state, order = self.state, self.setting.sampler
         images = TrainingImages(self.dataset.train, self.recipe, self.preprocessing)
         batches = load_training(images, TrainingBatchSampler(order, self.distributed, start=state.step))
-        validation = ValidationBatchSampler(
+        validation = ValidationLoader(
             ValidationImages(self.dataset.validation, self.preprocessing), self.recipe, self.distributed
         )
         with contextlib.ExitStack() as stack:
@@ -138,10 +148,10 @@ class Training:
             plot_curves(self.folder.path / CURVES, state.history, self.title)
             write_report(self.folder.path, state.best_outcomes, split, self.dataset.classes, self.preprocessing, title)
 
-    def _start(self) -> TrainingState:
+    def _start(self, start: StartingPoint) -> TrainingState:
         recipe = self.recipe
         seed_torch(recipe.seed, Stream.WEIGHTS)
-        model = self._cast(start_model(recipe.model, self.dataset.classes))
+        model = self._cast(start.build_model(self.dataset.classes))
         model.grad_checkpointing = recipe.grad_checkpointing
         freeze_stages(model, recipe.freeze)
         network = self.distributed.wrap(model)
@@ -200,7 +210,7 @@ class Training:
             self.folder.save_unreadable(self.unreadable)
             self.folder.save_state(self.state, self.recipe, self.digest)
 
-    def _finish_epoch(self, batches: ValidationBatchSampler, started: float) -> None:
+    def _finish_epoch(self, batches: ValidationLoader, started: float) -> None:
         """Validates and writes an epoch. The state comes last: killed before, the epoch's end is done again."""
         state = self.state
         outcomes = validate(state.average.module, batches, self.labels, self.setting, self._after_batch)

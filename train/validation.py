@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lipsformer.evaluation.predictions import UNREAD, Predictions
-from lipsformer.train.data.dataset import Batch, ValidationBatchSampler
+from lipsformer.train.data.dataset import Batch, ValidationLoader
 
 from .loop import Setting
 
@@ -20,7 +20,7 @@ __all__ = ["validate"]
 @torch.inference_mode()
 def validate(
     model: Callable[[Tensor], Tensor],
-    batches: ValidationBatchSampler,
+    batches: ValidationLoader,
     labels: NDArray[np.int64],
     setting: Setting,
     after_batch: Callable[[Batch, int, int], None],

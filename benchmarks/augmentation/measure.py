@@ -1,4 +1,4 @@
-"""Augmentation on one CPU thread: milliseconds of each kind, beside those of a training step, and of each operation.
+"""Augmentation on one CPU thread: milliseconds of each kind, compared with a training step, and of each operation.
 
 python benchmarks/augmentation/measure.py > benchmarks/augmentation/README.md
 """
@@ -10,9 +10,6 @@ import os
 import time
 from collections.abc import Callable
 
-import kornia
-import kornia.enhance
-import kornia.geometry.transform
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -20,7 +17,7 @@ from torch import Tensor
 
 from lipsformer import create_model
 from lipsformer.images.preprocessing import Preprocessing
-from lipsformer.model.pixel_norm import Normalize
+from lipsformer.model.pixel_norm import PixelNormalize
 from lipsformer.train.augment.pipeline import Augmentation
 from lipsformer.train.augment.rand_augment import OPERATIONS
 
@@ -30,22 +27,14 @@ OFF = {"rand_augment": 0.0, "mixup": 0.0, "cutmix": 0.0, "random_erasing": 0.0, 
 KINDS: dict[str, dict[str, float]] = {
     "none": {},
     "RandAugment, m = 9": {"rand_augment": 9},
-    "random_erasing, p = 0.25": {"random_erasing": 0.25},
+    "random erasing, p = 0.25": {"random_erasing": 0.25},
     "mixup 0.8 and cutmix 1": {"mixup": 0.8, "cutmix": 1},
     "all of these": {"rand_augment": 9, "random_erasing": 0.25, "mixup": 0.8, "cutmix": 1},
-}
-Run = Callable[[Tensor, Tensor], Tensor]
-# What kornia offers for operations that are not taken from it, for float images in 0..1 and a number for each.
-REPLACED: dict[str, Run] = {
-    "AutoContrast": lambda images, _: kornia.enhance.normalize_min_max(images),
-    "Contrast": kornia.enhance.adjust_contrast_with_mean_subtraction,
-    "Sharpness": kornia.enhance.sharpness,
-    "Rotate": lambda images, angles: kornia.geometry.transform.rotate(images, angles, align_corners=False),
 }
 
 
 def least(ways: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
-    """Milliseconds of CPU time of each way, in which other work hardly shows: the least of interleaved rounds."""
+    """Milliseconds of CPU time of each way: the least of interleaved rounds, which other work hardly affects."""
     best = dict.fromkeys(ways, float("inf"))
     for number in range(rounds + 1):
         for name, way in ways.items():
@@ -56,21 +45,21 @@ def least(ways: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[s
     return best
 
 
-def step_time(name: str, pixels: Tensor, labels: Tensor, normalize: Normalize) -> float:
+def step_time(name: str, pixels: Tensor, labels: Tensor, normalize: PixelNormalize) -> float:
     """Milliseconds of a forward and a backward pass."""
     model = create_model(name, CLASSES, image_size=pixels.shape[1])
     return least({name: lambda: F.cross_entropy(model(normalize(pixels)), labels).backward()}, rounds=3)[name]
 
 
 def kinds(batch: int, side: int, model: str) -> dict[str, float]:
-    """Milliseconds per image of every kind, means over steps, whose draws differ; and of the model's step."""
+    """Milliseconds per image of every kind, means over steps; and of the model's step."""
     pixels = torch.randint(0, 256, (batch, side, side, 3), dtype=torch.uint8)
     labels = torch.randint(0, CLASSES, (batch,))
-    normalize = Normalize(Preprocessing(image_size=side))
+    normalize = PixelNormalize(Preprocessing(image_size=side))
 
     def augment(on: dict[str, float], step: int) -> None:
         augmentation = Augmentation(**{**OFF, **on}, classes=CLASSES)
-        augmentation.apply(pixels, labels, augmentation.draw(0, step, batch), normalize)
+        augmentation.apply(pixels, labels, augmentation.sample(0, step, batch), normalize)
 
     measured = dict.fromkeys(KINDS, 0.0)
     for step in range(STEPS):
@@ -80,30 +69,14 @@ def kinds(batch: int, side: int, model: str) -> dict[str, float]:
     return {name: value / batch for name, value in measured.items()}
 
 
-def operations(batch: int, side: int) -> dict[str, list[float]]:
-    """Milliseconds per image of every operation on a whole batch, followed by kornia's where that is not used."""
+def operations(batch: int, side: int) -> dict[str, float]:
+    """Milliseconds per image of every operation on a whole batch."""
     pixels = torch.randint(0, 256, (batch, side, side, 3), dtype=torch.uint8)
-
-    def kornias(run: Run, numbers: Tensor) -> Tensor:
-        images = pixels.permute(0, 3, 1, 2).contiguous() / 255
-        return (run(images, numbers) * 255).to(torch.uint8).permute(0, 2, 3, 1)
-
     ways: dict[str, Callable[[], object]] = {}
     for name, operation in OPERATIONS.items():
         values = torch.from_numpy(operation.argument(np.full(batch, 0.9), np.ones(batch))).float()
         ways[name] = functools.partial(operation.run, pixels, values)
-        if name in REPLACED:
-            numbers = torch.full((batch,), 27.0 if name == "Rotate" else 1.81)
-            ways[f"{name}, kornia"] = functools.partial(kornias, REPLACED[name], numbers)
-    measured = least(ways)
-    return {
-        name: [measured[way] / batch for way in (name, f"{name}, kornia") if way in measured] for name in OPERATIONS
-    }
-
-
-def cell(times: list[float]) -> str:
-    ours, *theirs = (f"{time:.3f}" for time in times)
-    return f"{ours} ({theirs[0]})" if theirs else ours
+    return {name: value / batch for name, value in least(ways).items()}
 
 
 def main() -> None:
@@ -111,9 +84,9 @@ def main() -> None:
     torch.manual_seed(0)
     heads = [f"{batch} images of {side} px" for batch, side, _ in BATCHES]
     print("# Augmentation on a CPU\n")
-    print(f"CPU milliseconds per image, one thread; torch {torch.__version__}, kornia {kornia.__version__},")
+    print(f"CPU milliseconds per image, one thread; torch {torch.__version__},")
     print(f"{os.cpu_count()} virtual cores. Least of {ROUNDS} interleaved rounds;")
-    print(f"of the kinds the mean over {STEPS} steps, whose draws differ. The draws themselves are included.\n")
+    print(f"of the kinds the mean over {STEPS} different steps, sampling the parameters included.\n")
     print("    python benchmarks/augmentation/measure.py > benchmarks/augmentation/README.md\n")
     print("| kind | " + " | ".join(f"{head} | of a step" for head in heads) + " |")
     print("|---|" + "---:|" * 2 * len(BATCHES))
@@ -122,17 +95,17 @@ def main() -> None:
     for name in KINDS:
         cells = [f"{column[name]:.3f} | {column[name] / all_:.1%}" for column, all_ in zip(columns, steps, strict=True)]
         print(f"| {name} | " + " | ".join(cells) + " |")
-    print("\n`none` normalizes the pixels and makes the targets. A step is the forward and backward pass in float32 of")
+    print("\n`none` normalizes the pixels and builds the targets. A step is a forward and backward pass in float32 of")
     print(" and of ".join(f"{model} ({step:.1f} ms)" for (*_, model), step in zip(BATCHES, steps, strict=True)) + ".\n")
     print(
         "Each operation of RandAugment at strength 9, on a whole batch; a layer runs it on a thirtieth of the images."
     )
-    print("In brackets kornia's, where the operation is not taken from there.\n")
+    print()
     print("| operation | " + " | ".join(heads) + " |")
     print("|---|" + "---:|" * len(BATCHES))
     tables = [operations(batch, side) for batch, side, _ in BATCHES]
     for name in OPERATIONS:
-        print(f"| {name} | " + " | ".join(cell(table[name]) for table in tables) + " |")
+        print(f"| {name} | " + " | ".join(f"{table[name]:.3f}" for table in tables) + " |")
 
 
 if __name__ == "__main__":

@@ -24,10 +24,9 @@ import numpy as np
 import PIL
 from PIL import Image, features
 
-from lipsformer.datasets import Split, open_dataset
+from lipsformer.datasets import Split, open_dataset, resolve_dataset
 from lipsformer.datasets import listing_cache as index
-from lipsformer.datasets.builtin import resolve_dataset
-from lipsformer.datasets.tree import ClassTree
+from lipsformer.datasets.folder import FolderListing
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.train.data.crops import GAP, Crops
 from lipsformer.train.data.dataset import TrainingImages
@@ -151,7 +150,7 @@ def print_listing(scratch: Path) -> None:
     time.sleep(index.SETTLED_NS / 1e9 + 0.5)
 
     def measured() -> list[float]:
-        return [seconds(lambda way=way: way(scratch / "many")) for way in (ClassTree.open, open_dataset)]
+        return [seconds(lambda way=way: way(scratch / "many")) for way in (FolderListing.open, open_dataset)]
 
     (scratch / "a file, so that nothing is kept").touch()
     with cache(scratch / "a file, so that nothing is kept"):

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lipsformer
-from lipsformer.model.factory import summarize
+from lipsformer.model.flops import summarize
 
 NAME, CLASSES, SIDE, DROP_PATH = "lipsformer_swin_tiny", 1000, 224, 0.2
 OURS, OFFICIAL, STORED, TIMM = "ours", "official", "official, without its activation checkpoints", "timm swin_tiny"

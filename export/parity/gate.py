@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lipsformer.bundle.manifest import BundleFile
+from lipsformer.bundle.manifest import BundleFile, Kind
 from lipsformer.export.settings import ExportSettings
 from lipsformer.inference.runtimes import Runtime
 from lipsformer.system.console import say
@@ -70,7 +70,7 @@ class Gate:
     def _add(
         self, path: Path, target: str, precision: str, parity: Mapping[str, Any], built: Mapping[str, Any] | None
     ) -> None:
-        kind = "onnx" if built is None else "engine"
+        kind: Kind = "onnx" if built is None else "engine"
         self.files.append(
             BundleFile.describe(path, kind, target=target, precision=precision, parity=parity, built=built)
         )

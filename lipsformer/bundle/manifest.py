@@ -1,4 +1,4 @@
-"""The manifest of a bundle: what `lipsformer export` promises and every consumer checks before it trusts a file."""
+"""The manifest of a bundle: written by `lipsformer export`, and verified by every consumer before it trusts a file."""
 
 from __future__ import annotations
 
@@ -7,85 +7,93 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import ConfigDict, Field, InstanceOf
+from pydantic.dataclasses import dataclass
 
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.system.atomic import sha256_of
 from lipsformer.system.errors import GateError, InputError
+from lipsformer.system.validation import one_line_errors
 
-__all__ = ["MANIFEST_NAME", "PRECISIONS", "TARGETS", "BundleFile", "Manifest", "class_names", "read_manifest"]
+from .class_names import parse_class_names
+
+__all__ = ["MANIFEST_NAME", "PRECISIONS", "TARGETS", "BundleFile", "Kind", "Manifest", "read_manifest"]
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = 2
 SEAL = "sha256"  # of the manifest itself
 
-PRECISIONS = ("fp32", "fp16", "int8")
-# Who runs a file. Float graphs are for ONNX Runtime and TensorRT builds from them too; int8 has a graph for each.
-TARGETS = ("ort", "tensorrt", "tensorrt-rtx")
+Kind = Literal["onnx", "engine", "report"]
+Precision = Literal["fp32", "fp16", "int8"]
+# What runs a file. Float graphs are for ONNX Runtime, and TensorRT builds from them too; int8 has a graph for each.
+Target = Literal["ort", "tensorrt", "tensorrt-rtx"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+TARGETS: tuple[Target, ...] = get_args(Target)
+
+STRICT = ConfigDict(strict=True, extra="forbid")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@one_line_errors
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class BundleFile:
     """One file of a bundle.
 
-    `kind` is "onnx" for graphs, "engine" for what TensorRT built of one, and "report" for what documents them. Graphs
-    and engines have a `target` that runs them, a `precision`, and the report of the gate that they passed (`parity`);
-    an engine also says what it was `built` with: versions, GPU, batches, and the SHA-256 of its graph.
+    `kind` is "onnx" for graphs, "engine" for what TensorRT built from one, and "report" for their documentation. Graphs
+    and engines have the `target` that runs them, a `precision`, and the report of the parity gate that they passed
+    (`parity`). An engine also records what it was `built` with: versions, GPU, batches, and the SHA-256 of its graph.
+
+    Raises:
+        InputError: if a field is invalid, or missing for its `kind`.
     """
 
     name: str
-    kind: str
+    kind: Kind
     sha256: str
-    size: int
-    target: str | None = None
-    precision: str | None = None
-    parity: Mapping[str, Any] | None = None
-    built: Mapping[str, Any] | None = None
+    size: Annotated[int, Field(ge=0)]
+    target: Target | None = None
+    precision: Precision | None = None
+    parity: dict[str, Any] | None = None
+    built: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or Path(self.name).name != self.name:
+        if Path(self.name).name != self.name:
             raise ValueError(f"{self.name!r} is not the name of a file in the bundle")
         if self.kind == "report":
             return
-        if self.kind not in ("onnx", "engine"):
-            raise ValueError(f"{self.name}: kind {self.kind!r} is not known")
-        if self.target not in TARGETS or self.precision not in PRECISIONS:
-            raise ValueError(f"{self.name}: target {self.target!r} or precision {self.precision!r} is not known")
-        if not isinstance(self.parity, Mapping):
-            raise TypeError(f"{self.name}: parity is not a table")
-        if (self.kind == "engine") != isinstance(self.built, Mapping):
-            raise TypeError(f"{self.name}: only an engine says what it was built with, in a table")
+        if self.target is None or self.precision is None or self.parity is None:
+            raise ValueError(f"{self.name}: a graph or an engine needs target, precision and parity")
+        if (self.kind == "engine") != (self.built is not None):
+            raise ValueError(f"{self.name}: engines, and only they, record what they were built with")
 
     @classmethod
-    def describe(cls, path: Path, kind: str, **facts: Any) -> Self:
-        """Measures a file that lies in the bundle; `facts` are the fields that a graph or an engine has besides."""
+    def describe(cls, path: Path, kind: Kind, **facts: Any) -> Self:
+        """Measures a file in the bundle; `facts` are the other fields, which graphs and engines have."""
         return cls(name=path.name, kind=kind, sha256=sha256_of(path), size=path.stat().st_size, **facts)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@one_line_errors
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Manifest:
-    """Everything about a bundle: classes, preprocessing, and its files with their hashes and what was proved of them.
+    """Everything about a bundle: classes, preprocessing, and its files with hashes and parity reports.
 
-    `max_batch` is the largest batch that parity was shown for. Graphs stand in the order in which they were asked for:
-    the first precision is the one that is run unless another is asked for.
+    `max_batch` is the largest batch that parity was verified for. Graphs are in the order of the requested precisions:
+    the first one is the default.
+
+    Raises:
+        InputError: if a field is invalid.
     """
 
-    model: Mapping[str, Any]
+    model: dict[str, Any]
     classes: tuple[str, ...]
-    preprocessing: Preprocessing
-    max_batch: int
-    files: tuple[BundleFile, ...]
+    preprocessing: InstanceOf[Preprocessing]
+    max_batch: Annotated[int, Field(ge=1)]
+    files: tuple[InstanceOf[BundleFile], ...]
     checkpoint_sha256: str
-    metrics: Mapping[str, Any]
-    versions: Mapping[str, str]
+    metrics: dict[str, Any]
+    versions: dict[str, str]
     created: str
-
-    def __post_init__(self) -> None:
-        for name in ("model", "metrics", "versions"):
-            if not isinstance(getattr(self, name), Mapping):
-                raise TypeError(f"{name} is not a table")
-        if type(self.max_batch) is not int or self.max_batch < 1:
-            raise TypeError("max_batch is not a whole number of at least 1")
 
     def write(self, folder: Path) -> None:
         """Writes `manifest.json` into `folder`, with a hash of its own content."""
@@ -94,14 +102,14 @@ class Manifest:
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """The precisions that ONNX Runtime has a graph for, the one that is run by default first."""
+        """The precisions that ONNX Runtime has a graph for, the default first."""
         return tuple(file.precision or "" for file in self.files if _is_ort_graph(file))
 
     def graph(self, precision: str | None = None) -> BundleFile:
-        """The graph that runs in ONNX Runtime: the first, or the one of `precision`.
+        """The graph for ONNX Runtime: the first, or the one of `precision`.
 
         Raises:
-            InputError: if there is none of that precision.
+            InputError: if there is no graph of that precision.
         """
         for file in self.files:
             if _is_ort_graph(file) and precision in (None, file.precision):
@@ -112,23 +120,12 @@ class Manifest:
         )
 
     def engines(self, precision: str) -> tuple[BundleFile, ...]:
-        """The engines of a precision; each runs only where its `built` fits."""
+        """The engines of a precision; each runs only where its `built` matches."""
         return tuple(file for file in self.files if file.kind == "engine" and file.precision == precision)
 
 
-def class_names(value: object) -> tuple[str, ...]:
-    """Class names as read from a file.
-
-    Raises:
-        TypeError: if `value` is not a list of texts.
-    """
-    if not isinstance(value, list) or not all(isinstance(label, str) for label in value):
-        raise TypeError("its class names are not a list of texts")
-    return tuple(value)
-
-
 def read_manifest(bundle: Path) -> Manifest:
-    """Reads a bundle's manifest and checks the hash of every file it names.
+    """Reads a bundle's manifest and verifies the hash of every file that it names.
 
     Raises:
         InputError: if `bundle` is not a bundle or its manifest cannot be read.
@@ -149,14 +146,14 @@ def read_manifest(bundle: Path) -> Manifest:
     if not intact:
         raise GateError(f"{path}: its SHA-256 is not the one it was written with: damaged or changed; export it again")
     if manifest is None:
-        raise InputError(f"{path}: bundle format {found}, this version reads {FORMAT}; export it again")
+        raise InputError(f"{path}: bundle format {found}, this version reads {FORMAT}; export the bundle again")
     for file in manifest.files:
         _check(bundle, file)
     return manifest
 
 
 def _sealed(data: Mapping[str, Any]) -> str:
-    """The text of a manifest, and in it the hash of all the rest: one changed byte of it can be told."""
+    """The text of a manifest, which includes the hash of all the rest: a single changed byte is detected."""
     content = {name: value for name, value in data.items() if name != SEAL}
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     return json.dumps({**content, SEAL: digest}, indent=2) + "\n"
@@ -170,7 +167,7 @@ def _parse(data: dict[str, Any]) -> Manifest:
     manifest = Manifest(
         **{
             **{name: value for name, value in data.items() if name not in ("format", SEAL)},
-            "classes": class_names(data["classes"]),
+            "classes": parse_class_names(data["classes"]),
             "preprocessing": Preprocessing.from_dict(data["preprocessing"]),
             "files": tuple(BundleFile(**file) for file in data["files"]),
         }
@@ -183,6 +180,6 @@ def _parse(data: dict[str, Any]) -> Manifest:
 def _check(bundle: Path, file: BundleFile) -> None:
     path = bundle / file.name
     if not path.is_file():
-        raise GateError(f"{path}: missing from the bundle; export it again")
+        raise GateError(f"{path}: missing from the bundle; export the bundle again")
     if sha256_of(path) != file.sha256:
         raise GateError(f"{path}: its SHA-256 is not the manifest's: damaged or changed; export the bundle again")

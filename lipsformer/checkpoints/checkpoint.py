@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from lipsformer.bundle.manifest import class_names
+from lipsformer.bundle.class_names import parse_class_names
 from lipsformer.bundle.pretrained import resolve_model
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.model.blocks import LipsFormer
@@ -113,7 +113,7 @@ def _header(path: Path, file: Any) -> CheckpointHeader:
         if found == FORMAT:
             config = config_from_dict(metadata["config"])
             preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
-            classes, metrics = class_names(metadata["classes"]), dict(metadata["metrics"])
+            classes, metrics = parse_class_names(metadata["classes"]), dict(metadata["metrics"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: its metadata cannot be read ({error}); train or convert it again") from None
     if found != FORMAT:

@@ -1,31 +1,36 @@
-"""Reading checkpoints of the official LipsFormer code, which are pickles, without running anything that they name."""
+"""Checkpoints of the official LipsFormer code: pickles, read without running anything that they name."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import math
 import pickle
-import pickletools
 import re
 import struct
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch._weights_only_unpickler import get_globals_in_pkl
 
 from lipsformer.system.errors import InputError
 
 __all__ = ["OfficialCheckpoint", "read_official"]
 
-PARTS = ("model", "state_dict", "model_ema")  # where weights may lie, the first that is there; the official code: model
+PARTS = (
+    "model",
+    "state_dict",
+    "model_ema",
+)  # entries that may hold the weights, the first that exists; the official code writes "model"
 METRICS = ("max_accuracy", "epoch")
 CONFIG_NODE = "yacs.config.CfgNode"
-# What official checkpoints name in their pickle; torch's own list is longer.
+# What official checkpoints name in their pickles. The list of torch's own restricted unpickler is longer.
 HARMLESS = re.compile(
     r"collections\.(OrderedDict|Counter)|(__builtin__|builtins)\.set|torch\.(Size|device)"
     r"|torch\._utils\._rebuild_(tensor_v2|parameter)"
@@ -51,14 +56,14 @@ DAMAGE = (  # what torch and the pickle machinery raise for files that are cut o
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OfficialCheckpoint:
-    """What an official checkpoint holds.
+    """The contents of an official checkpoint.
 
     Attributes:
         part: the entry that the weights were taken from; None if the file is nothing but weights.
         weights: the state dict, buffers included, without the `module.` of a model that was trained on many devices.
-        settings: the configuration that it was trained with, as it was pickled; empty if the file has none.
-        metrics: those of `max_accuracy` (per cent) and `epoch` (from 0) that are there.
-        left: the entries that were not looked at, such as the optimizer's state.
+        settings: the training configuration as pickled; empty if the file has none.
+        metrics: `max_accuracy` (percent) and `epoch` (from 0), where present.
+        left: the entries that were ignored, such as the optimizer's state.
     """
 
     part: str | None
@@ -68,14 +73,14 @@ class OfficialCheckpoint:
     left: tuple[str, ...]
 
     def stored_bytes(self) -> int:
-        """The size of everything that the weights are views of."""
+        """Total size of the storages that the weights are views of."""
         storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in self.weights.values()}
         return sum(storage.nbytes() for storage in storages.values())
 
     def setting(self, path: str) -> Any:
-        """A number, a text or a list of them from the configuration, by its dotted path such as "DATA.IMG_SIZE".
+        """A number, a string or a list of them from the configuration, by its dotted path such as "DATA.IMG_SIZE".
 
-        None if it is not there, or something else.
+        None if it is missing or anything else.
         """
         node: Any = self.settings
         for name in path.split("."):
@@ -89,11 +94,12 @@ class OfficialCheckpoint:
 def read_official(path: Path) -> OfficialCheckpoint:
     """Reads a checkpoint that the official code wrote, or a bare state dict of its model.
 
-    The pickle is looked through first, and refused if it names anything but tensors and plain containers. Then torch's
-    restricted unpickler reads it, to which a node of the pickled yacs configuration is just an ordered dictionary.
+    First the pickle is scanned, without executing it, and refused if it names anything but tensors and plain
+    containers. Then torch's restricted unpickler (`weights_only=True`) reads it, with an ordered dictionary standing in
+    for the nodes of a pickled yacs configuration.
 
     Raises:
-        InputError: if the file is missing, cut off or no such checkpoint, or names something else in its pickle.
+        InputError: if the file is missing, cut off, not such a checkpoint, or names anything else in its pickle.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; give a checkpoint (.pth) of the official LipsFormer code")
@@ -108,8 +114,8 @@ def read_official(path: Path) -> OfficialCheckpoint:
     if foreign:
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise InputError(
-            f"{path}: its pickle names {foreign[0]}{more}, which no official checkpoint needs; nothing was run, "
-            "nothing converted; if you trust its author, ask for the state dict alone"
+            f"{path}: its pickle names {foreign[0]}{more}, which no official checkpoint needs; nothing was run or "
+            "converted; if you trust its author, ask for the state dict alone"
         )
     if parsed is None or not parsed.weights:
         raise InputError(
@@ -121,21 +127,24 @@ def read_official(path: Path) -> OfficialCheckpoint:
 def _load(path: Path) -> Any:
     stand_in: list[Any] = [(OrderedDict, CONFIG_NODE)]
     with warnings.catch_warnings(), torch.serialization.safe_globals(stand_in):
-        warnings.simplefilter("ignore")  # about storage classes and pickle protocols: nothing that a user could mend
+        warnings.simplefilter("ignore")  # about storage classes and pickle protocols: nothing that a user could fix
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _named_globals(path: Path) -> set[str]:
-    """The dotted names of everything that the file's pickles would import.
+    """The dotted names of everything that the file's pickles would import, as far as torch can read them.
 
     Raises:
         ValueError: if the file is a zip that unpacks to more than its own size. torch does not compress.
     """
+    names: set[str] = set()
     with path.open("rb") as file:
-        zipped = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
-        file.seek(0)
-        if not zipped:
-            return set(_globals_of_pickles(file, LEGACY_PICKLES))
+        if file.read(len(ZIP_MAGIC)) != ZIP_MAGIC:
+            file.seek(0)
+            with contextlib.suppress(*DAMAGE):  # no pickle, or no further one; torch.load will say
+                for _ in range(LEGACY_PICKLES):
+                    names |= get_globals_in_pkl(file)
+            return names
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             compressed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
@@ -143,54 +152,19 @@ def _named_globals(path: Path) -> set[str]:
                 raise ValueError("unpacks to more than its size")
     # By the reader that will load it: another one may find another record of that name in the same file.
     record = torch._C.PyTorchFileReader(str(path)).get_record("data.pkl")
-    return set(_globals_of(pickletools.genops(record)))
-
-
-def _globals_of_pickles(stream: IO[bytes], count: int) -> Iterator[str]:
-    """What up to `count` pickles in a row name; what is no pickle ends the search."""
-    binary = stream.read(1) == pickle.PROTO
-    stream.seek(0)
-    for _ in range(count):
-        names: list[str] = []
-        try:
-            for name in _globals_of(pickletools.genops(stream)):
-                names.append(name)  # noqa: PERF402 - those before an error count
-        except ValueError:
-            # A text may start like a pickle of protocol 0, where a "c" names a global.
-            yield from names if binary else ()
-            return
-        yield from names
-
-
-def _globals_of(operations: Iterable[tuple[pickletools.OpcodeInfo, Any, Any]]) -> Iterator[str]:
-    # From protocol 4 on a name is made of the last two texts on the stack, which may come out of the memo.
-    texts: list[str] = []
-    memo: dict[int, Any] = {}
-    latest: Any = None
-    for operation, argument, _ in operations:
-        name = operation.name
-        if name in ("GLOBAL", "INST"):
-            yield argument.replace(" ", ".")
-        elif name == "STACK_GLOBAL":
-            yield ".".join(texts[-2:])
-        if name == "MEMOIZE":
-            memo[len(memo)] = latest
-        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
-            memo[argument] = latest
-        else:
-            latest = memo.get(argument) if name in ("GET", "BINGET", "LONG_BINGET") else argument
-            texts += [latest] if isinstance(latest, str) else []
+    return get_globals_in_pkl(io.BytesIO(record))
 
 
 def _plain(node: dict[Any, Any]) -> dict[Any, Any]:
-    """`node` as an exact dictionary. What stands in for a foreign class may have been given attributes by the file, and
-    one named `get` would be called instead of the method.
+    """`node` as an exact dictionary.
+
+    The file may give attributes to what stands in for a foreign class; one named `get` would be called as the method.
     """
     return dict(list(dict.items(node)))
 
 
 def _parse(content: dict[Any, Any]) -> OfficialCheckpoint | None:
-    """The parts of what was unpickled; None if there are no weights among them."""
+    """The parts of the unpickled content; None if it has no weights."""
     if content and all(isinstance(value, Tensor) for value in content.values()):
         return OfficialCheckpoint(part=None, weights=_named(content), settings={}, metrics={}, left=())
     part = next((name for name in PARTS if isinstance(content.get(name), dict)), None)

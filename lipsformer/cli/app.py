@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
+
+from lipsformer import __version__
 
 from .benchmark import benchmark
 from .bento import bento
@@ -40,11 +43,34 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "doctor": doctor,
 }
 
+EXIT_STATUS = (
+    "Exit status: 0 done; 1 a check failed or a training diverged; 2 bad input or usage; 130 interrupted; 143 ended by "
+    "SIGTERM. `lipsformer COMMAND --help` explains a command."
+)
+
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Train LipsFormer, export it with proof, and serve it.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train LipsFormer, export it with verified parity, and serve it over HTTP.",
+    epilog=EXIT_STATUS,
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lipsformer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def lipsformer(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options of the group itself."""
+
+
 for name, command in COMMANDS.items():
     app.command(name)(command)

@@ -11,11 +11,16 @@ __all__ = ["data"]
 
 
 def data(
-    name: Annotated[str, typer.Argument(help="Built-in dataset: fruit, cifar10 or fashion-mnist.")],
-    output: Annotated[Path, typer.Option(help="Folder to write; it must not exist.")],
-    source: Annotated[Path | None, typer.Option(help="The dataset's file, where you already have it.")] = None,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="fruit, cifar10 or fashion-mnist.")],
+    output: Annotated[Path, typer.Option(help="Folder to create; it must not exist.")],
+    source: Annotated[
+        Path | None, typer.Option(help="File (for fashion-mnist: folder) that you have already downloaded.")
+    ] = None,
 ) -> None:
-    """Fetch a built-in dataset as class folders."""
+    """Download a built-in dataset as class folders.
+
+    fashion-mnist is downloaded with apt-get, on Debian only. Elsewhere, pass its files with --source.
+    """
     from lipsformer.datasets.builtin import fetch_dataset
 
     typer.echo(fetch_dataset(name, output, source=source))

@@ -1,4 +1,4 @@
-"""`lipsformer doctor`: what this machine can run, what stands in the way, and the command that fixes it."""
+"""`lipsformer doctor`: what this machine can run, and the commands that fix what it cannot."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PACKAGES = (
 
 
 def doctor(as_json: Json = False) -> None:
-    """Examine this machine: devices, providers, versions, conflicts, and what to install."""
+    """Check this machine: devices, execution providers, versions, conflicts, and what to install."""
     report = examine()
     if as_json:
         print_json(report)
@@ -37,7 +37,7 @@ def doctor(as_json: Json = False) -> None:
 
 
 def examine() -> dict[str, Any]:
-    """Versions, devices, execution providers that really start, and a list of problems with their remedies."""
+    """Collects versions, devices, execution providers that start, and problems with the commands that fix them."""
     from lipsformer.inference.runtimes import CUDA
     from lipsformer.inference.runtimes.tensorrt_library import FLAVOURS
     from lipsformer.system.hardware import cores
@@ -55,7 +55,7 @@ def examine() -> dict[str, Any]:
         "problems": problems,
     }
     cuda = any(device.startswith("cuda") for device in report["torch_devices"])
-    if versions["tensorrt"] and report["tensorrt"]["tensorrt"]["problem"]:  # TensorRT for RTX has a use without a GPU
+    if versions["tensorrt"] and report["tensorrt"]["tensorrt"]["problem"]:  # TensorRT for RTX is useful without a GPU
         problems.append(report["tensorrt"]["tensorrt"]["problem"])
     installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if versions[name]]
     extra = f"'lipsformer[{'gpu' if cuda else 'cpu'}]'"
@@ -64,12 +64,12 @@ def examine() -> dict[str, Any]:
         return report
     if len(installed) == 2:
         problems.append(
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files: "
+            "onnxruntime and onnxruntime-gpu are both installed, and overwrite each other's files: "
             f"pip uninstall -y onnxruntime onnxruntime-gpu && pip install {extra}"
         )
     try:
         report["onnxruntime_providers"] = providers = _working_providers()
-    except Exception as error:  # noqa: BLE001 - a broken installation fails in any way it likes
+    except Exception as error:  # noqa: BLE001 - a broken installation may raise anything
         problems.append(
             f"ONNX Runtime does not start ({' '.join(str(error).split())[:200]}): "
             f"pip uninstall -y {' '.join(installed)} && pip install {extra}"
@@ -77,7 +77,7 @@ def examine() -> dict[str, Any]:
         return report
     if "onnxruntime-gpu" in installed and CUDA not in providers:
         problems.append(
-            "onnxruntime-gpu is installed but CUDA does not start: see whether `nvidia-smi` works, then "
+            "onnxruntime-gpu is installed but CUDA does not start: check that `nvidia-smi` works, then "
             "pip install 'lipsformer[gpu]'; on a machine without a GPU "
             "pip uninstall -y onnxruntime-gpu && pip install 'lipsformer[cpu]'"
         )
@@ -90,7 +90,7 @@ def examine() -> dict[str, Any]:
 
 
 def render(report: dict[str, Any]) -> str:
-    """The report as text for a terminal."""
+    """Formats the report for a terminal."""
     versions = report["packages"]
     lines = [
         f"python       {report['python']} on {report['platform']}, {report['cores']} cores",
@@ -113,7 +113,7 @@ def _version(name: str) -> str | None:
 
 
 def _tensorrt(flavour: str) -> dict[str, str | None]:
-    """What TensorRT is of use for here, and what is in the way of running engines. Nothing of it is started."""
+    """What TensorRT can do here, and what prevents it from running engines. TensorRT itself is not started."""
     from lipsformer.inference.runtimes.tensorrt_library import RTX, find_gpu, load_tensorrt
     from lipsformer.system.errors import InputError
 
@@ -136,7 +136,7 @@ def _torch_devices() -> list[str]:
 
 
 def _working_providers() -> list[str]:
-    """Providers with which a session really starts: a GPU wheel lists CUDA as available on machines without a GPU."""
+    """Execution providers that start a session: a GPU wheel lists CUDA as available even without a GPU."""
     import onnx
 
     from lipsformer.inference.runtimes import open_session

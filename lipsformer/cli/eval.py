@@ -25,8 +25,7 @@ def evaluate_model(
     as_json: Json = False,
 ) -> None:
     """Measure a model's accuracy on labeled images, overall and by class."""
-    from lipsformer.datasets import open_labeled
-    from lipsformer.datasets.builtin import resolve_dataset
+    from lipsformer.datasets import open_labeled, resolve_dataset
     from lipsformer.evaluation.evaluate import evaluate, render
     from lipsformer.inference.predictor import load_predictor
     from lipsformer.system.atomic import atomic_directory

@@ -23,7 +23,7 @@ def lipschitz(
     as_json: Json = False,
 ) -> None:
     """Bound how much a model's answers can change with its input, and measure how much they do."""
-    from lipsformer.datasets.builtin import resolve_dataset
+    from lipsformer.datasets import resolve_dataset
     from lipsformer.images.samples import SAMPLES
     from lipsformer.lipschitz import measure_lipschitz, render, write_report
     from lipsformer.system.atomic import atomic_directory

@@ -22,7 +22,7 @@ NO_MEMORY = "not enough memory for these settings; choose a smaller model, batch
 def main() -> None:
     """Runs the command line and exits with its status."""
     try:
-        status = app(_arguments(), standalone_mode=False)
+        status = app(_arguments(), prog_name="lipsformer", standalone_mode=False)
     except LipsFormerError as error:
         _fail(str(error), error.exit_code)
     except typer.exceptions.TyperException as error:

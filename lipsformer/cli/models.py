@@ -13,7 +13,7 @@ __all__ = ["models"]
 
 def models(as_json: Json = False) -> None:
     """List the variants: parameters, multiply-adds, image size."""
-    from lipsformer.model.factory import summarize
+    from lipsformer.model.flops import summarize
     from lipsformer.model.variants import ALIASES, VARIANTS
 
     rows = [summarize(name) for name in VARIANTS]

@@ -31,7 +31,7 @@ def stability(
     as_json: Json = False,
 ) -> None:
     """Train a model and a plain one over a grid of learning rates without warm-up, and compare."""
-    from lipsformer.datasets.builtin import resolve_dataset
+    from lipsformer.datasets import resolve_dataset
     from lipsformer.train.stability.grid import measure_stability
 
     report = measure_stability(

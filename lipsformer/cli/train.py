@@ -38,7 +38,7 @@ def train(
     ] = False,
 ) -> None:
     """Train a model; writes checkpoints, metrics and plots into the run folder."""
-    from lipsformer.datasets.builtin import resolve_dataset
+    from lipsformer.datasets import resolve_dataset
     from lipsformer.train import run_lr_range_test, run_training
 
     folder = resolve_dataset(dataset)

@@ -1,10 +1,12 @@
-"""Labeled images to train and evaluate on, from wherever they are kept.
+"""Labeled images to train and evaluate on: class folders, tar shards and built-in datasets.
 
-Every source gives the same `Split`, so training, resume and evaluation do not know what they read from.
+A `Reader` finds the splits of a dataset and lists each as a `Split`. Training, resuming and evaluation see only the
+`Split`, so they do not depend on how images are stored.
 """
 
-from .dataset import ImageFolder, open_dataset, open_labeled
-from .split import Split
+from .dataset import ImageDataset, open_dataset, open_labeled
+from .reader import Split
+from .resolve import resolve_dataset
 from .walk import find_images
 
-__all__ = ["ImageFolder", "Split", "find_images", "open_dataset", "open_labeled"]
+__all__ = ["ImageDataset", "Split", "find_images", "open_dataset", "open_labeled", "resolve_dataset"]

@@ -1,4 +1,8 @@
-"""Braces in names, as shells write them: `{train,val}` and `{000..146}`, one in another where needed."""
+"""Brace expansion as in shells, nested too: `{train,val}` and `{000..146}`.
+
+Not PyPI's `braceexpand`, last released in 2021: it accepts `{a}` silently, and a typo such as `{0..999999999}` fills
+the memory before the first name appears.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +18,15 @@ RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})", re.ASCII)
 
 
 def expand(pattern: str) -> list[str]:
-    """All names that `pattern` stands for, in its order. Ranges keep their leading zeros.
+    """All names that `pattern` stands for, in order. Ranges keep their leading zeros.
 
     Raises:
-        InputError: if its braces do not pair, hold neither commas nor a range, or stand for too many names.
+        InputError: if braces are unbalanced, hold neither commas nor a range, or give too many names.
     """
     start = pattern.find("{")
     if start < 0:
         if "}" in pattern:
-            raise InputError(f"{pattern}: a brace that is not opened; write {{a,b}} or {{000..146}}")
+            raise InputError(f"{pattern}: unbalanced '}}'; write {{a,b}} or {{000..146}}")
         return [pattern]
     commas, end = _pair(pattern, start)
     inside = pattern[start + 1 : end]
@@ -33,12 +37,12 @@ def expand(pattern: str) -> list[str]:
         middles = _range(inside, pattern)
     tails = expand(pattern[end + 1 :])
     if len(middles) * len(tails) > MOST:
-        raise InputError(f"{pattern}: stands for more than {MOST} names; make its ranges smaller")
+        raise InputError(f"{pattern}: more than {MOST} names; make its ranges smaller")
     return [pattern[:start] + middle + tail for middle in middles for tail in tails]
 
 
 def _pair(pattern: str, start: int) -> tuple[list[int], int]:
-    """Where the commas of the brace at `start` are, and where it ends."""
+    """Positions of the commas and of the end of the brace at `start`."""
     depth, commas = 0, list[int]()
     for at in range(start, len(pattern)):
         depth += {"{": 1, "}": -1}.get(pattern[at], 0)
@@ -46,7 +50,7 @@ def _pair(pattern: str, start: int) -> tuple[list[int], int]:
             return commas, at
         if depth == 1 and pattern[at] == ",":
             commas.append(at)
-    raise InputError(f"{pattern}: a brace that is not closed; write {{a,b}} or {{000..146}}")
+    raise InputError(f"{pattern}: unbalanced '{{'; write {{a,b}} or {{000..146}}")
 
 
 def _range(inside: str, pattern: str) -> list[str]:
@@ -56,7 +60,7 @@ def _range(inside: str, pattern: str) -> list[str]:
     first, last = found.groups()
     step = 1 if int(first) <= int(last) else -1
     if abs(int(last) - int(first)) >= MOST:
-        raise InputError(f"{pattern}: stands for more than {MOST} names; make its ranges smaller")
+        raise InputError(f"{pattern}: more than {MOST} names; make its ranges smaller")
     padded = any(len(end) > 1 and end.startswith("0") for end in (first, last))
     width = max(len(first), len(last)) if padded else 1
     return [f"{number:0{width}}" for number in range(int(first), int(last) + step, step)]

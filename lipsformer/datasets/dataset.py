@@ -1,4 +1,4 @@
-"""The rules of a dataset: which splits are used for what, which classes there are, and what is held out."""
+"""The rules of a dataset: which split is used for what, which classes there are, and what is held out."""
 
 from __future__ import annotations
 
@@ -9,23 +9,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lipsformer.system.errors import InputError
 
-from .folder import FolderLayout
-from .layout import SPLITS, Layout, Listing
-from .split import Split
-from .tar_shards import ShardLayout, is_pattern
+from .folder import FolderReader
+from .reader import SPLITS, Reader, Split
+from .tar_shards import ShardReader, is_pattern
 
-__all__ = ["ImageFolder", "open_dataset", "open_labeled"]
+__all__ = ["ImageDataset", "open_dataset", "open_labeled"]
 
 HELD_OUT_PERCENT = 10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ImageFolder:
-    """A dataset to train on. `validation` is val/, or else test/, or else a tenth of train, chosen by file name."""
+class ImageDataset:
+    """A dataset to train on. `validation` is val/, else test/, else a tenth of train, chosen by file name."""
 
     root: Path
     classes: tuple[str, ...]
@@ -33,94 +31,87 @@ class ImageFolder:
     validation: Split
 
 
-def open_dataset(root: Path) -> ImageFolder:
-    """Reads the names of the images in a folder, or in tar shards; classes come from the training split alone.
+def open_dataset(root: Path) -> ImageDataset:
+    """Lists the images of a dataset to train on. The classes are those of the training split.
 
-    `root` is a folder of class folders or of shards, or the path of shards with braces.
+    `root` is a folder of class folders or of tar shards, or the path of shards with braces.
 
     Raises:
-        InputError: if there is no such folder, a class is empty or fewer than two remain, or another split has a class
-            that training does not know.
+        InputError: if there is no such folder, a class is empty, there are fewer than two, or another split has a
+            class that the training split lacks.
     """
-    layout = _layout(root)
-    if layout.splits and "train" not in layout.splits:
-        found = ", ".join(sorted(layout.splits))
-        raise InputError(f"{root}: has {found} but no train {layout.unit}; add {layout.example('train')}")
-    name = "train" if layout.splits else None
-    listing = layout.read(name)
-    classes = listing.classes
-    if len(classes) < 2:
-        raise InputError(
-            f"{layout.place(name)}: {len(classes)} {layout.classes}, at least 2 are needed; "
-            f"put images into {layout.example(name)}"
-        )
-    for place, count in zip(listing.places, _counts(listing), strict=True):
+    reader = open_reader(root)
+    if reader.splits and "train" not in reader.splits:
+        found = ", ".join(sorted(reader.splits))
+        raise InputError(f"{root}: has {found} but no train split; add {reader.example('train')}")
+    name = "train" if reader.splits else None
+    train = dataclasses.replace(reader.read(name), name="train")
+    if len(train.classes) < 2:
+        found = f"{len(train.classes)} class{'' if len(train.classes) == 1 else 'es'} found"
+        raise InputError(f"{reader.place(name)}: {found}, at least 2 are needed; add images as {reader.example(name)}")
+    for label, count in zip(train.classes, train.counts(), strict=True):
         if not count:
-            raise InputError(f"{place}: holds no images; add some or remove the {layout.unit}")
-    train = _labeled("train", listing, classes)
+            raise InputError(f"{reader.place(name)}/{label}: no images; add some or remove this class")
     for name in ("val", "test"):
-        if name in layout.splits:
-            validation = _labeled(name, layout.read(name), classes)
+        if name in reader.splits:
+            validation = _relabeled(reader.read(name), train.classes)
             if not len(validation):
-                raise InputError(f"{layout.place(name)}: holds no images; add some or remove the {layout.unit}")
-            return ImageFolder(root=layout.root, classes=classes, train=train, validation=validation)
+                raise InputError(f"{reader.place(name)}: no images; add some or remove this split")
+            return ImageDataset(root=reader.root, classes=train.classes, train=train, validation=validation)
     kept, held_out = _hold_out(train, root)
-    return ImageFolder(root=layout.root, classes=classes, train=kept, validation=held_out)
+    return ImageDataset(root=reader.root, classes=train.classes, train=kept, validation=held_out)
 
 
 def open_labeled(root: Path, classes: Sequence[str], split: str | None = None) -> Split:
-    """The labeled images to evaluate a model of `classes` on.
+    """Lists the labeled images to evaluate a model of `classes` on.
 
-    `split` names a split; by default test, else val, else train, else all that lies directly in `root`.
+    `split` names a split; by default test, else val, else train, else all images of a dataset without splits.
 
     Raises:
-        InputError: if the folder, the split or the images are missing, or a class is not the model's.
+        InputError: if the folder, the split or the images are missing, or the model does not know a class.
     """
-    layout = _layout(root)
+    reader = open_reader(root)
     if split is not None:
         name: str | None = SPLITS.get(split, split)
-        if name not in layout.splits:
-            found = ", ".join(sorted(layout.splits)) or "none"
-            raise InputError(f"{root}: has no split '{split}'; it has {found}")
+        if name not in reader.splits:
+            found = ", ".join(sorted(reader.splits)) or "none"
+            raise InputError(f"{root}: no split '{split}'; choose one of: {found}")
     else:
-        name = next((name for name in ("test", "val", "train") if name in layout.splits), None)
-    labeled = _labeled(name or "all", layout.read(name), tuple(classes))
+        name = next((name for name in ("test", "val", "train") if name in reader.splits), None)
+    labeled = _relabeled(reader.read(name), tuple(classes))
     if not len(labeled):
-        raise InputError(f"{layout.place(name)}: holds no images; put them into {layout.example(name)}")
+        raise InputError(f"{reader.place(name)}: no images; add some as {reader.example(name)}")
     return labeled
 
 
-def _layout(root: Path) -> Layout:
+def open_reader(root: Path) -> Reader:
+    """The reader for `root`: of tar shards or of class folders.
+
+    Raises:
+        InputError: if there is no such folder, or a shard is missing.
+    """
     if root.is_dir():
-        return ShardLayout.find(root) or FolderLayout.find(root)
+        return ShardReader.find(root) or FolderReader.find(root)
     if is_pattern(str(root)):
-        return ShardLayout.from_pattern(root)
+        return ShardReader.from_pattern(root)
     raise InputError(f"{root}: no such folder; give one with a sub-folder of images for each class")
 
 
-def _counts(listing: Listing) -> NDArray[np.int64]:
-    """Images of each class."""
-    return np.bincount(listing.labels, minlength=len(listing.classes))
-
-
-def _labeled(name: str, listing: Listing, classes: tuple[str, ...]) -> Split:
-    """The listing as a split whose labels count in `classes`. A class without images may be unknown."""
+def _relabeled(split: Split, classes: tuple[str, ...]) -> Split:
+    """The split with its labels as indices into `classes`. A class without images may be unknown."""
     index = {label: position for position, label in enumerate(classes)}
-    for label, place, count in zip(listing.classes, listing.places, _counts(listing), strict=True):
-        if count and label not in index:
+    for label, count in enumerate(split.counts()):
+        name = split.classes[label]
+        if count and name not in index:
             known = ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
-            raise InputError(f"{place}: class '{label}' is unknown; rename or remove it (known: {known})")
-    renumbered = np.array([index.get(label, -1) for label in listing.classes], np.int64)
-    return Split(
-        name=name,
-        labels=renumbered[listing.labels],
-        source=listing.source,
-        members=np.arange(len(listing.labels), dtype=np.int64),
-    )
+            where = split.where(int(np.argmax(split.labels == label)))
+            raise InputError(f"{where}: unknown class '{name}'; rename or remove the class (known: {known})")
+    renumbered = np.array([index.get(label, -1) for label in split.classes], np.int64)
+    return dataclasses.replace(split, classes=classes, labels=renumbered[split.labels])
 
 
 def _hold_out(train: Split, root: Path) -> tuple[Split, Split]:
-    """Takes a tenth of each class (at least one image of those that have two), by a hash of the image's name.
+    """Holds out a tenth of each class (at least one image of those that have two), by a hash of the image's name.
 
     The choice does not depend on the order, the machine or the seed, so it is the same for every run.
     """

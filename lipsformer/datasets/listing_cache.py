@@ -1,7 +1,7 @@
-"""Listings that are kept between the runs, as arrays in the cache folder: `indexes/`, one .npz file each, no pickle.
+"""Cached listings of large datasets: arrays in one .npz file each, without pickle, in `indexes/` of the cache folder.
 
-An index is a convenience. One that cannot be read, or is damaged, is as good as none; one that cannot be written is
-not written.
+The cache is optional. A listing that cannot be read or is damaged counts as missing; one that cannot be written is
+skipped.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from lipsformer.system.atomic import atomic_write
 from lipsformer.system.errors import InputError
 from lipsformer.system.hardware import cache_folder
 
-__all__ = ["load_index", "save_index", "settled"]
+__all__ = ["load_listing", "save_listing", "settled"]
 
-SETTLED_NS = 2 * 10**9  # coarser than any file system's clock that we know: FAT's ticks take two seconds
+SETTLED_NS = 2 * 10**9  # the coarsest file system clock that we know: FAT counts in two seconds
 
-# What numpy and zipfile raise on a file that is damaged or not theirs.
+# What numpy and zipfile raise on a damaged or foreign file.
 READ_ERRORS = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, MemoryError, SyntaxError, struct.error,
                zipfile.BadZipFile, zlib.error)  # fmt: skip
 
 
-def load_index(kind: str, place: Path) -> dict[str, NDArray[Any]] | None:
-    """The arrays that `save_index` kept of `place`; None if there are none of this `kind`."""
+def load_listing(kind: str, place: Path) -> dict[str, NDArray[Any]] | None:
+    """The arrays that `save_listing` stored for `place`; None if there are none of this `kind`."""
     try:
         with _file(kind, place).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}  # zipfile checks the CRC of each
@@ -42,20 +42,20 @@ def load_index(kind: str, place: Path) -> dict[str, NDArray[Any]] | None:
         return None
 
 
-def save_index(kind: str, place: Path, arrays: Mapping[str, Any]) -> None:
-    """Keeps arrays that describe `place`, whole or not at all. `kind` names what they mean, and its version."""
+def save_listing(kind: str, place: Path, arrays: Mapping[str, Any]) -> None:
+    """Stores arrays that describe `place`, atomically. `kind` names their meaning and its version."""
     title = np.frombuffer(_title(kind, place), np.uint8)
     try:
         with atomic_write(_file(kind, place)) as draft, draft.open("wb") as file:
             np.savez(file, title=title, **arrays)
-    except (InputError, RuntimeError):  # a cache that cannot be written, or no home for one
+    except (InputError, RuntimeError):  # the cache folder cannot be written, or there is no home folder
         return
 
 
 def settled(times_ns: Iterable[int], started_ns: int | None = None) -> bool:
-    """Whether all these times of change are so far before `started_ns`, or now, that a later change tells.
+    """Whether these modification times are old enough, at `started_ns` or now, for a later change to differ.
 
-    A clock that ticks coarsely gives a change right after the listing the time of one right before it.
+    With a coarse clock, a change just after the listing can get the same time as one just before it.
     """
     before = (time.time_ns() if started_ns is None else started_ns) - SETTLED_NS
     return all(changed <= before for changed in times_ns)

@@ -1,4 +1,4 @@
-"""Tar shards by URL: downloaded once, each whole or not at all, then read from the cache folder."""
+"""Tar shards by URL: downloaded once, each atomically, then read from the cache folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .tar_shards import CLASS_FILES, fixed_part
 __all__ = ["fetch_shards", "is_url"]
 
 AT_ONCE = 4
-ABSENT = (403, 404, 410)  # object stores answer 403 for what is not there
+ABSENT = (403, 404, 410)  # object stores answer 403 for missing files
 
 
 def is_url(data: str) -> bool:
@@ -28,16 +28,16 @@ def is_url(data: str) -> bool:
 
 
 def fetch_shards(url: str) -> Path:
-    """Downloads the shards of a URL with braces, and class names beside them; gives their pattern in the cache folder.
+    """Downloads the shards of a URL with braces, and their file of class names. Returns their path in the cache folder.
 
-    Files that are there are not asked for again. What follows a "?", such as a signature, is sent with each request.
+    Files in the cache are not requested again. A query string, such as a signature, is sent with each request.
 
     Raises:
-        InputError: if the URL names no .tar files, or one cannot be had.
+        InputError: if the URL names no .tar files, or one is unavailable.
     """
     pattern, question, query = url.partition("?")
     if not pattern.lower().endswith(".tar"):
-        raise InputError(f"{pattern}: not a .tar shard; give one, or many as in https://host/train-{{000..146}}.tar")
+        raise InputError(f"{pattern}: not a .tar shard; give one, or several as in https://host/train-{{000..146}}.tar")
     targets = {name: _target(name) for name in expand(pattern)}
     missing = {name: target for name, target in targets.items() if not target.is_file()}
     if missing:
@@ -51,20 +51,20 @@ def fetch_shards(url: str) -> Path:
 
 
 def _target(url: str) -> Path:
-    """The place of a URL in the cache folder."""
+    """The path of a URL in the cache folder."""
     parts = urllib.parse.urlsplit(url)
     path = PurePosixPath(parts.path.lstrip("/"))
     host = parts.netloc.rpartition("@")[2].replace(":", "_")
     if not host or ".." in path.parts:
-        raise InputError(f"{url}: not a plain address; give it as in https://host/folder/train-{{000..146}}.tar")
+        raise InputError(f"{url}: not a plain URL; write it as in https://host/folder/train-{{000..146}}.tar")
     return cache_folder() / "shards" / host / path
 
 
 def _fetch_all(missing: Mapping[str, Path], query: str) -> None:
-    given_up = threading.Event()
+    canceled = threading.Event()
     with track("downloading shards", len(missing)) as advance, ThreadPoolExecutor(AT_ONCE) as pool:
         jobs = {
-            pool.submit(download, name + query, target, stopped=given_up.is_set): name
+            pool.submit(download, name + query, target, canceled=canceled.is_set): name
             for name, target in missing.items()
         }
         try:
@@ -72,12 +72,12 @@ def _fetch_all(missing: Mapping[str, Path], query: str) -> None:
                 job.result()
                 advance(1, jobs[job].rpartition("/")[2])
         finally:  # after a failure, or Ctrl-C
-            given_up.set()
+            canceled.set()
             pool.shutdown(cancel_futures=True)
 
 
 def _fetch_classes(folder: str, query: str) -> None:
-    """Downloads the first file of class names that there is in a folder, if any."""
+    """Downloads the first file of class names in a folder, if there is one."""
     targets = [_target(f"{folder}/{name}") for name in CLASS_FILES]
     if any(target.is_file() for target in targets):
         return

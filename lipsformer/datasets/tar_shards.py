@@ -1,4 +1,4 @@
-"""Datasets in tar shards: which shards belong to which split, and how images are read from them."""
+"""Datasets in tar shards: which shards belong to which split, and how their images are read."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Collection
 from pathlib import Path, PurePosixPath
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,86 +18,45 @@ from lipsformer.system.console import track
 from lipsformer.system.errors import InputError
 
 from .braces import expand
-from .layout import SPLITS, Listing
-from .names import Names
-from .tar_shard import COMPRESSED, Shard
-from .walk import read_entries, walk
+from .packed_names import PackedNames
+from .reader import SPLITS, Split
+from .shard_listing import COMPRESSED, ShardListing
+from .walk import read_folder, walk
 
-__all__ = ["CLASS_FILES", "ShardLayout", "ShardSource", "fixed_part", "is_pattern"]
+__all__ = ["CLASS_FILES", "ShardReader", "ShardSplit", "fixed_part", "is_pattern"]
 
 CLASS_FILES = ("classes.txt", "classes.json")
 ENDINGS = (".tar", *COMPRESSED)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class ShardSource:
-    """N images inside `shards`, whose names are relative to `root`: image i is in number `shard[i]`, at `offsets[i]`.
-
-    `names` are those of the tars' members; `shard` (N,) is int32, `offsets` and `sizes` (N,) are int64.
-    """
-
-    root: Path
-    shards: tuple[str, ...]
-    names: Names
-    shard: NDArray[np.int32]
-    offsets: NDArray[np.int64]
-    sizes: NDArray[np.int64]
-
-    def name(self, position: int) -> str:
-        """See `Source`."""
-        return f"{self.shards[self.shard[position]]}:{self.names.text(position)}"
-
-    def where(self, position: int) -> str:
-        """See `Source`."""
-        return str(self.root / self.name(position))
-
-    def open(self, position: int, smallest: MinSizeFn | None) -> Image.Image:
-        """See `Source`."""
-        where, size = self.where(position), int(self.sizes[position])
-        check_bytes(size, where)
-        try:
-            # Opened anew for each image: nothing that worker processes would have to share, and cheap beside decoding.
-            with (self.root / self.shards[self.shard[position]]).open("rb", buffering=0) as file:
-                file.seek(int(self.offsets[position]))
-                content = file.read(size)
-        except OSError as error:
-            raise InputError(f"{where}: cannot be read ({error.strerror}); check the shard") from None
-        if len(content) != size:
-            raise InputError(f"{where}: the shard has become shorter than it was; fetch or write it again")
-        return open_image(content, name=where, smallest=smallest)
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ShardLayout:
-    """The shards of each split, by names relative to `root`; those of a dataset without splits are under None."""
+class ShardReader:
+    """Tar shards: the names of those of each split, relative to `root`; None is the key of a dataset without splits."""
 
     root: Path
     shards: dict[str | None, tuple[str, ...]]
 
-    unit = "shards"
-    classes = "classes"
-
     @property
     def splits(self) -> Collection[str]:
-        """See `Layout`."""
+        """See `Reader`."""
         return [split for split in self.shards if split is not None]
 
     @classmethod
-    def find(cls, root: Path) -> ShardLayout | None:
-        """The shards in `root` and in its split folders; None if there are none, or images in class folders."""
+    def find(cls, root: Path) -> Self | None:
+        """Looks for shards in `root` and its split folders; None if there are none, or images in sub-folders."""
         found = []
-        for folder in ("", *(f"{name}/" for name in read_entries(root).folders if _split_of(name))):
-            found += [f"{folder}{name}" for name in read_entries(root / folder, ENDINGS).files]
-        if not found or any(folder.name and folder.entries.files for folder in walk(root)):
+        for folder in ("", *(f"{name}/" for name in read_folder(root).folders if _split_of(name))):
+            found += [f"{folder}{name}" for name in read_folder(root, folder, ENDINGS).files]
+        if not found or any(folder.name and folder.files for folder in walk(root)):
             return None
         return cls._of(root, found)
 
     @classmethod
-    def from_pattern(cls, pattern: Path) -> ShardLayout:
-        """The shards that a path with braces names, every one of which must be there.
+    def from_pattern(cls, pattern: Path) -> Self:
+        """The shards that a path with braces stands for, all of which must exist.
 
         Raises:
-            InputError: if it is no such path, or a shard is missing.
+            InputError: if the braces are malformed, or a shard is missing.
         """
         root = Path(fixed_part(pattern.as_posix()))
         paths = [Path(name) for name in expand(pattern.as_posix())]
@@ -108,7 +68,7 @@ class ShardLayout:
         return cls._of(root, [path.relative_to(root).as_posix() for path in paths])
 
     @classmethod
-    def _of(cls, root: Path, names: list[str]) -> ShardLayout:
+    def _of(cls, root: Path, names: list[str]) -> Self:
         shards: dict[str | None, tuple[str, ...]] = {}
         for name in sorted(set(names)):
             path = PurePosixPath(name)
@@ -118,52 +78,48 @@ class ShardLayout:
             known = ", ".join(sorted(split for split in shards if split))
             raise InputError(
                 f"{root / shards[None][0]}: belongs to no split, though others do ({known}); "
-                "have its name say train, val or test, or remove it"
+                "put train, val or test into its name, or remove it"
             )
         return cls(root=root, shards=shards)
 
     def place(self, split: str | None) -> str:
-        """See `Layout`."""
+        """See `Reader`."""
         return f"{self.root} ({f'{split} ' if split else ''}shards)"
 
     def example(self, split: str | None) -> str:
-        """See `Layout`."""
+        """See `Reader`."""
         return str(self.root / (f"{split}-*.tar" if split else "*.tar"))
 
-    def read(self, split: str | None) -> Listing:
-        """See `Layout`."""
+    def read(self, split: str | None) -> ShardSplit:
+        """See `Reader`."""
         names = self.shards[split]
-        shards = []
+        listings = []
         with track("listing shards", len(names)) as advance:
             for name in names:
-                shards.append(Shard.open(self.root / name))
+                listings.append(ShardListing.open(self.root / name))
                 advance(1, name)
-        counts = [len(shard.names) for shard in shards]
-        source = ShardSource(
+        counts = [len(listing.names) for listing in listings]
+        texts = self._classes({text for listing in listings for text in listing.texts})
+        numbers = {text: number for number, text in enumerate(texts)}
+        labels = [np.array([numbers[text] for text in one.texts], np.int64)[one.labels] for one in listings]
+        return ShardSplit(
+            name=split or "all",
+            classes=tuple(texts.values()),
+            labels=np.concatenate(labels),
+            members=np.arange(sum(counts), dtype=np.int64),
             root=self.root,
             shards=names,
-            names=Names.joined(shard.names for shard in shards),
-            shard=np.repeat(np.arange(len(shards), dtype=np.int32), counts),
-            offsets=np.concatenate([shard.offsets for shard in shards]),
-            sizes=np.concatenate([shard.sizes for shard in shards]),
-        )
-        texts = self._classes({text for shard in shards for text in shard.texts})
-        numbers = {text: number for number, text in enumerate(texts)}
-        renumbered = [np.array([numbers[text] for text in shard.texts], np.int64)[shard.labels] for shard in shards]
-        labels = np.concatenate(renumbered)
-        _, firsts = np.unique(labels, return_index=True)  # every class has an image, or it would not be known
-        return Listing(
-            classes=tuple(texts.values()),
-            labels=labels,
-            places=tuple(source.where(int(first)) for first in firsts),
-            source=source,
+            files=PackedNames.joined(listing.names for listing in listings),
+            shard=np.repeat(np.arange(len(listings), dtype=np.int32), counts),
+            offsets=np.concatenate([listing.offsets for listing in listings]),
+            sizes=np.concatenate([listing.sizes for listing in listings]),
         )
 
     def _classes(self, texts: set[str]) -> dict[str, str]:
-        """The class that each label text stands for, in the order of the classes.
+        """The class of each label text, in class order.
 
         Raises:
-            InputError: if a file of class names has none for a number, or the same for two.
+            InputError: if a file of class names lacks one for a number, or gives the same to two.
         """
         if not all(text.isascii() and text.isdecimal() for text in texts):
             return {text: text for text in sorted(texts)}
@@ -177,26 +133,67 @@ class ShardLayout:
         by_name = {name: text for text, name in reversed(found.items())}
         for text, name in found.items():
             if by_name[name] != text:
-                raise InputError(f"{file}: '{name}' names both {by_name[name]} and {text}; tell the two apart")
+                raise InputError(f"{file}: '{name}' names both {by_name[name]} and {text}; give each its own name")
         return found
 
     def _class_file(self) -> Path | None:
-        """A file of class names in `root`, or beside the first shard."""
+        """A file of class names in `root`, or in the folder of the first shard."""
         first = next(iter(self.shards.values()))[0]
         folders = (self.root, (self.root / first).parent)
         return next((folder / name for folder in folders for name in CLASS_FILES if (folder / name).is_file()), None)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ShardSplit(Split):
+    """Images inside tars: image i is `sizes[i]` bytes from `offsets[i]` of the tar `shards[shard[i]]` below `root`.
+
+    i is a position in storage. `files` are the names of the tars' members; `shard` is int32, `offsets` and `sizes` are
+    int64.
+    """
+
+    root: Path
+    shards: tuple[str, ...]
+    files: PackedNames
+    shard: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+
+    def image_name(self, index: int) -> str:
+        """See `Split`."""
+        position = int(self.members[index])
+        return f"{self.shards[self.shard[position]]}:{self.files.text(position)}"
+
+    def where(self, index: int) -> str:
+        """See `Split`."""
+        return str(self.root / self.image_name(index))
+
+    def open(self, index: int, *, smallest: MinSizeFn | None = None) -> Image.Image:
+        """See `Split`."""
+        where, position = self.where(index), int(self.members[index])
+        size = int(self.sizes[position])
+        check_bytes(size, where)
+        try:
+            # Opened for each image: worker processes share no handle, and it is cheap compared with decoding.
+            with (self.root / self.shards[self.shard[position]]).open("rb", buffering=0) as file:
+                file.seek(int(self.offsets[position]))
+                content = file.read(size)
+        except OSError as error:
+            raise InputError(f"{where}: cannot be read ({error.strerror}); check the shard") from None
+        if len(content) != size:
+            raise InputError(f"{where}: the shard is shorter than when it was listed; fetch or write it again")
+        return open_image(content, name=where, smallest=smallest)
+
+
 def is_pattern(data: str) -> bool:
-    """Whether `data` looks like the path of a shard, or of many by way of braces."""
+    """Whether `data` looks like the path of a shard, or of several with braces."""
     return data.lower().endswith(ENDINGS)
 
 
 def fixed_part(pattern: str) -> str:
-    """The folder of a pattern (of a path or URL) down to where its braces begin."""
+    """The folder of a path or URL, up to where its braces begin."""
     return pattern.partition("{")[0].rpartition("/")[0] or ("/" if pattern.startswith("/") else ".")
 
 
 def _split_of(name: str) -> str | None:
-    """The split that a word of `name` stands for: "imagenet-val-000012" is of "val"."""
+    """The split that a word of `name` stands for: "imagenet-val-000012" belongs to "val"."""
     return next((SPLITS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in SPLITS), None)

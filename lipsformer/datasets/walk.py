@@ -1,4 +1,4 @@
-"""Walking folders of images: links are followed, hidden entries left out, and loops end."""
+"""Walking folders of images. Links are followed, hidden entries are left out, and loops end."""
 
 from __future__ import annotations
 
@@ -10,48 +10,41 @@ from pathlib import Path
 from lipsformer.images.open import EXTENSIONS
 from lipsformer.system.errors import InputError
 
-__all__ = ["Entries", "Folder", "find_images", "read_entries", "state_of", "walk"]
+__all__ = ["Folder", "find_images", "folder_state", "read_folder", "walk"]
+
+State = tuple[int, int, int, int]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Entries:
-    """Names of the sub-folders and of the files of some kind directly in a folder, sorted; hidden ones are left out.
+class Folder:
+    """The entries of one folder, without hidden ones: sub-folders, and files with the requested endings, sorted.
 
-    `dangling` tells of a link that leads nowhere yet: what is there may change though the folder does not.
+    `name` is relative to the root of the walk: "", or ending with "/". `state` is its `folder_state` from just before
+    it was read. `dangling` means that it holds a broken link: the target may appear without changing the folder.
     """
 
+    name: str
+    state: State
     folders: tuple[str, ...]
     files: tuple[str, ...]
     dangling: bool
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Folder:
-    """A folder below the root of a walk: its name relative to that ("" or ending with "/"), and what lies in it.
-
-    `state` is `state_of` the folder just before its entries were read.
-    """
-
-    name: str
-    state: tuple[int, int, int, int]
-    entries: Entries
-
-
 def find_images(root: Path) -> list[Path]:
-    """All image files below `root`, by name endings, sorted; hidden files and folders are left out.
+    """All image files below `root`, by file name extension, sorted. Hidden files and folders are left out.
 
-    Links are followed; a folder that several links lead to is read once, so a loop ends.
+    Links are followed. A folder that several links point to is read once, so loops end.
 
     Raises:
         InputError: if there is no such folder.
     """
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder; give one that holds images")
-    return sorted(root / (folder.name + image) for folder in walk(root) for image in folder.entries.files)
+        raise InputError(f"{root}: no such folder; give a folder of images")
+    return sorted(root / (folder.name + image) for folder in walk(root) for image in folder.files)
 
 
 def walk(root: Path) -> Iterator[Folder]:
-    """Each folder from `root` down, with the images that lie directly in it.
+    """Yields each folder from `root` down, with the images directly in it.
 
     Raises:
         InputError: if a folder cannot be read.
@@ -59,28 +52,25 @@ def walk(root: Path) -> Iterator[Folder]:
     visited = set()
     remaining = [""]
     while remaining:
-        name = remaining.pop()
-        try:
-            state = state_of(root / name)
-            if state[:2] in visited:
-                continue
-        except OSError as error:
-            raise _unreadable(error) from None
-        visited.add(state[:2])
-        entries = read_entries(root / name)
-        remaining += [f"{name}{folder}/" for folder in reversed(entries.folders)]
-        yield Folder(name=name, state=state, entries=entries)
+        folder = read_folder(root, remaining.pop())
+        if folder.state[:2] in visited:
+            continue
+        visited.add(folder.state[:2])
+        remaining += [f"{folder.name}{name}/" for name in reversed(folder.folders)]
+        yield folder
 
 
-def read_entries(folder: Path, endings: tuple[str, ...] = EXTENSIONS) -> Entries:
-    """What lies directly in `folder`: sub-folders, and files with these name endings, by default images.
+def read_folder(root: Path, name: str = "", endings: tuple[str, ...] = EXTENSIONS) -> Folder:
+    """Reads the entries of `root`/`name`; `endings` are those of the files to list, by default images.
 
     Raises:
         InputError: if it cannot be read.
     """
+    path = root / name
     folders, files, dangling = [], [], False
     try:
-        with os.scandir(folder) as found:
+        state = folder_state(path)
+        with os.scandir(path) as found:
             for entry in found:
                 if entry.name.startswith("."):
                     continue
@@ -91,13 +81,13 @@ def read_entries(folder: Path, endings: tuple[str, ...] = EXTENSIONS) -> Entries
                     files.append(entry.name)
                 dangling = dangling or (entry.is_symlink() and not os.path.exists(entry.path))  # noqa: PTH110
     except OSError as error:
-        raise _unreadable(error) from None
-    return Entries(folders=tuple(sorted(folders)), files=tuple(sorted(files)), dangling=dangling)
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions") from None
+    return Folder(name=name, state=state, folders=tuple(sorted(folders)), files=tuple(sorted(files)), dangling=dangling)
 
 
-def state_of(folder: Path | str) -> tuple[int, int, int, int]:
-    """Device, number, time of the last change of the entries, and of any change: equal if no entry came or went."""
-    found = os.stat(folder)  # noqa: PTH116 - a hundred thousand of these are no place for Path objects
+def folder_state(path: Path | str) -> State:
+    """Device, inode, mtime and ctime in ns, as int64 values. Equal states mean that no entry was added or removed."""
+    found = os.stat(path)  # noqa: PTH116 - called 100,000 times; Path objects would be slow
     return _signed(found.st_dev), _signed(found.st_ino), found.st_mtime_ns, found.st_ctime_ns
 
 
@@ -108,10 +98,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _unreadable(error: OSError) -> InputError:
-    return InputError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions")
-
-
 def _signed(number: int) -> int:
-    """`number` of 64 bits as int64 holds it."""
+    """A 64-bit `number` reinterpreted as int64."""
     return (number + 2**63) % 2**64 - 2**63

@@ -1,1 +1,1 @@
-"""From an image file to pixels: limits before decoding, and the one preprocessing."""
+"""Opening images within limits, and the preprocessing that every part shares."""

@@ -1,7 +1,7 @@
-"""Opening images that strangers send: every limit is checked before a pixel is decoded.
+"""Opening untrusted images: every limit is checked before a pixel is decoded.
 
-One function for files, uploads and datasets, so that what is refused over HTTP is refused on the command line in the
-same words.
+Files, uploads and datasets share one function, so that an image is rejected for the same reason over HTTP and on the
+command line.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ __all__ = [
     "too_much_memory",
 ]
 
-# Content formats, not name endings. JPEG stands for MPO too, the JPEG with appended views that phones write. PPM is
-# left out: Pillow reads the comments of its text form in quadratic time, ten seconds for one MB.
+# Formats by content, not by file name. JPEG includes MPO, the JPEG with appended views that phones write. PPM is left
+# out: Pillow reads the comments of its text form in quadratic time, ten seconds for one MB.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 
-# What makes an image upright, by the value of its EXIF orientation.
+# The transpose that turns an image upright, by EXIF orientation.
 ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -48,11 +48,11 @@ ORIENTATIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-LYING = (5, 6, 7, 8)  # the orientations that swap width and height
-REDUCTIONS = (8, 4, 2)  # what libjpeg can divide both sides by while it decodes
+SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
+REDUCTIONS = (8, 4, 2)  # factors by which libjpeg can shrink both sides while decoding
 REDUCIBLE = ("JPEG", "MPO")
 
-MinSizeFn = Callable[[tuple[int, int]], tuple[float, float]]  # of (width, height), both upright
+MinSizeFn = Callable[[tuple[int, int]], tuple[float, float]]  # upright (width, height) to the smallest that will do
 
 Reason = Literal[
     "empty",
@@ -65,20 +65,20 @@ Reason = Literal[
     "damaged",
 ]
 
-# What Pillow's decoders raise on damaged input, beyond OSError: header arithmetic, truncated structures, bad chunks;
-# and their warnings, where a process turns warnings into errors.
+# What Pillow's decoders raise on damaged input besides OSError: header arithmetic, truncated structures, bad chunks,
+# and warnings in a process that turns them into errors.
 DECODER_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, AssertionError,
                   AttributeError, RuntimeError, struct.error, zlib.error, Warning)  # fmt: skip
 
-OUT_OF_MEMORY = ("decoder error -9", "Out of memory")  # in the words of Pillow's decoders and of libavif
+OUT_OF_MEMORY = ("decoder error -9", "Out of memory")  # messages of Pillow's decoders and of libavif
 
-# Pillow warns about a file's oddities without naming the file: noise among our one-line messages. A filter for the
-# whole process, because `warnings.catch_warnings` is not safe where several threads decode.
+# Pillow warns about odd files without naming them, which is noise among our one-line messages. The filter is for the
+# whole process, because `warnings.catch_warnings` is not thread-safe.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class ImageError(InputError):
-    """An image that is refused, and why: `reason` is stable for programs, the message is for people."""
+    """A rejected image. `reason` is a stable code for programs, the message is for people."""
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
@@ -87,7 +87,7 @@ class ImageError(InputError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageLimits:
-    """The largest image that is decoded: encoded size in bytes, and width times height in pixels."""
+    """Limits on an image: encoded size in bytes, and width times height in pixels."""
 
     max_bytes: int = 20 * 1024 * 1024
     max_pixels: int = 50_000_000
@@ -100,15 +100,18 @@ def open_image(
     name: str | None = None,
     smallest: MinSizeFn | None = None,
 ) -> Image.Image:
-    """Decodes the first frame of an image file or of an image in memory.
+    """Decodes the first frame of an image file or of an encoded image in memory.
 
-    The size is read from the header and checked before decoding. `name` stands for the image in messages (by default
-    the path, or "image").
+    The size is read from the header and checked before decoding.
 
-    `smallest` is for those who will shrink the image anyway: it is given the upright size once that is known, and
-    answers how small, in width and height, the image may come. A JPEG is then decoded at 1/2, 1/4 or 1/8 of its size
-    (sides rounded up), in a fraction of the time; by a factor f, upright point (x, y) moves to (x / f, y / f), or less
-    than a pixel beyond, where the image is stored upside down and f does not divide its sides.
+    Args:
+        source: a path, or the encoded image.
+        limits: the largest image to decode.
+        name: the image's name in messages; by default the path, or "image".
+        smallest: maps the upright (width, height) to the smallest size that the caller can use. A JPEG is then decoded
+            at 1/2, 1/4 or 1/8 of its size (sides rounded up), in a fraction of the time. With a factor f, upright point
+            (x, y) moves to (x / f, y / f), or less than a pixel further where the image is stored upside down and f
+            does not divide its sides.
 
     Raises:
         ImageError: if it is empty, over a limit, damaged, too complex, or not an image of a known format.
@@ -117,13 +120,13 @@ def open_image(
     limits = limits or ImageLimits()
     label = name or (str(source) if isinstance(source, Path) else "image")
     content = _read(source, limits, label)
-    with _refusals(label, limits, "damaged image header"):
+    with _image_errors(label, limits, "damaged image header"):
         check_structure(content)
         image = Image.open(CountedReads(content), formats=FORMATS)
     if image.width * image.height > limits.max_pixels:
         raise _too_many_pixels(label, limits, image.size)
     if image.width == 0 or image.height == 0:
-        raise ImageError("damaged", f"{label}: an image without pixels; send another")
+        raise ImageError("damaged", f"{label}: no pixels; send another image")
     if smallest is not None:
         _reduce(image, smallest, limits, label)
     _load(image, limits, label)
@@ -131,7 +134,7 @@ def open_image(
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF orientation, a key of `ORIENTATIONS`, or 1 if the image is upright or does not tell."""
+    """The EXIF orientation, a key of `ORIENTATIONS`; 1 if the image is upright or has none."""
     try:
         found = image.getexif().get(ExifTags.Base.Orientation)
     except DECODER_ERRORS:  # damaged EXIF says nothing about orientation; the pixels are fine
@@ -140,12 +143,12 @@ def orientation(image: Image.Image) -> int:
 
 
 def _reduce(image: Image.Image, smallest: MinSizeFn, limits: ImageLimits, label: str) -> None:
-    """Has a JPEG decoded at the smallest size that will do, when it is loaded."""
+    """Prepares a JPEG to be decoded at the smallest size that will do."""
     if image.format not in REDUCIBLE:
-        _load(image, limits, label)  # Pillow looks for a PNG's orientation behind its pixels, so it comes after them
-    lying = orientation(image) in LYING
-    width, height = smallest(image.size[::-1] if lying else image.size)
-    if lying:
+        _load(image, limits, label)  # Pillow finds a PNG's orientation only after its pixels
+    sideways = orientation(image) in SIDEWAYS
+    width, height = smallest(image.size[::-1] if sideways else image.size)
+    if sideways:
         width, height = height, width
     if image.format not in REDUCIBLE:
         return
@@ -156,13 +159,13 @@ def _reduce(image: Image.Image, smallest: MinSizeFn, limits: ImageLimits, label:
 
 
 def _load(image: Image.Image, limits: ImageLimits, label: str) -> None:
-    with _refusals(label, limits, "damaged or cut off"):
+    with _image_errors(label, limits, "damaged or cut off"):
         image.load()
 
 
 @contextlib.contextmanager
-def _refusals(label: str, limits: ImageLimits, damage: str) -> Iterator[None]:
-    """Makes an `ImageError` of what Pillow raises."""
+def _image_errors(label: str, limits: ImageLimits, damage: str) -> Iterator[None]:
+    """Turns what Pillow raises into an `ImageError`."""
     try:
         yield
     except UnidentifiedImageError:
@@ -172,7 +175,7 @@ def _refusals(label: str, limits: ImageLimits, damage: str) -> Iterator[None]:
     except MemoryError:
         raise too_much_memory(label) from None
     except TooComplex as error:
-        raise ImageError("too_complex", f"{label}: {error}, which no photo has; save it again") from None
+        raise ImageError("too_complex", f"{label}: {error}, far more than in any photo; save it again") from None
     except DECODER_ERRORS as error:
         if any(sign in str(error) for sign in OUT_OF_MEMORY):
             raise too_much_memory(label) from None
@@ -193,22 +196,24 @@ def _read(source: Path | bytes, limits: ImageLimits, label: str) -> bytes:
 
 
 def check_bytes(size: int, label: str, limits: ImageLimits | None = None) -> None:
-    """Refuses an encoded image of more bytes than `limits` allow, with an `ImageError`."""
+    """Checks the size of an encoded image.
+
+    Raises:
+        ImageError: if it has more bytes than `limits` allow.
+    """
     limits = limits or ImageLimits()
     if size > limits.max_bytes:
-        raise ImageError(
-            "too_many_bytes", f"{label}: {size} bytes, at most {limits.max_bytes} are taken; scale it down"
-        )
+        raise ImageError("too_many_bytes", f"{label}: {size} bytes, limit {limits.max_bytes}; scale it down")
 
 
 def too_much_memory(label: str) -> ImageError:
-    """The refusal of an image for which memory has run out."""
-    return ImageError("too_much_memory", f"{label}: takes more memory than there is; scale it down")
+    """The error for an image that needs more memory than there is."""
+    return ImageError("too_much_memory", f"{label}: needs more memory than there is; scale it down")
 
 
 def _too_many_pixels(label: str, limits: ImageLimits, size: tuple[int, int] | None = None) -> ImageError:
     found = f"{size[0]} x {size[1]} pixels" if size else "too many pixels"
-    return ImageError("too_many_pixels", f"{label}: {found}, at most {limits.max_pixels} are taken; scale it down")
+    return ImageError("too_many_pixels", f"{label}: {found}, limit {limits.max_pixels}; scale it down")
 
 
 def _line(error: BaseException) -> str:

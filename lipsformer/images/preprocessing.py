@@ -1,7 +1,7 @@
-"""The one preprocessing of the toolkit: from a Pillow image to the pixels that the network sees.
+"""Preprocessing: from a Pillow image to the uint8 RGB pixels that the network takes.
 
-Evaluation, parity checks, prediction and serving all call `Preprocessing.apply`; checkpoint and bundle carry the
-specification. Normalization is not part of it: the network's input is uint8, and exported graphs normalize inside.
+Evaluation, parity checks, prediction and serving all call `Preprocessing.apply`. Checkpoints and bundles carry its
+parameters. Normalization is not part of it: the network takes uint8, and exported graphs normalize inside.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from .open import DECODER_ERRORS, ORIENTATIONS, ImageError, orientation, too_muc
 __all__ = ["Preprocessing", "to_rgb"]
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-STRIP = 1_000_000  # pixels of a large image that are converted at a time
+STRIP = 1_000_000  # pixels of a large image to convert at a time
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """How an image becomes network input.
+    """Preprocessing parameters, as in timm.
 
-    Upright by its EXIF orientation, to RGB, shorter side to `image_size / crop_pct` pixels with `interpolation`,
-    square center crop of `image_size` pixels. `mean` and `std` (of RGB in 0..1) are applied by the network's side:
-    ImageNet's by default.
+    An image is turned upright by its EXIF orientation and converted to RGB. Its shorter side is resized to
+    `image_size / crop_pct` pixels with `interpolation`, followed by a square center crop of `image_size` pixels. `mean`
+    and `std` (of RGB in 0..1, ImageNet's by default) are applied by the network.
 
     Raises:
         InputError: if a field is out of range.
@@ -57,15 +57,15 @@ class Preprocessing:
             raise InputError("preprocessing: mean and std need three finite numbers each, std above 0")
 
     def apply(self, image: Image.Image) -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:
-        """Pixels (image_size, image_size, 3), uint8 RGB.
+        """Returns pixels (image_size, image_size, 3), uint8 RGB.
 
         Raises:
-            ImageError: if the image's mode has no meaning as a photo.
+            ImageError: if the image cannot be converted to RGB.
         """
         rgb = to_rgb(image)
         shorter = round(self.image_size / self.crop_pct)
-        # The box is cut in source coordinates and resized once: only the pixels that count are resampled. Multiplying
-        # first keeps the whole side exact; rounded up it would lie outside the image.
+        # The crop box is in source coordinates, so that only its pixels are resampled, once. Multiplying first keeps a
+        # full side exact; rounded up it would exceed the image.
         side = min(rgb.size) * self.image_size / shorter
         left, top = (rgb.width - side) / 2, (rgb.height - side) / 2
         size = (self.image_size, self.image_size)
@@ -78,7 +78,7 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The specification that `to_dict` wrote.
+        """Reads what `to_dict` wrote.
 
         Raises:
             InputError: if a field is missing, unknown or invalid.
@@ -92,14 +92,14 @@ class Preprocessing:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The image upright (EXIF orientation applied) and in 8-bit RGB.
+    """Converts an image to upright 8-bit RGB; one that is so already is returned itself.
 
-    Transparency is laid on white. 16-bit grayscale keeps its upper 8 bits; 32-bit integers are read as 16-bit;
-    floating point is read as 0..1, or as 0..255 where it exceeds 1. CMYK and the other color spaces are converted
-    without color profiles. An image that is so already is returned itself.
+    The EXIF orientation is applied. Transparency is composited on white. 16-bit grayscale keeps its upper 8 bits.
+    32-bit integers are read as 16-bit. Floating point is read as 0..1, or as 0..255 where it exceeds 1. CMYK and other
+    color spaces are converted without color profiles.
 
     Raises:
-        ImageError: if the pixel mode cannot be read as a photo.
+        ImageError: if the pixel mode cannot be converted.
     """
     image = _upright(image)
     try:
@@ -112,12 +112,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
         raise too_much_memory("image") from None
     except DECODER_ERRORS as error:
         raise ImageError(
-            "damaged", f"image of mode {image.mode} cannot be read as RGB ({error!r}); save it again"
+            "damaged", f"image of mode {image.mode} cannot be converted to RGB ({error!r}); save it again"
         ) from None
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    # Not ImageOps.exif_transpose: it writes the EXIF block anew, and gives up where a camera's block cannot be.
+    # Not ImageOps.exif_transpose: it rewrites the EXIF block, and fails on camera blocks that it cannot write.
     found = orientation(image)
     return image.transpose(ORIENTATIONS[found]) if found in ORIENTATIONS else image
 
@@ -146,7 +146,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _by_strips(image: Image.Image, change: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """What `change`, which works on each pixel alone, makes of the image, in RGB, without whole images in between."""
+    """Applies the pixelwise `change` strip by strip, to RGB, without intermediate images of full size."""
     rgb = Image.new("RGB", image.size)
     for box, strip in _strips(image):
         rgb.paste(change(strip).convert("RGB"), box)

@@ -1,7 +1,7 @@
-"""Files whose structure alone would keep Pillow busy for long: more parts than a photo has, found before decoding.
+"""Limits on a file's structure, checked before decoding: more parts than any photo has would keep Pillow busy.
 
-Limits on bytes and pixels do not bound this: a file of 20 MiB can hold millions of empty segments, chunks or strips,
-each of which costs a step in Python, and a few bytes more in a progressive JPEG are one more pass over all its pixels.
+Limits on bytes and pixels do not cover this. A file of 20 MiB can hold millions of empty segments, chunks or strips,
+each of which costs a step in Python, and a few more bytes in a progressive JPEG are another pass over all its pixels.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ import numpy as np
 
 __all__ = ["CountedReads", "TooComplex", "check_structure"]
 
-# Pillow reads a JPEG of 20 MiB in some hundred pieces, in blocks of 64 KiB. A step takes it 0.2 to 2.5 microseconds.
+# Pillow reads a JPEG of 20 MiB in a few hundred blocks of 64 KiB. A read costs 0.2 to 2.5 microseconds.
 MAX_READS = 200_000
-MAX_SCANS = 100  # of a JPEG: progressive ones have about ten
-MAX_SEGMENTS = 20_000  # of a JPEG that has so many scans
-MAX_VALUES = 100_000  # of one field of a TIFF, such as the places of its strips
+MAX_SCANS = 100  # in a JPEG; progressive ones have about ten
+MAX_SEGMENTS = 20_000  # in a JPEG that seems to have more scans
+MAX_VALUES = 100_000  # in one field of a TIFF, such as the offsets of its strips
 
-# What begins a segment in a JPEG, or ends it: not the stuffed, filled or restarted bytes within the pixels' code.
+# The start of a JPEG segment or the end of the image, not stuffing, fill bytes or restart markers in the pixel data.
 MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
 END_OF_IMAGE, START_OF_SCAN = b"\xd9", b"\xda"
 
-TIFF_BYTES = (1, 2, 6, 7)  # the types of text, profiles and the like: read in one piece, however long
+TIFF_BYTES = (1, 2, 6, 7)  # byte types, for text, profiles and the like: read in one piece, however long
 
 
-class TooComplex(Exception):  # noqa: N818 - `images` makes a refusal of it
-    """Says what there is too much of."""
+class TooComplex(Exception):  # noqa: N818 - `open_image` turns it into an `ImageError`
+    """A file exceeds a structure limit. The message names the limit."""
 
 
 class CountedReads(io.BytesIO):
-    """A file in memory that may be read in so many pieces, and no more."""
+    """A file in memory that allows `MAX_READS` reads."""
 
     def __init__(self, content: bytes) -> None:
         super().__init__(content)
         self.left = MAX_READS
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """The next bytes.
+        """Reads the next bytes.
 
         Raises:
-            TooComplex: from the first read on that is one too many.
+            TooComplex: once there were more than `MAX_READS` reads.
         """
         self.left -= 1
         if self.left < 0:
@@ -51,13 +51,13 @@ class CountedReads(io.BytesIO):
 
 
 def check_structure(content: bytes) -> None:
-    """Looks for what is slow before or without reading in many pieces: the scans of a JPEG, the fields of a TIFF.
+    """Checks what `CountedReads` cannot see: the scans of a JPEG and the field sizes of a TIFF.
 
     Raises:
-        TooComplex: if there are too many.
+        TooComplex: if one is over its limit.
     """
     if content.startswith(b"\xff\xd8"):
-        # The bytes of a marker may occur in what is no scan, such as a video that is appended: look quickly, then well.
+        # The marker's bytes may also occur elsewhere, such as in an appended video: count roughly, then parse.
         values = np.frombuffer(content, np.uint8)
         if np.count_nonzero((values[:-1] == 0xFF) & (values[1:] == 0xDA)) > MAX_SCANS:
             _check_scans(content)
@@ -79,15 +79,15 @@ def _check_scans(content: bytes) -> None:
 
 
 def _check_fields(content: bytes) -> None:
-    """Looks at the first directory, the only one that is read, of a TIFF or BigTIFF."""
+    """Checks the first directory of a TIFF or BigTIFF, the only one that Pillow reads."""
     order = "<" if content.startswith(b"II") else ">"
-    big = content[2:3] == b"+"  # as Pillow tells them apart
+    big = content[2:3] == b"+"  # as Pillow distinguishes them
     place, count, field = (order + kind for kind in (("Q", "Q", "HHQ8x") if big else ("I", "H", "HHI4x")))
     try:
         (start,) = struct.unpack_from(place, content, 8 if big else 4)
         (fields,) = struct.unpack_from(count, content, start)
     except struct.error:
-        return  # damaged, as Pillow will find
+        return  # damaged; Pillow will report it
     start += struct.calcsize(count)
     each = struct.calcsize(field)
     directory = memoryview(content)[start:]

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lipsformer.bundle.manifest import Manifest, class_names, read_manifest
+from lipsformer.bundle.class_names import parse_class_names
+from lipsformer.bundle.manifest import Manifest, read_manifest
 from lipsformer.bundle.pretrained import resolve_model
 from lipsformer.images.open import ImageLimits, open_image
 from lipsformer.images.preprocessing import Preprocessing
@@ -184,7 +185,7 @@ def _from_graph(path: Path, device: str, threads: int | None) -> Predictor:
     metadata = runtime.metadata()
     try:
         preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
-        classes = class_names(metadata["classes"])
+        classes = parse_class_names(metadata["classes"])
         max_batch = int(metadata["max_batch"])
         precision = str(metadata["precision"])
     except (KeyError, TypeError, ValueError) as error:

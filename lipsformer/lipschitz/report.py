@@ -13,7 +13,7 @@ import torch
 from lipsformer.checkpoints.checkpoint import load_checkpoint
 from lipsformer.datasets import find_images
 from lipsformer.images.open import open_image
-from lipsformer.model.pixel_norm import Normalize
+from lipsformer.model.pixel_norm import PixelNormalize
 from lipsformer.system.console import track
 from lipsformer.system.errors import InputError
 
@@ -78,7 +78,7 @@ def measure_lipschitz(model: str | Path, folder: Path, images: int) -> Lipschitz
         raise InputError(f"{folder}: holds no images; give a folder of photos")
     chosen = [paths[index * len(paths) // images] for index in range(images)] if images < len(paths) else paths
     prepared = [torch.from_numpy(checkpoint.preprocessing.apply(open_image(path)).copy()) for path in chosen]
-    inputs = Normalize(checkpoint.preprocessing)(torch.stack(prepared))
+    inputs = PixelNormalize(checkpoint.preprocessing)(torch.stack(prepared))
     with track("lipschitz", len(chosen) + 2) as advance:
         upper = bound_network(checkpoint.model)
         advance(1, "upper bound")

@@ -1,45 +1,26 @@
-"""Between queries, keys and values: scaled cosine similarity attention, and the dot product that it replaces."""
+"""Attention over queries, keys and values: the paper's scaled cosine similarity attention, and plain dot products."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from . import cpu_ops
 from .config import ModelConfig
 
-__all__ = ["DotProductAttention", "ScaledCosineAttention", "build_attention", "normalize"]
+__all__ = ["DotProductAttention", "ScaledCosineAttention", "build_attention", "l2_normalize"]
 
 
-def normalize(x: Tensor, epsilon: float) -> Tensor:
+def l2_normalize(x: Tensor, epsilon: float) -> Tensor:
     """x / sqrt(|x|**2 + epsilon) over the last dimension; its Lipschitz constant is epsilon**-0.5."""
     return x * torch.rsqrt(x.square().sum(dim=-1, keepdim=True) + epsilon)
-
-
-class Normalize(torch.autograd.Function):
-    """`normalize`, in half the passes over memory that autograd would make."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, epsilon: float) -> Tensor:
-        inverse = torch.rsqrt(x.square().sum(dim=-1, keepdim=True) + epsilon)
-        unit = x * inverse
-        ctx.save_for_backward(unit, inverse)
-        return unit
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        unit, inverse = ctx.saved_tensors
-        along = (grad * unit).sum(dim=-1, keepdim=True)
-        return torch.addcmul(grad, unit, along, value=-1).mul_(inverse), None
 
 
 class ScaledCosineAttention(nn.Module):
     """nu * softmax(tau * cos(q, k) + bias) v: scaled cosine similarity attention (LipsFormer, section 4.1.2).
 
     The paper normalizes v too (`value_norm`), without which the map is not Lipschitz; the official Swin code does not.
-    tau (`temperature`) and nu (`value_scale`) are constants, or a parameter for each head where
-    `config.learned_scales` is set.
+    tau (`temperature`) and nu (`value_scale`) are constants, or one parameter per head with `config.learned_scales`.
     """
 
     temperature: Tensor | float
@@ -58,13 +39,12 @@ class ScaledCosineAttention(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
         """Maps q, k and v, each (..., heads, N, d), to (..., heads, N, d); `bias` is added to the (N, N) scores."""
-        by_hand = self.training and not torch.compiler.is_compiling()  # which fuses the formula by itself
-        unit = Normalize.apply if by_hand else normalize
-        q = unit(q, self.epsilon) * self.temperature
+        unit = cpu_ops.l2_normalize if cpu_ops.use_own_backward(self.training) else l2_normalize
+        q = unit(q, self.epsilon) * self.temperature  # (..., heads, N, d)
         k = unit(k, self.epsilon)
         v = unit(v, self.epsilon) if self.value_norm else v
-        scores = q @ k.transpose(-2, -1)
-        out: Tensor = torch.softmax(scores if bias is None else scores + bias, dim=-1) @ v
+        scores = q @ k.transpose(-2, -1)  # (..., heads, N, N): tau * cos(q, k)
+        out = torch.softmax(scores if bias is None else scores + bias, dim=-1) @ v  # (..., heads, N, d)
         return out if isinstance(self.value_scale, float) and self.value_scale == 1.0 else out * self.value_scale
 
 
@@ -73,10 +53,10 @@ class DotProductAttention(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
         """Maps q, k and v, each (..., heads, N, d), to (..., heads, N, d); `bias` is added to the (N, N) scores."""
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # (..., heads, N, N)
         return torch.softmax(scores if bias is None else scores + bias, dim=-1) @ v
 
 
 def build_attention(config: ModelConfig, num_heads: int) -> nn.Module:
-    """The attention that `config` names, for `num_heads` heads."""
+    """The attention that `config.attention` names, for `num_heads` heads."""
     return ScaledCosineAttention(config, num_heads) if config.attention == "cosine" else DotProductAttention()

@@ -1,7 +1,7 @@
-"""What the two forms of LipsFormer share: blocks, stages and the way from an image to logits.
+"""The network that both forms of LipsFormer share (ICLR 2023, arXiv 2304.09856): blocks, stages, image to logits.
 
-Feature maps are (B, H, W, C) throughout. Seen as (B, C, H, W) that is torch's channels_last format, so convolutions run
-on it without a copy. Parameter names are the official code's.
+Feature maps are (B, H, W, C) throughout. Viewed as (B, C, H, W) that is torch's channels_last format, so convolutions
+run without a copy. Parameter names are those of the official code.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from . import cpu_ops
 from .config import ModelConfig
-from .cpu_ops import DepthwiseConv2d
 from .norm import build_norm
 from .residual import PlainResidual, ResidualScale, drop_path_mask
 
-__all__ = ["Block", "LipsFormer", "Mlp", "PatchEmbed", "Stage", "conv_nhwc"]
+__all__ = ["Block", "DepthwiseConv2d", "LipsFormer", "Mlp", "PatchEmbed", "Stage", "conv_nhwc"]
 
 
 def conv_nhwc(layer: nn.Module, x: Tensor) -> Tensor:
@@ -25,12 +25,21 @@ def conv_nhwc(layer: nn.Module, x: Tensor) -> Tensor:
     return out
 
 
-def pointwise_conv(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    """Applies a 1x1 convolution to a channels-last map (B, H, W, C): while training, as the matrix product that it is.
+class DepthwiseConv2d(nn.Conv2d):
+    """One `kernel_size` x `kernel_size` filter for each of `dim` channels, zero-padded: (B, C, H, W) to the same shape.
 
-    oneDNN's gradients of the convolution take longer.
+    Equal to `nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)`, gradients included;
+    `kernel_size` is odd.
     """
-    return F.linear(x, layer.weight.flatten(1), layer.bias) if layer.training else conv_nhwc(layer, x)
+
+    def __init__(self, dim: int, kernel_size: int) -> None:
+        super().__init__(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, C, H, W) to (B, C, H, W)."""
+        if x.device.type == "cpu" and cpu_ops.use_own_backward(self.training):
+            return cpu_ops.depthwise_conv(x, self.weight, self.bias)
+        return super().forward(x)
 
 
 class PatchEmbed(nn.Module):
@@ -48,7 +57,7 @@ class PatchEmbed(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Linear, GELU, linear, on the last dimension."""
+    """Linear, GELU, linear over the last dimension."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -61,9 +70,10 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Depthwise 7x7 branches, attention, MLP: each one residual, and a norm for the last two.
+    """Depthwise 7x7 branches, attention and MLP, each a residual x + alpha * f(x) (LipsFormer, section 4.1.3).
 
-    The first convolution branch mixes the channels too: depthwise, GELU, 1x1, GELU. The second is depthwise, GELU.
+    Attention and MLP have a norm after the sum ("post") or before the branch ("pre"). The first convolution branch
+    mixes the channels too: depthwise, GELU, 1x1, GELU. The second is depthwise, GELU.
     """
 
     def __init__(self, config: ModelConfig, stage: int, attention: nn.Module) -> None:
@@ -89,12 +99,16 @@ class Block(nn.Module):
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """Maps (B, H, W, C) to (B, H, W, C); `keep` (conv_branches + 2, B) weighs the branches (stochastic depth)."""
         for index, (convolution, scale) in enumerate(zip(self.dwconv_layers, self.scale_layers, strict=True)):
-            branch = F.gelu(conv_nhwc(convolution, x))
+            branch = F.gelu(conv_nhwc(convolution, x))  # (B, H, W, C), as every branch is
             if index == 0:
-                branch = F.gelu(pointwise_conv(self.nin, branch))
+                branch = F.gelu(self._mix_channels(branch))
             x = x + scale(branch, of_branch(keep, index))
         x = self._residual(x, self.attn, self.alpha1, self.norm1, keep, -2)
         return self._residual(x, self.mlp, self.alpha2, self.norm2, keep, -1)
+
+    def _mix_channels(self, x: Tensor) -> Tensor:
+        nin = self.nin
+        return cpu_ops.pointwise_conv(x, nin.weight, nin.bias) if self.training else conv_nhwc(nin, x)
 
     def _residual(
         self, x: Tensor, branch: nn.Module, scale: nn.Module, norm: nn.Module, keep: Tensor | None, index: int
@@ -107,12 +121,12 @@ class Block(nn.Module):
 
 
 def of_branch(keep: Tensor | None, index: int) -> Tensor | None:
-    """Row `index` of `keep` (branches, B), where there is one, as (B, 1, 1, 1)."""
+    """Row `index` of `keep` (branches, B) as (B, 1, 1, 1); None if `keep` is None."""
     return None if keep is None else keep[index][:, None, None, None]
 
 
 class Stage(nn.Module):
-    """Blocks at one resolution, then what leads to the next stage: `downsample`."""
+    """Blocks at one resolution, then `downsample` to the next."""
 
     def __init__(self, blocks: list[Block], downsample: nn.Module) -> None:
         super().__init__()
@@ -122,8 +136,8 @@ class Stage(nn.Module):
     def forward(self, x: Tensor, keep: Tensor | None = None, *, grad_checkpointing: bool = False) -> Tensor:
         """Maps (B, H, W, C) to (B, H/2, W/2, 2C), or the same shape in the last stage.
 
-        `keep` (blocks, conv_branches + 2, B) weighs the branches. With `grad_checkpointing` a block's activations
-        are not stored but computed again for the gradient.
+        `keep` (blocks, conv_branches + 2, B) weighs the branches. With `grad_checkpointing`, activations inside a block
+        are recomputed for the gradient instead of stored.
         """
         for index, block in enumerate(self.blocks):
             weights = None if keep is None else keep[index]
@@ -135,11 +149,11 @@ class Stage(nn.Module):
 class LipsFormer(nn.Module):
     """Maps normalized float images (B, 3, S, S) to logits (B, num_classes), S being `config.image_size`.
 
-    A form says how it embeds an image, attends within a block, and merges tokens between two stages.
+    A subclass defines how the image is embedded, how a block attends, and how tokens are merged between two stages.
 
-    While training, stochastic depth (Huang et al. 2016) leaves out branches of single images. Which ones is an input:
-    uniform numbers (`drop_path_noise`, of `drop_path_shape`), so that it can be a function of step and image alone;
-    without them they are drawn from PyTorch's generator. `grad_checkpointing` trades time for memory.
+    In training, stochastic depth (Huang et al. 2016) drops branches for individual images. `drop_path_noise`, uniform
+    numbers of shape `drop_path_shape`, decides which, so that it can depend on step and image alone; by default the
+    numbers come from PyTorch's generator. `grad_checkpointing` saves memory at the cost of time.
     """
 
     grad_checkpointing = False
@@ -172,14 +186,14 @@ class LipsFormer(nn.Module):
         raise NotImplementedError
 
     def drop_path_shape(self, batch: int) -> tuple[int, int, int]:
-        """Shape of the numbers that decide stochastic depth for `batch` images: (blocks, conv_branches + 2, batch)."""
+        """Shape of `drop_path_noise` for `batch` images: (blocks, conv_branches + 2, batch)."""
         return sum(self.config.depths), self.config.conv_branches + 2, batch
 
     def forward_features(self, image: Tensor, drop_path_noise: Tensor | None = None) -> Tensor:
         """Pooled features (B, C) of normalized float images (B, 3, S, S).
 
         Raises:
-            ValueError: if the images have another size than the model was built for.
+            ValueError: if the images do not have the size that the model was built for.
         """
         size = self.config.image_size
         if tuple(image.shape[1:]) != (3, size, size):
@@ -188,7 +202,7 @@ class LipsFormer(nn.Module):
         x = self.patch_embed(image)
         block = 0
         for stage, depth in zip(self.layers, self.config.depths, strict=True):
-            weights = None if keep is None else keep[block : block + depth]
+            weights = None if keep is None else keep[block : block + depth]  # (depth, conv_branches + 2, B)
             x = stage(x, weights, grad_checkpointing=self.grad_checkpointing and self.training)
             block += depth
         features: Tensor = self.norm(x).mean(dim=(1, 2))

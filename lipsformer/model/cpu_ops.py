@@ -1,9 +1,12 @@
-"""Depthwise convolutions whose gradients are fast on a CPU.
+"""Training operations with hand-written gradients, tuned on a CPU. Each has the signature of the plain formula.
+
+The layers choose them by `use_own_backward`, and compute the formula itself everywhere else. The values are the same up
+to rounding.
 
 oneDNN's gradients of the weights and the bias of a depthwise 7x7 convolution take ten to twenty times as long as the
 convolution itself, a good part of a model's whole step. Two things help (benchmarks/depthwise/): the gradient of the
-bias is a plain sum, and that of the weights is, on maps that are not too large, one matrix product for each channel: of
-all pairs of positions or of columns, of which those the same distance apart are then summed.
+bias is a plain sum, and that of the weights is, on maps that are not too large, one matrix product per channel over all
+pairs of positions or of columns; the products of pairs the same distance apart are then summed.
 """
 
 from __future__ import annotations
@@ -13,40 +16,80 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
-__all__ = ["DepthwiseConv2d"]
+__all__ = ["center_affine", "depthwise_conv", "l2_normalize", "pointwise_conv", "use_own_backward"]
 
 MOST_POSITIONS = 64  # beyond 8x8 maps the pairs of positions outweigh what is saved
 MOST_COLUMNS = 16  # and the pairs of columns beyond this width; in float32, where oneDNN does better, at any
 
 
-class DepthwiseConv2d(nn.Conv2d):
-    """One `kernel_size` x `kernel_size` filter for each of `dim` channels, zero-padded: (B, C, H, W) to the same shape.
+def use_own_backward(training: bool) -> bool:
+    """Whether to compute by these functions: while training, except under torch.compile, which fuses the formulas."""
+    return training and not torch.compiler.is_compiling()
 
-    The same as `nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)`, gradients included;
-    `kernel_size` is odd.
+
+def l2_normalize(x: Tensor, epsilon: float) -> Tensor:
+    """x / sqrt(|x|**2 + epsilon) over the last dimension, in half the passes over memory that autograd would make."""
+    out: Tensor = L2Normalize.apply(x, epsilon)  # type: ignore[no-untyped-call]
+    return out
+
+
+def center_affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """(x - mean) * weight + bias over the last dimension, in half the passes over memory that autograd would make."""
+    out: Tensor = CenterAffine.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    return out
+
+
+def pointwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 1x1 convolution by `weight` (C', C, 1, 1), as the matrix product that it is: (B, H, W, C) to (B, H, W, C').
+
+    oneDNN's gradients of the convolution take longer.
     """
-
-    def __init__(self, dim: int, kernel_size: int) -> None:
-        super().__init__(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps (B, C, H, W) to (B, C, H, W)."""
-        if not self.training or x.device.type != "cpu" or torch.compiler.is_compiling():
-            return super().forward(x)
-        weight, bias = self.weight, self.bias
-        if torch.is_autocast_enabled("cpu"):
-            dtype = torch.get_autocast_dtype("cpu")
-            x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-        out: Tensor = DepthwiseConvolution.apply(x, weight, bias)  # type: ignore[no-untyped-call]
-        return out
+    return F.linear(x, weight.flatten(1), bias)
 
 
-class DepthwiseConvolution(torch.autograd.Function):
-    """A depthwise convolution with its gradients written out."""
+def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A zero-padded depthwise convolution by `weight` (C, 1, k, k), k odd: (B, C, H, W) to the same shape."""
+    if torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    out: Tensor = DepthwiseConv.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    return out
 
+
+class L2Normalize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, epsilon: float) -> Tensor:
+        inverse = torch.rsqrt(x.square().sum(dim=-1, keepdim=True) + epsilon)
+        unit = x * inverse
+        ctx.save_for_backward(unit, inverse)
+        return unit
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        unit, inverse = ctx.saved_tensors
+        along = (grad * unit).sum(dim=-1, keepdim=True)
+        return torch.addcmul(grad, unit, along, value=-1).mul_(inverse), None
+
+
+class CenterAffine(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        centered = x - x.mean(dim=-1, keepdim=True)
+        ctx.save_for_backward(centered, weight)
+        return torch.addcmul(bias, centered, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        centered, weight = ctx.saved_tensors
+        grad_x = grad * weight
+        grad_x -= grad_x.mean(dim=-1, keepdim=True)  # centering is its own transpose
+        return grad_x, (grad * centered).sum_to_size(weight.shape), grad.sum_to_size(weight.shape)
+
+
+class DepthwiseConv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
@@ -67,7 +110,7 @@ class DepthwiseConvolution(torch.autograd.Function):
 def weight_gradient(x: Tensor, grad: Tensor, kernel: int) -> Tensor:
     """Gradient (C, 1, kernel, kernel) of a depthwise convolution's weights, of input and output gradient (B, C, H, W).
 
-    By whichever of three ways is fastest for the shape and the precision.
+    Computed in the fastest of three ways for the shape and the precision.
     """
     _, channels, height, width = x.shape
     if height * width <= MOST_POSITIONS:

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from .attention import build_attention
-from .blocks import LipsFormer, PatchEmbed, conv_nhwc
+from .blocks import DepthwiseConv2d, LipsFormer, PatchEmbed, conv_nhwc
 from .config import CSwinConfig
-from .cpu_ops import DepthwiseConv2d
 from .norm import build_norm
 from .windows import join_heads, split_heads, window_partition, window_reverse
 
@@ -23,8 +22,8 @@ __all__ = ["CrossShapedAttention", "LipsFormerCSwin", "StripeAttention"]
 class StripeAttention(nn.Module):
     """Attention inside windows of `height` x `width` tokens, plus LePE: a depthwise 3x3 convolution of the values.
 
-    The convolution does not look beyond the window. It sees the values as they are, also where the similarity
-    normalizes them: linear either way, so it adds its own norm to the Lipschitz constant and no more.
+    The convolution does not look beyond the window. It gets the values before any normalization by the attention. Being
+    linear, it adds only its own norm to the Lipschitz constant.
     """
 
     def __init__(self, config: CSwinConfig, dim: int, num_heads: int, height: int, width: int) -> None:

@@ -1,4 +1,4 @@
-"""The bridge from pixels to the network's input, in PyTorch: training, checkpoints and the exported graph share it."""
+"""Pixel normalization in PyTorch: the first layer of every model, in training, checkpoints and exported graphs."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from torch import Tensor, nn
 
 from lipsformer.images.preprocessing import Preprocessing
 
-__all__ = ["Normalize"]
+__all__ = ["PixelNormalize"]
 
 
-class Normalize(nn.Module):
+class PixelNormalize(nn.Module):
     """Maps uint8 pixels (B, S, S, 3) to float images (B, 3, S, S): (pixels / 255 - mean) / std per channel.
 
-    The result is a channels-last view: no copy is made for the change of layout.
+    Returns a channels-last view: changing the layout costs no copy.
     """
 
     def __init__(self, preprocessing: Preprocessing) -> None:

@@ -1,4 +1,4 @@
-"""Outputs that appear whole or not at all: written beside their place, flushed to disk, then renamed."""
+"""Atomic outputs: written next to their final path, flushed to disk, then renamed."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def _fsync(path: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Gives a path beside `path` to write to; once the block ends without an error, renames it to `path`.
+    """Yields a temporary path next to `path`. When the block ends without an error, it is renamed to `path`.
 
     Raises:
-        InputError: if `path` is a folder, or cannot be written.
+        InputError: if `path` is a folder or cannot be written.
     """
-    with _told(path):
+    with _write_errors(path):
         if path.is_dir():
             raise InputError(f"{path}: a folder; give the name of a file in it")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,15 +60,14 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Gives an empty folder beside `path` to fill; once the block ends without an error, renames it to `path`.
+    """Yields an empty folder next to `path`. When the block ends without an error, it is renamed to `path`.
 
-    Folders that killed processes left half-filled for the same `path` are removed.
+    Incomplete folders that killed processes left for the same `path` are removed.
 
     Raises:
-        InputError: if `path` exists already or appears meanwhile (an empty folder counts as free), or cannot be
-            written.
+        InputError: if `path` exists or appears in the meantime (an empty folder does not count), or cannot be written.
     """
-    with _told(path):
+    with _write_errors(path):
         if _taken(path):
             raise _exists(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,11 +90,11 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 
 def _new_draft(path: Path) -> tuple[Path, int | None]:
-    """An empty folder beside `path`, and the lock that tells other processes that it is in use.
+    """An empty folder next to `path`, and the lock that marks it as in use.
 
-    Drafts of processes that were killed are removed first: a lock ends with its process.
+    Drafts of killed processes are removed first: a lock ends with its process.
     """
-    parent = _lock(path.parent, wait=True)  # so that nobody takes a draft for a dead one before it is locked
+    parent = _lock(path.parent, wait=True)  # so that no process sees a draft before it is locked
     try:
         if parent is not None:
             for old in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
@@ -110,7 +109,7 @@ def _new_draft(path: Path) -> tuple[Path, int | None]:
 
 
 def _lock(folder: Path, *, wait: bool = False) -> int | None:
-    """A descriptor that holds the folder's lock; None if another process has it, or there are no locks here."""
+    """A descriptor that holds the folder's lock; None if another process has it, or locks are unsupported here."""
     if sys.platform == "win32":
         return None
     try:
@@ -126,13 +125,14 @@ def _lock(folder: Path, *, wait: bool = False) -> int | None:
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _write_errors(path: Path) -> Iterator[None]:
+    """Turns an OSError into an `InputError` about `path`."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(
-            f"{path}: cannot be written ({reason}); check the path, its permissions and the space"
+            f"{path}: cannot be written ({reason}); check the path, its permissions and the free space"
         ) from None
 
 

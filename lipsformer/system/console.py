@@ -1,6 +1,6 @@
-"""What a person sees while work goes on: a live bar on a terminal, plain lines elsewhere; all on stderr.
+"""Progress on stderr: a live bar on a terminal, plain lines elsewhere.
 
-stdout is for results alone, so that `--json` can be piped.
+stdout is for results alone, so that the output of `--json` can be piped.
 """
 
 from __future__ import annotations
@@ -10,28 +10,47 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-__all__ = ["printable", "say", "track"]
+__all__ = ["is_quiet", "printable", "quiet", "say", "track"]
 
 PLAIN_INTERVAL_SECONDS = 10.0
 
+_quiet = False  # not a context variable: threads that a command starts are to be quiet too
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silences `say` and `track` in this process, in all its threads, until the block ends. Errors still show."""
+    global _quiet
+    before, _quiet = _quiet, True
+    try:
+        yield
+    finally:
+        _quiet = before
+
+
+def is_quiet() -> bool:
+    """Whether `quiet` is active, for displays that draw on the terminal themselves."""
+    return _quiet
+
 
 def printable(text: str) -> str:
-    """`text` without what a terminal would obey: names out of a file may hold control characters."""
+    """Replaces control characters, which a terminal would obey: names read from a file may hold them."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def say(message: str) -> None:
     """Prints one line on stderr."""
-    print(message, file=sys.stderr, flush=True)  # noqa: T201
+    if not _quiet:
+        print(message, file=sys.stderr, flush=True)  # noqa: T201
 
 
 @contextlib.contextmanager
 def track(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
-    """Shows progress of `total` steps; gives a function `advance(steps, note)`.
+    """Shows the progress of `total` steps. Yields a function `advance(steps, note)`.
 
-    On a terminal a bar with the time left; elsewhere a line every ten seconds.
+    On a terminal it is a bar with the remaining time, elsewhere a line every ten seconds.
     """
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and not _quiet:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -1,4 +1,4 @@
-"""What this process may use of the machine: cores, devices by name, and a place for what can be fetched again."""
+"""CPU cores, devices, installed versions and the cache folder."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 __all__ = ["cache_folder", "check_device", "cores", "installed_versions", "torch_device", "visible_gpus"]
 
 DEVICES = ("auto", "cpu", "cuda")
-CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")  # as a container sees its own
+CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")  # of this container
 
 
 def cores() -> int:
-    """Cores that this process may keep busy: those it may run on, and no more than its container's share of time."""
+    """The number of CPU cores available to this process: its affinity, limited by the container's CPU quota."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(available, _share(CPU_LIMIT)))
+    return max(1, min(available, _cpu_quota(CPU_LIMIT)))
 
 
-def _share(limit: Path) -> int:
-    """The cores' worth of time that a control group (version 2) grants, rounded up; a large number if all of it."""
+def _cpu_quota(limit: Path) -> int:
+    """The CPU quota of a control group (version 2) in cores, rounded up; sys.maxsize without a quota."""
     try:
         quota, period = limit.read_text(encoding="ascii").split()
         return math.ceil(int(quota) / int(period))
@@ -37,9 +37,9 @@ def _share(limit: Path) -> int:
 
 
 def visible_gpus(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Names, as CUDA_VISIBLE_DEVICES takes them, of the NVIDIA GPUs that a process of this environment may use.
+    """The NVIDIA GPUs that a process with this environment may use, as CUDA_VISIBLE_DEVICES names them.
 
-    Asked of the kernel's driver, so that a process that forks later need not have touched CUDA.
+    Read from the kernel's driver, so that CUDA is not initialized before a fork.
     """
     chosen = environment.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
@@ -49,7 +49,7 @@ def visible_gpus(environment: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:
-    """The versions of those of `packages` that are installed."""
+    """Versions of `packages`, as far as they are installed."""
     found = {}
     for name in packages:
         try:
@@ -60,26 +60,30 @@ def installed_versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def check_device(name: str) -> None:
-    """Refuses a device that is not "auto", "cpu" or "cuda" with an `InputError`."""
+    """Checks a device name.
+
+    Raises:
+        InputError: if it is not "auto", "cpu" or "cuda".
+    """
     if name not in DEVICES:
         raise InputError(f"--device {name}: one of {', '.join(DEVICES)} is needed")
 
 
 def torch_device(name: str) -> torch.device:
-    """PyTorch's device for "auto" (CUDA where there is one), "cpu" or "cuda".
+    """The torch.device for "auto" (CUDA if available), "cpu" or "cuda".
 
     Raises:
-        InputError: if the name is another one, or "cuda" cannot be had.
+        InputError: if the name is unknown, or CUDA is not available.
     """
     import torch
 
     check_device(name)
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
-        raise InputError("--device cuda: PyTorch finds no CUDA device; run `lipsformer doctor`")
+        raise InputError("--device cuda: PyTorch finds no CUDA device; run `lipsformer doctor` for the reason")
     return torch.device("cuda" if available and name != "cpu" else "cpu")
 
 
 def cache_folder() -> Path:
-    """$LIPSFORMER_CACHE, by default ~/.cache/lipsformer."""
+    """The folder for downloads and listings: $LIPSFORMER_CACHE, by default ~/.cache/lipsformer."""
     return Path(os.environ.get("LIPSFORMER_CACHE") or Path.home() / ".cache" / "lipsformer")

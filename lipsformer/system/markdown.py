@@ -1,4 +1,4 @@
-"""Markdown tables that read well as plain text too."""
+"""Markdown tables, readable as plain text too."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["escape", "markdown_table"]
 
 
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]], align: str = "") -> str:
-    """The lines of a table, joined; all columns padded to equal width.
+    """Formats a table as text, with each column padded to equal width.
 
     Args:
-        headings: one for each column.
-        rows: cells, already escaped where they come from a user.
-        align: a letter for each column, "l" or "r"; columns beyond its end are left-aligned.
+        headings: one per column.
+        rows: their cells. Pass names from users through `escape` first.
+        align: one letter per column, "l" or "r"; missing ones mean "l".
     """
     right = [align[column : column + 1] == "r" for column in range(len(headings))]
     widths = [max(3, *map(cell_len, column)) for column in zip(headings, *rows, strict=True)]
@@ -27,7 +27,7 @@ def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]], align
 
 
 def escape(name: str) -> str:
-    """A name that Markdown shows as it is, in a cell."""
+    """Escapes a name so that Markdown shows it literally in a cell."""
     return re.sub(r"([\\`*|<\[\]]|\b_|_\b)", r"\\\1", printable(name))
 
 

@@ -1,4 +1,4 @@
-"""The look that all plots share."""
+"""Colors and matplotlib style of all plots."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .atomic import atomic_write
 __all__ = ["ACCENT", "FAINT", "INK", "PRIMARY", "SECONDARY", "STYLE", "save_figure"]
 
 PRIMARY, SECONDARY, ACCENT, INK, FAINT = "#1f5fbf", "#8a94a6", "#c2571a", "#1d2433", "#d8dde6"
-STYLE: dict[Any, Any] = {  # for matplotlib's rc_context
+STYLE: dict[Any, Any] = {  # for matplotlib.rc_context
     "font.size": 10,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -32,6 +32,6 @@ STYLE: dict[Any, Any] = {  # for matplotlib's rc_context
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Writes `figure` as a PNG file of 150 dots per inch, whole or not at all."""
+    """Writes `figure` as a PNG file at 150 dpi, atomically."""
     with atomic_write(path) as draft:
         figure.savefig(draft, format="png", dpi=150)

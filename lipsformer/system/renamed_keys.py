@@ -1,6 +1,6 @@
-"""Names that keys of our files had in older versions, translated to today's in one place.
+"""Older names of keys in our files, and their current names.
 
-Checkpoints, bundles, training states and recipes that an older version wrote are read through `current_keys`.
+Checkpoints, bundles, training states and recipes from older versions are read through `current_keys`.
 """
 
 from __future__ import annotations
@@ -24,5 +24,5 @@ RECIPE_KEYS = {
 
 
 def current_keys(data: Mapping[str, Value], renamed: Mapping[str, str]) -> dict[str, Value]:
-    """`data` by today's names, in its own order. A key under both names stays as it is, for the caller to refuse."""
-    return {key if renamed.get(key, key) in data else renamed.get(key, key): value for key, value in data.items()}
+    """`data` under current names, in the same order. A key under both names stays, for the caller to reject."""
+    return {key if renamed.get(key, key) in data else renamed.get(key, key): value for key, value in dict(data).items()}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from .errors import InputError, suggest
 
-__all__ = ["input_error"]
+__all__ = ["input_error", "one_line_errors"]
+
+T = TypeVar("T")
 
 # What each kind of finding asks for, by pydantic's own names: https://docs.pydantic.dev/latest/errors/validation_errors/
 NEEDED = {
@@ -20,39 +23,98 @@ NEEDED = {
     "finite_number": "a finite number is needed",
     "string_type": "text is needed",
     "tuple_type": "a list is needed",
+    "list_type": "a list is needed",
     "dict_type": "a table is needed",
     "greater_than": "it must be above {gt}",
     "greater_than_equal": "it must be at least {ge}",
     "less_than": "it must be below {lt}",
     "less_than_equal": "it must be at most {le}",
     "literal_error": "use {expected}",
-    "too_short": "it needs at least {min_length} entries",
-    "too_long": "it may have at most {max_length} entries",
+    "too_short": "{min_length} or more entries are needed",
+    "too_long": "{max_length} or fewer entries are needed",
+}
+# The types and bounds of a JSON schema, in words.
+NOUNS = {"integer": ("a whole number", "whole numbers"), "number": ("a number", "numbers")}
+BOUNDS = {
+    "minimum": "of at least",
+    "exclusiveMinimum": "above",
+    "maximum": "of at most",
+    "exclusiveMaximum": "below",
 }
 
 
-def input_error(error: ValidationError, what: str, known: Iterable[str] = ()) -> InputError:
+def one_line_errors(cls: type[T]) -> type[T]:
+    """Class decorator: the constructor of a pydantic dataclass raises `InputError` for an invalid field."""
+    init = cls.__init__
+
+    @functools.wraps(init)
+    def checked(self: T, **fields: Any) -> None:
+        try:
+            init(self, **fields)
+        except ValidationError as error:
+            schema = TypeAdapter(cls).json_schema()
+            raise input_error(error, "", schema["properties"], schema=schema) from None
+
+    cls.__init__ = checked  # type: ignore[assignment]
+    return cls
+
+
+def input_error(
+    error: ValidationError,
+    what: str,
+    known: Iterable[str] = (),
+    *,
+    show: Callable[[Any], str] = repr,
+    schema: Mapping[str, Any] | None = None,
+) -> InputError:
     """The first finding of `error` in one line: the field, its value, and what is needed.
 
     Args:
         error: from building a pydantic dataclass or model.
         what: names the thing that is built and starts the message, as "recipe"; "" starts with the field itself.
         known: the fields' names, to suggest the near one for an unknown one.
+        show: how the message writes a value.
+        schema: the JSON schema of what is built; with it a message gives the whole range of a number.
     """
     found = error.errors(include_url=False)[0]
-    kind, context = found["type"], found.get("ctx", {})
-    name = ".".join(str(part) for part in found["loc"] if isinstance(part, str))
+    kind, context, place = found["type"], found.get("ctx", {}), found["loc"]
+    if kind == "missing" and isinstance(place[-1], int):  # an entry of a tuple
+        kind, context, place = "too_short", {"min_length": place[-1] + 1}, place[:-1]
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
     start = f"{what}: " if what else ""
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
-        return InputError(f"unknown {what or 'field'} key '{name}': {suggest(name, known)}")
+        return InputError(f"unknown {f'{what} key' if what else 'field'} '{name}': {suggest(name, known)}")
     if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return InputError(f"{start}{name} is missing")
     if kind == "value_error":  # raised by a validator of ours, with a message for the user
         return InputError(f"{start}{context['error']}")
-    needed = NEEDED.get(kind, found["msg"]).format(**context)
-    return InputError(f"{start}{name}={_shown(found['input'])}: {needed}")
+    limits = {key: f"{value:g}" if isinstance(value, float) else value for key, value in context.items()}
+    needed = _required(schema or {}, place) or NEEDED.get(kind, found["msg"]).format(**limits)
+    return InputError(f"{start}{name}={_cut(show(found['input']))}: {needed}")
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
+def _required(schema: Mapping[str, Any], place: Iterable[int | str]) -> str | None:
+    """The numbers that a JSON schema allows at `place`, in words; None if it asks for something else there."""
+    for part in place:
+        schema = schema.get("items", {}) if isinstance(part, int) else schema.get("properties", {}).get(part, {})
+    if schema.get("type") in NOUNS:
+        return f"{NOUNS[schema['type']][0]}{_bounds(schema)} is needed"
+    items, count = schema.get("items", {}), schema.get("minItems")
+    if items.get("type") in NOUNS and count == schema.get("maxItems"):
+        return f"{count} {NOUNS[items['type']][1]}{_bounds(items)} are needed"
+    return None
+
+
+def _bounds(schema: Mapping[str, Any]) -> str:
+    if "minimum" in schema and "maximum" in schema:
+        return f" from {_number(schema['minimum'])} to {_number(schema['maximum'])}"
+    texts = [f"{words} {_number(schema[bound])}" for bound, words in BOUNDS.items() if bound in schema]
+    return f" {' and '.join(texts)}" if texts else ""
+
+
+def _number(value: float) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:60]}..."

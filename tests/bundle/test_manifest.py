@@ -1,4 +1,4 @@
-"""The manifest: what it promises is checked, and what is not a manifest is refused in one line."""
+"""The manifest: its promises are verified, and anything else is refused in one line."""
 
 from __future__ import annotations
 
@@ -36,34 +36,42 @@ def test_it_comes_back_as_it_was_written(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
-        (lambda m: m.update(format=3), "bundle format 3, this version reads 2; export it again"),
+        (lambda m: m.update(format=3), "bundle format 3, this version reads 2; export the bundle again"),
         (lambda m: m.pop("format"), "damaged manifest (KeyError: 'format')"),
         (lambda m: m.pop("max_batch"), "damaged manifest"),
-        (lambda m: m.update(max_batch=None), "max_batch is not a whole number"),
-        (lambda m: m["files"][0].update(parity=None), "parity is not a table"),
-        (lambda m: m["files"][0].update(target="x"), "target 'x' or precision 'fp32' is not known"),
-        (lambda m: m["files"][0].update(kind="engine"), "only an engine says what it was built with"),
+        (lambda m: m.update(max_batch=None), "max_batch=None: a whole number of at least 1 is needed"),
+        (lambda m: m.update(max_batch=True), "max_batch=True: a whole number"),
+        (lambda m: m.update(max_batch=0), "max_batch=0: a whole number of at least 1 is needed"),
+        (lambda m: m.update(metrics=[]), "metrics=[]: a table is needed"),
+        (lambda m: m["files"][0].update(parity=None), "a graph or an engine needs target, precision and parity"),
+        (lambda m: m["files"][0].update(parity=[]), "parity=[]: a table is needed"),
+        (lambda m: m["files"][0].update(target="x"), "target='x': use 'ort', 'tensorrt' or 'tensorrt-rtx'"),
+        (lambda m: m["files"][0].update(precision=None), "needs target, precision and parity"),
+        (lambda m: m["files"][0].update(size="9"), "size='9': a whole number of at least 0 is needed"),
+        (lambda m: m["files"][0].update(kind="exe"), "kind='exe': use 'onnx', 'engine' or 'report'"),
+        (lambda m: m["files"][0].update(kind="engine"), "engines, and only they, record what they were built with"),
+        (lambda m: m["files"][0].update(built={}), "engines, and only they, record what they were built with"),
         (lambda m: m.update(surprise=1), "damaged manifest"),
-        (lambda m: m.update(classes="abc"), "its class names are not a list of texts"),
+        (lambda m: m.update(classes="abc"), "its class names are not a list of strings"),
         (lambda m: m.update(preprocessing=None), "preprocessing"),
         (lambda m: m.update(files=[]), "it names no graph"),
         (lambda m: m.update(files=[1]), "damaged manifest"),
         (lambda m: m["files"][0].update(name="../ort-fp32.onnx"), "'../ort-fp32.onnx' is not the name of a file"),
         (lambda m: m["files"][0].update(name="/etc/passwd"), "'/etc/passwd' is not the name of a file in the bundle"),
-        (lambda m: m["files"][0].update(name=None), "None is not the name of a file in the bundle"),
+        (lambda m: m["files"][0].update(name=None), "name=None: text is needed"),
         (lambda m: m["classes"].pop(), "13 class names for 14 outputs"),
         (lambda m: m["preprocessing"].update(image_size=64), "preprocessing gives 64 pixels to a graph of 32"),
     ],
 )  # fmt: skip
-def test_a_tampered_manifest_is_refused(change: Callable[[dict[str, Any]], object], told: str, bundle: Path) -> None:
+def test_a_tampered_manifest_is_refused(change: Callable[[dict[str, Any]], object], message: str, bundle: Path) -> None:
     from lipsformer import load_predictor
 
     rewrite(bundle, change)
     with pytest.raises(InputError) as refusal:
         load_predictor(bundle)
-    assert told in str(refusal.value)
+    assert message in str(refusal.value)
     assert str(bundle) in str(refusal.value)
 
 
@@ -81,7 +89,7 @@ def test_a_missing_file_fails_the_gate(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("mask", [0x01, 0x20])
-def test_any_changed_byte_is_told(mask: int, bundle: Path) -> None:
+def test_any_changed_byte_is_noticed(mask: int, bundle: Path) -> None:
     path = bundle / "manifest.json"
     content = path.read_bytes()
     for place in range(0, len(content), 97):
@@ -90,7 +98,7 @@ def test_any_changed_byte_is_told(mask: int, bundle: Path) -> None:
             read_manifest(bundle)
 
 
-def test_the_same_content_in_other_words_is_told(bundle: Path) -> None:
+def test_the_same_content_in_another_layout_is_noticed(bundle: Path) -> None:
     path = bundle / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text())))
     with pytest.raises(GateError, match=r"manifest\.json: its SHA-256 is not the one it was written with"):

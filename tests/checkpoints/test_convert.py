@@ -1,4 +1,4 @@
-"""Official checkpoints become ours with the same outputs; nothing in them is run, nothing is guessed or lost."""
+"""Official checkpoints convert with the same outputs; nothing in them is run, guessed or lost."""
 
 from __future__ import annotations
 
@@ -305,7 +305,13 @@ def test_foreign_code_is_named_and_not_run(
     captured = capsys.readouterr()
     assert stop.value.code == 2
     assert captured.out == ""
-    assert captured.err.startswith(f"lipsformer: {path}: its pickle names posix.system")
+    # torch.save writes protocol 2; torch reads no other, and nothing of the file is looked at any further.
+    problem = (
+        "not a checkpoint that torch.save wrote"
+        if form in ("protocol 0", "protocol 4")
+        else "its pickle names posix.system"
+    )
+    assert captured.err.startswith(f"lipsformer: {path}: {problem}")
     assert captured.err.count("\n") == 1
     assert not marker.exists()
     assert not output.exists()
@@ -545,7 +551,7 @@ def test_class_names_come_from_a_file(tmp_path: Path, text: str) -> None:
         (b"pear\napple", "2 class names for 3 outputs"),
         (b"pear\n\napple", "name 2 of 3 is empty"),
         (b'{"0": "pear"}', "1 class names for 3 outputs"),
-        (b'["pear", 1, 2]', "not a list of texts"),
+        (b'["pear", 1, 2]', "not a list of strings"),
         (b'["pear", ', "no class names"),
         (b"\xff\xfe\xff", "no class names"),
     ],

@@ -170,7 +170,7 @@ def test_bad_eval_input(run: Run, trained: Trained, tmp_path: Path) -> None:
     assert "no split 'val'" in refused(run, "eval", trained.bundle, trained.data, "--split", "val")
     (tmp_path / "unheard-of").mkdir()
     (tmp_path / "unheard-of" / "photo.jpg").write_bytes(Path(PHOTO).read_bytes())
-    assert "class 'unheard-of' is unknown" in refused(run, "eval", trained.bundle, tmp_path)
+    assert "unknown class 'unheard-of'" in refused(run, "eval", trained.bundle, tmp_path)
 
 
 def test_bad_train_input(run: Run, trained: Trained, tmp_path: Path) -> None:
@@ -178,12 +178,12 @@ def test_bad_train_input(run: Run, trained: Trained, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     assert "no-such-data" in refused(run, "train", "no-such-data", "--output", output)
-    assert "class folders" in refused(run, "train", empty, "--output", output)
+    assert "0 classes found" in refused(run, "train", empty, "--output", output)
     train = ("train", trained.data, "--output", output)
     assert "did you mean 'lipsformer_swin_nano'" in refused(run, *train, "--model", "lipsformer_swin_nan")
     assert "did you mean 'fruit'" in refused(run, *train, "--recipe", "friut")
     assert "did you mean 'learning_rate'" in refused(run, *train, "--set", "learning_rat=1")
-    assert "give it as key=value" in refused(run, *train, "--set", "learning_rate")
+    assert "write it as key=value" in refused(run, *train, "--set", "learning_rate")
     assert "epochs=0" in refused(run, *train, "--epochs", 0)
     assert "--device tpu" in refused(run, *train, "--device", "tpu")
     assert not output.exists()

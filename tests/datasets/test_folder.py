@@ -1,4 +1,4 @@
-"""Class folders: what is found, what is held out, and what is told when something is wrong."""
+"""Class folders: what is found, what is held out, and which errors are reported."""
 
 from __future__ import annotations
 
@@ -58,28 +58,28 @@ def test_a_tenth_of_each_class_is_held_out_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "told"),
+    ("files", "message"),
     [
-        (["train/a/1.jpg"], "train: 1 class folders, at least 2 are needed"),
-        (["1.jpg", "2.jpg"], "0 class folders, at least 2 are needed"),
-        (["a/1.jpg", "b/notes.txt"], "b: holds no images; add some or remove the folder"),
-        (["test/a/1.jpg", "test/b/1.jpg"], "has test but no train folder"),
-        (["train/a/1.jpg", "train/b/1.jpg", "val/a/x.txt"], "val: holds no images"),
+        (["train/a/1.jpg"], "train: 1 class found, at least 2 are needed; add images as "),
+        (["1.jpg", "2.jpg"], "0 classes found, at least 2 are needed"),
+        (["a/1.jpg", "b/notes.txt"], "/b: no images; add some or remove this class"),
+        (["test/a/1.jpg", "test/b/1.jpg"], "has test but no train split; add "),
+        (["train/a/1.jpg", "train/b/1.jpg", "val/a/x.txt"], "val: no images; add some or remove this split"),
         (
             ["train/a/1.jpg", "train/b/1.jpg", "val/Bee/2.jpg"],
-            "class 'Bee' is unknown; rename or remove it (known: a, b)",
+            "val/Bee/2.jpg: unknown class 'Bee'; rename or remove the class (known: a, b)",
         ),
         (["a/1.jpg", "b/1.jpg"], "one image per class leaves none to validate on"),
     ],
 )
-def test_a_dataset_that_cannot_be_used_is_told(files: list[str], told: str, tmp_path: Path) -> None:
+def test_a_dataset_that_cannot_be_used_is_reported(files: list[str], message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as failure:
         open_dataset(plant(tmp_path, *files))
-    assert told in str(failure.value)
+    assert message in str(failure.value)
     assert str(failure.value).startswith(str(tmp_path))
 
 
-def test_a_missing_folder_is_told(tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
     for use in (open_dataset, find_images, lambda root: open_labeled(root, ["a"])):
         with pytest.raises(InputError, match="none: no such folder"):
             use(tmp_path / "none")
@@ -135,18 +135,20 @@ def test_what_is_evaluated_on(
 
 
 @pytest.mark.parametrize(
-    ("files", "split", "told"),
+    ("files", "split", "message"),
     [
-        (["test/a/1.jpg"], "val", "has no split 'val'; it has test"),
-        (["a/1.jpg"], "val", "has no split 'val'; it has none"),
-        (["z/1.jpg"], None, "class 'z' is unknown"),
-        (["a/1.txt"], None, "holds no images"),
+        (["test/a/1.jpg"], "val", "no split 'val'; choose one of: test"),
+        (["a/1.jpg"], "val", "no split 'val'; choose one of: none"),
+        (["z/1.jpg"], None, "z/1.jpg: unknown class 'z'"),
+        (["a/1.txt"], None, "no images; add some as "),
     ],
 )
-def test_what_cannot_be_evaluated_on_is_told(files: list[str], split: str | None, told: str, tmp_path: Path) -> None:
+def test_what_cannot_be_evaluated_on_is_reported(
+    files: list[str], split: str | None, message: str, tmp_path: Path
+) -> None:
     with pytest.raises(InputError) as failure:
         open_labeled(plant(tmp_path, *files), ["a", "b"], split)
-    assert told in str(failure.value)
+    assert message in str(failure.value)
 
 
 def test_folders_are_listed_as_paths_sort(tmp_path: Path) -> None:

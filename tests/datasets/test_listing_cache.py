@@ -1,4 +1,4 @@
-"""The kept listing of a large folder: the same as a fresh one, whatever happened to the folder or to the index."""
+"""The cached listing of a large folder equals a fresh one, whatever happened to the folder or to the cache."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lipsformer.datasets import open_dataset, tree
-from lipsformer.datasets.listing_cache import load_index, save_index, settled
-from lipsformer.datasets.tree import ClassTree
+from lipsformer.datasets import folder, open_dataset
+from lipsformer.datasets.folder import FolderListing
+from lipsformer.datasets.listing_cache import load_listing, save_listing, settled
 
 FILES = ("a/1.jpg", "a/2.jpg", "a/deep/er/3.jpg", "b/4.jpg", "b c/5.png", "empty/readme.txt")
 
@@ -21,7 +21,7 @@ FILES = ("a/1.jpg", "a/2.jpg", "a/deep/er/3.jpg", "b/4.jpg", "b c/5.png", "empty
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LIPSFORMER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(tree, "INDEXED_FROM", 0)
+    monkeypatch.setattr(folder, "CACHED_FROM", 0)
     return tmp_path / "cache"
 
 
@@ -37,11 +37,11 @@ def root(tmp_path: Path, cache: Path) -> Path:
 
 
 def age(root: Path, seconds: int = 60) -> None:
-    for folder in (root, *root.rglob("*/")):
-        os.utime(folder, (time.time() - seconds,) * 2)
+    for path in (root, *root.rglob("*/")):
+        os.utime(path, (time.time() - seconds,) * 2)
 
 
-def content(listing: ClassTree) -> tuple[object, ...]:
+def content(listing: FolderListing) -> tuple[object, ...]:
     names = [listing.names.text(index) for index in range(len(listing.names))]
     return listing.classes, listing.labels.tolist(), names
 
@@ -49,20 +49,20 @@ def content(listing: ClassTree) -> tuple[object, ...]:
 def scanned(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The class folders that are walked from now on."""
     found = []
-    walk = tree.walk
+    walk = folder.walk
 
-    def recorded(folder: Path) -> object:
-        found.append(folder)
-        return walk(folder)
+    def recorded(root: Path) -> object:
+        found.append(root)
+        return walk(root)
 
-    monkeypatch.setattr(tree, "walk", recorded)
+    monkeypatch.setattr(folder, "walk", recorded)
     return found
 
 
 def test_reopening_reads_no_folder_and_gives_the_same(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fresh = ClassTree.open(root)
+    fresh = FolderListing.open(root)
     walked = scanned(monkeypatch)
-    again = ClassTree.open(root)
+    again = FolderListing.open(root)
     assert walked == []
     assert content(again) == content(fresh)
     assert content(fresh) == (
@@ -72,13 +72,13 @@ def test_reopening_reads_no_folder_and_gives_the_same(root: Path, monkeypatch: p
     )
 
 
-def test_another_way_to_the_folder_finds_the_same_index(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ClassTree.open(root)
+def test_another_path_to_the_folder_finds_the_same_listing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    FolderListing.open(root)
     walked = scanned(monkeypatch)
     (root.parent / "link").symlink_to(root)
     monkeypatch.chdir(root.parent)
     for other in (Path("root"), Path("link"), root / "a" / ".."):
-        assert content(ClassTree.open(other)) == content(ClassTree.open(root))
+        assert content(FolderListing.open(other)) == content(FolderListing.open(root))
     assert walked == []
 
 
@@ -97,20 +97,20 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_is_seen(change: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = ClassTree.open(root)
+    before = FolderListing.open(root)
     CHANGES[change](root)
-    after = ClassTree.open(root)
+    after = FolderListing.open(root)
     assert content(after) != content(before)
     monkeypatch.setenv("LIPSFORMER_CACHE", str(root.parent / "fresh"))
-    assert content(after) == content(ClassTree.open(root))
+    assert content(after) == content(FolderListing.open(root))
 
 
 def test_a_change_is_seen_though_the_time_is_put_back(root: Path) -> None:
-    ClassTree.open(root)
+    FolderListing.open(root)
     before = (root / "a").stat()
     (root / "a" / "9.jpg").touch()
     os.utime(root / "a", ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert "a/9.jpg" in content(ClassTree.open(root))[2]  # type: ignore[operator]
+    assert "a/9.jpg" in content(FolderListing.open(root))[2]  # type: ignore[operator]
 
 
 def test_a_link_that_leads_elsewhere_is_seen(root: Path, tmp_path: Path) -> None:
@@ -121,28 +121,28 @@ def test_a_link_that_leads_elsewhere_is_seen(root: Path, tmp_path: Path) -> None
     (tmp_path / "now").symlink_to("one")
     (root / "linked").symlink_to(tmp_path / "now")
     age(root)
-    assert "linked/one.jpg" in content(ClassTree.open(root))[2]  # type: ignore[operator]
+    assert "linked/one.jpg" in content(FolderListing.open(root))[2]  # type: ignore[operator]
     (tmp_path / "now").unlink()
     (tmp_path / "now").symlink_to("two")
-    assert "linked/two.jpg" in content(ClassTree.open(root))[2]  # type: ignore[operator]
+    assert "linked/two.jpg" in content(FolderListing.open(root))[2]  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("place", ["late", "a/late"])
 def test_a_link_whose_target_comes_later_is_seen(place: str, root: Path, tmp_path: Path) -> None:
     (root / place).symlink_to(tmp_path / "disk")
     age(root)
-    before = ClassTree.open(root)
+    before = FolderListing.open(root)
     (tmp_path / "disk").mkdir()
     (tmp_path / "disk" / "8.jpg").touch()
-    assert f"{place}/8.jpg" in set(content(ClassTree.open(root))[2]) - set(content(before)[2])  # type: ignore[call-overload]
+    assert f"{place}/8.jpg" in set(content(FolderListing.open(root))[2]) - set(content(before)[2])  # type: ignore[call-overload]
 
 
-def test_a_folder_that_has_just_changed_is_not_indexed(root: Path, cache: Path) -> None:
+def test_a_folder_that_has_just_changed_is_not_cached(root: Path, cache: Path) -> None:
     (root / "a" / "9.jpg").touch()
-    ClassTree.open(root)
+    FolderListing.open(root)
     assert not cache.exists()
     age(root)
-    ClassTree.open(root)
+    FolderListing.open(root)
     assert len(list((cache / "indexes").iterdir())) == 1
 
 
@@ -153,12 +153,12 @@ def test_two_seconds_settle_a_change() -> None:
     assert not settled([now + 10**12], now)
 
 
-def test_a_small_folder_is_not_indexed(root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tree, "INDEXED_FROM", 5)
-    ClassTree.open(root)
+def test_a_small_folder_is_not_cached(root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder, "CACHED_FROM", 5)
+    FolderListing.open(root)
     assert not cache.exists()
-    monkeypatch.setattr(tree, "INDEXED_FROM", 4)
-    ClassTree.open(root)
+    monkeypatch.setattr(folder, "CACHED_FROM", 4)
+    FolderListing.open(root)
     assert cache.exists()
 
 
@@ -191,43 +191,43 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_index_is_as_good_as_none(damage: str, root: Path, cache: Path) -> None:
-    fresh = content(ClassTree.open(root))
+def test_a_damaged_listing_counts_as_missing(damage: str, root: Path, cache: Path) -> None:
+    fresh = content(FolderListing.open(root))
     (path,) = (cache / "indexes").iterdir()
     before = path.read_bytes()
     DAMAGES[damage](path)
-    assert content(ClassTree.open(root)) == fresh
+    assert content(FolderListing.open(root)) == fresh
     if damage != "a folder":
-        assert len(path.read_bytes()) == len(before)  # written anew
-        assert content(ClassTree.open(root)) == fresh
+        assert len(path.read_bytes()) == len(before)  # written again
+        assert content(FolderListing.open(root)) == fresh
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(root: Path, cache: Path) -> None:
+def test_an_unwritable_cache_is_skipped(root: Path, cache: Path) -> None:
     cache.write_text("a file, no folder")
-    fresh = content(ClassTree.open(root))
-    assert fresh == content(ClassTree.open(root))
+    fresh = content(FolderListing.open(root))
+    assert fresh == content(FolderListing.open(root))
     assert cache.read_text() == "a file, no folder"
 
 
-def test_indexes_of_another_kind_are_not_taken(tmp_path: Path, cache: Path) -> None:
-    save_index("one", tmp_path, {"numbers": np.arange(3)})
-    kept = load_index("one", tmp_path)
+def test_listings_of_another_kind_are_not_used(tmp_path: Path, cache: Path) -> None:
+    save_listing("one", tmp_path, {"numbers": np.arange(3)})
+    kept = load_listing("one", tmp_path)
     assert kept is not None
     assert kept["numbers"].tolist() == [0, 1, 2]
-    assert load_index("two", tmp_path) is None
-    assert load_index("one", tmp_path / "elsewhere") is None
+    assert load_listing("two", tmp_path) is None
+    assert load_listing("one", tmp_path / "elsewhere") is None
 
 
 def test_names_that_are_not_utf8_are_kept(root: Path) -> None:
     with open(os.fsencode(root / "a") + b"/\xff.jpg", "wb"):  # noqa: PTH123
         pass
     age(root)
-    fresh = content(ClassTree.open(root))
+    fresh = content(FolderListing.open(root))
     assert "a/\udcff.jpg" in fresh[2]  # type: ignore[operator]
-    assert content(ClassTree.open(root)) == fresh
+    assert content(FolderListing.open(root)) == fresh
 
 
-def test_a_dataset_opens_the_same_from_its_indexes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dataset_opens_the_same_from_the_cache(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root / "val" / "a").mkdir(parents=True)
     for split in ("train", "val"):
         for name in ("a", "b"):

@@ -1,4 +1,4 @@
-"""Shards by URL: downloaded once, whole or not at all, and every way in which a server can fail is told."""
+"""Shards by URL: downloaded once, whole or not at all, and every server failure is reported."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import ClassVar
 import pytest
 
 from lipsformer.datasets import download as download_module
-from lipsformer.datasets import open_dataset
+from lipsformer.datasets import open_dataset, resolve_dataset
 from lipsformer.datasets import remote_shards as remote
-from lipsformer.datasets.builtin import resolve_dataset
 from lipsformer.datasets.download import DownloadError, download
 from lipsformer.system.errors import InputError
 from tests.support.shards import members, write_shard
@@ -104,7 +103,7 @@ def test_class_names_may_be_missing_or_json(url: str) -> None:
     assert Handler.asked[:2] == ["/shards/classes.txt", "/shards/classes.json"]
 
 
-def test_only_what_is_missing_is_downloaded_and_others_stay_out(url: str) -> None:
+def test_only_missing_shards_are_downloaded(url: str) -> None:
     open_dataset(resolve_dataset(url + PATTERN))
     Handler.asked.clear()
     Handler.files["/shards/train-002.tar"] = Handler.files["/shards/train-001.tar"]
@@ -122,26 +121,26 @@ def test_a_query_is_sent_and_never_shown(url: str, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
-    ("path", "told"),
+    ("path", "message"),
     [
         ("/shards/{train-000,none}.tar", "/shards/none.tar: the server answers 404"),
         ("/broken/{a,b}.tar", "/broken/classes.txt: the server answers 500"),
         ("/shards/cut.tar", "cut.tar: cut off after 1536 of 2536 bytes; run it again"),
-        ("/shards/train-{0..1", "a brace that is not closed"),
+        ("/shards/train-{0..1", "unbalanced '{'"),
         ("/shards/train-000.tar.gz", "not a .tar shard; give one"),
         ("/shards/", "not a .tar shard; give one"),
-        ("/../{a,b}.tar", "not a plain address"),
+        ("/../{a,b}.tar", "not a plain URL"),
     ],
 )
-def test_failures_are_told_and_leave_nothing_half(path: str, told: str, url: str, tmp_path: Path) -> None:
+def test_failures_are_reported_and_leave_no_partial_file(path: str, message: str, url: str, tmp_path: Path) -> None:
     Handler.files["/shards/cut.tar"] = Handler.files["/shards/train-000.tar"][:1536]
-    assert told in refusal(url + path + (".tar" if path.endswith("0..1") else ""))
+    assert message in refusal(url + path + (".tar" if path.endswith("0..1") else ""))
     assert set(leftovers(tmp_path / "cache")) <= {"train-000.tar"}
 
 
-def test_a_shard_that_was_cut_off_unnoticed_is_told_when_it_is_listed(url: str) -> None:
+def test_a_truncated_shard_is_reported_when_it_is_listed(url: str) -> None:
     Handler.files["/shards/unsized.tar"] = Handler.files["/shards/train-000.tar"][:1600]
-    with pytest.raises(InputError, match=r"unsized\.tar: not a whole tar file .*; fetch or write it again"):
+    with pytest.raises(InputError, match=r"unsized\.tar: not a complete tar file .*; fetch or write it again"):
         open_dataset(resolve_dataset(url + "/shards/unsized.tar"))
 
 
@@ -151,24 +150,24 @@ def test_a_failure_stops_the_rest(url: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert len([path for path in Handler.asked if "train" in path or "val" in path]) <= 2
 
 
-def test_a_server_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_server_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIPSFORMER_CACHE", str(tmp_path / "cache"))
     assert "http://127.0.0.1:9/classes.txt: cannot be reached" in refusal("http://127.0.0.1:9/{a,b}.tar")
     assert leftovers(tmp_path) == []
 
 
-def test_a_download_follows_and_gives_up(url: str, tmp_path: Path) -> None:
+def test_a_download_follows_redirects_and_can_be_canceled(url: str, tmp_path: Path) -> None:
     download(url + "/moved.tar", tmp_path / "a.tar")
     assert (tmp_path / "a.tar").read_bytes() == Handler.files["/shards/train-000.tar"]
-    with pytest.raises(DownloadError, match=r"val-000\.tar: given up after \d+ bytes"):
-        download(url + "/shards/val-000.tar", tmp_path / "b.tar", stopped=lambda: True)
+    with pytest.raises(DownloadError, match=r"val-000\.tar: canceled after \d+ bytes"):
+        download(url + "/shards/val-000.tar", tmp_path / "b.tar", canceled=lambda: True)
     for address in ("file:///etc/passwd", "ftp://127.0.0.1/a", "nonsense"):
-        with pytest.raises(DownloadError, match="not an http or https address"):
+        with pytest.raises(DownloadError, match="not an http or https URL"):
             download(address, tmp_path / "b.tar")
     assert not (tmp_path / "b.tar").exists()
 
 
-def test_a_server_that_stalls_is_told(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_stalls_is_reported(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download_module, "STALL_TIMEOUT_SECONDS", 0.2)
     released = threading.Event()
     monkeypatch.setattr(Handler, "do_GET", lambda self: (self.send_response(200), self.end_headers(), released.wait(9)))
@@ -178,7 +177,7 @@ def test_a_server_that_stalls_is_told(url: str, tmp_path: Path, monkeypatch: pyt
     assert leftovers(tmp_path / "cache") == []
 
 
-def test_a_disk_that_is_full_is_told_as_such(url: str, tmp_path: Path) -> None:
+def test_a_target_that_cannot_be_written_is_reported(url: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"cannot be written"):
         download(url + "/shards/val-000.tar", tmp_path / "file" / "a.tar")

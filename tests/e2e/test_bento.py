@@ -30,7 +30,7 @@ from tests.support.trained import Trained
 ROOT = Path(__file__).parents[2]
 PHOTO = SAMPLES / "Kaiser.jpg"
 # What pyproject.toml lists for training, export and the command line.
-NOT_FOR_SERVING = {"kornia", "matplotlib", "onnx", "onnxscript", "rich", "safetensors", "torch", "typer"}
+NOT_FOR_SERVING = {"matplotlib", "onnx", "onnxscript", "rich", "safetensors", "torch", "typer"}
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside BentoML, while it is imported
 
@@ -211,7 +211,7 @@ def test_a_bento_carries_what_serving_needs(trained: Trained, home: Path, bento:
     assert contents(bento.path / "src") == serving | core | bundle | {"bentofile.yaml"}
     packages = [line.split("==")[0] for line in (bento.path / "env/python/requirements.txt").read_text().splitlines()]
     assert {"bentoml", "onnxruntime", "uvicorn"} <= set(packages)
-    assert not {"lipsformer", "torch", "onnx", "kornia"} & set(packages)
+    assert not {"lipsformer", "torch", "onnx"} & set(packages)
 
 
 @pytest.mark.slow

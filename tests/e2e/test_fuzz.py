@@ -19,9 +19,9 @@ import pytest
 
 from lipsformer import load_predictor
 from lipsformer.images.samples import SAMPLES
+from tests.support.image_files import encode
 from tests.support.mutations import BOUNDARY, originals, upload
 from tests.support.observed import settled, taken, verdict
-from tests.support.odd_images import encode
 from tests.support.raw_http import Connection, post
 from tests.support.server import serving
 from tests.support.trained import Trained

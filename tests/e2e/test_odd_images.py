@@ -17,8 +17,9 @@ from lipsformer import load_predictor
 from lipsformer.images.open import ImageError, ImageLimits, open_image
 from lipsformer.images.preprocessing import to_rgb
 from lipsformer.images.samples import SAMPLES
+from tests.support.image_files import encode
 from tests.support.observed import settled, taken, verdict
-from tests.support.odd_images import FILE_NAMES, Odd, collection, encode
+from tests.support.odd_images import FILE_NAMES, Odd, collection
 from tests.support.server import serving
 from tests.support.trained import Trained
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from typing import Any
 
@@ -15,6 +14,7 @@ from lipsformer.images import preprocessing
 from lipsformer.images.open import open_image
 from lipsformer.images.preprocessing import Preprocessing, to_rgb
 from lipsformer.system.errors import InputError
+from tests.support.image_files import encode, exif_orientation
 
 # How a camera that was held in each way stores an upright scene.
 STORED = {
@@ -34,12 +34,6 @@ def scene(width: int = 48, height: int = 32) -> Image.Image:
     y, x = np.mgrid[0:height, 0:width]
     corner = 200 * ((x < width // 3) & (y < height // 3))
     return Image.fromarray(np.stack([x * 255 / width, y * 255 / height, corner], -1).astype(np.uint8))
-
-
-def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def rgb_of(content: bytes) -> NDArray[np.int64]:
@@ -66,45 +60,42 @@ def test_every_exif_orientation_gives_the_upright_image(
 ) -> None:
     method = STORED[orientation]
     stored = scene() if method is None else scene().transpose(method)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    found = rgb_of(encoded(stored, kind, exif=exif, **options))
+    exif = exif_orientation(orientation)
+    found = rgb_of(encode(kind, stored, exif=exif, **options))
     assert found.shape == (32, 48, 3)
     assert np.abs(found - np.asarray(scene())).mean() <= tolerance
 
 
 def test_orientation_counts_where_the_exif_block_cannot_be_written_again() -> None:
     image = scene().transpose(STORED[6])
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    opened = open_image(encoded(image, "PNG", exif=exif))
+    exif = exif_orientation(6)
+    opened = open_image(encode("PNG", image, exif=exif))
     opened.getexif()[0x9286] = object()  # stands for a maker's note that Pillow can read but not write
     assert np.array_equal(np.asarray(to_rgb(opened)), np.asarray(scene()))
 
 
 @pytest.mark.parametrize("block", [b"", b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"])
 def test_damaged_exif_leaves_the_image_as_it_is(block: bytes) -> None:
-    found = rgb_of(encoded(scene(), "PNG", exif=block) if block else encoded(scene(), "PNG"))
+    found = rgb_of(encode("PNG", scene(), exif=block) if block else encode("PNG", scene()))
     assert np.array_equal(found, np.asarray(scene()))
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
 def test_an_unknown_orientation_is_ignored(orientation: int) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    assert np.array_equal(rgb_of(encoded(scene(), "PNG", exif=exif)), np.asarray(scene()))
+    exif = exif_orientation(orientation)
+    assert np.array_equal(rgb_of(encode("PNG", scene(), exif=exif)), np.asarray(scene()))
 
 
 def test_alpha_is_laid_on_white() -> None:
     image = scene().convert("RGBA")
     image.putalpha(Image.fromarray(np.repeat(np.uint8([[0], [255]]), 16, 0) * np.ones((1, 48), np.uint8)))
-    found = rgb_of(encoded(image, "PNG"))
+    found = rgb_of(encode("PNG", image))
     assert (found[:16] == 255).all()
     assert np.array_equal(found[16:], np.asarray(scene())[16:])
 
 
 def test_half_alpha_is_half_white() -> None:
-    found = rgb_of(encoded(Image.new("RGBA", (4, 4), (0, 100, 200, 128)), "PNG"))
+    found = rgb_of(encode("PNG", Image.new("RGBA", (4, 4), (0, 100, 200, 128))))
     assert np.abs(found - [127, 177, 227]).max() <= 1
 
 
@@ -112,7 +103,7 @@ def test_gray_with_alpha_is_laid_on_white() -> None:
     image = Image.new("LA", (2, 1))
     image.putpixel((0, 0), (10, 0))
     image.putpixel((1, 0), (10, 255))
-    assert rgb_of(encoded(image, "PNG")).tolist() == [[[255] * 3, [10] * 3]]
+    assert rgb_of(encode("PNG", image)).tolist() == [[[255] * 3, [10] * 3]]
 
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF"])
@@ -120,39 +111,39 @@ def test_the_transparent_color_of_a_palette_is_white(kind: str) -> None:
     image = Image.new("P", (2, 1))
     image.putpalette([255, 0, 0, 0, 0, 255])
     image.putpixel((1, 0), 1)
-    assert rgb_of(encoded(image, kind, transparency=0)).tolist() == [[[255] * 3, [0, 0, 255]]]
+    assert rgb_of(encode(kind, image, transparency=0)).tolist() == [[[255] * 3, [0, 0, 255]]]
 
 
 def test_a_palette_with_an_alpha_for_each_color() -> None:
     image = Image.new("P", (2, 1))
     image.putpalette([255, 0, 0, 0, 0, 255])
     image.putpixel((1, 0), 1)
-    found = rgb_of(encoded(image, "PNG", transparency=bytes([255, 0])))
+    found = rgb_of(encode("PNG", image, transparency=bytes([255, 0])))
     assert found.tolist() == [[[255, 0, 0], [255] * 3]]
 
 
 def test_a_transparent_gray_value() -> None:
     image = Image.fromarray(np.uint8([[7, 8]]))
-    assert rgb_of(encoded(image, "PNG", transparency=7)).tolist() == [[[255] * 3, [8] * 3]]
+    assert rgb_of(encode("PNG", image, transparency=7)).tolist() == [[[255] * 3, [8] * 3]]
 
 
 def test_one_bit_and_grayscale() -> None:
     bits = Image.fromarray(np.array([[True, False]]))
     assert bits.mode == "1"
-    assert rgb_of(encoded(bits, "PNG")).tolist() == [[[255] * 3, [0] * 3]]
-    assert rgb_of(encoded(Image.fromarray(np.uint8([[3, 77]])), "PNG")).tolist() == [[[3] * 3, [77] * 3]]
+    assert rgb_of(encode("PNG", bits)).tolist() == [[[255] * 3, [0] * 3]]
+    assert rgb_of(encode("PNG", Image.fromarray(np.uint8([[3, 77]])))).tolist() == [[[3] * 3, [77] * 3]]
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_sixteen_bits_keep_the_upper_eight(kind: str) -> None:
     image = Image.fromarray(np.uint16([[0, 255, 256, 0x7FFF, 65535]]))
-    assert rgb_of(encoded(image, kind))[0, :, 0].tolist() == [0, 0, 1, 0x7F, 255]
+    assert rgb_of(encode(kind, image))[0, :, 0].tolist() == [0, 0, 1, 0x7F, 255]
 
 
 def test_thirty_two_bits_are_read_as_sixteen() -> None:
     image = Image.fromarray(np.int32([[-5, 256, 65535, 70_000]]))
     assert image.mode == "I"
-    assert rgb_of(encoded(image, "TIFF"))[0, :, 0].tolist() == [0, 1, 255, 255]
+    assert rgb_of(encode("TIFF", image))[0, :, 0].tolist() == [0, 1, 255, 255]
 
 
 @pytest.mark.parametrize(
@@ -166,25 +157,25 @@ def test_thirty_two_bits_are_read_as_sixteen() -> None:
 )
 def test_floating_point(values: list[float], expected: list[int]) -> None:
     image = Image.fromarray(np.float32([values]))
-    assert rgb_of(encoded(image, "TIFF"))[0, :, 0].tolist() == expected
+    assert rgb_of(encode("TIFF", image))[0, :, 0].tolist() == expected
 
 
 def test_cmyk_is_close_to_the_rgb_original() -> None:
-    found = rgb_of(encoded(scene().convert("CMYK"), "JPEG", quality=95, subsampling=0))
+    found = rgb_of(encode("JPEG", scene().convert("CMYK"), quality=95, subsampling=0))
     assert np.abs(found - np.asarray(scene())).mean() < 4
 
 
 def test_the_first_view_of_an_mpo_and_the_first_frame_of_a_gif() -> None:
     other = Image.new("RGB", (48, 32), "white")
-    mpo = encoded(scene(), "MPO", save_all=True, append_images=[other], quality=95, subsampling=0)
+    mpo = encode("MPO", scene(), save_all=True, append_images=[other], quality=95, subsampling=0)
     assert open_image(mpo).format == "MPO"
     assert np.abs(rgb_of(mpo) - np.asarray(scene())).mean() < 3
-    gif = encoded(scene(), "GIF", save_all=True, append_images=[other])
+    gif = encode("GIF", scene(), save_all=True, append_images=[other])
     assert np.abs(rgb_of(gif) - np.asarray(scene())).mean() < 12
 
 
 def test_a_mode_that_is_no_photo_is_refused() -> None:
-    with pytest.raises(InputError, match="image of mode La cannot be read as RGB"):
+    with pytest.raises(InputError, match="image of mode La cannot be converted to RGB"):
         to_rgb(Image.new("La", (3, 3)))
 
 
@@ -241,7 +232,7 @@ def test_survives_json() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"image_size": 0}, "image_size=0 must be a whole number of at least 1"),
         ({"image_size": 7.5}, "image_size=7.5 must be a whole number"),
@@ -256,13 +247,13 @@ def test_survives_json() -> None:
         ({"color": "rgb"}, "color"),
     ],
 )
-def test_a_bad_specification_is_told(changes: dict[str, Any], told: str) -> None:
+def test_a_bad_specification_is_reported(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match="preprocessing") as failure:
         Preprocessing.from_dict({**Preprocessing(image_size=64).to_dict(), **changes})
-    assert told in str(failure.value)
+    assert message in str(failure.value)
 
 
-def test_a_missing_field_is_told() -> None:
+def test_a_missing_field_is_reported() -> None:
     with pytest.raises(InputError, match="image_size"):
         Preprocessing.from_dict({})
 

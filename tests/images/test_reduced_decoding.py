@@ -7,22 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image, ImageFile
+from PIL import Image, ImageFile
 
 from lipsformer.images.open import ORIENTATIONS, ImageError, open_image
 from lipsformer.images.preprocessing import to_rgb
-
-
-def jpeg(size: tuple[int, int], orientation: int | None = None, kind: str = "JPEG") -> bytes:
-    """A smooth picture: brighter to the right in red, downwards in green."""
-    across, down = np.meshgrid(np.linspace(0, 255, size[0]), np.linspace(0, 255, size[1]))
-    image = Image.fromarray(np.stack([across, down, np.zeros_like(down)], axis=2).astype(np.uint8))
-    exif = Image.Exif()
-    if orientation is not None:
-        exif[ExifTags.Base.Orientation] = orientation
-    buffer = io.BytesIO()
-    image.save(buffer, kind, exif=exif)
-    return buffer.getvalue()
+from tests.support.image_files import encode, exif_orientation, gradient
 
 
 @pytest.mark.parametrize(
@@ -41,33 +30,33 @@ def jpeg(size: tuple[int, int], orientation: int | None = None, kind: str = "JPE
     ],
 )
 def test_the_size_is_the_smallest_that_will_do(smallest: tuple[float, float], expected: tuple[int, int]) -> None:
-    assert open_image(jpeg((200, 100)), smallest=lambda _: smallest).size == expected
+    assert open_image(encode("JPEG", gradient((200, 100))), smallest=lambda _: smallest).size == expected
 
 
 @pytest.mark.parametrize("size", [(7, 9), (1, 1), (8, 300), (5, 3)])
 def test_a_tiny_photo_keeps_a_pixel(size: tuple[int, int]) -> None:
-    image = open_image(jpeg(size), smallest=lambda _: (0, 0))
+    image = open_image(encode("JPEG", gradient(size)), smallest=lambda _: (0, 0))
     assert min(image.size) >= 1
     assert image.size == (size if min(size) < 2 else image.size)
     image.getpixel((0, 0))
 
 
-def test_without_a_wish_the_image_comes_whole_and_the_same(samples: list[Path]) -> None:
+def test_without_a_smallest_size_the_image_is_whole(samples: list[Path]) -> None:
     for path in samples:
         whole = Image.open(path)
         assert np.array_equal(np.asarray(open_image(path)), np.asarray(whole))
         assert np.array_equal(np.asarray(open_image(path, smallest=lambda size: size)), np.asarray(whole))
 
 
-@pytest.mark.parametrize("orientation", [None, *ORIENTATIONS])
-def test_the_upright_size_is_asked_for(orientation: int | None) -> None:
+@pytest.mark.parametrize("orientation", [0, 1, *ORIENTATIONS])
+def test_the_upright_size_is_asked_for(orientation: int) -> None:
     asked = []
 
     def smallest(size: tuple[int, int]) -> tuple[float, float]:
         asked.append(size)
         return size[0] / 2, size[1] / 2
 
-    content = jpeg((400, 160), orientation)
+    content = encode("JPEG", gradient((400, 160)), exif=exif_orientation(orientation))
     upright = to_rgb(open_image(content))
     reduced = to_rgb(open_image(content, smallest=smallest))
     assert asked == [upright.size]
@@ -76,8 +65,9 @@ def test_the_upright_size_is_asked_for(orientation: int | None) -> None:
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_the_wish_for_one_side_is_heard_in_a_lying_photo(orientation: int) -> None:
-    image = to_rgb(open_image(jpeg((400, 160), orientation), smallest=lambda size: (size[0] / 8, size[1] / 2)))
+def test_each_side_has_its_limit_in_a_sideways_photo(orientation: int) -> None:
+    content = encode("JPEG", gradient((400, 160)), exif=exif_orientation(orientation))
+    image = to_rgb(open_image(content, smallest=lambda size: (size[0] / 8, size[1] / 2)))
     assert image.size == ((200, 80) if orientation == 1 else (80, 200))
 
 
@@ -89,18 +79,18 @@ def test_other_formats_come_whole_but_ask_too(kind: str) -> None:
         asked.append(size)
         return 1, 1
 
-    content = jpeg((400, 160), 6, kind)
+    content = encode(kind, gradient((400, 160)), exif=exif_orientation(6))
     assert to_rgb(open_image(content, smallest=smallest)).size == (160, 400)
     assert asked == [(160, 400)]
 
 
-def test_a_failing_wish_is_no_damaged_image() -> None:
+def test_a_failing_callback_is_not_a_damaged_image() -> None:
     def smallest(_: tuple[int, int]) -> tuple[float, float]:
         raise ZeroDivisionError
 
     for kind in ("JPEG", "PNG"):
         with pytest.raises(ZeroDivisionError):
-            open_image(jpeg((40, 30), None, kind), smallest=smallest)
+            open_image(encode(kind), smallest=smallest)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])

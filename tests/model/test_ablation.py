@@ -13,7 +13,8 @@ from lipsformer.model.config import ModelConfig, config_from_dict
 from lipsformer.model.factory import build_model
 from lipsformer.model.init_weights import init_weights
 from lipsformer.train import load_recipe
-from lipsformer.train.optim.optimizers import build_optimizers, groups
+from lipsformer.train.optim.optimizers import build_optimizers
+from lipsformer.train.optim.param_groups import param_groups
 from tests.support.small_models import CSWIN, EQUAL, SWIN, disagreement, random_images, scrambled
 
 BASES: dict[str, ModelConfig] = {"swin": SWIN, "cswin": CSWIN}
@@ -96,7 +97,7 @@ def test_learned_scales_start_where_the_constants_are() -> None:
 def test_weight_decay_is_for_matrices_and_kernels(config: ModelConfig) -> None:
     model = built(config)
     names = {parameter: name for name, parameter in model.named_parameters()}
-    by_decay = sorted(groups(model, load_recipe("default")), key=lambda group: -group["weight_decay"])
+    by_decay = sorted(param_groups(model, load_recipe("default")), key=lambda group: -group["weight_decay"])
     decayed, free = ([names[p] for p in group["params"]] for group in by_decay)
     assert [group["weight_decay"] for group in by_decay] == [0.05, 0.0]
     assert sorted(decayed + free) == sorted(names.values())

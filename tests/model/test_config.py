@@ -1,9 +1,11 @@
-"""Configurations: variants, aliases, JSON, and every bad value told in one line."""
+"""Configurations: variants, aliases, JSON, and a one-line error for every bad value."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import pickle
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from safetensors.torch import save_file
 
 from lipsformer.checkpoints.checkpoint import load_checkpoint
 from lipsformer.images.preprocessing import Preprocessing
-from lipsformer.model.config import CSwinConfig, ModelConfig, config_from_dict
+from lipsformer.model.config import CSwinConfig, ModelConfig, SwinConfig, config_from_dict
 from lipsformer.model.factory import build_model, create_model
 from lipsformer.model.variants import ALIASES, VARIANTS, make_config
 from lipsformer.system.errors import InputError
@@ -23,7 +25,7 @@ FAR_TOO_LARGE = 10**400  # a whole number beyond the largest float
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"image_size": 225}, "image_size=225 cannot be tiled with patch_size=4 and window_size=7; use image_size 224"),
         ({"image_size": 64}, "or keep the rest and use window_size 4 or 8"),
@@ -38,11 +40,14 @@ FAR_TOO_LARGE = 10**400  # a whole number beyond the largest float
         ({"drop_path": 1.0}, "drop_path=1.0: a number from 0 to 0.99"),
         ({"mlp_ratio": "4"}, "mlp_ratio='4': a number from 0.001 to 64"),
         ({"mlp_ratio": True}, "mlp_ratio=True: a number from"),
-        ({"mlp_ratio": 0.001}, "mlp_ratio=0.001: it leaves the MLP of 96 channels none"),
+        ({"mlp_ratio": 0.001}, "mlp_ratio=0.001 gives the MLP of 96 channels no hidden ones"),
         ({"mlp_ratio": 1e300}, "mlp_ratio=1e+300: a number from 0.001 to 64"),
         ({"embed_dim": FAR_TOO_LARGE, "num_heads": (1, 1, 1, 1)}, "embed_dim=10000"),
-        ({"embed_dim": 98, "mlp_ratio": 1 / 98, "num_heads": (1, 1, 1, 1)}, "it leaves the MLP of 98 channels none"),
-        ({"depths": (1001, 1, 1, 1)}, "depths=(1001, 1, 1, 1): 4 whole numbers from 1 to 1000"),
+        (
+            {"embed_dim": 98, "mlp_ratio": 1 / 98, "num_heads": (1, 1, 1, 1)},
+            "the MLP of 98 channels no hidden ones",
+        ),
+        ({"depths": (1001, 1, 1, 1)}, "depths[0]=1001: a whole number from 1 to 1000 is needed"),
         ({"num_classes": 10**7}, "num_classes=10000000: a whole number from 1 to 1000000"),
         ({"patch_size": 0}, "patch_size=0: a whole number from 1 to 384"),
         ({"temperature": math.inf}, "temperature=inf: a number from 1e-06 to 1e+06"),
@@ -53,12 +58,12 @@ FAR_TOO_LARGE = 10**400  # a whole number beyond the largest float
         ({"epsilon": math.nan}, "epsilon=nan: a number from"),
         ({"windowsize": 8}, "unknown model setting 'windowsize': did you mean 'window_size'?"),
         ({"split_sizes": (1, 2, 7, 7)}, "unknown model setting 'split_sizes'"),
-        ({"norm": "batch"}, "norm='batch': use center or layer"),
-        ({"norm": ["center"]}, "norm=['center']: use center or layer"),
-        ({"norm_position": "middle"}, "norm_position='middle': use post or pre"),
-        ({"attention": None}, "attention=None: use cosine or dot"),
-        ({"residual": "none"}, "residual='none': use weighted or plain"),
-        ({"init": "kaiming"}, "init='kaiming': use spectral or xavier or trunc_normal"),
+        ({"norm": "batch"}, "norm='batch': use 'center' or 'layer'"),
+        ({"norm": ["center"]}, "norm=['center']: use 'center' or 'layer'"),
+        ({"norm_position": "middle"}, "norm_position='middle': use 'post' or 'pre'"),
+        ({"attention": None}, "attention=None: use 'cosine' or 'dot'"),
+        ({"residual": "none"}, "residual='none': use 'weighted' or 'plain'"),
+        ({"init": "kaiming"}, "init='kaiming': use 'spectral', 'xavier' or 'trunc_normal'"),
         ({"conv_branches": 3}, "conv_branches=3: a whole number from 0 to 2"),
         ({"conv_branches": -1}, "conv_branches=-1: a whole number from 0 to 2"),
         ({"conv_branches": True}, "conv_branches=True: a whole number"),
@@ -69,19 +74,22 @@ FAR_TOO_LARGE = 10**400  # a whole number beyond the largest float
         ({"attention": "dot", "learned_scales": True}, "value_norm and learned_scales belong to attention='cosine'"),
     ],
 )
-def test_a_bad_configuration_is_told(changes: dict[str, object], told: str) -> None:
+def test_a_bad_configuration_is_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(InputError) as failure:
         make_config("lipsformer_swin_tiny", **changes)
-    assert told in str(failure.value)
+    assert message in str(failure.value)
     assert "\n" not in str(failure.value)
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"split_sizes": (1, 2, 7)}, "split_sizes=(1, 2, 7): 4 whole numbers from 1 to 1000"),
-        ({"split_sizes": (0, 2, 7, 7)}, "split_sizes=(0, 2, 7, 7): 4 whole numbers from 1 to 1000"),
-        ({"split_sizes": (1, 2, 7.0, 7)}, "4 whole numbers from 1 to 1000"),
+        ({"split_sizes": (0, 2, 7, 7)}, "split_sizes[0]=0: a whole number from 1 to 1000 is needed"),
+        ({"split_sizes": (1, 2, 7.0, 7)}, "split_sizes[2]=7.0: a whole number from 1 to 1000"),
+        ({"split_sizes": [True, 2, 7, 7]}, "split_sizes[0]=True: a whole number from 1 to 1000"),
+        ({"split_sizes": {1, 2, 7, 8}}, "split_sizes={8, 1, 2, 7}: 4 whole numbers from 1 to 1000"),
+        ({"split_sizes": "1277"}, "split_sizes='1277': 4 whole numbers from 1 to 1000"),
         ({"split_sizes": (1, 2, 5, 7)}, "split_sizes=[1, 2, 5, 7]; use image_size 160 or 320"),
         ({"image_size": 230}, "image_size=230 cannot be tiled with patch_size=4 and split_sizes=[1, 2, 7, 7]"),
         ({"num_heads": (1, 4, 8, 16)}, "rows and columns share them, so 1 is odd"),
@@ -93,10 +101,10 @@ def test_a_bad_configuration_is_told(changes: dict[str, object], told: str) -> N
         ),
     ],
 )
-def test_a_bad_cswin_configuration_is_told(changes: dict[str, object], told: str) -> None:
+def test_a_bad_cswin_configuration_is_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(InputError) as failure:
         make_config("lipsformer_cswin_tiny", **changes)
-    assert told in str(failure.value)
+    assert message in str(failure.value)
     assert "\n" not in str(failure.value)
 
 
@@ -106,11 +114,26 @@ def test_heads_may_be_odd_where_they_all_attend_everywhere() -> None:
     assert [config.attends_everywhere(stage) for stage in range(4)] == [False, False, True, True]
 
 
-def test_whole_numbers_become_the_floats_that_are_promised() -> None:
+def test_whole_numbers_become_floats() -> None:
     config = make_config("lipsformer_swin_nano", mlp_ratio=2, temperature=10, value_scale=1, drop_path=0)
     values = (config.mlp_ratio, config.temperature, config.value_scale, config.drop_path)
     assert all(type(value) is float for value in values)
     assert config == make_config("lipsformer_swin_nano", mlp_ratio=2.0)
+
+
+def test_a_configuration_is_hashable_frozen_and_survives_pickling() -> None:
+    copy = pickle.loads(pickle.dumps(SWIN))  # noqa: S301
+    assert (copy, hash(copy)) == (SWIN, hash(SWIN))
+    assert SWIN.replace(depths=[1, 2, 2, 1]).depths == (1, 2, 2, 1)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        copy.norm = "layer"  # type: ignore[misc]
+
+
+def test_the_constructor_itself_refuses_in_one_line() -> None:
+    with pytest.raises(InputError, match="unknown field 'windowsize': did you mean 'window_size'"):
+        SwinConfig(windowsize=7)  # type: ignore[call-arg]
+    with pytest.raises(InputError, match="norm='batch': use 'center' or 'layer'"):
+        CSwinConfig(norm="batch")  # type: ignore[arg-type]
 
 
 def test_an_unknown_variant_suggests_the_near_one() -> None:

@@ -1,4 +1,4 @@
-"""Depthwise convolutions: the fast gradients are the gradients."""
+"""Depthwise convolutions: the hand-written gradients are the gradients."""
 
 from __future__ import annotations
 
@@ -9,14 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lipsformer.model.cpu_ops import (
-    MOST_COLUMNS,
-    DepthwiseConv2d,
-    DepthwiseConvolution,
-    by_columns,
-    by_positions,
-    weight_gradient,
-)
+from lipsformer.model.blocks import DepthwiseConv2d
+from lipsformer.model.cpu_ops import MOST_COLUMNS, by_columns, by_positions, depthwise_conv, weight_gradient
 
 
 def gradients(layer: nn.Conv2d, x: torch.Tensor) -> list[torch.Tensor]:
@@ -56,14 +50,14 @@ def test_has_the_gradients_of_its_output() -> None:
     torch.manual_seed(0)
     x, weight, bias = (torch.randn(shape, dtype=torch.float64) for shape in ((2, 3, 4, 5), (3, 1, 3, 3), (3,)))
     inputs = [part.requires_grad_() for part in (x, weight, bias)]
-    assert torch.autograd.gradcheck(DepthwiseConvolution.apply, inputs)
+    assert torch.autograd.gradcheck(depthwise_conv, inputs)
 
 
 def test_is_used_while_training_alone() -> None:
     layer = DepthwiseConv2d(4, 7)
     x = torch.randn(1, 4, 8, 8)
     names = [type(layer.train(training)(x).grad_fn).__name__ for training in (True, False)]
-    assert names == [f"{DepthwiseConvolution.__name__}Backward", "ConvolutionBackward0"]
+    assert names == ["DepthwiseConvBackward", "ConvolutionBackward0"]
 
 
 @pytest.mark.parametrize("side", [8, MOST_COLUMNS, MOST_COLUMNS + 1])

@@ -10,7 +10,8 @@ import torch
 
 from lipsformer.model.blocks import Block
 from lipsformer.model.config import ModelConfig
-from lipsformer.model.factory import build_model, create_model, summarize
+from lipsformer.model.factory import build_model, create_model
+from lipsformer.model.flops import summarize
 from lipsformer.model.norm import CenterNorm
 from lipsformer.model.residual import drop_path_mask
 from lipsformer.model.spectral import spectral_norm

@@ -7,8 +7,6 @@ import http.client
 import io
 import json
 import socket
-import struct
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from PIL import Image
 from lipsformer import load_predictor
 from lipsformer.bundle.manifest import read_manifest
 from lipsformer.images.samples import SAMPLES
+from tests.support.image_files import png
 from tests.support.server import serving
 from tests.support.trained import Trained
 
@@ -46,19 +45,6 @@ def reason(response: httpx.Response, status: int) -> str:
     assert problem["title"]
     assert "Traceback" not in response.text
     return str(problem["reason"])
-
-
-def png_header(width: int, height: int) -> bytes:
-    """A PNG that promises pixels and holds none."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-        + chunk(b"IDAT", b"")
-    )
 
 
 def test_form_and_raw_body_get_the_same_answer(client: httpx.Client, trained: Trained) -> None:
@@ -92,7 +78,7 @@ def test_images_that_are_none_are_refused(client: httpx.Client) -> None:
     assert reason(post_raw(client, b""), 400) == "empty"
     assert reason(client.post("/classify", files={"image": b""}), 400) == "empty"
     assert reason(post_raw(client, photo[:3000]), 422) == "damaged"
-    assert reason(post_raw(client, png_header(900, 900), "image/png"), 422) == "damaged"
+    assert reason(post_raw(client, png(900, 900, color=2), "image/png"), 422) == "damaged"
     assert post_raw(client, photo, "image/png").status_code == 200  # the content counts, not its name
 
 
@@ -119,8 +105,8 @@ def test_an_address_in_place_of_an_image_is_never_fetched(client: httpx.Client) 
 
 
 def test_limits_hold_before_anything_is_decoded(client: httpx.Client, server: str) -> None:
-    assert reason(post_raw(client, png_header(60000, 60000), "image/png"), 413) == "too_many_pixels"
-    assert reason(post_raw(client, png_header(1001, 1000), "image/png"), 413) == "too_many_pixels"
+    assert reason(post_raw(client, png(60000, 60000, color=2), "image/png"), 413) == "too_many_pixels"
+    assert reason(post_raw(client, png(1001, 1000, color=2), "image/png"), 413) == "too_many_pixels"
     assert reason(post_raw(client, b"\xff\xd8" + b"x" * 400_000), 413) == "too_many_bytes"
     assert reason(client.post("/classify", files={"image": b"x" * 310_000}), 413) == "too_many_bytes"
 

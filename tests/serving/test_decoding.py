@@ -25,6 +25,7 @@ from lipsformer.images.open import ImageError, ImageLimits, open_image
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.serving.decoding import DecoderPool, decoder, pool
 from lipsformer.system.errors import InputError
+from tests.support.image_files import encode
 
 MIB = 1024 * 1024
 PREPROCESSING = Preprocessing(image_size=96)
@@ -67,12 +68,6 @@ def state(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
         return ""
-
-
-def encode(kind: str, size: tuple[int, int] = (130, 100), **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    Image.linear_gradient("L").resize(size).convert("RGB").save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def large() -> bytes:

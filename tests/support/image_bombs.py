@@ -1,4 +1,4 @@
-"""Images that promise, or cost, far more than their bytes: made by hand, since no encoder would write them."""
+"""Image bombs: files that claim, or cost, far more than their bytes. Made by hand, since no encoder writes them."""
 
 from __future__ import annotations
 
@@ -9,25 +9,11 @@ import zlib
 
 from PIL import Image
 
-__all__ = ["CHEAP", "COSTLY", "arithmetic_jpeg", "png", "png_chunk", "scans", "tiff"]
+from tests.support.image_files import png, png_chunk
 
-PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-ZEROS = 64 * 1024 * 1024  # what the small compressed ones swell to, in bytes
+__all__ = ["CHEAP", "COSTLY", "arithmetic_jpeg", "scans", "tiff"]
 
-
-def png_chunk(kind: bytes, data: bytes) -> bytes:
-    """A chunk with its right check sum."""
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def png(
-    width: int, height: int, data: bytes, *, depth: int = 8, color: int = 0, interlaced: bool = False,
-    before: bytes = b"", after: bytes = b"",
-) -> bytes:  # fmt: skip
-    """A PNG of `data`, which is already compressed, with chunks `before` and `after` it."""
-    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, interlaced)
-    end = png_chunk(b"IEND", b"")
-    return PNG_MAGIC + png_chunk(b"IHDR", header) + before + png_chunk(b"IDAT", data) + after + end
+ZEROS = 64 * 1024 * 1024  # decompressed size of the small compressed ones, in bytes
 
 
 def zeros(size: int) -> bytes:
@@ -51,7 +37,7 @@ def gray_tiff(width: int, height: int, compression: int, data: bytes) -> bytes:
 
 
 def scans(width: int, height: int, count: int) -> bytes:
-    """A progressive JPEG whose picture is gone over `count` times; each time costs 18 bytes."""
+    """A progressive JPEG with `count` passes over its pixels, of 18 bytes each."""
     blocks = -(-width // 8) * -(-height // 8)
     once = b"\xff\xda" + struct.pack(">HBBBBBB", 8, 1, 1, 0, 1, 63, 0)  # all AC coefficients
     runs = "".join("0" + "1" * 14 for _ in range(-(-blocks // 32767)))  # "nothing in the next 32767 blocks"
@@ -61,7 +47,7 @@ def scans(width: int, height: int, count: int) -> bytes:
 
 
 def arithmetic_jpeg() -> bytes:
-    """A JPEG with arithmetic coding, in which every byte means something."""
+    """A JPEG with arithmetic coding, for which any bytes are valid data."""
     scan = b"\xff\xda" + struct.pack(">HBBBBBB", 8, 1, 1, 0, 0, 63, 0)
     return _jpeg_head(0xC9, 16, 16) + scan + bytes(range(40)) + b"\xff\xd9"
 
@@ -77,19 +63,19 @@ def _jpeg_head(frame: int, width: int, height: int) -> bytes:
 
 
 def _bits(bits: str) -> bytes:
-    """Bits as a scan's bytes: filled up with ones, zeros stuffed behind 0xFF."""
+    """Bits as the bytes of a scan: padded with ones, with zeros stuffed after 0xFF."""
     bits += "1" * (-len(bits) % 8)
     return int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\0")
 
 
 def gif_screen(width: int, height: int) -> bytes:
-    """A GIF whose only frame has next to no data."""
+    """A GIF whose only frame has hardly any data."""
     size = struct.pack("<HH", width, height)
     return b"GIF89a" + size + b"\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0" + size + b"\0\2\2D\1\0;"
 
 
 def gif_run(width: int, height: int) -> bytes:
-    """A GIF of one color: LZW codes that grow as they go, about a thousand pixels for each byte at the end."""
+    """A GIF of one color: LZW codes cover more and more, about a thousand pixels per byte at the end."""
     buffer = io.BytesIO()
     Image.new("P", (width, height)).save(buffer, "GIF")
     return buffer.getvalue()
@@ -101,21 +87,21 @@ def bmp(width: int, height: int) -> bytes:
 
 
 def webp(width: int, height: int) -> bytes:
-    """A lossless WebP of these sides (at most 16384) and of no data."""
+    """A lossless WebP of this size (at most 16384 a side) without data."""
     data = b"\x2f" + struct.pack("<I", (width - 1) | (height - 1) << 14) + bytes(10)
     chunk = b"VP8L" + struct.pack("<I", len(data)) + data + bytes(len(data) % 2)
     return b"RIFF" + struct.pack("<I", len(chunk) + 4) + b"WEBP" + chunk
 
 
 def avif(width: int, height: int) -> bytes:
-    """A real AVIF whose header lies about its size."""
+    """A valid AVIF but for the size in its header."""
     buffer = io.BytesIO()
     Image.new("RGB", (40, 30)).save(buffer, "AVIF")
     true = b"ispe" + bytes(4) + struct.pack(">II", 40, 30)
     return buffer.getvalue().replace(true, true[:8] + struct.pack(">II", width, height))
 
 
-def jpeg(width: int, height: int) -> bytes:
+def jpeg_header(width: int, height: int) -> bytes:
     """The header and one byte of data."""
     return _jpeg_head(0xC0, width, height) + b"\xff\xda" + struct.pack(">HBBBBBB", 8, 1, 1, 0, 0, 63, 0) + b"\0"
 
@@ -124,7 +110,7 @@ SWELLING = zeros(ZEROS)
 TEXT = b"Comment\0\0" + SWELLING
 TINY = zlib.compress(bytes(72))  # the pixels of 8 x 8
 
-# Name: (content, reasons of which one is to be given). Refused for what the header says, or cheap to find out.
+# Name: (content, the accepted reasons). Rejected by their header, or cheap to find out.
 PIXELS = ("too_many_pixels",)
 CHEAP: dict[str, tuple[bytes, tuple[str, ...]]] = {
     "pixels.png": (png(50_000, 50_000, SWELLING, depth=1), PIXELS),
@@ -135,10 +121,10 @@ CHEAP: dict[str, tuple[bytes, tuple[str, ...]]] = {
     "negative.bmp": (bmp(-60_000, -60_000), ("too_many_pixels", "damaged")),
     "pixels.tiff": (gray_tiff(2**31 - 1, 2**31 - 1, 1, b"x"), PIXELS),
     "pixels.webp": (webp(16_384, 16_384), PIXELS),
-    "pixels.jpg": (jpeg(65_500, 65_500), PIXELS),
+    "pixels.jpg": (jpeg_header(65_500, 65_500), PIXELS),
     "pixels.avif": (avif(30_000, 30_000), ("too_many_pixels", "damaged", "not_an_image")),
 }
-# They may be images, refusals, or more than a decoder's memory or time allows; never an end of the service.
+# They may be images, rejected, or too much for a decoder's memory or time; the service must survive each.
 EITHER = ("image", "damaged", "too_slow", "too_complex", "too_much_memory")
 COSTLY: dict[str, tuple[bytes, tuple[str, ...]]] = {
     "text.png": (png(8, 8, TINY, before=png_chunk(b"zTXt", TEXT)), EITHER),

@@ -1,4 +1,4 @@
-"""Uploads that went wrong on purpose: valid images and forms, changed at random from a seed."""
+"""Mutated uploads: valid images and forms, changed at random from a seed."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import random
 import struct
 from collections.abc import Callable
 
-from tests.support.image_bombs import arithmetic_jpeg, png, scans, tiff
-from tests.support.odd_images import FORMATS, encode, picture
+from tests.support.image_bombs import arithmetic_jpeg, scans, tiff
+from tests.support.image_files import encode, picture, png
+from tests.support.odd_images import FORMATS
 
 __all__ = ["Upload", "originals", "upload"]
 
@@ -38,7 +39,7 @@ DISPOSITIONS = (
 
 
 def originals() -> list[bytes]:
-    """Small valid images of every format, and of what the formats are seldom asked for."""
+    """Small valid images of every format, rare variants among them."""
     small = picture(size=(24, 16))
     frames = [small.rotate(angle) for angle in (30, 60)]
     return [
@@ -61,7 +62,7 @@ def originals() -> list[bytes]:
 
 
 def upload(draw: random.Random, seeds: list[bytes]) -> Upload:
-    """One upload: mostly a changed image, at times in a form, whose frame is changed at times."""
+    """One upload: mostly a mutated image, sometimes in a form, sometimes with a mutated frame."""
     image = draw.choice(seeds)
     for _ in range(draw.choice((1, 1, 1, 2, 4))):
         image = draw.choice(CHANGES)(draw, image, seeds)
@@ -88,7 +89,7 @@ def _head(draw: random.Random, image: bytes, _: list[bytes]) -> bytes:
 
 
 def _extreme(draw: random.Random, image: bytes, _: list[bytes]) -> bytes:
-    """A field set to a number at which counting goes wrong."""
+    """Sets a field to a number at which arithmetic may overflow."""
     code = draw.choice(("<B", ">H", "<H", ">I", "<I"))
     size = struct.calcsize(code)
     at = draw.randrange(max(1, min(len(image), draw.choice((80, 10**6)))))
@@ -126,7 +127,7 @@ CHANGES: tuple[Callable[[random.Random, bytes, list[bytes]], bytes], ...] = (
 
 
 def _frame(parts: list[tuple[str, bytes]], boundary: str = BOUNDARY, *, line: str = "\r\n") -> bytes:
-    """A form of `parts`: the value of content-disposition, and the content."""
+    """A form of `parts`: content disposition and content of each."""
     frame = f"--{boundary}{line}".encode()
     fields = [
         frame + f"Content-Disposition: {disposition}{line}{line}".encode() + content + line.encode()
@@ -136,7 +137,7 @@ def _frame(parts: list[tuple[str, bytes]], boundary: str = BOUNDARY, *, line: st
 
 
 def _form(draw: random.Random, image: bytes) -> Upload:
-    """A form with something wrong about its frame."""
+    """A form with a mutated frame."""
     kind = f"multipart/form-data; boundary={BOUNDARY}"
     parts = [(draw.choice(DISPOSITIONS), image) for _ in range(draw.choice((0, 1, 1, 1, 2, 9, 300)))]
     if draw.random() < 0.3:

@@ -1,4 +1,4 @@
-"""The odd images that strangers send, each with what may become of it. All are made here, the same in every run."""
+"""Odd images that clients may send, each with its accepted outcomes. All are made here, the same in every run."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import Any
 
-from PIL import ExifTags, Image, ImageDraw, PngImagePlugin
+from PIL import Image, PngImagePlugin
 
-from tests.support.image_bombs import CHEAP, COSTLY, arithmetic_jpeg, png, png_chunk, tiff
+from tests.support.image_bombs import CHEAP, COSTLY, arithmetic_jpeg, tiff
+from tests.support.image_files import encode, exif_orientation, picture, png, png_chunk
 
-__all__ = ["FILE_NAMES", "FORMATS", "REFUSALS", "Odd", "collection", "encode", "picture"]
+__all__ = ["FILE_NAMES", "FORMATS", "REFUSALS", "Odd", "collection"]
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-REFUSALS = {  # every reason that an image can be refused for, with its status
+REFUSALS = {  # every reason to reject an image, with its status
     "empty": 400, "too_many_bytes": 413, "too_many_pixels": 413, "too_much_memory": 413, "not_an_image": 415,
     "damaged": 422, "too_slow": 422, "too_complex": 422,
 }  # fmt: skip
-OF_THE_PROCESS = {"too_slow", "too_complex", "too_much_memory"}  # what only a decoder process can find out
+OF_THE_PROCESS = {"too_slow", "too_complex", "too_much_memory"}  # found only by a decoder process
 ODD_OR_REFUSED = ("image", "damaged", "not_an_image", "too_many_pixels", "too_complex")
 FOREIGN = ("not_an_image",)
 
@@ -35,7 +35,7 @@ FILE_NAMES = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Odd:
-    """A file; `allowed` holds "image" where it may be answered, and the reasons for which it may be refused."""
+    """A file; `allowed` holds "image" if it may be classified, and the reasons for which it may be rejected."""
 
     name: str
     content: bytes = dataclasses.field(repr=False)
@@ -43,37 +43,18 @@ class Odd:
 
     @property
     def costly(self) -> bool:
-        """Whether only a process with limits gives a verdict for sure."""
+        """Whether only a process with limits is sure to decide."""
         return bool(OF_THE_PROCESS & set(self.allowed))
 
 
 def collection() -> list[Odd]:
-    """All of them; the names are unique."""
-    groups = (_modes(), _orientations(), _kinds(), _costs(), _damages(), _cuts(), _strangers())
+    """All odd images; the names are unique."""
+    groups = (_modes(), _orientations(), _kinds(), _costs(), _damages(), _cuts(), _foreign())
     return [Odd(name=name, content=content, allowed=allowed) for group in groups for name, content, allowed in group]
 
 
 File = tuple[str, bytes, tuple[str, ...]]
 GOOD = ("image",)
-
-
-def picture(mode: str = "RGB", size: tuple[int, int] = (48, 36)) -> Image.Image:
-    """Gradients and a disc, in any mode."""
-    levels = Image.linear_gradient("L").resize(size)
-    image = Image.merge("RGB", [levels, levels.transpose(Image.Transpose.FLIP_LEFT_RIGHT), levels.rotate(90)])
-    ImageDraw.Draw(image).ellipse((4, 4, 20, 20), fill=(250, 120, 10))
-    if mode == "LAB":
-        return Image.merge("LAB", image.split())
-    return image.convert("L").convert(mode) if mode in ("I", "F", "I;16", "PA") else image.convert(mode)
-
-
-def encode(kind: str, image: Image.Image | None = None, **options: Any) -> bytes:
-    """`image` (by default a picture) as a file of `kind`."""
-    if kind == "MPO":
-        options = {"save_all": True, "append_images": [picture()], **options}
-    buffer = io.BytesIO()
-    (image or picture()).save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def _modes() -> Iterator[File]:
@@ -96,11 +77,9 @@ def _modes() -> Iterator[File]:
 
 def _orientations() -> Iterator[File]:
     for value in range(10):
-        exif = Image.Exif()
-        exif[ExifTags.Base.Orientation] = value
         for kind in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF"):
             if kind == "JPEG" or value == 6:
-                yield f"orientation-{value}.{kind.lower()}", encode(kind, exif=exif), GOOD
+                yield f"orientation-{value}.{kind.lower()}", encode(kind, exif=exif_orientation(value)), GOOD
     head = b"Exif\0\0MM\0*\0\0\0\x08"
     blocks = {
         "no-directory": b"Exif\0\0MM\0*\xff\xff\xff\xff",
@@ -183,7 +162,7 @@ def _cuts() -> Iterator[File]:
         yield f"magic-only.{kind.lower()}", content[:12], ("not_an_image", "damaged")
 
 
-def _strangers() -> Iterator[File]:
+def _foreign() -> Iterator[File]:
     photo = encode("JPEG")
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as writer:

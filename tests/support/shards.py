@@ -9,21 +9,21 @@ from pathlib import Path
 
 from PIL import Image
 
-__all__ = ["jpeg", "members", "write_shard"]
+from tests.support.image_files import encode
+
+__all__ = ["gray_jpeg", "members", "write_shard"]
 
 
-def jpeg(level: int, size: tuple[int, int] = (8, 8)) -> bytes:
-    """A gray photo of one level."""
-    buffer = io.BytesIO()
-    Image.new("RGB", size, (level,) * 3).save(buffer, "JPEG")
-    return buffer.getvalue()
+def gray_jpeg(level: int, size: tuple[int, int] = (8, 8)) -> bytes:
+    """A JPEG of one gray level."""
+    return encode("JPEG", Image.new("RGB", size, (level,) * 3))
 
 
 def members(**labels: object) -> dict[str, bytes]:
-    """A photo and a .cls for each key; the photos' levels are 10, 20, ..."""
+    """A JPEG and a .cls for each key; the gray levels are 10, 20, ..."""
     found = {}
     for number, (key, label) in enumerate(labels.items(), 1):
-        found |= {f"{key}.jpg": jpeg(10 * number), f"{key}.cls": str(label).encode()}
+        found |= {f"{key}.jpg": gray_jpeg(10 * number), f"{key}.cls": str(label).encode()}
     return found
 
 

@@ -23,17 +23,12 @@ class Trained:
     classes: tuple[str, ...]
 
 
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """Not really trained: its parameters are pushed far from their initial values, so that none is without effect."""
-    from lipsformer.export import export_bundle
+def write_checkpoint(path: Path) -> tuple[str, ...]:
+    """Writes a small model with a class for each sample photo; returns the classes.
 
-    root = tmp_path_factory.mktemp("trained")
-    photos = sorted(SAMPLES.glob("*.jpg"))
-    for photo in photos:
-        (root / "data" / photo.stem).mkdir(parents=True)
-        shutil.copy(photo, root / "data" / photo.stem)
-    classes = tuple(photo.stem for photo in photos)
+    Not really trained: its parameters are pushed far from their initial values, so that none is without effect.
+    """
+    classes = tuple(photo.stem for photo in sorted(SAMPLES.glob("*.jpg")))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = create_model(
@@ -43,14 +38,27 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.1)
             model.head.weight.mul_(3)  # so that the images get clearly different answers
-    checkpoint = root / "model.safetensors"
     save_checkpoint(
-        checkpoint,
+        path,
         config=model.config,
         weights=model.state_dict(),
         classes=classes,
         preprocessing=Preprocessing(image_size=32),
         metrics={},
     )
+    return classes
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The small model's checkpoint, its bundle, and one photo of each class."""
+    from lipsformer.export import export_bundle
+
+    root = tmp_path_factory.mktemp("trained")
+    for photo in SAMPLES.glob("*.jpg"):
+        (root / "data" / photo.stem).mkdir(parents=True)
+        shutil.copy(photo, root / "data" / photo.stem)
+    checkpoint = root / "model.safetensors"
+    classes = write_checkpoint(checkpoint)
     export_bundle(checkpoint, root / "bundle")
     return Trained(checkpoint=checkpoint, bundle=root / "bundle", data=root / "data", classes=classes)

@@ -55,13 +55,13 @@ def test_published_files_have_the_usual_permissions(tmp_path: Path) -> None:
     assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o750
 
 
-def test_a_folder_in_place_of_the_file_is_told_before_the_work(tmp_path: Path) -> None:
+def test_a_folder_in_place_of_the_file_is_reported_before_the_work(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a folder; give the name of a file"), atomic_write(tmp_path):
         pytest.fail("the block ran")
 
 
 @pytest.mark.parametrize("publish", [atomic_write, atomic_directory])
-def test_a_place_below_a_file_is_told(publish: object, tmp_path: Path) -> None:
+def test_a_place_below_a_file_is_reported(publish: object, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert callable(publish)
     with pytest.raises(InputError, match="cannot be written"), publish(tmp_path / "file" / "below"):
@@ -111,7 +111,7 @@ def test_what_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("publish", [atomic_write, atomic_directory])
-def test_a_place_that_cannot_be_written_is_told(publish: Callable[[Path], AbstractContextManager[Path]]) -> None:
+def test_a_place_that_cannot_be_written_is_reported(publish: Callable[[Path], AbstractContextManager[Path]]) -> None:
     for place in ("/proc/out", "/dev/null/out", "/" + "x" * 300):
         with pytest.raises(InputError, match=r": cannot be written \(.*\); check the path"), publish(Path(place)):
             pytest.fail("it let us write")

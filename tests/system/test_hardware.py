@@ -1,4 +1,4 @@
-"""What this process may use of the machine."""
+"""CPU cores and devices that this process may use."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lipsformer.system import hardware as machine
+from lipsformer.system import hardware
+from lipsformer.system.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -21,12 +22,30 @@ from lipsformer.system import hardware as machine
         (None, 8),
     ],
 )
-def test_a_containers_share_of_time_limits_the_cores(
+def test_a_containers_cpu_quota_limits_the_cores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str | None, cores: int
 ) -> None:
     file = tmp_path / "cpu.max"
     if limit is not None:
         file.write_text(limit)
-    monkeypatch.setattr(machine, "CPU_LIMIT", file)
+    monkeypatch.setattr(hardware, "CPU_LIMIT", file)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
-    assert machine.cores() == cores
+    assert hardware.cores() == cores
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"CUDA_VISIBLE_DEVICES": "0, GPU-7"}, ("0", "GPU-7")),
+        ({"CUDA_VISIBLE_DEVICES": ""}, ()),
+        ({"CUDA_VISIBLE_DEVICES": "-1"}, ()),
+        ({"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, ()),
+    ],
+)
+def test_cuda_visible_devices_decides(environment: dict[str, str], expected: tuple[str, ...]) -> None:
+    assert hardware.visible_gpus(environment) == expected
+
+
+def test_an_unknown_device_is_reported() -> None:
+    with pytest.raises(InputError, match="--device gpu: one of auto, cpu, cuda is needed"):
+        hardware.check_device("gpu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +16,16 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
 from lipsformer.images.preprocessing import Preprocessing
-from lipsformer.model.pixel_norm import Normalize
-from lipsformer.train.augment.pipeline import Augmentation, Draws
-from lipsformer.train.augment.rand_augment import FILL, OPERATIONS, Edits, draw_edits, edit
-from lipsformer.train.augment.random_erasing import Erasures, erase
+from lipsformer.model.pixel_norm import PixelNormalize
+from lipsformer.train.augment.pipeline import Augmentation, AugmentationParams
+from lipsformer.train.augment.rand_augment import (
+    FILL,
+    OPERATIONS,
+    RandAugmentParams,
+    rand_augment,
+    sample_rand_augment,
+)
+from lipsformer.train.augment.random_erasing import ErasingParams, random_erasing
 
 CLASSES = 5
 OFF = Augmentation(rand_augment=0, mixup=0, cutmix=0, random_erasing=0, label_smoothing=0, classes=CLASSES)
@@ -27,21 +34,25 @@ PLAIN = Preprocessing(image_size=8)
 STRENGTHS = (0.25, 0.6, 0.9, 1.0)
 
 
+@functools.cache
+def opened(path: Path, side: int) -> Image.Image:
+    return Image.open(path).convert("RGB").resize((side, side))
+
+
 def photos(samples: list[Path], side: int) -> list[Image.Image]:
-    opened = (Image.open(path).convert("RGB").resize((side, side)) for path in samples)
-    return list(opened)
+    return [opened(path, side) for path in samples]
 
 
 def stacked(images: list[Image.Image]) -> Tensor:
     return torch.from_numpy(np.stack([np.asarray(image) for image in images]))
 
 
-def one_operation(name: str, batch: int, strength: float, sign: float) -> Edits:
+def one_operation(name: str, batch: int, strength: float, sign: float) -> RandAugmentParams:
     operations, arguments = np.full((batch, 2), -1), np.zeros((batch, 2, 6))
     operations[:, 1] = list(OPERATIONS).index(name)
     values = OPERATIONS[name].argument(np.full(batch, strength), np.full(batch, sign))
     arguments[:, 1, : values.shape[1]] = values
-    return Edits(operations=operations, arguments=arguments)
+    return RandAugmentParams(operations=operations, arguments=arguments)
 
 
 def solarize_add(image: Image.Image, addition: int) -> Image.Image:
@@ -95,7 +106,7 @@ def test_operation_does_what_pillow_does(name: str, samples: list[Path]) -> None
     for side, strength, sign in itertools.product((32, 75), STRENGTHS, (-1, 1)):
         images = photos(samples, side)
         expected = stacked([reference(image, strength * sign) for image in images]).int()
-        edited = edit(stacked(images), one_operation(name, len(images), strength, sign)).int()
+        edited = rand_augment(stacked(images), one_operation(name, len(images), strength, sign)).int()
         differs = ((edited - expected).abs() > tolerance).any(-1)
         # Pixels whose source lies on the border itself may fall on either side of it.
         assert differs.float().mean() <= (1e-3 if name in ("Rotate", "ShearX", "ShearY") else 0)
@@ -107,7 +118,7 @@ def test_operation_does_what_pillow_does(name: str, samples: list[Path]) -> None
 def test_flat_images_stay_what_pillow_makes_of_them(name: str, level: int) -> None:
     images = [Image.new("RGB", (16, 16), (level, level, 200))] * 2
     reference, tolerance = PILLOW[name]
-    edited = edit(stacked(images), one_operation(name, 2, 0.9, 1.0)).int()
+    edited = rand_augment(stacked(images), one_operation(name, 2, 0.9, 1.0)).int()
     assert (edited - stacked([reference(image, 0.9) for image in images]).int()).abs().max() <= tolerance
 
 
@@ -115,7 +126,7 @@ def test_every_operation_grows_with_its_strength(samples: list[Path]) -> None:
     pixels = stacked(photos(samples, 64))
     for name in set(OPERATIONS) - {"AutoContrast", "Equalize", "Invert"}:
         distances = [
-            (edit(pixels, one_operation(name, len(pixels), strength, -1)).float() - pixels).abs().mean()
+            (rand_augment(pixels, one_operation(name, len(pixels), strength, -1)).float() - pixels).abs().mean()
             for strength in (0.3, 0.6, 0.9)
         ]
         assert distances == sorted(distances), name
@@ -124,22 +135,22 @@ def test_every_operation_grows_with_its_strength(samples: list[Path]) -> None:
 def test_two_layers_edit_one_after_the_other(samples: list[Path]) -> None:
     pixels = stacked(photos(samples, 48))
     original = pixels.clone()
-    edits = draw_edits(np.random.default_rng(0), len(pixels), 9)
+    edits = sample_rand_augment(np.random.default_rng(0), len(pixels), 9)
     only = [dataclasses.replace(edits, operations=edits.operations.copy()) for _ in range(2)]
     only[0].operations[:, 1] = only[1].operations[:, 0] = -1
-    assert torch.equal(edit(pixels, edits), edit(edit(pixels, only[0]), only[1]))
+    assert torch.equal(rand_augment(pixels, edits), rand_augment(rand_augment(pixels, only[0]), only[1]))
     assert torch.equal(pixels, original)
 
 
-def test_images_are_edited_by_their_own_draws(samples: list[Path]) -> None:
+def test_an_image_is_edited_as_if_alone(samples: list[Path]) -> None:
     """An image's result is that of the image alone, whatever its neighbors in a group are."""
     pixels = stacked(photos(samples, 40)).repeat(4, 1, 1, 1)
-    edits = draw_edits(np.random.default_rng(1), len(pixels), 9)
+    edits = sample_rand_augment(np.random.default_rng(1), len(pixels), 9)
     assert {*edits.operations.ravel()} == {-1, *range(len(OPERATIONS))}
-    together = edit(pixels, edits)
+    together = rand_augment(pixels, edits)
     for place in range(len(pixels)):
         rows = slice(place, place + 1)
-        assert torch.equal(edit(pixels[rows], edits.rows(rows)), together[rows])
+        assert torch.equal(rand_augment(pixels[rows], edits[rows]), together[rows])
     untouched = (edits.operations == -1).all(axis=1)
     assert 5 < untouched.sum() < 25
     assert torch.equal(together[torch.from_numpy(untouched)], pixels[torch.from_numpy(untouched)])
@@ -150,15 +161,15 @@ def test_a_large_image_is_edited_alike_alone_and_in_a_group(name: str, samples: 
     """Large enough that threads share the work on one image, but not that on many."""
     pixels = stacked(photos(samples, 224))
     edits = one_operation(name, len(pixels), 0.9, 1.0)
-    together = edit(pixels, edits)
+    together = rand_augment(pixels, edits)
     for place in range(len(pixels)):
         rows = slice(place, place + 1)
-        assert torch.equal(edit(pixels[rows], edits.rows(rows)), together[rows])
+        assert torch.equal(rand_augment(pixels[rows], edits[rows]), together[rows])
 
 
 def test_operations_are_drawn_evenly_with_the_strength_asked_for() -> None:
     batch = 60_000
-    edits = draw_edits(np.random.default_rng(0), batch, 6.0)
+    edits = sample_rand_augment(np.random.default_rng(0), batch, 6.0)
     for layer in range(2):
         counts = np.bincount(edits.operations[:, layer] + 1, minlength=16)
         assert counts[0] == pytest.approx(batch / 2, abs=5 * (batch / 4) ** 0.5)
@@ -169,26 +180,26 @@ def test_operations_are_drawn_evenly_with_the_strength_asked_for() -> None:
     assert np.abs(moves).mean() == pytest.approx(6.0, abs=0.05)
     assert np.abs(moves).std() == pytest.approx(0.5, abs=0.03)
     assert (moves > 0).mean() == pytest.approx(0.5, abs=0.05)
-    strongest = draw_edits(np.random.default_rng(0), batch, 10.0)
+    strongest = sample_rand_augment(np.random.default_rng(0), batch, 10.0)
     moves = strongest.arguments[strongest.operations == list(OPERATIONS).index("TranslateX"), 2] / (2 * 0.45) * 10
     assert np.abs(moves).max() == pytest.approx(10.0)
 
 
-def batch_of(samples: list[Path], batch: int, side: int) -> tuple[Tensor, Tensor, Normalize]:
+def batch_of(samples: list[Path], batch: int, side: int) -> tuple[Tensor, Tensor, PixelNormalize]:
     pixels = stacked(photos(samples, side))
     places = torch.arange(batch) % len(pixels)
-    return pixels[places], places % CLASSES, Normalize(Preprocessing(image_size=side))
+    return pixels[places], places % CLASSES, PixelNormalize(Preprocessing(image_size=side))
 
 
 @pytest.mark.parametrize(("batch", "side"), [(64, 32), (17, 64), (7, 224), (1, 32)])
 def test_cutting_a_batch_changes_no_bit(samples: list[Path], batch: int, side: int) -> None:
     pixels, labels, normalize = batch_of(samples, batch, side)
     for step in range(4):
-        draws = ALL.draw(0, step, batch)
-        images, targets = ALL.apply(pixels, labels, draws, normalize)
+        params = ALL.sample(0, step, batch)
+        images, targets = ALL.apply(pixels, labels, params, normalize)
         for size in (2, 16, 32):
             parts = [
-                ALL.apply(pixels[start:stop], labels[start:stop], draws.part(start, stop), normalize)
+                ALL.apply(pixels[start:stop], labels[start:stop], params.part(start, stop), normalize)
                 for start in range(0, batch, size)
                 for stop in [min(start + size, batch)]
             ]
@@ -198,30 +209,30 @@ def test_cutting_a_batch_changes_no_bit(samples: list[Path], batch: int, side: i
 
 def test_no_result_is_waited_for() -> None:
     """On PyTorch's device without data whatever reads a result, and so would stall a GPU, raises an error."""
-    normalize = Normalize(PLAIN).to("meta")
+    normalize = PixelNormalize(PLAIN).to("meta")
     pixels = torch.empty(64, 8, 8, 3, dtype=torch.uint8, device="meta")
     labels = torch.empty(64, dtype=torch.long, device="meta")
-    images, targets = ALL.apply(pixels, labels, ALL.draw(0, 0, 64), normalize)
+    images, targets = ALL.apply(pixels, labels, ALL.sample(0, 0, 64), normalize)
     assert (images.device.type, targets.device.type) == ("meta", "meta")
     assert (images.shape, targets.shape) == ((64, 3, 8, 8), (64, CLASSES))
 
 
 def test_a_pair_is_never_cut() -> None:
-    draws = ALL.draw(0, 0, 7)
-    assert draws.part(6, 7).images == 1
-    assert draws.part(2, 4).part(0, 2).images == 2
+    params = ALL.sample(0, 0, 7)
+    assert params.part(6, 7).images == 1
+    assert params.part(2, 4).part(0, 2).images == 2
     for start, stop in ((1, 4), (0, 3), (0, 8), (-2, 2)):
-        with pytest.raises(ValueError, match="cut between two pairs"):
-            draws.part(start, stop)
-    with pytest.raises(ValueError, match="draws for 7"):
-        ALL.apply(torch.zeros(6, 8, 8, 3, dtype=torch.uint8), torch.zeros(6).long(), draws, Normalize(PLAIN))
+        with pytest.raises(ValueError, match="split between two pairs"):
+            params.part(start, stop)
+    with pytest.raises(ValueError, match="parameters for 7"):
+        ALL.apply(torch.zeros(6, 8, 8, 3, dtype=torch.uint8), torch.zeros(6).long(), params, PixelNormalize(PLAIN))
 
 
-def test_draws_are_a_function_of_seed_and_step(samples: list[Path]) -> None:
+def test_augmentation_is_a_function_of_seed_and_step(samples: list[Path]) -> None:
     pixels, labels, normalize = batch_of(samples, 8, 32)
 
     def images(seed: int, step: int) -> Tensor:
-        return ALL.apply(pixels, labels, ALL.draw(seed, step, 8), normalize)[0]
+        return ALL.apply(pixels, labels, ALL.sample(seed, step, 8), normalize)[0]
 
     state = torch.random.get_rng_state()
     first = {key: images(*key) for key in itertools.product(range(2), range(3))}
@@ -234,22 +245,22 @@ def test_draws_are_a_function_of_seed_and_step(samples: list[Path]) -> None:
         assert not torch.equal(one, other)
 
 
-def test_each_kind_draws_anew_at_each_step() -> None:
-    draws = [ALL.draw(seed, step, 64) for seed in range(2) for step in range(2)]
-    for kind in ("edits", "erasures", "mixtures"):
-        arrays = [dataclasses.asdict(getattr(one, kind)) for one in draws]
+def test_each_kind_samples_again_at_each_step() -> None:
+    params = [ALL.sample(seed, step, 64) for seed in range(2) for step in range(2)]
+    for kind in ("rand_augment", "random_erasing", "mix"):
+        arrays = [dataclasses.asdict(getattr(one, kind)) for one in params]
         for name, (one, other) in itertools.product(arrays[0], itertools.combinations(arrays, 2)):
             assert not np.array_equal(one[name], other[name]), (kind, name)
 
 
-def test_one_kind_does_not_change_the_draws_of_another() -> None:
-    draws = ALL.draw(1, 2, 16)
+def test_one_kind_does_not_change_the_params_of_another() -> None:
+    params = ALL.sample(1, 2, 16)
     for off in ("rand_augment", "random_erasing"):
-        other = dataclasses.replace(ALL, **{off: 0.0}).draw(1, 2, 16)
-        assert other.mixtures is not None
-        assert draws.mixtures is not None
-        assert (other.mixtures.shares == draws.mixtures.shares).all()
-    assert dataclasses.replace(ALL, rand_augment=0.0).draw(1, 2, 16).edits is None
+        other = dataclasses.replace(ALL, **{off: 0.0}).sample(1, 2, 16)
+        assert other.mix is not None
+        assert params.mix is not None
+        assert (other.mix.lam == params.mix.lam).all()
+    assert dataclasses.replace(ALL, rand_augment=0.0).sample(1, 2, 16).rand_augment is None
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.float64])
@@ -257,7 +268,7 @@ def test_all_off_is_the_normalized_image_and_its_smoothed_label(samples: list[Pa
     pixels, labels, normalize = batch_of(samples, 7, 32)
     normalize.to(precision)
     augmentation = dataclasses.replace(OFF, label_smoothing=0.1)
-    images, targets = augmentation.apply(pixels, labels, augmentation.draw(0, 0, 7), normalize)
+    images, targets = augmentation.apply(pixels, labels, augmentation.sample(0, 0, 7), normalize)
     assert images.dtype == precision
     assert torch.equal(images, normalize(pixels))
     assert images.stride() == normalize(pixels).stride()
@@ -269,9 +280,9 @@ def test_all_off_is_the_normalized_image_and_its_smoothed_label(samples: list[Pa
 
 def test_in_double_precision_only_the_rounding_differs(samples: list[Path]) -> None:
     pixels, labels, normalize = batch_of(samples, 14, 32)
-    draws = ALL.draw(0, 0, 14)
-    single, targets = ALL.apply(pixels, labels, draws, normalize)
-    double, double_targets = ALL.apply(pixels, labels, draws, normalize.double())
+    params = ALL.sample(0, 0, 14)
+    single, targets = ALL.apply(pixels, labels, params, normalize)
+    double, double_targets = ALL.apply(pixels, labels, params, normalize.double())
     assert (double.dtype, double_targets.dtype) == (torch.float64, torch.float32)
     assert (single - double).abs().max() < 1e-5
     assert torch.equal(targets, double_targets) or (targets - double_targets).abs().max() < 1e-6
@@ -287,11 +298,11 @@ def test_cutmix_targets_are_the_shares_of_the_pixels(side: int) -> None:
     batch = 9
     augmentation = dataclasses.replace(OFF, cutmix=1.0, classes=batch)
     pixels, labels = constant([10 * place for place in range(batch)], side), torch.arange(batch)
-    normalize = Normalize(Preprocessing(image_size=side))
+    normalize = PixelNormalize(Preprocessing(image_size=side))
     origins = normalize(pixels)[:, 0, 0, 0]
     mixed, whole = 0, 0
     for step in range(40):
-        images, targets = augmentation.apply(pixels, labels, augmentation.draw(0, step, batch), normalize)
+        images, targets = augmentation.apply(pixels, labels, augmentation.sample(0, step, batch), normalize)
         shares = (images[:, 0, :, :, None] == origins).float().mean(dim=(1, 2))  # (B, B): of whose pixels
         assert (shares - targets).abs().max() < 1e-6
         assert torch.equal(targets.argmax(1)[-1:], labels[-1:])
@@ -313,11 +324,11 @@ def test_mixup_weighs_both_images_of_a_pair() -> None:
     batch = 7
     augmentation = dataclasses.replace(OFF, mixup=0.8, classes=batch)
     pixels, labels = constant([30 * place for place in range(batch)], 16), torch.arange(batch)
-    normalize = Normalize(Preprocessing(image_size=16))
+    normalize = PixelNormalize(Preprocessing(image_size=16))
     plain = normalize(pixels)
     shares = []
     for step in range(200):
-        images, targets = augmentation.apply(pixels, labels, augmentation.draw(0, step, batch), normalize)
+        images, targets = augmentation.apply(pixels, labels, augmentation.sample(0, step, batch), normalize)
         assert (targets.sum(1) - 1).abs().max() < 1e-6
         expected = (targets @ plain.flatten(1)).view_as(plain)
         assert (images - expected).abs().max() < 1e-5
@@ -330,35 +341,35 @@ def test_mixup_weighs_both_images_of_a_pair() -> None:
 
 def test_mixed_targets_sum_to_one_with_smoothing(samples: list[Path]) -> None:
     pixels, labels, normalize = batch_of(samples, 32, 32)
-    targets = ALL.apply(pixels, labels, ALL.draw(0, 0, 32), normalize)[1]
+    targets = ALL.apply(pixels, labels, ALL.sample(0, 0, 32), normalize)[1]
     assert (targets.sum(1) - 1).abs().max() < 1e-6
     assert targets.min() >= 0.1 / CLASSES - 1e-6
 
 
 def test_mixup_and_cutmix_take_turns_by_chance() -> None:
-    both = ALL.draw(0, 0, 40_001).mixtures
+    both = ALL.sample(0, 0, 40_001).mix
     assert both is not None
-    assert both.cuts[:-1].mean() == pytest.approx(0.5, abs=0.02)
-    assert (both.cuts[0:-1:2] == both.cuts[1:-1:2]).all()
-    assert not both.cuts[-1]
-    assert both.shares[-1] == 1
+    assert both.is_cutmix[:-1].mean() == pytest.approx(0.5, abs=0.02)
+    assert (both.is_cutmix[0:-1:2] == both.is_cutmix[1:-1:2]).all()
+    assert not both.is_cutmix[-1]
+    assert both.lam[-1] == 1
     assert abs(np.corrcoef(both.centers[:-1:2].T)[0, 1]) < 0.05
     # Each kind has its own alpha: 0.8 and 1.
     for cut, alpha in ((False, 0.8), (True, 1.0)):
-        chosen = both.shares[:-1][both.cuts[:-1] == cut]
+        chosen = both.lam[:-1][both.is_cutmix[:-1] == cut]
         assert chosen.var() == pytest.approx(1 / 4 / (2 * alpha + 1), abs=0.003)
-    mixup = dataclasses.replace(ALL, cutmix=0.0).draw(0, 0, 100).mixtures
-    cutmix = dataclasses.replace(ALL, mixup=0.0).draw(0, 0, 100).mixtures
+    mixup = dataclasses.replace(ALL, cutmix=0.0).sample(0, 0, 100).mix
+    cutmix = dataclasses.replace(ALL, mixup=0.0).sample(0, 0, 100).mix
     assert mixup is not None
-    assert not mixup.cuts.any()
+    assert not mixup.is_cutmix.any()
     assert cutmix is not None
-    assert cutmix.cuts.all()
+    assert cutmix.is_cutmix.all()
 
 
-def erased_boxes(draws: Draws, batch: int, side: int) -> tuple[Tensor, Tensor]:
+def erased_boxes(params: AugmentationParams, batch: int, side: int) -> tuple[Tensor, Tensor]:
     """Which pixels were erased (B, S, S), and the erased images (B, S, S, 3), from images of the value 9."""
-    assert draws.erasures is not None
-    images = erase(torch.full((batch, side, side, 3), 9.0), draws.erasures)
+    assert params.random_erasing is not None
+    images = random_erasing(torch.full((batch, side, side, 3), 9.0), params.random_erasing)
     changed = images != 9
     assert torch.equal(changed.any(-1), changed.all(-1))
     return changed.any(-1), images
@@ -366,7 +377,7 @@ def erased_boxes(draws: Draws, batch: int, side: int) -> tuple[Tensor, Tensor]:
 
 def test_erasing_covers_boxes_of_the_right_share_and_shape() -> None:
     batch, side = 4000, 64
-    boxes, images = erased_boxes(dataclasses.replace(OFF, random_erasing=0.25).draw(0, 0, batch), batch, side)
+    boxes, images = erased_boxes(dataclasses.replace(OFF, random_erasing=0.25).sample(0, 0, batch), batch, side)
     erased = boxes.flatten(1).any(1)
     assert float(erased.float().mean()) == pytest.approx(0.25, abs=0.03)
     boxes, images = boxes[erased], images[erased]
@@ -391,14 +402,14 @@ def test_erasing_covers_boxes_of_the_right_share_and_shape() -> None:
 
 
 def test_noise_is_per_pixel_channel_and_image() -> None:
-    whole = Erasures(sizes=np.ones((2, 2)), places=np.zeros((2, 2)), noise=np.array([0, 7]))
-    images = erase(torch.zeros(2, 32, 32, 3), whole)
+    whole = ErasingParams(sizes=np.ones((2, 2)), positions=np.zeros((2, 2)), noise=np.array([0, 7]))
+    images = random_erasing(torch.zeros(2, 32, 32, 3), whole)
     assert images.unique().numel() > 0.99 * 32 * 32 * 3
     assert not torch.equal(images[0], images[1])
     correlation = np.corrcoef(images.flatten(1).numpy())[0, 1]
     assert abs(correlation) < 0.1
     assert abs(np.corrcoef(images[0].flatten(0, 1).T.numpy())[0, 1]) < 0.15  # the channels
-    offsets = ALL.draw(0, 0, 64).erasures
+    offsets = ALL.sample(0, 0, 64).random_erasing
     assert offsets is not None
     assert len({*offsets.noise.tolist()}) == 64
 
@@ -406,12 +417,12 @@ def test_noise_is_per_pixel_channel_and_image() -> None:
 def test_erasing_comes_before_mixing() -> None:
     """Noise of one image so shows through in its partner, as in timm."""
     augmentation = dataclasses.replace(OFF, random_erasing=1.0, mixup=1.0)
-    normalize = Normalize(Preprocessing(image_size=32))
+    normalize = PixelNormalize(Preprocessing(image_size=32))
     pixels, labels = constant([0, 0], 32), torch.zeros(2, dtype=torch.long)
-    draws = augmentation.draw(0, 0, 2)
-    assert draws.erasures is not None
-    lone = dataclasses.replace(draws.erasures, sizes=draws.erasures.sizes * np.array([[1.0], [0.0]]))
-    images, _ = augmentation.apply(pixels, labels, dataclasses.replace(draws, erasures=lone), normalize)
+    params = augmentation.sample(0, 0, 2)
+    assert params.random_erasing is not None
+    lone = dataclasses.replace(params.random_erasing, sizes=params.random_erasing.sizes * np.array([[1.0], [0.0]]))
+    images, _ = augmentation.apply(pixels, labels, dataclasses.replace(params, random_erasing=lone), normalize)
     changed = (images != normalize(pixels)).any(1)
     assert changed[0].any()
     assert torch.equal(changed[0], changed[1])

@@ -11,21 +11,26 @@ import pytest
 from PIL import ExifTags, Image
 
 from lipsformer.datasets import Split
-from lipsformer.datasets.folder import FolderSource
-from lipsformer.datasets.names import Names
+from lipsformer.datasets.folder import FolderSplit
+from lipsformer.datasets.packed_names import PackedNames
 from lipsformer.images.open import ORIENTATIONS
 from lipsformer.system.errors import InputError
 from lipsformer.train.data import crops
-from lipsformer.train.data.crops import GAP, Crops, read_rgb
+from lipsformer.train.data.crops import GAP, Crops, random_box, read_rgb
 
 WHOLE = 10**6  # a gap that no decode can be reduced by
 
 
 def split_of(*paths: Path) -> Split:
-    names = Names.of(path.name.encode() for path in paths)
-    source = FolderSource(root=paths[0].parent, prefix="", names=names)
-    zeros = np.zeros(len(paths), np.int64)
-    return Split(name="train", labels=zeros, source=source, members=np.arange(len(paths)))
+    return FolderSplit(
+        name="train",
+        classes=("photo",),
+        labels=np.zeros(len(paths), np.int64),
+        members=np.arange(len(paths)),
+        root=paths[0].parent,
+        prefix="",
+        files=PackedNames.of(path.name.encode() for path in paths),
+    )
 
 
 def crops_of(size: int, **changes: object) -> Crops:
@@ -116,3 +121,15 @@ def test_an_unreadable_photo_is_named(samples: list[Path], tmp_path: Path) -> No
         with pytest.raises(InputError) as failure:
             crops_of(32).read(split, index, np.random.default_rng(0))
         assert str(failure.value).startswith(f"{split.where(index)}: damaged")
+
+
+def test_crops_stay_inside_and_show_the_share_they_should() -> None:
+    rng = np.random.default_rng(0)
+    for width, height in ((348, 348), (640, 480), (50, 900)):
+        for _ in range(300):
+            left, top, right, bottom = random_box(rng, (width, height), (0.2, 0.9))
+            assert 0 <= left < right <= width
+            assert 0 <= top < bottom <= height
+            share = (right - left) * (bottom - top) / (width * height)
+            assert share <= 0.9 + 1e-9
+            assert width != height or share > 0.19

@@ -1,4 +1,4 @@
-"""Many processes train as one: the same batches, the same losses, every image once; and one that dies is replaced."""
+"""Distributed training: the same batches and losses as in one process, and a process that dies is replaced."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_a_worker_that_is_killed_is_replaced_and_the_training_finishes(
     victim = workers(process.pid)[-1]
     os.kill(victim, signal.SIGKILL)
     err = finish(process)
-    assert "another process of the training has gone" in err
+    assert "another process of the training has died" in err
     assert "resumed at step" in err
     assert_close(metrics(output), alone, 1e-9)
 

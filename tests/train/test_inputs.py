@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lipsformer import InputError, load_checkpoint
+from lipsformer.train import run_training
 from tests.support.tiny_training import contents, make_photos, states, train_tiny
 
 
@@ -17,12 +18,26 @@ def photos(tmp_path: Path) -> Path:
     return make_photos(tmp_path / "photos")
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a finished training, next to its photos."""
+    root = tmp_path_factory.mktemp("finished")
+    train_tiny(make_photos(root / "photos"), root / "run", epochs=3)
+    return root / "run"
+
+
 def refusal(data: Path, output: Path, *overrides: str, **options: object) -> str:
     """The message that a training is refused with."""
     with pytest.raises(InputError) as caught:
         train_tiny(data, output, *overrides, **options)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def test_a_bad_model_is_refused_before_any_data_is_read(tmp_path: Path) -> None:
+    nowhere = tmp_path / "none"
+    for override in ("model.name=lipsformer_nan", "model.window=4", "model.name=none.safetensors", "learning_rate=-1"):
+        assert "no such folder" not in refusal(nowhere, tmp_path / "run", override)
 
 
 def test_missing_folder(tmp_path: Path) -> None:
@@ -83,16 +98,21 @@ def test_nothing_but_corrupt_images(photos: Path, tmp_path: Path, split: str) ->
         ("batch_size=2.5", "batch_size=2.5: a whole number is needed"),
         ("batch_size=true", "batch_size=true: a whole number is needed"),
         ("learning_rate=fast", 'learning_rate="fast": a number is needed'),
-        ("learning_rate=inf", "a number is needed"),
+        ("learning_rate=inf", "a finite number is needed"),
         ("learning_rate=-1", "learning_rate=-1: it must be above 0"),
-        ("crop_scale=[0.9, 0.1]", "crop_scale=[0.9, 0.1]: it must be rising"),
-        ("crop_scale=0.5", "crop_scale=0.5: two numbers"),
+        ("crop_scale=[0.9, 0.1]", "crop_scale=[0.9, 0.1]: the first number must not be above the second"),
+        ("crop_scale=0.5", "crop_scale=0.5: a list is needed"),
+        ("crop_scale=[0.5]", "crop_scale=[0.5]: it needs at least 2 entries"),
+        ("betas=[0.9, 1]", "betas=1: it must be below 1"),
+        ("optimizer=sgd", "optimizer=\"sgd\": use 'adamw' or 'muon'"),
+        ("compile=1", "compile=1: true or false is needed"),
+        ("workers='1'", 'workers="1": a whole number is needed'),
         ("model=4", "model=4: it is a table"),
         ("model.num_classes=4", "the class folders decide it"),
         ("model.image_size=33", "image_size=33 cannot be tiled"),
         ("model.drop_path=high", "drop_path='high': a number from 0 to 0.99 is needed"),
         ("model.depths=4", "depths=4: 4 whole numbers"),
-        ("learning_rate", "give it as key=value"),
+        ("learning_rate", "write it as key=value"),
     ],
 )
 def test_bad_override(photos: Path, tmp_path: Path, override: str, message: str) -> None:
@@ -101,7 +121,8 @@ def test_bad_override(photos: Path, tmp_path: Path, override: str, message: str)
 
 
 def test_unknown_model_recipe_and_device(photos: Path, tmp_path: Path) -> None:
-    assert "did you mean 'lipsformer_nano'?" in refusal(photos, tmp_path / "run", model="lipsformer_nan")
+    with pytest.raises(InputError, match=r"did you mean 'lipsformer_nano'\?"):
+        run_training(photos, output=tmp_path / "run", model="lipsformer_nan")
     assert "unknown recipe 'fruits': did you mean 'fruit'?" in refusal(photos, tmp_path / "run", recipe="fruits")
     assert "no such recipe" in refusal(photos, tmp_path / "run", recipe="mine.toml")
     assert "one of auto, cpu, cuda" in refusal(photos, tmp_path / "run", device="tpu")
@@ -121,15 +142,15 @@ def test_existing_output(photos: Path, tmp_path: Path) -> None:
     assert "not a folder" in refusal(photos, tmp_path / "run" / "thesis.txt")
 
 
-def test_resume_as_another_run(photos: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    train_tiny(photos, run, epochs=1)
+def test_resume_as_another_run(finished: Path, tmp_path: Path) -> None:
+    photos = shutil.copytree(finished.with_name("photos"), tmp_path / "photos")
+    run = shutil.copytree(finished, tmp_path / "run")
     before = [path.read_bytes() for path in states(run)]
-    message = refusal(photos, run, "learning_rate=5e-3", epochs=1)
+    message = refusal(photos, run, "learning_rate=5e-3", epochs=3)
     assert "another recipe (learning_rate was 0.001, is 0.005)" in message
-    assert "epochs was 1, is 2" in refusal(photos, run, epochs=2)
+    assert "epochs was 3, is 2" in refusal(photos, run, epochs=2)
     (photos / "train" / "Orange" / "0.jpg").rename(photos / "train" / "Orange" / "9.jpg")
-    assert "another dataset" in refusal(photos, run, epochs=1)
+    assert "another dataset" in refusal(photos, run, epochs=3)
     assert [path.read_bytes() for path in states(run)] == before
 
 
@@ -158,11 +179,11 @@ def spoil(path: Path, how: str) -> None:
         ("empty", "not a readable state"),
     ],
 )
-def test_state_that_cannot_be_used_is_told_and_the_one_before_taken(
-    photos: Path, tmp_path: Path, how: str, reason: str, capsys: pytest.CaptureFixture[str]
+def test_an_unusable_state_is_reported_and_the_one_before_used(
+    finished: Path, tmp_path: Path, how: str, reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = tmp_path / "run"
-    train_tiny(photos, run, epochs=3)
+    photos = finished.with_name("photos")
+    run = shutil.copytree(finished, tmp_path / "run")
     whole = contents(run)
     newest = states(run)[-1]
     spoil(newest, how)

@@ -159,7 +159,7 @@ def test_asked_to_stop_it_saves_its_state_and_goes_on_when_called_again(
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert f"{output}: stopped at step" in err.splitlines()[-1]
-    assert "its state is saved; the same command goes on" in err.splitlines()[-1]
+    assert "its state is saved; run the same command again to resume" in err.splitlines()[-1]
     assert "Traceback" not in err
     assert (output / "curves.png").is_file()
     again = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=True)

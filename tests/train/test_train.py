@@ -20,7 +20,7 @@ from lipsformer.evaluation.evaluate import evaluate
 from lipsformer.train import load_recipe, loop
 from lipsformer.train import training as training_module
 from lipsformer.train.data.dataset import TrainingImages
-from lipsformer.train.optim.optimizers import learning_rate
+from lipsformer.train.optim.schedule import learning_rate
 from tests.support.tiny_training import CLASSES, assert_same, contents, make_photos, states, train_tiny
 
 

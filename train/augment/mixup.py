@@ -1,6 +1,6 @@
-"""Mixup (Zhang et al. 2018) and cutmix (Yun et al. 2019) between the two images of a pair.
+"""Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019) between the two images of a pair.
 
-The images at the places 2j and 2j + 1 of a batch are partners, so that a batch may be cut between any two pairs.
+Images 2j and 2j + 1 of a batch are partners, so a batch can be split between any two pairs.
 """
 
 from __future__ import annotations
@@ -11,70 +11,70 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lipsformer.train.data.rng import Rows
+from lipsformer.train.data.rng import PerImage
 
-__all__ = ["Mixtures", "draw_mixtures", "mix"]
+__all__ = ["MixParams", "mix", "sample_mix"]
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Booleans = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Mixtures(Rows):
-    """How each image of a batch is mixed; both images of a pair have the same row.
+class MixParams(PerImage):
+    """How each image of a batch is mixed. Both images of a pair have the same row.
 
     Attributes:
-        shares: (B,) what the image keeps of itself, 1 where it is not mixed.
-        cuts: (B,) whether a box comes from the partner (cutmix) instead of a share of every pixel (mixup).
+        lam: (B,) the papers' lambda: the weight of the image itself, 1 where it is not mixed.
+        is_cutmix: (B,) whether a box comes from the partner (CutMix) or a share of every pixel (mixup).
         centers: (B, 2) of the box, in 0..1 from the top and the left.
     """
 
-    shares: Array
-    cuts: Booleans
+    lam: Array
+    is_cutmix: Booleans
     centers: Array
 
 
-def draw_mixtures(rng: np.random.Generator, batch: int, mixup: float, cutmix: float) -> Mixtures:
-    """Mixtures for `batch` images; `mixup` and `cutmix` are the alphas of their shares ~ Beta(alpha, alpha), 0 is off.
+def sample_mix(rng: np.random.Generator, batch_size: int, mixup: float, cutmix: float) -> MixParams:
+    """Random parameters for `batch_size` images; `mixup` and `cutmix` are the alphas of lambda ~ Beta(alpha, alpha).
 
-    Where both are on, each pair takes one of them by the toss of a coin.
+    An alpha of 0 turns its kind off. With both on, a coin toss chooses one of them for each pair.
     """
-    pairs = batch // 2
+    pairs = batch_size // 2
     by_mixup, by_cutmix = (rng.beta(alpha, alpha, pairs) if alpha else np.ones(pairs) for alpha in (mixup, cutmix))
-    cuts = rng.random(pairs) < (0.5 if mixup and cutmix else float(cutmix > 0))
+    is_cutmix = rng.random(pairs) < (0.5 if mixup and cutmix else float(cutmix > 0))
     centers = rng.random((pairs, 2))
-    alone = batch % 2  # the last image of an odd batch
-    return Mixtures(
-        shares=np.append(np.where(cuts, by_cutmix, by_mixup).repeat(2), np.ones(alone)),
-        cuts=np.append(cuts.repeat(2), np.zeros(alone, dtype=bool)),
-        centers=np.append(centers.repeat(2, axis=0), np.zeros((alone, 2)), axis=0),
+    unpaired = batch_size % 2  # the last image of an odd batch
+    return MixParams(
+        lam=np.append(np.where(is_cutmix, by_cutmix, by_mixup).repeat(2), np.ones(unpaired)),
+        is_cutmix=np.append(is_cutmix.repeat(2), np.zeros(unpaired, dtype=bool)),
+        centers=np.append(centers.repeat(2, axis=0), np.zeros((unpaired, 2)), axis=0),
     )
 
 
-def mix(images: Tensor, targets: Tensor, mixtures: Mixtures) -> tuple[Tensor, Tensor]:
+def mix(images: Tensor, targets: Tensor, params: MixParams) -> tuple[Tensor, Tensor]:
     """Mixes images (B, S, S, 3) and targets (B, K), each with its partner's.
 
-    A cut is a mixture with the weight 0 within the box and 1 outside; the targets' weight is the mean over the pixels.
+    CutMix is mixup with the weight 0 inside the box and 1 outside. A target's weight is the mean over the pixels.
     """
     side = images.shape[1]
-    # The box is as large as its share asks for and loses what lies beyond the border, as in the paper.
-    half = np.floor(np.sqrt(1 - mixtures.shares) * side)[:, None] // 2
-    centers = np.floor(mixtures.centers * side)
+    # The box is as large as lambda asks for and loses what lies beyond the border, as in the paper.
+    half = np.floor(np.sqrt(1 - params.lam) * side)[:, None] // 2
+    centers = np.floor(params.centers * side)
     low, high = np.clip(centers - half, 0, side), np.clip(centers + half, 0, side)
-    kept = np.where(mixtures.cuts, 1 - (high - low).prod(axis=1) / side**2, mixtures.shares)
+    target_lam = np.where(params.is_cutmix, 1 - (high - low).prod(axis=1) / side**2, params.lam)
 
-    place = np.arange(len(kept))
-    partner = np.where(place ^ 1 < len(kept), place ^ 1, place)
-    values = np.concatenate([low, high, mixtures.shares[:, None], mixtures.cuts[:, None], kept[:, None]], axis=1)
+    index = np.arange(len(target_lam))
+    partner = np.where(index ^ 1 < len(index), index ^ 1, index)
+    values = np.concatenate([low, high, params.lam[:, None], params.is_cutmix[:, None], target_lam[:, None]], axis=1)
     rows = torch.from_numpy(values).to(images.device, non_blocking=True).to(images.dtype)  # (B, 7)
     partners = torch.from_numpy(partner).to(images.device, non_blocking=True)
 
     axis = torch.arange(side, device=images.device)
     within = (axis >= rows[:, 0:2, None]) & (axis < rows[:, 2:4, None])  # (B, 2, S)
     outside = ~(within[:, 0, :, None] & within[:, 1, None, :])  # (B, S, S)
-    share, cut, weight = rows[:, 4, None, None], rows[:, 5, None, None] > 0, rows[:, 6, None].to(targets.dtype)
-    weights = torch.where(cut, outside.to(images.dtype), share)[..., None]  # (B, S, S, 1)
-    return _mixed(images, weights, partners), _mixed(targets, weight, partners)
+    lam, is_cutmix = rows[:, 4, None, None], rows[:, 5, None, None] > 0
+    weights = torch.where(is_cutmix, outside.to(images.dtype), lam)[..., None]  # (B, S, S, 1)
+    return _mixed(images, weights, partners), _mixed(targets, rows[:, 6, None].to(targets.dtype), partners)
 
 
 def _mixed(values: Tensor, weights: Tensor, partners: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Random random_erasing (Zhong et al. 2020): a box of each chosen image becomes normal noise, pixel by pixel."""
+"""Random erasing (Zhong et al. 2020): normal noise, pixel by pixel, over a box of each chosen image."""
 
 from __future__ import annotations
 
@@ -10,74 +10,74 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lipsformer.train.data.rng import Rows
+from lipsformer.train.data.rng import PerImage
 
-__all__ = ["Erasures", "draw_erasures", "erase"]
+__all__ = ["ErasingParams", "random_erasing", "sample_random_erasing"]
 
-SHARE = (0.02, 1 / 3)  # of the image's area
+AREA = (0.02, 1 / 3)  # share of the image's
 RATIO = (0.3, 3.3)  # height / width
 ATTEMPTS = 10  # to find a box that fits
-NOISE = 2**20
+NOISE_LENGTH = 2**20
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Indices = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Erasures(Rows):
+class ErasingParams(PerImage):
     """The box and the noise of each image of a batch.
 
     Attributes:
         sizes: (B, 2) height and width as shares of the image's, 0 where nothing is erased.
-        places: (B, 2) the box's place in 0..1 between top and bottom, left and right.
-        noise: (B,) where in the table of noise the image's noise starts.
+        positions: (B, 2) of the box in 0..1, between top and bottom, left and right.
+        noise: (B,) offset of the image's noise in the noise table.
     """
 
     sizes: Array
-    places: Array
+    positions: Array
     noise: Indices
 
 
-def draw_erasures(rng: np.random.Generator, batch: int, probability: float) -> Erasures:
-    """Boxes for `batch` images, each erased with `probability`."""
-    erased = rng.random(batch) < probability
-    shares = rng.uniform(*SHARE, (batch, ATTEMPTS))
-    ratios = np.exp(rng.uniform(math.log(RATIO[0]), math.log(RATIO[1]), (batch, ATTEMPTS)))
-    sizes = np.sqrt(np.stack([shares * ratios, shares / ratios], axis=-1))  # (B, attempts, 2)
+def sample_random_erasing(rng: np.random.Generator, batch_size: int, probability: float) -> ErasingParams:
+    """Random boxes for `batch_size` images, each erased with `probability`."""
+    erased = rng.random(batch_size) < probability
+    areas = rng.uniform(*AREA, (batch_size, ATTEMPTS))
+    ratios = np.exp(rng.uniform(math.log(RATIO[0]), math.log(RATIO[1]), (batch_size, ATTEMPTS)))
+    sizes = np.sqrt(np.stack([areas * ratios, areas / ratios], axis=-1))  # (B, attempts, 2)
     fits = sizes.max(axis=-1) < 1  # (B, attempts)
-    first = sizes[np.arange(batch), fits.argmax(axis=1)]
-    return Erasures(
+    first = sizes[np.arange(batch_size), fits.argmax(axis=1)]
+    return ErasingParams(
         sizes=first * (erased & fits.max(axis=1))[:, None],
-        places=rng.random((batch, 2)),
-        noise=rng.integers(NOISE, size=batch),
+        positions=rng.random((batch_size, 2)),
+        noise=rng.integers(NOISE_LENGTH, size=batch_size),
     )
 
 
-def erase(images: Tensor, erasures: Erasures) -> Tensor:
-    """Erases in normalized images (B, S, S, 3), in place.
+def random_erasing(images: Tensor, params: ErasingParams) -> Tensor:
+    """Erases boxes of normalized images (B, S, S, 3), in place.
 
-    An image's noise is a window of one long table, from a place that was drawn for it: as good as fresh noise, since
-    no image meets the same window twice in practice, and the same on every device.
+    An image's noise is a window of one long table, at a random offset. That is as good as fresh noise, since in
+    practice no image gets the same window twice, and it is the same on every device.
     """
     side = images.shape[1]
-    chosen = np.flatnonzero(erasures.sizes.any(axis=1))
+    chosen = np.flatnonzero(params.sizes.any(axis=1))
     if not len(chosen):
         return images
-    sizes = np.rint(erasures.sizes[chosen] * side)  # in pixels
-    starts = np.floor(erasures.places[chosen] * (side - sizes + 1))
+    sizes = np.rint(params.sizes[chosen] * side)  # in pixels
+    starts = np.floor(params.positions[chosen] * (side - sizes + 1))
     bounds = torch.from_numpy(np.stack([starts, starts + sizes])).to(images.device, non_blocking=True)  # (2, E, 2)
-    index = torch.from_numpy(np.stack([chosen, erasures.noise[chosen]])).to(images.device, non_blocking=True)
+    index = torch.from_numpy(np.stack([chosen, params.noise[chosen]])).to(images.device, non_blocking=True)
     axis = torch.arange(side, device=images.device)
     within = (axis >= bounds[0, ..., None]) & (axis < bounds[1, ..., None])  # (E, 2, S)
     box = within[:, 0, :, None, None] & within[:, 1, None, :, None]  # (E, S, S, 1)
     window = side * side * 3
-    table = _noise(NOISE + window, images.device, images.dtype)
+    table = _noise(NOISE_LENGTH + window, images.device, images.dtype)
     noise = table.unfold(0, window, 1)[index[1]].view(-1, side, side, 3)
     return images.index_copy_(0, index[0], torch.where(box, noise, images.index_select(0, index[0])))
 
 
 @functools.lru_cache(maxsize=2)
 def _noise(length: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """A fixed table of standard normal numbers, (length,)."""
+    """The noise table: (length,) standard normal numbers, always the same."""
     numbers = np.random.default_rng(0).standard_normal(length, dtype=np.float32)
     return torch.from_numpy(numbers).to(device, dtype)

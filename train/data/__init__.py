@@ -1,1 +1,1 @@
-"""Training data: order, random numbers, crops, and the workers that load batches."""
+"""Training data: sampling, random numbers, crops, and the workers that load batches."""

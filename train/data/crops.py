@@ -18,8 +18,9 @@ __all__ = ["Crops", "random_box", "read_rgb"]
 
 CROP_RATIO = (3 / 4, 4 / 3)  # width / height, as in Inception's random resized crop (Szegedy et al. 2015)
 
-# How many times the crop's final side is decoded at least. 1.5 changes crops of photos by 0.4 to 0.9 gray levels of 255
-# on average, 2 by 0.3 to 0.7, 1 by 0.8 to 1.9; the reducing_gap below alone by 0.3 to 1.0 (benchmarks/data).
+# A crop is decoded with at least this many times its final side. 1.5 changes crops of photos by 0.4 to 0.9 gray
+# levels of 255 on average, 2 by 0.3 to 0.7, 1 by 0.8 to 1.9; the reducing_gap below alone by 0.3 to 1.0
+# (benchmarks/data).
 GAP = 1.5
 
 Box = tuple[float, float, float, float]
@@ -27,10 +28,10 @@ Box = tuple[float, float, float, float]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Crops:
-    """How crops are taken: of `size` pixels a side, with `resample`; see `random_box` for `scale`.
+    """Random resized crops of `size` pixels a side, resized with `resample`; see `random_box` for `scale`.
 
-    A share `hflip` of them is mirrored. Each has at least `gap` times `size` of the decoder's pixels a side; those with
-    more are first shrunk by a whole factor, faster and hard to tell apart, down to `reducing_gap` times `size`.
+    Each is mirrored with probability `hflip`. The decoder gives at least `gap` times `size` pixels a side. A crop with
+    more than `reducing_gap` times `size` is first shrunk by a whole factor: faster, with hardly a difference.
     """
 
     size: int
@@ -48,7 +49,7 @@ class Crops:
         """
         plan = _Plan(crops=self, rng=rng)
         image = read_rgb(split, index, plan)
-        # The decoder rounds sides up, which a power of two outlives.
+        # The decoder rounds sides up, so the factor is taken as the nearest power of two.
         factor = 2 ** round(math.log2(plan.full[0] / image.width))
         left, top, right, bottom = (edge / factor for edge in plan.box)
         box = (left, top, right, bottom)
@@ -58,7 +59,7 @@ class Crops:
 
 @dataclasses.dataclass(kw_only=True)
 class _Plan:
-    """Draws the box as soon as the image's upright size `full` is known, and tells what size is enough for it."""
+    """Draws the box once the image's upright size `full` is known, and returns the smallest size that is enough."""
 
     crops: Crops
     rng: np.random.Generator
@@ -73,10 +74,10 @@ class _Plan:
 
 
 def random_box(rng: np.random.Generator, size: tuple[int, int], scale: tuple[float, float]) -> Box:
-    """A random crop (left, top, right, bottom) of an image of `size` = (width, height), in pixels, not whole ones.
+    """A random crop (left, top, right, bottom) of an image of `size` = (width, height), in fractional pixels.
 
-    It shows a share of the area that is uniform in `scale`, with a width to height ratio log-uniform in 3/4 to 4/3,
-    both cut where the image ends.
+    Its share of the area is uniform in `scale`, its ratio of width to height log-uniform in 3/4 to 4/3; both are
+    clipped to the image.
     """
     area = rng.uniform(*scale) * size[0] * size[1]
     ratio = math.exp(rng.uniform(math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])))
@@ -86,7 +87,7 @@ def random_box(rng: np.random.Generator, size: tuple[int, int], scale: tuple[flo
 
 
 def read_rgb(split: Split, index: int, smallest: MinSizeFn | None = None) -> Image.Image:
-    """Image `index`, upright and in RGB; at a fraction of its size where `smallest` allows.
+    """Image `index`, upright and in RGB, at a fraction of its size if `smallest` allows.
 
     Raises:
         InputError: if it cannot be read; the message names it.

@@ -1,7 +1,7 @@
-"""Training and validation images as batches of uint8 pixels; worker processes decode, crop and hflip, nothing more.
+"""Training and validation images as batches of uint8 pixels. The workers only decode, crop and flip.
 
-An image that cannot be read ends nothing: in training its neighbor in the listing stands in for it, in validation it
-is left out, and its name is handed on.
+An unreadable image does not stop a training. The next readable image in the listing replaces it; in validation it is
+left out. Either way its name is passed on.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ __all__ = [
     "Batch",
     "TrainingBatchSampler",
     "TrainingImages",
-    "ValidationBatchSampler",
     "ValidationImages",
+    "ValidationLoader",
     "load_training",
 ]
 
-KEPT_BYTES = 2**28  # validation pixels up to this size stay in memory between the epochs
-MOST_UNREADABLE = 100  # images in a row; beyond, the dataset itself must be broken
+MAX_CACHED_BYTES = 2**28  # of validation pixels that stay in memory between the epochs
+MAX_UNREADABLE = 100  # images in a row; with more, the dataset itself must be broken
 
 Pixels = NDArray[np.uint8]
-Key = tuple[int, int, int]  # (epoch, position in the epoch's order, index of the image)
+Key = tuple[int, int, int]  # (epoch, position in the epoch, index of the image)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One image (S, S, 3) and its label, or the index of its answer; and what could not be read on the way to it."""
+class LoadedImage:
+    """Pixels (S, S, 3), or None if unreadable; a label, or the image's index; messages about unreadable images."""
 
     pixels: Pixels | None
     label: int
@@ -54,9 +54,9 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Pixels (B, S, S, 3) uint8, labels (B,) int64 (or indices of the images), and images that could not be read.
+    """Pixels (B, S, S, 3) uint8, labels (B,) int64 (or the images' indices), and messages about unreadable images.
 
-    `missing` counts the samples that have no pixels.
+    `missing` counts the images without pixels.
     """
 
     pixels: Tensor
@@ -65,12 +65,12 @@ class Batch:
     missing: int = 0
 
     def pin_memory(self) -> Batch:
-        """A copy in page-locked memory, from where a GPU reads while the CPU goes on; the loader calls this."""
+        """A copy in page-locked memory, so that copies to the GPU overlap with compute; the loader calls this."""
         return dataclasses.replace(self, pixels=self.pixels.pin_memory(), labels=self.labels.pin_memory())
 
 
-class TrainingImages(Dataset[Sample]):
-    """Random crops, each a function of (seed, epoch, position), so that the workers hold no state."""
+class TrainingImages(Dataset[LoadedImage]):
+    """Random crops, each a function of (seed, epoch, position): the workers have no state."""
 
     def __init__(self, split: Split, recipe: Recipe, preprocessing: Preprocessing) -> None:
         self.split = split
@@ -82,10 +82,10 @@ class TrainingImages(Dataset[Sample]):
             resample=FILTERS[preprocessing.interpolation],
         )
 
-    def __getitem__(self, key: Key) -> Sample:
+    def __getitem__(self, key: Key) -> LoadedImage:
         epoch, position, index = key
-        messages: list[str] = []  # about images that cannot be read; the next one that can stands in for them
-        for candidate in range(index, index + min(MOST_UNREADABLE, len(self.split))):
+        messages: list[str] = []  # about unreadable images, which the next readable one replaces
+        for candidate in range(index, index + min(MAX_UNREADABLE, len(self.split))):
             at = candidate % len(self.split)
             rng = generator(self.recipe.seed, Stream.CROP, epoch, position)
             try:
@@ -93,12 +93,12 @@ class TrainingImages(Dataset[Sample]):
             except InputError as error:
                 messages.append(str(error))
                 continue
-            return Sample(pixels=pixels, label=int(self.split.labels[at]), unreadable=tuple(messages))
-        return Sample(pixels=None, label=0, unreadable=tuple(messages))
+            return LoadedImage(pixels=pixels, label=int(self.split.labels[at]), unreadable=tuple(messages))
+        return LoadedImage(pixels=None, label=0, unreadable=tuple(messages))
 
 
-class ValidationImages(Dataset[Sample]):
-    """Images through the toolkit's one preprocessing: what prediction and serving will see. Labels are indices."""
+class ValidationImages(Dataset[LoadedImage]):
+    """Preprocessed images, exactly as prediction and serving see them. Their labels are their indices."""
 
     def __init__(self, split: Split, preprocessing: Preprocessing) -> None:
         self.split = split
@@ -107,15 +107,15 @@ class ValidationImages(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> LoadedImage:
         try:
-            return Sample(pixels=self.preprocessing.apply(read_rgb(self.split, index)), label=index)
+            return LoadedImage(pixels=self.preprocessing.apply(read_rgb(self.split, index)), label=index)
         except InputError as error:
-            return Sample(pixels=None, label=index, unreadable=(str(error),))
+            return LoadedImage(pixels=None, label=index, unreadable=(str(error),))
 
 
 class TrainingBatchSampler(Sampler[list[Key]]):
-    """The keys of this process's share of the batches of steps `start`, `start` + 1, ... to the training's end."""
+    """The keys of this process's share of each batch, from step `start` to the end of the training."""
 
     def __init__(self, sampler: EpochSampler, distributed: DistributedContext, start: int = 0) -> None:
         self.sampler = sampler
@@ -127,23 +127,19 @@ class TrainingBatchSampler(Sampler[list[Key]]):
 
     def __iter__(self) -> Iterator[list[Key]]:
         for step in range(self.start, self.sampler.total):
-            epoch, positions, images = (
-                step // self.sampler.steps_per_epoch,
-                self.sampler.positions(step),
-                self.sampler.images(step),
-            )
-            share = split_batch(len(images), self.distributed.world_size)[self.distributed.rank]
-            yield [(epoch, positions[at], int(images[at])) for at in range(share.start, share.stop)]
+            epoch, images = step // self.sampler.steps_per_epoch, self.sampler.images(step)
+            keys = [(epoch, *key) for key in zip(self.sampler.positions(step), images.tolist(), strict=True)]
+            yield keys[split_batch(len(keys), self.distributed.world_size)[self.distributed.rank]]
 
 
-class ValidationBatchSampler:
-    """This process's share of the validation images in batches; a small set is decoded only once."""
+class ValidationLoader:
+    """This process's share of the validation images in batches. A small set is decoded once and cached."""
 
     def __init__(self, images: ValidationImages, recipe: Recipe, distributed: DistributedContext) -> None:
-        workers = _usable(recipe.workers)
+        workers = _usable_workers(recipe.workers)
         share = range(distributed.rank, len(images), distributed.world_size)
-        keep = len(share) * images.preprocessing.image_size**2 * 3 <= KEPT_BYTES
-        self.kept: list[Batch] | None = [] if keep else None
+        cache = len(share) * images.preprocessing.image_size**2 * 3 <= MAX_CACHED_BYTES
+        self.cached: list[Batch] | None = [] if cache else None
         self.loader: DataLoader[Any] = DataLoader(
             images,
             max(1, recipe.batch_size // (distributed.world_size * recipe.grad_accum_steps)),
@@ -151,30 +147,30 @@ class ValidationBatchSampler:
             num_workers=workers,
             collate_fn=collate,
             pin_memory=distributed.device.type == "cuda",
-            persistent_workers=workers > 0 and not keep,
+            persistent_workers=workers > 0 and not cache,
         )
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Batch]:
-        if self.kept is None:
+        if self.cached is None:
             return iter(self.loader)
-        if not self.kept:
-            self.kept = list(self.loader)
-        return iter(self.kept)
+        if not self.cached:
+            self.cached = list(self.loader)
+        return iter(self.cached)
 
 
 def load_training(images: TrainingImages, batches: TrainingBatchSampler) -> Iterator[Batch]:
-    """This process's share of all batches of a training in order, without a pause between the epochs.
+    """This process's share of all batches of a training, in order and without a pause between epochs.
 
     Raises:
-        InputError: if so many images in a row cannot be read that none stands in for them.
+        InputError: if too many images in a row cannot be read.
     """
     loader = DataLoader(
         images,
         batch_sampler=batches,
-        num_workers=_usable(images.recipe.workers),
+        num_workers=_usable_workers(images.recipe.workers),
         collate_fn=collate,
         pin_memory=batches.distributed.device.type == "cuda",
     )
@@ -185,16 +181,16 @@ def load_training(images: TrainingImages, batches: TrainingBatchSampler) -> Iter
         yield batch
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Joins the samples that could be read into a batch."""
-    read = [(torch.from_numpy(s.pixels.copy()), s.label) for s in samples if s.pixels is not None]
-    unreadable = tuple(message for sample in samples for message in sample.unreadable)
-    missing = len(samples) - len(read)
+def collate(images: Sequence[LoadedImage]) -> Batch:
+    """A batch of the images that could be read."""
+    read = [(torch.from_numpy(image.pixels.copy()), image.label) for image in images if image.pixels is not None]
+    unreadable = tuple(message for image in images for message in image.unreadable)
+    missing = len(images) - len(read)
     if not read:
         return Batch(torch.empty(0, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), unreadable, missing)
     pixels, labels = zip(*read, strict=True)
     return Batch(torch.stack(pixels), torch.tensor(labels), unreadable, missing)
 
 
-def _usable(workers: int) -> int:
+def _usable_workers(workers: int) -> int:
     return min(workers, cores())

@@ -1,7 +1,7 @@
-"""Counter-based randomness: every draw is a function of the seed and of what it is for, never of what was drawn before.
+"""Counter-based random numbers: each is a function of the seed and of its use, never of what was drawn before.
 
-A run that is resumed, or that has another number of workers, so draws exactly what an uninterrupted one would have
-drawn, and no generator's state needs to be saved.
+A resumed run, or one with another number of workers, therefore draws exactly what an uninterrupted run draws, and no
+generator state needs to be saved.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Self
 import numpy as np
 import torch
 
-__all__ = ["Rows", "Stream", "generator", "seed_torch"]
+__all__ = ["PerImage", "Stream", "generator", "seed_torch"]
 
 
 class Stream(enum.IntEnum):
-    """What a draw is for; draws for different purposes are independent."""
+    """Independent streams of random numbers, one per use."""
 
     WEIGHTS = 0
     ORDER = 1
@@ -31,7 +31,7 @@ class Stream(enum.IntEnum):
 def generator(seed: int, stream: Stream, *counters: int) -> np.random.Generator:
     """A generator for (seed, stream, up to three counters), by the Philox cipher (Salmon et al. 2011)."""
     high = [*counters, 0, 0, 0][:3]
-    # The lowest word counts the draws from this generator.
+    # The lowest word counts the numbers that this generator has given.
     return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, *high]))
 
 
@@ -41,10 +41,9 @@ def seed_torch(seed: int, stream: Stream, *counters: int) -> None:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Rows:
-    """Arrays that have a row for each image of a batch."""
+class PerImage:
+    """Arrays with a row for each image of a batch."""
 
-    def rows(self, rows: slice) -> Self:
-        """The same of `rows` alone."""
-        cut = {field.name: getattr(self, field.name)[rows] for field in dataclasses.fields(self)}
-        return dataclasses.replace(self, **cut)
+    def __getitem__(self, rows: slice) -> Self:
+        values = {field.name: getattr(self, field.name)[rows] for field in dataclasses.fields(self)}
+        return dataclasses.replace(self, **values)

@@ -1,4 +1,4 @@
-"""Which images each step sees, and how the processes of a run share them."""
+"""The images of each step, and how processes share a batch."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ __all__ = ["EpochSampler", "split_batch"]
 
 
 class EpochSampler:
-    """The images of every step of a training: a function of (seed, epoch) alone.
+    """The images of every step of a training, as a function of (seed, epoch) alone.
 
     Each epoch shows every image once, in batches of at most `batch_size` whose sizes differ by at most one. With
-    `balanced` it shows as many images, every class equally often: as often as its images allow without repeating one
-    before all have been shown.
+    `balanced` it shows as many images, but every class equally often, and no image again before all of its class.
     """
 
     def __init__(self, labels: NDArray[np.int64], recipe: Recipe) -> None:
@@ -33,19 +32,19 @@ class EpochSampler:
         self._of_epoch = functools.lru_cache(maxsize=2)(self._shuffled)
 
     def positions(self, step: int) -> range:
-        """Where `step` (counted over all epochs) lies in the order of its epoch."""
+        """The positions within its epoch of the images of `step` (counted over all epochs)."""
         return self._bounds(step % self.steps_per_epoch)
 
     def images(self, step: int) -> NDArray[np.int64]:
-        """The images of `step`, in the order in which they lie in the batch."""
+        """The indices of the images of `step`, in batch order."""
         positions = self.positions(step)
         return self._of_epoch(step // self.steps_per_epoch)[positions.start : positions.stop]
 
     def check_shares(self, processes: int) -> None:
-        """Refuses a number of processes that cannot share every batch evenly.
+        """Checks that `processes` processes can share every batch evenly.
 
         Raises:
-            InputError: if it does not divide the batch size, or leaves a share without two images.
+            InputError: if they do not divide the batch size, or some part would have fewer than two images.
         """
         steps, batch = self.recipe.grad_accum_steps, self.recipe.batch_size
         parts = processes * steps
@@ -82,9 +81,9 @@ class EpochSampler:
 
 
 def split_batch(size: int, parts: int) -> list[slice]:
-    """Cuts a batch of `size` images into `parts` contiguous ones, at even positions so that no pair is torn apart.
+    """Splits a batch of `size` images into `parts` contiguous slices, between pairs.
 
-    The images at 2j and 2j + 1 are partners of mixup and cutmix.
+    Images 2j and 2j + 1 are partners of mixup and CutMix.
     """
     pairs = math.ceil(size / 2)
     ends = [min(2 * (pairs * part // parts), size) for part in range(parts + 1)]

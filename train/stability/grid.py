@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 import lipsformer
-from lipsformer.datasets import ImageFolder, open_dataset
+from lipsformer.datasets import ImageDataset, open_dataset
 from lipsformer.model.factory import build_model
 from lipsformer.model.variants import make_config
 from lipsformer.system import console
@@ -202,7 +202,7 @@ def _trials(grid: Grid, root: Path) -> list[Trial]:
 
 
 def _conclude(
-    output: Path, grid: Grid, trials: Sequence[Trial], dataset: ImageFolder, machine: dict[str, Any]
+    output: Path, grid: Grid, trials: Sequence[Trial], dataset: ImageDataset, machine: dict[str, Any]
 ) -> dict[str, Any]:
     """Writes the report and returns it."""
     chance = Chance.of(dataset.validation.labels.tolist(), len(dataset.classes))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsformer.model.factory import count_multiply_adds
+from lipsformer.model.flops import count_multiply_adds
 from lipsformer.system.console import track
 from lipsformer.system.errors import InputError, LipsFormerError
 from lipsformer.system.hardware import check_device, cores

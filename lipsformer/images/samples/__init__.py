@@ -1,6 +1,6 @@
-"""Fourteen real photos that ship with the package, one of each kind of fruit: for parity checks and first tries.
+"""Fourteen sample photos, one of each kind of fruit, for parity checks and examples.
 
-From the Grocery Store Dataset (Klasson, Zhang and Kjellström, WACV 2019), MIT license; taken from its test split.
+From the Grocery Store Dataset (Klasson, Zhang and Kjellström, WACV 2019), MIT license, test split.
 """
 
 from __future__ import annotations

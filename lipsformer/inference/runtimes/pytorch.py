@@ -22,11 +22,11 @@ class TorchRuntime:
     """
 
     def __init__(self, checkpoint: Checkpoint, device: str = "cpu") -> None:
-        from lipsformer.model.pixel_norm import Normalize
+        from lipsformer.model.pixel_norm import PixelNormalize
 
         self.device = torch_device(device)
         self.provider = f"torch-{self.device.type}"
-        self.normalize = Normalize(checkpoint.preprocessing).to(self.device)
+        self.normalize = PixelNormalize(checkpoint.preprocessing).to(self.device)
         self.model = checkpoint.model.to(self.device)
 
     def infer(self, pixels: Pixels) -> Logits:

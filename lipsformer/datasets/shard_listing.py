@@ -1,8 +1,8 @@
-"""One tar shard in WebDataset's layout: where its images lie, and their labels. Needs no `webdataset` package.
+"""The listing of one tar shard in WebDataset's layout: its images and their labels, without the `webdataset` package.
 
-A sample is the members that share their folder and their name up to the first dot: an image, and its label in .cls (a
-whole number or a class name) or in .json ("label" or "class"). The shard is walked once; afterwards images are read
-where they lie, in any order, as if they were files.
+A sample is all members that share their folder and their name up to the first dot: an image, and its label in .cls (an
+integer or a class name) or in .json ("label" or "class"). A shard is scanned once. After that its images are read in
+place, in any order, as if they were files.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from numpy.typing import NDArray
 from lipsformer.images.open import EXTENSIONS
 from lipsformer.system.errors import InputError
 
-from .listing_cache import load_index, save_index, settled
-from .names import Names
-from .walk import state_of
+from .listing_cache import load_listing, save_listing, settled
+from .packed_names import PackedNames
+from .walk import folder_state
 
-__all__ = ["COMPRESSED", "Shard"]
+__all__ = ["COMPRESSED", "ShardListing"]
 
 KIND = f"tar shard 1 {' '.join(EXTENSIONS)}"
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-MAGICS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # of the same
+MAGICS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # of those formats
 LABELS = ("cls", "json")
 LONGEST_LABEL = 2**20  # bytes
 BLOCK = 512
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Shard:
-    """N images in a tar: image i is `sizes[i]` bytes from `offsets[i]` on, of the class `texts[labels[i]]`.
+class ShardListing:
+    """N images in a tar: image i is `sizes[i]` bytes from `offsets[i]`, with the label text `texts[labels[i]]`.
 
-    `names` are those of the members; `texts` are the label texts that occur, sorted; arrays (N,) are int64.
+    `names` are those of the members; `texts` are the distinct label texts, sorted. Arrays (N,) are int64.
     """
 
-    names: Names
+    names: PackedNames
     offsets: NDArray[np.int64]
     sizes: NDArray[np.int64]
     texts: tuple[str, ...]
@@ -50,25 +50,25 @@ class Shard:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Finds the images of a shard, from its index if the file has not changed since that was written.
+        """Scans a shard, or takes the cached listing if the file has not changed since.
 
         Raises:
-            InputError: if it cannot be read, is compressed, damaged or cut off, or an image has no label.
+            InputError: if it cannot be read, is compressed, damaged or truncated, or an image has no label.
         """
         started = time.time_ns()
         try:
-            state = np.array([*state_of(path), path.stat().st_size], np.int64)
+            state = np.array([*folder_state(path), path.stat().st_size], np.int64)
         except OSError as error:
             raise InputError(f"{path}: no such shard ({error.strerror}); check its name") from None
-        arrays = load_index(KIND, path)
+        arrays = load_listing(KIND, path)
         if arrays is not None and np.array_equal(arrays.pop("state", np.zeros(0)), state):
-            kept = cls._from_arrays(arrays)
-            if kept is not None:
-                return kept
-        shard = cls._scan(path)
+            cached = cls._from_arrays(arrays)
+            if cached is not None:
+                return cached
+        listing = cls._scan(path)
         if settled([int(state[2])], started):
-            save_index(KIND, path, {"state": state, **shard._to_arrays()})
-        return shard
+            save_listing(KIND, path, {"state": state, **listing._to_arrays()})
+        return listing
 
     @classmethod
     def _scan(cls, path: Path) -> Self:
@@ -76,20 +76,20 @@ class Shard:
             with path.open("rb") as file:
                 if file.read(6).startswith(MAGICS) or path.name.lower().endswith(COMPRESSED):
                     raise InputError(
-                        f"{path}: compressed, so its images cannot be read one by one; decompress it "
-                        "(gunzip, unxz, ...) to a plain .tar: photos hardly shrink anyway"
+                        f"{path}: compressed, so its images cannot be read one by one; decompress it to a plain .tar "
+                        "(gunzip, unxz, ...): photos hardly shrink anyway"
                     )
                 file.seek(0)
                 images, labels = _members(file, path)
         except tarfile.TarError as error:
-            raise InputError(f"{path}: not a whole tar file ({error}); fetch or write it again") from None
+            raise InputError(f"{path}: not a complete tar file ({error}); fetch or write it again") from None
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
         texts = [_label(path, key, member.name, labels) for key, member in images.items()]
         distinct = tuple(sorted(set(texts)))
         numbers = {text: number for number, text in enumerate(distinct)}
         return cls(
-            names=Names.of(os.fsencode(member.name) for member in images.values()),
+            names=PackedNames.of(os.fsencode(member.name) for member in images.values()),
             offsets=np.array([member.offset_data for member in images.values()], np.int64),
             sizes=np.array([member.size for member in images.values()], np.int64),
             texts=distinct,
@@ -97,15 +97,15 @@ class Shard:
         )
 
     def _to_arrays(self) -> dict[str, NDArray[Any]]:
-        texts = Names.of(os.fsencode(text) for text in self.texts)
+        texts = PackedNames.of(os.fsencode(text) for text in self.texts)
         arrays = {"offsets": self.offsets, "sizes": self.sizes, "labels": self.labels}
         return arrays | self.names.to_arrays("names") | texts.to_arrays("texts")
 
     @classmethod
     def _from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> Self | None:
-        """What `_to_arrays` wrote; None if it does not fit together."""
+        """Reads what `_to_arrays` wrote; None if it is inconsistent."""
         try:
-            names, texts = Names.from_arrays("names", arrays), Names.from_arrays("texts", arrays)
+            names, texts = PackedNames.from_arrays("names", arrays), PackedNames.from_arrays("texts", arrays)
             numbers = [arrays[name] for name in ("offsets", "sizes", "labels")]
         except (KeyError, ValueError):
             return None
@@ -114,12 +114,11 @@ class Shard:
         offsets, sizes, labels = numbers
         if (labels >= len(texts)).any():
             return None
-        known = tuple(texts.text(index) for index in range(len(texts)))
-        return cls(names=names, offsets=offsets, sizes=sizes, texts=known, labels=labels)
+        return cls(names=names, offsets=offsets, sizes=sizes, texts=texts.texts(), labels=labels)
 
 
 def _members(file: BinaryIO, path: Path) -> tuple[dict[str, tarfile.TarInfo], dict[tuple[str, str], bytes]]:
-    """The image of each key, and the contents of its labels by (key, ending)."""
+    """Reads the headers of a tar: the image of each key, and the label files by (key, extension)."""
     images: dict[str, tarfile.TarInfo] = {}
     labels: dict[tuple[str, str], bytes] = {}
     with tarfile.open(fileobj=file, mode="r:") as tar:
@@ -132,20 +131,20 @@ def _members(file: BinaryIO, path: Path) -> tuple[dict[str, tarfile.TarInfo], di
                 continue
             if f".{ending}" in EXTENSIONS:
                 if key in images:
-                    raise InputError(f"{path}: '{member.name}' is the second image of its name; give each its own")
+                    raise InputError(f"{path}: '{member.name}' is the second image of that name; rename one")
                 images[key] = member
             elif ending in LABELS and member.size <= LONGEST_LABEL:
                 file.seek(member.offset_data)
                 labels[key, ending] = file.read(member.size)
-        # tarfile takes anything but a header for the end: a file that was cut off, too.
+        # tarfile takes anything that is not a header as the end, so it misses truncated files.
         file.seek(tar.offset)
         if file.read(BLOCK) != bytes(BLOCK):
-            raise tarfile.ReadError(f"it does not end where it should, after {tar.offset} bytes")
+            raise tarfile.ReadError(f"it ends too early, after {tar.offset} bytes")
     return images, labels
 
 
 def _label(path: Path, key: str, name: str, labels: dict[tuple[str, str], bytes]) -> str:
-    """The label of an image as a text, whole numbers too."""
+    """The label of an image as text; integers without leading zeros."""
     try:
         if (key, "cls") in labels:
             text = labels[key, "cls"].decode()
@@ -159,6 +158,6 @@ def _label(path: Path, key: str, name: str, labels: dict[tuple[str, str], bytes]
     if not text or not text.isprintable():
         stem = name.removesuffix(name.rpartition("/")[2]) + name.rpartition("/")[2].partition(".")[0]
         raise InputError(
-            f"{path}:{name}: has no label; add '{stem}.cls' with its class, or '{stem}.json' with \"label\", to the tar"
+            f"{path}:{name}: no label; add '{stem}.cls' with its class, or '{stem}.json' with \"label\", to the tar"
         )
     return str(int(text)) if text.isascii() and text.isdecimal() and len(text) < 19 else text

@@ -1,0 +1,89 @@
+"""Readers and splits: what every way of storing a dataset has in common."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lipsformer.images.open import MinSizeFn
+
+__all__ = ["SPLITS", "Reader", "Split"]
+
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+class Reader(Protocol):
+    """A dataset as it is stored. A split of None means all images of a dataset that has no splits."""
+
+    @property
+    def root(self) -> Path:
+        """The folder that image names are relative to."""
+
+    @property
+    def splits(self) -> Collection[str]:
+        """Names of the splits that were found."""
+
+    def place(self, split: str | None) -> str:
+        """Where a split is stored, for messages."""
+
+    def example(self, split: str | None) -> str:
+        """Where images of a split would be stored, for messages."""
+
+    def read(self, split: str | None) -> Split:
+        """Lists the images of a split, under the classes found there.
+
+        Raises:
+            InputError: if it cannot be read.
+        """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Split(abc.ABC):
+    """N labeled images. Worker processes receive a copy, so a split is plain data.
+
+    `labels` (N,) int64 are indices into `classes`. `members` (N,) int64 are the images' positions in storage.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    labels: NDArray[np.int64]
+    members: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def names(self) -> Iterator[str]:
+        """The images' names in order, relative to the dataset's root, with "/": the same wherever the dataset is."""
+        return map(self.image_name, range(len(self)))
+
+    def counts(self) -> NDArray[np.int64]:
+        """The number of images of each class."""
+        return np.bincount(self.labels, minlength=len(self.classes))
+
+    def select(self, indices: NDArray[np.int64]) -> Self:
+        """The images at these indices, in this order."""
+        return dataclasses.replace(self, labels=self.labels[indices], members=self.members[indices])
+
+    @abc.abstractmethod
+    def image_name(self, index: int) -> str:
+        """The name of image `index`, see `names`."""
+
+    @abc.abstractmethod
+    def where(self, index: int) -> str:
+        """The path of image `index`, for messages."""
+
+    @abc.abstractmethod
+    def open(self, index: int, *, smallest: MinSizeFn | None = None) -> Image.Image:
+        """Decodes image `index`, at a fraction of its size where `smallest` allows; see `images.open_image`.
+
+        Raises:
+            ImageError: if it is empty, over a limit, damaged or not an image. The message names it.
+            InputError: if it cannot be read.
+        """

@@ -1,0 +1,58 @@
+"""What the group of commands offers by itself: version, help, exit status, shell completion."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from lipsformer import __version__, cli
+
+
+def lipsformer(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command as a user does."""
+    return subprocess.run(
+        [sys.executable, "-m", "lipsformer", *words],
+        env=os.environ | environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
+    """What the command prints in this process, ended with status 0."""
+    monkeypatch.setattr(sys, "argv", ["lipsformer", *words])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return captured.out
+
+
+def test_version(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown(capsys, monkeypatch, "--version") == f"lipsformer {__version__}\n"
+
+
+@pytest.mark.parametrize("command", [(), ("train",), ("export",)])
+def test_h_is_help(
+    command: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert shown(capsys, monkeypatch, *command, "-h") == shown(capsys, monkeypatch, *command, "--help")
+
+
+def test_the_help_lists_the_exit_codes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    text = " ".join(shown(capsys, monkeypatch, "--help").split())
+    for meaning in ("0 done", "1 a check failed", "2 bad input", "130 interrupted", "143 ended by SIGTERM"):
+        assert meaning in text
+
+
+def test_the_shell_completes_commands_and_options() -> None:
+    def completed(words: str) -> list[str]:
+        done = lipsformer(
+            _LIPSFORMER_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(len(words.split(" ")) - 1)
+        )
+        return done.stdout.split()
+
+    assert completed("lipsformer ex") == ["export"]
+    assert {"--recipe", "--resume"} <= set(completed("lipsformer train --re"))
