@@ -1,11 +1,11 @@
-"""LipsFormer-Swin-Tiny at 224 pixels in ONNX Runtime: as trained, folded, in int8, and compared with other code.
+"""LipsFormer-Swin-Tiny at 224 pixels in ONNX Runtime: as it was trained, folded, in int8, and beside others' code.
 
     git clone https://github.com/IDEA-Research/LipsFormer official
     pip install --no-deps timm
     python benchmarks/inference/measure.py --official official --timm > benchmarks/inference/README.md
 
-Without --official and --timm, only ours is measured. All are exported by the same function, including normalization,
-and measured by `lipsformer benchmark`: one process each, in turn.
+Without --official and --timm ours is measured alone. All are exported by the same function, with the normalization in
+front, and measured by `lipsformer benchmark`: a process for each, which take turns.
 """
 
 from __future__ import annotations
@@ -161,12 +161,14 @@ def print_table(report: BenchmarkReport) -> None:
         size = report.subjects[row.subject].file_bytes / 1e6
         ratios = " | ".join(f"{ratio(row, rows[other]):.2f}" for other in others)
         print(f"| {name} | {row.p50_ms:.1f} | {row.p99_ms:.1f} | {ratios} | {share} | {memory} | {size:.0f} |")
-    print(f"\nsgemm: share of {report.sgemm_gflops:.0f} GFLOP/s, the best 2048 x 2048 product in the same run.")
-    print("memory: growth of the process while it loaded and ran the model.")
+    print(
+        f"\nsgemm: multiply-adds beside {report.sgemm_gflops:.0f} GFLOP/s, the best product of two 2048 x 2048 matrices"
+    )
+    print("in the same run. memory: what a process grew by while it loaded and ran the model.")
     for subject in report.subjects:
         name = Path(subject.label).stem
         if name in (FOLDED, INT8, OFFICIAL):
-            print(f"\n{name}: relative L2 {subject.relative_l2:.1e} from the first row, for the worst of 28 photos.")
+            print(f"\n{name}: relative L2 {subject.relative_l2:.1e} from the first row at the worst of 28 photos.")
 
 
 def ratio(row: Any, other: Any) -> float:

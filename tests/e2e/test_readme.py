@@ -18,7 +18,11 @@ from tests.support.server import running
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 ELSEWHERE = ("data", "serve")  # `make quickstart` downloads the photos; a separate test starts the server
-FASTER = {"train": ["--epochs", "1"], "benchmark": ["--rounds", "1", "--seconds", "0.1"]}
+FASTER = {
+    "train": ["--epochs", "1"],
+    "export": ["--parity-images", "14"],
+    "benchmark": ["--rounds", "1", "--seconds", "0.1"],
+}
 
 pytestmark = pytest.mark.slow
 
