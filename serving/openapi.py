@@ -59,9 +59,7 @@ def describe_api(*, version: str, keys: bool, limits: ImageLimits, max_images: i
         "paths": {
             "/classify": {"post": _classify(keys)},
             "/classify_batch": {"post": _classify_batch(keys, max_images)},
-            "/info": {
-                "get": _get("info", "Classes, model, runtime and limits", "application/json", INFO, keys)
-            },
+            "/info": {"get": _get("info", "Classes, model, runtime and limits", "application/json", INFO, keys)},
             "/openapi.json": {"get": _get("describe", "This document", "application/json", {"type": "object"}, keys)},
             "/metrics": {"get": _get("metrics", "Prometheus metrics", "text/plain", TEXT, keys)},
             "/": {"get": _get("page", "A web page to try it", "text/html", TEXT, keys)},
