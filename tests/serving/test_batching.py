@@ -61,7 +61,9 @@ def run(
     runner = IsolatingRuntime(lambda: predictor(runtime), on_fault=faults.append)
 
     async def main() -> None:
-        queue = BatchQueue(runner.run, max_batch=max_batch, metrics=open_metrics(), on_lost=lambda: faults.append("lost"))
+        queue = BatchQueue(
+            runner.run, max_batch=max_batch, metrics=open_metrics(), on_lost=lambda: faults.append("lost")
+        )
         with pytest.raises(Overloaded, match="stopping"):
             await queue.infer(image(1))
         queue.start()
