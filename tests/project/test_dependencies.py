@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[2]
 SOURCES = ("lipsformer", "train", "export", "serving")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
+HOMES = metadata.packages_distributions()
+
 # Modules of a Bento that a server does not need: engines run in PyTorch's memory, and without it there are none.
 OPTIONAL_IN_A_BENTO = {"torch", "tensorrt", "tensorrt_rtx", "onnxruntime", "onnx", "safetensors", "rich", "matplotlib"}
 
@@ -60,13 +62,13 @@ def test_what_is_imported_is_declared() -> None:
     lines = [*PROJECT["dependencies"], *(line for name in users for line in PROJECT["optional-dependencies"][name])]
     modules = modules_of(files)
     assert {"torch", "circus", "uvicorn", "prometheus_client"} <= modules
-    assert undeclared(modules, lines, metadata.packages_distributions()) == []
+    assert undeclared(modules, lines, HOMES) == []
 
 
 def test_a_bento_gets_what_its_files_import() -> None:
     files = [*(ROOT / "serving").rglob("*.py"), *(file for part in CORE for file in (ROOT / "lipsformer").glob(part))]
     modules = modules_of(files) - OPTIONAL_IN_A_BENTO
-    assert undeclared(modules, DISTRIBUTIONS, metadata.packages_distributions()) == []
+    assert undeclared(modules, DISTRIBUTIONS, HOMES) == []
 
 
 def test_bentoml_stays_below_its_next_minor_version() -> None:
@@ -85,4 +87,4 @@ def test_bentoml_stays_below_its_next_minor_version() -> None:
     ],
 )
 def test_an_undeclared_import_is_found(source: str, missing: list[str]) -> None:
-    assert undeclared(imported(source), ["numpy>=2", "Pillow>=12; x"], metadata.packages_distributions()) == missing
+    assert undeclared(imported(source), ["numpy>=2", "Pillow>=12; x"], HOMES) == missing

@@ -123,7 +123,7 @@ def test_all_bodies_together_are_bounded() -> None:
         async with held.receive(request(b"x" * 100), 100):
             with pytest.raises(Overloaded, match="100 bytes are held already"):
                 await receive(held, request(b"x" * 51))
-            assert await receive_beside(held, b"x" * 50) == 50
+            assert await receive_meanwhile(held, b"x" * 50) == 50
         assert held.held == 0
         slow = [asyncio.create_task(receive(held, request(b"x", pause=1))) for _ in range(2)]
         await asyncio.sleep(0.01)
@@ -134,7 +134,7 @@ def test_all_bodies_together_are_bounded() -> None:
         await asyncio.gather(*slow, return_exceptions=True)
         assert (held.held, held.reading) == (0, 0)
 
-    async def receive_beside(held: BodyReader, body: bytes) -> int:
+    async def receive_meanwhile(held: BodyReader, body: bytes) -> int:
         async with held.receive(request(body), 100) as view:
             return len(view)
 

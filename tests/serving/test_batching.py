@@ -57,11 +57,13 @@ def predictor(runtime: Any) -> Predictor:
 def run(
     scenario: Callable[[Runtime, BatchQueue], Coroutine[Any, Any, None]], max_batch: int = 4
 ) -> tuple[Runtime, list[str]]:
-    runtime, told = Runtime(), []
-    runner = IsolatingRuntime(lambda: predictor(runtime), on_fault=told.append)
+    runtime, faults = Runtime(), []
+    runner = IsolatingRuntime(lambda: predictor(runtime), on_fault=faults.append)
 
     async def main() -> None:
-        queue = BatchQueue(runner.run, max_batch=max_batch, metrics=open_metrics(), on_lost=lambda: told.append("lost"))
+        queue = BatchQueue(
+            runner.run, max_batch=max_batch, metrics=open_metrics(), on_lost=lambda: faults.append("lost")
+        )
         with pytest.raises(Overloaded, match="stopping"):
             await queue.infer(image(1))
         queue.start()
@@ -71,7 +73,7 @@ def run(
             await queue.infer(image(1))
 
     asyncio.run(main())
-    return runtime, told
+    return runtime, faults
 
 
 def test_a_lone_request_does_not_wait_for_company() -> None:
@@ -105,9 +107,9 @@ def test_a_poisoned_request_fails_alone(poison: int) -> None:
         assert results[2].logits[0] == 3
         assert (await queue.infer(image(9))).logits[0] == 9
 
-    runtime, told = run(scenario)
+    runtime, faults = run(scenario)
     assert runtime.batches == [3, 1, 1, 1, 1, 1]  # the batch, a look at the runtime, each alone, and the last
-    assert told == ["retried", "failed", "retried"]
+    assert faults == ["retried", "failed", "retried"]
 
 
 def test_a_request_that_nobody_waits_for_costs_nothing() -> None:
@@ -145,10 +147,10 @@ def test_what_is_being_computed_when_the_server_stops_is_answered() -> None:
 
 def test_a_broken_runtime_is_opened_anew_and_its_batch_is_answered() -> None:
     runtimes = [Runtime(broken=True), Runtime()]
-    left, told = list(runtimes), []
-    runner = IsolatingRuntime(lambda: predictor(left.pop(0)), on_fault=told.append)
+    left, faults = list(runtimes), []
+    runner = IsolatingRuntime(lambda: predictor(left.pop(0)), on_fault=faults.append)
     assert [outcome[0] for outcome in runner.run([image(1), image(2)])] == [1, 2]
-    assert told == ["rebuilt", "retried", "retried"]
+    assert faults == ["rebuilt", "retried", "retried"]
     assert runner.predictor.runtime is runtimes[1]
 
 

@@ -102,6 +102,7 @@ def test_what_cannot_be_served_is_one_line_before_any_worker(
     assert capsys.readouterr().err.startswith(message)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_served_ends_bentoml_itself(trained: Trained, tmp_path: Path) -> None:
     environment = {
         **os.environ,
