@@ -427,7 +427,7 @@ INDEX = "layers.1.blocks.0.attn.relative_position_index"
     [
         (QKV, torch.full((24,), torch.nan), f"{QKV} has values that are not finite"),
         (QKV, torch.full((24,), 1e300, dtype=torch.float64), f"{QKV} has values that are not finite"),
-        (QKV, torch.ones(24, dtype=torch.int64), f"{QKV} holds torch.int64"),
+        (QKV, torch.ones(24, dtype=torch.int64), f"{QKV} has torch.int64 values"),
         (QKV, torch.ones(1).expand(10**12), f"{QKV} has 1,000,000,000,000 elements"),
         (QKV, torch.ones(23), f"1 of another shape: {QKV} is [23], needed [24]"),
         ("head.weight", torch.ones(3), "no head.weight of 2 dimensions"),
@@ -436,7 +436,7 @@ INDEX = "layers.1.blocks.0.attn.relative_position_index"
         ("layers.0.blocks.7.norm1.bias", torch.ones(8), "layers.0.blocks.7.norm1.bias"),
         (INDEX, position_index(8).flip(0), f"{INDEX} is not the usual one"),
         (INDEX, position_index(4), f"{INDEX} is not the usual one"),
-        (INDEX.replace("1", "9"), position_index(8), "no relative_position_bias_table beside it"),
+        (INDEX.replace("1", "9"), position_index(8), "no relative_position_bias_table next to it"),
         ("layers.0.blocks.0.attn.relative_position_bias_table", torch.ones(224, 1), "no square window"),
         ("layers.3.blocks.0.attn.relative_position_bias_table", torch.ones(1, 4), "fit no image"),
         ("layers.0.blocks.0.dwconv_layers.2.weight", torch.ones(8, 1, 7, 7), "conv_branches=3"),
