@@ -22,7 +22,7 @@ SHAPES = (  # batch, channels, side
 )
 NOTE = """
 Ours (`lipsformer/model/cpu_ops.py`) sums the bias's gradient by itself and has the input's from a convolution with the
-weights turned round. That of the weights is from pairs of positions on maps of up to 8 x 8, from pairs of columns in
+weights rotated. That of the weights is from pairs of positions on maps of up to 8 x 8, from pairs of columns in
 bfloat16 on maps of up to 16 columns, and else from oneDNN in float32."""
 
 
