@@ -96,7 +96,7 @@ class Manifest:
     created: str
 
     def write(self, folder: Path) -> None:
-        """Writes `manifest.json` into `folder`, with a hash of its own content."""
+        """Writes `manifest.json` into `folder`, including a hash of its content."""
         data = {"format": FORMAT, **dataclasses.asdict(self)}
         (folder / MANIFEST_NAME).write_text(_sealed(data), encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file whose metadata says all that is needed to use the weights. No pickle anywhere."""
+"""Checkpoints: a safetensors file whose metadata has everything needed to use the weights. No pickle anywhere."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from lipsformer.system.errors import InputError
 
 __all__ = ["Checkpoint", "CheckpointHeader", "load_checkpoint", "read_header", "save_checkpoint"]
 
-METADATA_KEY = "lipsformer"
+CHECKPOINT_KEY = "lipsformer"  # of our JSON among the metadata of the safetensors file
 FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointHeader:
-    """What gives a checkpoint's weights a meaning."""
+    """A checkpoint without its weights."""
 
     config: ModelConfig
     classes: tuple[str, ...]
@@ -41,7 +41,7 @@ class CheckpointHeader:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoint(CheckpointHeader):
-    """A trained model with everything that gives its outputs a meaning; `model` is in eval mode, on the CPU."""
+    """A trained model with everything needed to use it; `model` is in eval mode, on the CPU."""
 
     model: LipsFormer
 
@@ -55,7 +55,7 @@ def save_checkpoint(
     preprocessing: Preprocessing,
     metrics: Mapping[str, Any],
 ) -> None:
-    """Writes a checkpoint, whole or not at all. `weights` is the state dict of the model of `config`."""
+    """Writes a checkpoint atomically. `weights` is the state dict of the model of `config`."""
     metadata = {
         "format": FORMAT,
         "config": config.to_dict(),
@@ -64,13 +64,13 @@ def save_checkpoint(
         "metrics": dict(metrics),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    content = save_tensors(tensors, metadata={METADATA_KEY: json.dumps(metadata)})
+    content = save_tensors(tensors, metadata={CHECKPOINT_KEY: json.dumps(metadata)})
     with atomic_write(path) as draft:
-        draft.write_bytes(content)  # not save_file: killed, it leaves a file of its own that nobody removes
+        draft.write_bytes(content)  # not save_file: if killed, it leaves a temporary file that nobody removes
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Reads a checkpoint, by its path or by the name of a trained model that comes with the package.
+    """Reads a checkpoint, given its path or the name of a pretrained model.
 
     Raises:
         InputError: if the file is missing, cut off, not a LipsFormer checkpoint, or does not match its configuration.
@@ -93,10 +93,10 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def read_header(path: str | Path) -> CheckpointHeader:
-    """All of a checkpoint but its weights, which are not read.
+    """Reads a checkpoint without its weights.
 
     Raises:
-        InputError: as `load_checkpoint`, but for what is wrong with the weights.
+        InputError: as `load_checkpoint` does, except for problems with the weights.
     """
     path = resolve_model(path)
     with _opened(path) as file:
@@ -104,9 +104,11 @@ def read_header(path: str | Path) -> CheckpointHeader:
 
 
 def _header(path: Path, file: Any) -> CheckpointHeader:
-    text = (file.metadata() or {}).get(METADATA_KEY)
+    text = (file.metadata() or {}).get(CHECKPOINT_KEY)
     if text is None:
-        raise InputError(f"{path}: a safetensors file, but not a LipsFormer checkpoint (no '{METADATA_KEY}' metadata)")
+        raise InputError(
+            f"{path}: a safetensors file, but not a LipsFormer checkpoint (no '{CHECKPOINT_KEY}' metadata)"
+        )
     metadata = json.loads(text)
     try:
         found = metadata["format"]
@@ -131,9 +133,9 @@ def _header(path: Path, file: Any) -> CheckpointHeader:
 
 
 def _misfit(config: ModelConfig, tensors: Mapping[str, Tensor]) -> str | None:
-    """What keeps `tensors` from being the weights of `config`'s model; None if they fit.
+    """The first tensor that does not fit the model of `config`, in words; None if all fit.
 
-    Compared on the meta device: a wrong configuration must not allocate what it asks for.
+    Compared on the meta device: a wrong configuration must not allocate memory.
     """
     with torch.device("meta"):
         needed = {name: list(tensor.shape) for name, tensor in build_model(config).state_dict().items()}

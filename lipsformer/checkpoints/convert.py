@@ -1,4 +1,4 @@
-"""Official LipsFormer checkpoints (the Swin form) into ours, with every tensor accounted for."""
+"""Conversion of official LipsFormer checkpoints (the Swin form) to ours, with every tensor accounted for."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ __all__ = ["Conversion", "convert"]
 
 USUAL_IMAGE_SIZE = 224
 SHOWN = 3  # names of tensors in a message
-# The official code makes a 1x1 convolution even in blocks without depthwise branches, where nothing calls it.
+# The official code builds a 1x1 convolution even in blocks without depthwise branches, where nothing calls it.
 IDLE = re.compile(r"layers\.\d+\.blocks\.\d+\.nin\.(weight|bias)")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """What was found in an official checkpoint and written; plain data.
+    """The result of a conversion, as plain data.
 
-    `part` is the entry of the file that the weights came from (None: the file is nothing but weights), `dropped` the
-    buffers and entries that have no place in our checkpoint, `notes` what differs from the official evaluation.
+    `part` is the entry of the file that the weights came from (None if the file has nothing but weights), `dropped` the
+    buffers and entries that our checkpoint does not keep, `notes` the differences from the official evaluation.
     """
 
     checkpoint: str
@@ -61,19 +61,19 @@ class Conversion:
 
 
 def convert(path: Path, output: Path, *, image_size: int | None = None, classes: Path | None = None) -> Conversion:
-    """Converts the official checkpoint at `path` and writes ours to `output`, whole or not at all.
+    """Converts the official checkpoint at `path` and writes ours to `output`, atomically.
 
-    The configuration is read off the shapes. They often leave open the image size: then `image_size` says it, or the
-    file's own configuration, or it is 224. `classes` is a file of class names, one to a line or a JSON list; without
-    it they are "class 0" and so on. Images are prepared as in the official evaluation (data/build.py): shorter side to
-    256/224 of the image size, bicubic, center crop, ImageNet's mean and deviation.
+    The configuration is inferred from the shapes. Where they leave the image size open, it is `image_size`, else the
+    one in the file's configuration, else 224. `classes` is a file of class names, one per line or a JSON list; by
+    default they are "class 0" and so on. Preprocessing is that of the official evaluation (data/build.py): shorter side
+    to 256/224 of the image size, bicubic, center crop, ImageNet's mean and standard deviation.
 
     Raises:
-        InputError: if the file is no such checkpoint, names foreign code, holds anything unknown or lacks something, or
-            if it contradicts itself or the arguments; the message says how to go on.
+        InputError: if the file is not such a checkpoint, names foreign code, has unknown or missing tensors, or
+            contradicts itself or the arguments; the message says how to continue.
     """
     if output.suffix != ".safetensors":
-        raise InputError(f"--output {output}: checkpoints are .safetensors files; give a name that ends so")
+        raise InputError(f"--output {output}: checkpoints are .safetensors files; give a name with that ending")
     found = read_official(path)
     try:
         config = infer_config(found, image_size)
@@ -101,11 +101,11 @@ def convert(path: Path, output: Path, *, image_size: int | None = None, classes:
 
 
 def infer_config(found: OfficialCheckpoint, image_size: int | None = None) -> SwinConfig:
-    """The configuration of official weights, from their shapes.
+    """The configuration of official weights, inferred from their shapes.
 
     Raises:
-        InputError: if a tensor that tells it is missing, the image size is open, or the shapes contradict
-            `image_size` or the file's own configuration.
+        InputError: if a tensor that it depends on is missing, the image size stays open, or the shapes contradict
+            `image_size` or the file's configuration.
     """
     weights = found.weights
     tables = [
@@ -131,13 +131,13 @@ def infer_config(found: OfficialCheckpoint, image_size: int | None = None) -> Sw
 
 
 def infer_image_size(patch_size: int, windows: list[int], *, asked: int | None, recorded: Any) -> int:
-    """The image size of a network whose stages have these `windows`, in pixels.
+    """The image size, in pixels, of a network whose stages have these `windows`.
 
-    A stage whose map is smaller than the window has the map as its window, which leaves one size. Otherwise the user is
-    `asked`, then what the file `recorded`, then there may be but one size that fits, or 224 among them.
+    A stage whose map is smaller than the window uses the whole map, which determines the size. Otherwise it is what the
+    user `asked` for, else what the file `recorded`, else the only size that fits, else 224 if that fits.
 
     Raises:
-        InputError: if nothing fits, if the sources contradict each other, or if the size stays open.
+        InputError: if no size fits, the sources contradict each other, or the size stays open.
     """
     fitting = [size for size in IMAGE_SIZES if _fits(size, patch_size, windows)]
     if not fitting:
@@ -162,21 +162,21 @@ def infer_image_size(patch_size: int, windows: list[int], *, asked: int | None, 
 
 
 def account(weights: Mapping[str, Tensor], config: SwinConfig) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The state dict of `config`'s model out of official weights, in float32, and what was dropped.
+    """The state dict of `config`'s model from official weights, in float32, and the names of dropped buffers.
 
     Raises:
-        InputError: if a tensor is unknown, missing, of another shape or kind, or not finite.
+        InputError: if a tensor is unknown, missing, of the wrong shape or type, or not finite.
     """
     for name, tensor in weights.items():
-        # Strides of 0 make a huge tensor of a few stored numbers.
+        # Strides of 0 make a huge tensor out of a few stored numbers.
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise InputError(f"{name} has {tensor.numel():,} elements, more than the file holds numbers for")
+            raise InputError(f"{name} has {tensor.numel():,} elements, more than the file has numbers for")
     with torch.device("meta"):
         needed = {name: tensor.shape for name, tensor in build_model(config).state_dict().items()}
     indices = [name for name in weights if name.endswith(".attn.relative_position_index")]
     idle = [name for name in weights if config.conv_branches == 0 and IDLE.fullmatch(name)]
     if masks := [name for name in weights if name.endswith(".attn_mask")]:
-        raise InputError(f"{masks[0]} is there: its blocks shift their windows, which LipsFormer's do not")
+        raise InputError(f"it has {masks[0]}: its blocks shift their windows, which LipsFormer's do not")
     for name in indices:
         _check_index(name, weights)
     present = weights.keys() - {*indices, *idle}
@@ -199,18 +199,18 @@ def account(weights: Mapping[str, Tensor], config: SwinConfig) -> tuple[dict[str
 
 
 def official_preprocessing(found: OfficialCheckpoint, image_size: int) -> tuple[Preprocessing, tuple[str, ...]]:
-    """How the official evaluation prepares images, and notes on what ours does otherwise."""
+    """The preprocessing of the official evaluation, and notes on where ours differs."""
     interpolation = str(found.setting("DATA.INTERPOLATION") or "bicubic")
     if found.setting("TEST.CROP") is False:
-        note = "its evaluation squeezed images to a square; ours takes their central square whole"
+        note = "its evaluation squeezed images to a square; ours uses their whole central square"
         return Preprocessing(image_size=image_size, crop_pct=1.0, interpolation=interpolation), (note,)
-    # As a fraction of the official side, rounded down, which is then met exactly. Up to 32 px nothing is resized there.
+    # A fraction of the official side, rounded down as there, so that ours is equal. Up to 32 px nothing is resized.
     side = int(256 / 224 * image_size) if image_size > 32 else image_size
     return Preprocessing(image_size=image_size, crop_pct=image_size / side, interpolation=interpolation), ()
 
 
 def _check_settings(found: OfficialCheckpoint, config: SwinConfig) -> None:
-    """Compares the configuration in the file with the one that its shapes give."""
+    """Compares the configuration in the file with the one inferred from its shapes."""
     for name, value in (
         ("MODEL.NUM_CLASSES", config.num_classes),
         ("MODEL.SWIN.PATCH_SIZE", config.patch_size),
@@ -220,7 +220,7 @@ def _check_settings(found: OfficialCheckpoint, config: SwinConfig) -> None:
         ("MODEL.SWIN.WINDOW_SIZE", config.window_size),
     ):
         recorded = found.setting(name)
-        # A window may be wider than every map, and then leaves no trace in the shapes.
+        # A window wider than every map leaves no trace in the shapes.
         hidden = name.endswith("WINDOW_SIZE") and config.window_size == config.resolution(0)
         if recorded is not None and recorded != value and not hidden:
             raise InputError(f"its configuration has {name} {recorded}, but the shapes of its weights say {value}")
@@ -244,30 +244,30 @@ def _window(rows: int) -> int:
 
 
 def _ratio(hidden: int, dim: int) -> float:
-    """The MLP's ratio, from the last stage: the widest, so that rounded down it is right in the others too."""
+    """The MLP's ratio, from the last stage: the widest, so that rounding down is correct in the others too."""
     ratio = hidden / dim
     return ratio if int(dim * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
 def _fits(image_size: int, patch_size: int, windows: list[int]) -> bool:
-    """Whether each stage cuts its map into its window, which is the whole map where the others' is wider."""
+    """Whether windows tile the map of each stage; where the map is smaller than the largest, it is the window."""
     sides = [image_size // patch_size >> stage for stage in range(STAGES)]
     cut = all(w == min(max(windows), side) and side % w == 0 for w, side in zip(windows, sides, strict=True))
     return cut and image_size % (patch_size << MERGES) == 0
 
 
 def _count(weights: Mapping[str, Tensor], pattern: str) -> int:
-    """How many different numbers the group of `pattern` takes among the names."""
+    """The number of different values of the group of `pattern` among the names."""
     return len({match[1] for name in weights if (match := re.fullmatch(pattern, name))})
 
 
 def _check_index(name: str, weights: Mapping[str, Tensor]) -> None:
     table = weights.get(name.removesuffix("index") + "bias_table")
     if table is None or table.ndim != 2:
-        raise InputError(f"{name} has no relative_position_bias_table beside it")
+        raise InputError(f"{name} has no relative_position_bias_table next to it")
     window, index = _window(table.shape[0]), weights[name]
     if index.shape != (window**2, window**2) or not bool((index == relative_position_index(window)).all()):
-        raise InputError(f"{name} is not the usual one of a window of {window} tokens; the network is another")
+        raise InputError(f"{name} is not the usual one for a window of {window} tokens; this is a different network")
 
 
 def _several(what: str, items: list[str]) -> str:
@@ -277,8 +277,8 @@ def _several(what: str, items: list[str]) -> str:
 
 def _value(name: str, tensor: Tensor) -> Tensor:
     if not tensor.is_floating_point():
-        raise InputError(f"{name} holds {tensor.dtype}, no floating-point numbers")
+        raise InputError(f"{name} has {tensor.dtype} values, not floating-point numbers")
     value = tensor.to(torch.float32, copy=True).contiguous()  # copied: safetensors refuses tensors that share memory
     if not bool(value.isfinite().all()):
-        raise InputError(f"{name} has values that are not finite in float32; the training diverged, or it is damaged")
+        raise InputError(f"{name} has values that are not finite in float32; training diverged, or the file is damaged")
     return value

@@ -14,17 +14,18 @@ __all__ = ["convert"]
 
 
 def convert(
-    official: Annotated[Path, typer.Argument(help="Checkpoint (.pth) of the official code's Swin form.")],
+    official: Annotated[Path, typer.Argument(help="Checkpoint (.pth) of the official code, Swin form.")],
     output: Annotated[Path, typer.Option(help="Checkpoint (.safetensors) to write.")],
     image_size: Annotated[
-        int | None, typer.Option(help="Pixels along a side, where the checkpoint leaves it open.")
+        int | None, typer.Option(help="Image size in pixels, if the checkpoint leaves it open.")
     ] = None,
     classes: Annotated[
-        Path | None, typer.Option(help="Class names, one to a line or a JSON list; by default 'class 0' and so on.")
+        Path | None,
+        typer.Option(help="File of class names: one per line, or a JSON list. Default: 'class 0' and so on."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Convert an official checkpoint, without running anything in it."""
+    """Convert an official checkpoint without executing its pickle."""
     from lipsformer.checkpoints.convert import convert as convert_official
     from lipsformer.system.console import printable
 

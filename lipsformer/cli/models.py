@@ -12,7 +12,7 @@ __all__ = ["models"]
 
 
 def models(as_json: Json = False) -> None:
-    """List the variants: parameters, multiply-adds, image size."""
+    """List the model variants: parameters, multiply-adds, image size."""
     from lipsformer.model.flops import summarize
     from lipsformer.model.variants import ALIASES, VARIANTS
 

@@ -39,7 +39,7 @@ class StripeAttention(nn.Module):
         _, rows, columns, channels = qkv.shape
         windows = window_partition(qkv, self.height, self.width)  # (B', N, 3 * C)
         values = windows.reshape(-1, self.height, self.width, channels)[..., -(channels // 3) :]
-        out = join_heads(self.similarity(*split_heads(windows, self.num_heads)))
+        out = join_heads(self.similarity(*split_heads(windows, self.num_heads)))  # (B', N, C)
         out = out + conv_nhwc(self.lepe, values).flatten(1, 2)
         return window_reverse(out, self.height, self.width, rows, columns)
 

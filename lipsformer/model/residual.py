@@ -20,23 +20,23 @@ class ResidualScale(nn.Module):
         self.scale = nn.Parameter(torch.full((dim,), initial))
 
     def forward(self, branch: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Maps (B, ..., C) to the same shape, times `keep` (B, 1, ..., 1), where there is one, in the same pass."""
+        """Maps (B, ..., C) to the same shape, times `keep` (B, 1, ..., 1) if given, in one pass."""
         return branch * (self.scale if keep is None else self.scale * keep)
 
 
 class PlainResidual(nn.Module):
-    """What `ResidualScale` replaces: y = x + f(x)."""
+    """The plain residual y = x + f(x), which `ResidualScale` replaces."""
 
     def forward(self, branch: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Maps (B, ..., C) to the same shape, times `keep` (B, 1, ..., 1), where there is one."""
+        """Maps (B, ..., C) to the same shape, times `keep` (B, 1, ..., 1) if given."""
         return branch if keep is None else branch * keep.to(branch.dtype)
 
 
 def drop_path_mask(draws: Tensor, drop_path: float) -> Tensor:
-    """What stochastic depth (Huang et al. 2016) multiplies each branch of each image by: 0, or 1 / (1 - rate).
+    """Stochastic depth (Huang et al. 2016): a factor for each branch of each image, 0 or 1 / (1 - rate).
 
-    The rate grows linearly from 0 at the first block to `drop_path` at the last. A branch that is kept is divided by
-    the probability of that, so the expectation is unchanged and evaluation needs no correction.
+    The rate grows linearly from 0 at the first block to `drop_path` at the last. A kept branch is divided by its
+    probability of being kept, so the expectation is unchanged and evaluation needs no correction.
 
     Args:
         draws: uniform numbers in 0..1, (blocks, branches, B).

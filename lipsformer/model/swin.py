@@ -21,7 +21,7 @@ FORBIDDEN = -100.0  # added to the scores of two tokens that only share a window
 
 
 def relative_position_index(window: int) -> Tensor:
-    """For each pair of a window's tokens, the bias table's row of their offset: (window**2, window**2), int64."""
+    """Row of the bias table for each pair of tokens of a window, by their offset: (window**2, window**2), int64."""
     axis = torch.arange(window)
     rows, columns = torch.meshgrid(axis, axis, indexing="ij")
     coordinates = torch.stack([rows.flatten(), columns.flatten()])  # (2, N)
@@ -30,7 +30,7 @@ def relative_position_index(window: int) -> Tensor:
 
 
 def shift_mask(resolution: int, window: int, shift: int) -> Tensor:
-    """What keeps tokens from opposite ends of a map that was rolled by `shift` apart: (windows, 1, N, N)."""
+    """Score mask that separates tokens from opposite ends of a map rolled by `shift`: (windows, 1, N, N)."""
     axis = torch.arange(resolution)
     region = (axis >= resolution - window).long() + (axis >= resolution - shift).long()
     regions = window_partition((3 * region[:, None] + region)[None, :, :, None], window, window)  # (windows, N, 1)
@@ -38,12 +38,12 @@ def shift_mask(resolution: int, window: int, shift: int) -> Tensor:
 
 
 class WindowAttention(nn.Module):
-    """Attention inside square windows, with a learned bias for each relative position.
+    """Window attention with a learned bias for each relative position (Swin, section 3.2).
 
     Args:
         config: the configuration of the network.
         stage: the stage, which gives channels, heads and window.
-        shift: tokens by which the windows are moved to the right and down, around the map's edges.
+        shift: tokens by which the windows are moved right and down, cyclically.
     """
 
     relative_position_index: Tensor
@@ -72,13 +72,14 @@ class WindowAttention(nn.Module):
         _, rows, columns, _ = x.shape
         if self.shift:
             x = x.roll((-self.shift, -self.shift), dims=(1, 2))
-        q, k, v = split_heads(self.qkv(window_partition(x, self.window, self.window)), self.num_heads)
-        bias = self.position_bias()
+        windows = window_partition(x, self.window, self.window)  # (B * windows, N, C) with N = window**2
+        q, k, v = split_heads(self.qkv(windows), self.num_heads)  # each (B * windows, heads, N, d)
+        bias = self.position_bias()  # (heads, N, N)
         if self.shift:
             q, k, v = (
                 part.reshape(-1, len(self.mask), *part.shape[1:]) for part in (q, k, v)
             )  # (B, windows, heads, N, d)
-            bias = bias + self.mask
+            bias = bias + self.mask  # (windows, heads, N, N)
         out = self.similarity(q, k, v, bias)
         out = self.proj(join_heads(out.flatten(0, 1) if self.shift else out))
         x = window_reverse(out, self.window, self.window, rows, columns)
@@ -86,7 +87,7 @@ class WindowAttention(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Joins each 2x2 square of tokens into one of twice the channels."""
+    """Merges each 2x2 square of tokens into one token with twice the channels (Swin, section 3.1)."""
 
     def __init__(self, config: SwinConfig, stage: int) -> None:
         super().__init__()

@@ -2,7 +2,7 @@
 
 Sizes of the Swin form are the official code's; those of the CSwin form are CSWin's own (Dong et al., CVPR 2022) with
 one convolution branch, which gives the 24 M parameters and 4.7 G multiply-adds of the paper's LipsFormer-Tiny. The
-nano sizes are ours, for small images. `swin_*` and `cswin_*` are the plain networks that LipsFormer is compared with.
+nano sizes are ours, for small images. `swin_*` and `cswin_*` are the plain networks that LipsFormer builds on.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def make_config(name: str, **overrides: Any) -> ModelConfig:
     """The configuration of variant `name`, or of an alias, with `overrides`.
 
     Raises:
-        InputError: for an unknown name or setting (the near one is suggested) or an invalid combination.
+        InputError: for an unknown name or setting (the nearest is suggested) or an invalid combination.
     """
     known = ALIASES.get(name, name)
     if known not in VARIANTS:

@@ -1,4 +1,4 @@
-"""Cutting feature maps into windows, and tokens into heads.
+"""Partition of feature maps into windows, and of tokens into heads.
 
 Batch sizes stay symbolic (-1): computing them with `int()`, as the official code does, bakes the batch size of the
 trace into an exported graph.
@@ -28,7 +28,7 @@ def window_reverse(windows: Tensor, height: int, width: int, rows: int, columns:
 def split_heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values (B, heads, N, C / heads) of the joint projection (B, N, 3 * C).
 
-    Laid out head by head: every product to come would copy them to that order, their gradients' products once more.
+    Contiguous per head: otherwise every later product would copy them to that layout, and once more for its gradient.
     """
     _, tokens, channels = qkv.shape
     heads = qkv.reshape(-1, tokens, 3, num_heads, channels // (3 * num_heads)).permute(2, 0, 3, 1, 4)

@@ -1,4 +1,4 @@
-"""The ways in which a command refuses to go on, each with its exit status."""
+"""User-facing errors and their exit codes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["GateError", "InputError", "LipsFormerError", "check_fields", "sugges
 
 
 class LipsFormerError(Exception):
-    """A failure that is told to the user in one line: what, where, and how to mend it. Exit status 1."""
+    """A failure reported to the user in one line: what, where, and how to fix it. Exit status 1."""
 
     exit_code = 1
 
@@ -19,16 +19,16 @@ class GateError(LipsFormerError):
 
 
 class InputError(LipsFormerError, ValueError):
-    """The input or its usage is wrong and the caller can mend it. Exit status 2."""
+    """The input or its usage is wrong, and the caller can fix it. Exit status 2."""
 
     exit_code = 2
 
 
 def check_fields(given: Iterable[str], needed: Iterable[str], what: str) -> None:
-    """Compares the names that were given with those that are needed, all of them and no others.
+    """Checks that the given names are exactly the needed ones.
 
     Raises:
-        InputError: naming an unknown one, with the near one that may have been meant, or those that are missing.
+        InputError: for an unknown name, with the nearest known one, or for the missing names.
     """
     given, needed = list(given), list(needed)
     for name in given:
@@ -39,7 +39,7 @@ def check_fields(given: Iterable[str], needed: Iterable[str], what: str) -> None
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the near one that may have been meant, or all that are known."""
+    """The end of a message about an unknown name: the nearest known one, or all of them."""
     names = list(known)
     near = difflib.get_close_matches(name, names, 1)
     return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}"

@@ -1,10 +1,12 @@
-"""The trained model that ships: small, true to its card, and a model by its name everywhere."""
+"""The pretrained model that ships: small, true to its card, and usable by its name everywhere."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 
 from lipsformer import load_checkpoint, load_predictor
 from lipsformer.bundle.pretrained import PRETRAINED, resolve_model
-from lipsformer.export import cached_bundle, export_bundle
+from lipsformer.export import cached_bundle
 from lipsformer.model.variants import make_config
 from tests.support.server import serving
 from tests.support.trained import Trained
@@ -42,26 +44,34 @@ def test_a_file_of_that_name_goes_first(trained: Trained, tmp_path: Path, monkey
     assert load_predictor(NAME).classes == trained.classes
 
 
-def test_answers_alike_as_checkpoint_and_as_bundle(samples: list[Path], tmp_path: Path) -> None:
-    export_bundle(Path(NAME), tmp_path / "bundle")
-    checkpoint, bundle = load_predictor(NAME), load_predictor(tmp_path / "bundle")
+@pytest.fixture(scope="module")
+def served(samples: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """Answers of a server that was started by the model's name; its export stays in the cache."""
+    root = tmp_path_factory.mktemp("served")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIPSFORMER_CACHE", str(root / "cache"))
+        with serving(NAME, root / "server.log") as (url, _):
+            info = httpx.get(f"{url}/info").json()
+            answer = httpx.post(f"{url}/classify", files={"image": samples[0].read_bytes()}, timeout=30).json()
+        yield {"info": info, "answer": answer, "log": (root / "server.log").read_text()}
+
+
+@pytest.mark.slow
+def test_answers_alike_as_checkpoint_and_as_bundle(samples: list[Path], served: dict[str, Any]) -> None:
+    checkpoint, bundle = load_predictor(NAME), load_predictor(cached_bundle(PRETRAINED[NAME]))
     pixels = np.stack([checkpoint.prepare(sample) for sample in samples])
     np.testing.assert_allclose(bundle.runtime.infer(pixels), checkpoint.runtime.infer(pixels), rtol=0, atol=1e-4)
 
 
 @pytest.mark.slow
-def test_is_exported_once_and_served_by_its_name(
-    samples: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LIPSFORMER_CACHE", str(tmp_path / "cache"))
-    with serving(NAME, tmp_path / "server.log") as (url, _):
-        info = httpx.get(f"{url}/info").json()
-        assert tuple(info["classes"]) == CLASSES
-        answer = httpx.post(f"{url}/classify", files={"image": samples[0].read_bytes()}, timeout=30).json()
-    assert {p["label"] for p in answer["predictions"]} < set(CLASSES)
-    assert "exporting lipsformer_cifar10" in (tmp_path / "server.log").read_text()
-    (bundle,) = (tmp_path / "cache" / "bundles").iterdir()
-    before = (bundle / "manifest.json").stat().st_mtime_ns
+def test_is_exported_once_and_served_by_its_name(served: dict[str, Any]) -> None:
+    assert tuple(served["info"]["classes"]) == CLASSES
+    assert {p["label"] for p in served["answer"]["predictions"]} < set(CLASSES)
+    assert "exporting lipsformer_cifar10" in served["log"]
+    bundle = cached_bundle(PRETRAINED[NAME])  # which returns the server's
+    assert [bundle] == list(bundle.parent.iterdir())
+    manifest = bundle / "manifest.json"
+    before = manifest.stat().st_mtime_ns
     assert cached_bundle(PRETRAINED[NAME]) == bundle
-    assert (bundle / "manifest.json").stat().st_mtime_ns == before
-    assert json.loads((bundle / "manifest.json").read_text())["metrics"]["dataset"] == "cifar10"
+    assert manifest.stat().st_mtime_ns == before
+    assert json.loads(manifest.read_text())["metrics"]["dataset"] == "cifar10"

@@ -136,7 +136,7 @@ def test_a_header_that_promises_too_much(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda m: m.update(format=2), "checkpoint format 2, this version reads 1; update lipsformer"),
         (lambda m: m.pop("format"), "its metadata cannot be read ('format')"),
@@ -160,9 +160,9 @@ def test_a_header_that_promises_too_much(tmp_path: Path) -> None:
         (lambda m: m["config"].update(embed_dim=2**30), "embed_dim=1073741824: a whole number from 2 to 4096"),
     ],
 )  # fmt: skip
-def test_tampered_metadata(change: Callable[[dict[str, Any]], object], told: str, path: Path) -> None:
+def test_tampered_metadata(change: Callable[[dict[str, Any]], object], message: str, path: Path) -> None:
     rewrite(path, change)
-    assert told in refusal(path)
+    assert message in refusal(path)
 
 
 def test_metadata_that_is_no_object(path: Path) -> None:

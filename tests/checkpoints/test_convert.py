@@ -216,7 +216,7 @@ def test_a_whole_training_checkpoint_gives_the_official_outputs(
 
 
 @pytest.mark.parametrize("branches", [0, 1])
-def test_fewer_convolution_branches_are_told_from_the_shapes(tmp_path: Path, branches: int) -> None:
+def test_fewer_convolution_branches_are_inferred(tmp_path: Path, branches: int) -> None:
     state = official_state(FIXED)
     silent = re.compile(rf"scale_layers\.[{'01'[branches:]}]\.scale")  # a branch scaled by 0 is no branch
     state = {name: torch.zeros_like(t) if silent.search(name) else t for name, t in state.items()}
@@ -363,9 +363,7 @@ def test_whatever_else_a_pickle_names_is_refused(tmp_path: Path, name: str) -> N
     assert f"its pickle names {name}" in reason(tmp_path / "official.pth")
 
 
-def test_torch_guards_what_the_search_through_the_pickle_overlooks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_torch_guards_what_the_scan_overlooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     marker = tmp_path / "marker"
     path = saved(tmp_path, {"model": Malicious(f"touch {marker}")})
     monkeypatch.setattr("lipsformer.checkpoints.official._named_globals", lambda path: set())
@@ -405,7 +403,7 @@ def test_a_file_that_unpacks_to_more_than_its_size_is_refused(tmp_path: Path) ->
     assert "is the file whole?" in reason(path)
 
 
-def test_a_missing_file_and_a_wrong_output_are_told(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_wrong_output_are_refused(tmp_path: Path) -> None:
     assert "no such file" in reason(tmp_path / "nothing.pth")
     with pytest.raises(InputError, match=r"\.safetensors"):
         convert(saved(tmp_path, official_state(FIXED)), tmp_path / "ours.pth")
@@ -427,7 +425,7 @@ INDEX = "layers.1.blocks.0.attn.relative_position_index"
     [
         (QKV, torch.full((24,), torch.nan), f"{QKV} has values that are not finite"),
         (QKV, torch.full((24,), 1e300, dtype=torch.float64), f"{QKV} has values that are not finite"),
-        (QKV, torch.ones(24, dtype=torch.int64), f"{QKV} holds torch.int64"),
+        (QKV, torch.ones(24, dtype=torch.int64), f"{QKV} has torch.int64 values"),
         (QKV, torch.ones(1).expand(10**12), f"{QKV} has 1,000,000,000,000 elements"),
         (QKV, torch.ones(23), f"1 of another shape: {QKV} is [23], needed [24]"),
         ("head.weight", torch.ones(3), "no head.weight of 2 dimensions"),
@@ -436,7 +434,7 @@ INDEX = "layers.1.blocks.0.attn.relative_position_index"
         ("layers.0.blocks.7.norm1.bias", torch.ones(8), "layers.0.blocks.7.norm1.bias"),
         (INDEX, position_index(8).flip(0), f"{INDEX} is not the usual one"),
         (INDEX, position_index(4), f"{INDEX} is not the usual one"),
-        (INDEX.replace("1", "9"), position_index(8), "no relative_position_bias_table beside it"),
+        (INDEX.replace("1", "9"), position_index(8), "no relative_position_bias_table next to it"),
         ("layers.0.blocks.0.attn.relative_position_bias_table", torch.ones(224, 1), "no square window"),
         ("layers.3.blocks.0.attn.relative_position_bias_table", torch.ones(1, 4), "fit no image"),
         ("layers.0.blocks.0.dwconv_layers.2.weight", torch.ones(8, 1, 7, 7), "conv_branches=3"),
@@ -458,7 +456,7 @@ def test_missing_and_unknown_names_are_counted(tmp_path: Path) -> None:
     assert message.count(" and 1 more") == 2
 
 
-def test_a_ratio_that_floating_point_cannot_hold_still_gives_its_hidden_channels(tmp_path: Path) -> None:
+def test_an_inexact_mlp_ratio_still_gives_its_hidden_channels(tmp_path: Path) -> None:
     config = FIXED.replace(embed_dim=7, num_heads=(1, 1, 1, 1), mlp_ratio=1.09)
     assert int(56 * 1.09) == 61 != int(56 * (61 / 56))
     convert(saved(tmp_path, official_state(config)), tmp_path / "ours.safetensors")
@@ -502,7 +500,7 @@ def test_the_image_size(tmp_path: Path, config: SwinConfig, recorded: int | None
         (OPEN, 192, 96, "--image-size 96, but it was trained at 192"),
     ],
 )
-def test_an_open_or_contradictory_image_size_is_told(
+def test_an_open_or_contradictory_image_size_is_refused(
     tmp_path: Path, config: SwinConfig, recorded: int | None, asked: int | None, message: str
 ) -> None:
     content = {"model": official_state(config), "config": {"DATA": {"IMG_SIZE": recorded}}}
@@ -512,7 +510,7 @@ def test_an_open_or_contradictory_image_size_is_told(
 @pytest.mark.parametrize(
     ("name", "value"), [("DEPTHS", [2, 2, 6, 2]), ("WINDOW_SIZE", 7), ("EMBED_DIM", 96), ("NUM_HEADS", [3, 6, 12, 24])]
 )
-def test_a_configuration_that_contradicts_the_shapes_is_told(tmp_path: Path, name: str, value: object) -> None:
+def test_a_configuration_that_contradicts_the_shapes_is_refused(tmp_path: Path, name: str, value: object) -> None:
     settings = settings_of(FIXED)
     settings["MODEL"]["SWIN"][name] = value
     path = saved(tmp_path, {"model": official_state(FIXED), "config": settings})
@@ -559,15 +557,15 @@ def test_class_names_come_from_a_file(tmp_path: Path, text: str) -> None:
 def test_other_files_of_class_names_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
     names = tmp_path / "names.txt"
     names.write_bytes(content)
-    told = reason(saved(tmp_path, official_state(FIXED)), classes=names)
-    assert message in told
-    assert told.startswith(str(names))
+    refusal = reason(saved(tmp_path, official_state(FIXED)), classes=names)
+    assert message in refusal
+    assert refusal.startswith(str(names))
 
 
 # The command
 
 
-def test_the_command_tells_what_it_found_and_its_result_predicts(
+def test_the_command_reports_and_its_result_predicts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, output = saved(tmp_path, {"model": official_state(FIXED), "amp": {}}), tmp_path / "ours.safetensors"

@@ -121,7 +121,7 @@ def test_whole_numbers_become_floats() -> None:
     assert config == make_config("lipsformer_swin_nano", mlp_ratio=2.0)
 
 
-def test_a_configuration_is_hashable_frozen_and_survives_pickling() -> None:
+def test_a_configuration_is_hashable_frozen_and_pickles() -> None:
     copy = pickle.loads(pickle.dumps(SWIN))  # noqa: S301
     assert (copy, hash(copy)) == (SWIN, hash(SWIN))
     assert SWIN.replace(depths=[1, 2, 2, 1]).depths == (1, 2, 2, 1)

@@ -71,7 +71,7 @@ def test_an_images_logits_do_not_depend_on_its_batch(config: ModelConfig) -> Non
 
 
 @each_form
-def test_bfloat16_autocast_gives_finite_outputs_near_those_of_float32(config: ModelConfig) -> None:
+def test_bfloat16_autocast_gives_outputs_near_those_of_float32(config: ModelConfig) -> None:
     torch.manual_seed(0)
     model = build_model(config)
     images = random_images(config).float()
@@ -86,7 +86,7 @@ def test_bfloat16_autocast_gives_finite_outputs_near_those_of_float32(config: Mo
     assert float((logits.detach() - exact).norm() / exact.norm()) < 0.05
 
 
-def test_center_norm_is_linear_with_the_promised_lipschitz_constant() -> None:
+def test_center_norm_is_linear_with_its_lipschitz_constant() -> None:
     torch.manual_seed(0)
     norm = CenterNorm(6).double()
     with torch.no_grad():
@@ -102,7 +102,7 @@ def test_center_norm_is_linear_with_the_promised_lipschitz_constant() -> None:
     torch.testing.assert_close(norm(x + 100.0), norm(x))
 
 
-def test_stochastic_depth_keeps_the_expectation_at_rates_that_grow_linearly() -> None:
+def test_stochastic_depth_keeps_the_expectation_at_linear_rates() -> None:
     draws = torch.rand(6, 2, 20_000, generator=torch.Generator().manual_seed(0))
     keep = drop_path_mask(draws, 0.5)
     for block, rate in enumerate([0.0, 0.1, 0.2, 0.3, 0.4, 0.5]):
@@ -131,7 +131,7 @@ def test_drawn_branches_are_left_out_for_their_image_alone(config: ModelConfig) 
 
 @each_form
 @torch.no_grad()
-def test_a_block_whose_branches_are_dropped_leaves_its_norms_alone(config: ModelConfig) -> None:
+def test_dropping_all_branches_leaves_only_the_norms(config: ModelConfig) -> None:
     block: Any = next(m for m in scrambled(config).modules() if isinstance(m, Block))
     x = torch.randn(3, 16, 16, 8, dtype=torch.float64)
     kept = x if config.norm_position == "pre" else block.norm2(block.norm1(x))

@@ -82,7 +82,7 @@ def shifted(model: LipsFormerSwin) -> list[WindowAttention]:
     return [m for m in model.modules() if isinstance(m, WindowAttention) and m.shift]
 
 
-def test_the_comparison_sees_a_missing_mask_a_missing_shift_and_turned_windows() -> None:
+def test_the_comparison_sees_wrong_masks_shifts_and_windows() -> None:
     def error_after(spoil) -> float:  # type: ignore[no-untyped-def]
         model = scrambled(PLAIN_SWIN)
         attentions = shifted(model)
