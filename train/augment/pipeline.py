@@ -1,8 +1,8 @@
 """Augmentation of whole batches on the device. The loader's workers only decode, crop and flip.
 
 All random parameters of a step are sampled at once for its whole batch, on the CPU, as a function of (seed, step). Each
-process, or each part of a batch under gradient accumulation, then uses the rows for its images: how a batch is split does
-not change a pixel.
+process, or each part of a batch under gradient accumulation, then uses the rows for its images: how a batch is split
+does not change a pixel.
 """
 
 from __future__ import annotations
