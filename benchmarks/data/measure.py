@@ -2,8 +2,8 @@
 
 python benchmarks/data/measure.py > benchmarks/data/README.md
 
-The photos are the built-in dataset `fruit`, which is fetched if it is not in the cache yet. Times are of the processor,
-not of the clock, so that other work on the machine counts little.
+The photos are the built-in dataset `fruit`, which is downloaded unless cached. Times are CPU times, which other work on
+the machine affects little.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from lipsformer.train.recipe import load_recipe
 
 SIZES = (64, 224)
 GAPS = (1.0, 1.5, 2.0, 3.0)
-WHOLE = 1e9  # a gap that lets nothing be reduced
+WHOLE = 1e9  # a gap that rules out any reduction
 ROUNDS, IMAGES = 9, 150
 SIDES = (2, 4)  # photos along a side of the larger ones
 FOLDERS, FILES = 1000, 100
@@ -49,7 +49,7 @@ def rate(images: TrainingImages) -> float:
 
 
 def rates(ways: list[TrainingImages]) -> list[float]:
-    """Crops per second of each way: the best of interleaved rounds, which other work on the machine spoils least."""
+    """Crops per second of each way: the best of interleaved rounds, which other work on the machine affects least."""
     rounds = [[rate(way) for way in ways] for _ in range(ROUNDS)]
     return [max(column) for column in zip(*rounds, strict=True)]
 
@@ -120,7 +120,7 @@ def print_exactness(sources: dict[str, Split]) -> None:
 
 
 def seconds(function: Callable[[], object]) -> float:
-    """Of the clock: the median of five calls."""
+    """Wall time: the median of five calls."""
     times = []
     for _ in range(5):
         started = time.perf_counter()
@@ -131,7 +131,7 @@ def seconds(function: Callable[[], object]) -> float:
 
 @contextlib.contextmanager
 def cache(folder: Path) -> Iterator[None]:
-    """Has indexes kept below `folder`."""
+    """Keeps the listing cache below `folder`."""
     before = os.environ.get("LIPSFORMER_CACHE")
     os.environ["LIPSFORMER_CACHE"] = str(folder)
     yield
