@@ -173,11 +173,10 @@ def test_the_line_of_an_epoch() -> None:
     status = Status(run_info(9, top1=[0.4]))
     status.finish(epoch_metrics(2, 0.3, skipped_steps=3), now=0)
     assert status.summary() == (
-        "epoch 2/9: training loss 1.500, validation loss 1.250, top-1 30.0% (best 40.0%), 128 images/s, 7.0 s, "
-        "3 steps skipped"
+        "epoch 2/9: train loss 1.500, val loss 1.250, top-1 30.0% (best 40.0%), 128 images/s, 7.0 s, 3 steps skipped"
     )
     status.finish(epoch_metrics(3, 0.6, train_loss=None, val_loss=None, images_per_second=None), now=0)
-    assert status.summary() == "epoch 3/9: training loss none, validation loss none, top-1 60.0% (best 60.0%), 7.0 s"
+    assert status.summary() == "epoch 3/9: train loss none, val loss none, top-1 60.0% (best 60.0%), 7.0 s"
 
 
 def test_lines_in_a_log_come_every_ten_seconds(capsys: pytest.CaptureFixture[str], clock: Clock) -> None:
@@ -193,11 +192,11 @@ def test_lines_in_a_log_come_every_ten_seconds(capsys: pytest.CaptureFixture[str
         clock.now += 9.0  # counted from the last line
         display.on_step(step_metrics(11))
     assert capsys.readouterr() == ("", "")
-    numbers = "loss 2.000, top-1 25.0%, learning rate 0.001, images/s 128, data wait 20%, skipped"
+    numbers = "loss 2.000, top-1 25.0%, lr 0.001, images/s 128, data wait 20%, skipped"
     assert log.getvalue().splitlines() == [
         f"epoch 1/2: step 2/10, {numbers} 1, 9 s left",
         f"epoch 1/2: step 3/10, validating 2/9, {numbers} 2, 8 s left",
-        "epoch 1/2: training loss 1.500, validation loss 1.250, top-1 50.0% (best 50.0%), 128 images/s, 7.0 s",
+        "epoch 1/2: train loss 1.500, val loss 1.250, top-1 50.0% (best 50.0%), 128 images/s, 7.0 s",
     ]
 
 
@@ -243,11 +242,11 @@ def test_the_panel_of_a_terminal(terminal: Terminal, clock: Clock) -> None:
     show_all(terminal, clock, "model on data")
     text = plain(terminal.getvalue())
     for piece in ("introduction [bold]", "model on data", "epoch 1/5", "step 10/10", "2.000", "25.0%", "0.001", "128",
-                  "20%", "7", "learning rate", "data wait", "skipped", "left", "validating 3/8", "epoch 1/5: training",
+                  "20%", "7", "lr", "data wait", "skipped", "left", "validating 3/8", "epoch 1/5: train",
                   "30.0% validation top-1, best 40.0% after epoch 1  █▁"):  # fmt: skip
         assert piece in text
-    assert "▁" not in text.split("epoch 1/5: training")[0]
-    assert text.count("epoch 1/5: training") == 1  # printed once, not redrawn
+    assert "▁" not in text.split("epoch 1/5: train")[0]
+    assert text.count("epoch 1/5: train") == 1  # printed once, not redrawn
 
 
 @pytest.mark.parametrize("width", [1, 10, 25, 50, 300])

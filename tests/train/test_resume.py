@@ -26,6 +26,7 @@ SETTINGS = ("mixup=0.8", "cutmix=1.0", "rand_augment=9", "random_erasing=0.25", 
 # Imports once, then forks a child for each command: Python and PyTorch take longer to start than the training takes.
 NURSERY = """
 import json, os, sys
+import matplotlib.backends.backend_agg, torch._dynamo
 from lipsformer import train
 from lipsformer.cli import main
 from tests.support.tiny_training import blank_plots

@@ -160,7 +160,7 @@ class Status:
         return {
             "loss": (_mean("{:.3f}", [each.loss for each in self.recent]), False),
             "top-1": (_mean("{:.1%}", [each.top1 for each in self.recent]), False),
-            "learning rate": (f"{last.learning_rate:.2g}", False),
+            "lr": (f"{last.learning_rate:.2g}", False),
             "images/s": (f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}", False),
             "data wait": (f"{wait:.0%}", wait >= MUCH_WAITING),
             "skipped": (f"{last.skipped:,}", last.skipped > 0),
@@ -179,7 +179,7 @@ class Status:
         speed = f", {epoch.images_per_second:.0f} images/s" if epoch.images_per_second else ""
         skipped = f", {epoch.skipped_steps} steps skipped" if epoch.skipped_steps else ""
         return (
-            f"epoch {epoch.epoch}/{self.epochs}: training loss {train}, validation loss {validation}, "
+            f"epoch {epoch.epoch}/{self.epochs}: train loss {train}, val loss {validation}, "
             f"top-1 {epoch.val_top1:.1%} (best {max(done.val_top1 for done in self.history):.1%}){speed}, "
             f"{epoch.seconds:.1f} s{skipped}"
         )
