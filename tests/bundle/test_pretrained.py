@@ -43,7 +43,7 @@ def test_a_file_of_that_name_goes_first(trained: Trained, tmp_path: Path, monkey
 
 
 def test_answers_alike_as_checkpoint_and_as_bundle(samples: list[Path], tmp_path: Path) -> None:
-    export_bundle(Path(NAME), tmp_path / "bundle")
+    export_bundle(PRETRAINED[NAME], tmp_path / "bundle")
     checkpoint, bundle = load_predictor(NAME), load_predictor(tmp_path / "bundle")
     pixels = np.stack([checkpoint.prepare(sample) for sample in samples])
     np.testing.assert_allclose(bundle.runtime.infer(pixels), checkpoint.runtime.infer(pixels), rtol=0, atol=1e-4)

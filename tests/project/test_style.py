@@ -33,8 +33,15 @@ PATTERN = re.compile(
     "|".join(rf"(?P<w{number}>\b(?:{words})\b)" for number, words in enumerate(RETIRED)), re.IGNORECASE
 )
 
-# Theorems are proved; the style guide quotes what it retires; GitHub's templates are not ours.
-ALLOWED = {"docs/style.md": RETIRED, "lipsformer/lipschitz/": ("proof|proved|proven",), "docs/": ()}
+# Theorems are proved; the style guide quotes what it retires; GitHub's templates are not ours; benchmark.json has a key
+# of that name.
+PROOF = ("proof|proved|proven",)
+ALLOWED = {
+    "docs/style.md": RETIRED,
+    "lipsformer/lipschitz/": PROOF,
+    "lipsformer/evaluation/speed/report.py": PROOF,
+    "docs/": (),
+}
 
 
 def documents() -> Iterator[Path]:

@@ -182,7 +182,7 @@ def test_a_graph_that_fails_on_one_image_fails_for_it_alone(trained: Trained, tm
 
 
 def test_a_fallback_is_logged_counted_and_shown(trained: Trained, tmp_path: Path) -> None:
-    """An engine that was never proved is passed over."""
+    """An engine that never passed the parity check is passed over."""
     bundle = shutil.copytree(trained.bundle, tmp_path / "bundle")
     engine = bundle / "tensorrt-fp32.engine"
     engine.write_bytes(b"a plan")
@@ -193,11 +193,11 @@ def test_a_fallback_is_logged_counted_and_shown(trained: Trained, tmp_path: Path
     with serving(bundle, tmp_path / "log", LIPSFORMER_LOG="json") as (url, _):
         runtime = httpx.get(f"{url}/info").json()["runtime"]
         assert runtime["file"] == "ort-fp32.onnx"
-        assert "never proved" in runtime["fallbacks"][0]
+        assert "never passed the parity check" in runtime["fallbacks"][0]
         assert metric(url, "lipsformer_runtime_fallbacks_total") == 1
         assert 'fallback="true"' in httpx.get(f"{url}/metrics").text
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines() if line.startswith("{")]
-    assert [line["level"] for line in lines if "never proved" in line["message"]] == ["warning"]
+    assert [line["level"] for line in lines if "never passed the parity check" in line["message"]] == ["warning"]
     with serving(trained.bundle, tmp_path / "log") as (url, _):
         assert httpx.get(f"{url}/info").json()["runtime"]["fallbacks"] == []
         assert metric(url, "lipsformer_runtime_fallbacks_total") == 0
