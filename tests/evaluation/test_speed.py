@@ -76,6 +76,7 @@ def bundle(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_everything_is_measured_and_written(run: Run, trained: Trained, bundle: Path, tmp_path: Path) -> None:
     output = tmp_path / "benchmark"
     options = ["--batch", "3,1", "--rounds", ROUNDS, "--seconds", 0, "--threads", 1, "--device", "cpu", "--json"]
@@ -184,9 +185,20 @@ def test_a_model_that_does_not_load_leaves_no_output(trained: Trained, run: Run,
 
 def test_a_process_that_dies_is_named_with_a_hint(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lipsformer.evaluation.speed.measure.MeasuredModel", Dying)
+    monkeypatch.setattr("lipsformer.evaluation.speed.measure.MatrixProduct", Idle)
     graph = trained.bundle / "ort-fp32.onnx"
     with pytest.raises(LipsFormerError, match=r"^the graph: its process ended \(SIGKILL\); .*memory.* --batch"):
         measure_speed([("the graph", graph)], batches=[1], rounds=1, seconds=0, threads=1, device="cpu")
+
+
+class Idle:
+    """Takes no time."""
+
+    def __init__(self, **_: Any) -> None:
+        pass
+
+    def turn(self) -> list[float]:
+        return [1.0]
 
 
 class Dying:

@@ -215,7 +215,10 @@ def test_what_is_missing_is_told_before_the_work(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_limits_are_recorded_and_can_be_met_or_not(trained: Trained, tmp_path: Path) -> None:
+def test_limits_are_recorded_and_can_be_met_or_not(
+    graph: onnx.ModelProto, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lipsformer.export.bundle.build_graph", lambda *_, **__: graph)  # once is enough
     strict = read_thresholds(["fp32.relative_l2=1e-9"])
     with pytest.raises(GateError, match=r"relative_l2 .* exceeds 1e-09"):
         export_bundle(trained.checkpoint, tmp_path / "bundle", ExportSettings(thresholds=strict, max_batch=2))

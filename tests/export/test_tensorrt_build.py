@@ -178,6 +178,7 @@ def test_without_a_gpu_tensorrt_is_not_touched(graph: Path, tmp_path: Path, othe
         build_engine(graph, tmp_path / "x.engine", max_batch=2)
 
 
+@pytest.mark.slow
 def test_a_crash_costs_the_engine_and_not_the_export(graph: Path, tmp_path: Path, other_process: Any) -> None:
     other_process(abort=True, gpu=True)
     with pytest.raises(GateError, match=r"tensorrt-fp32.onnx: TensorRT crashed while it started \(SIGABRT"):
@@ -185,6 +186,7 @@ def test_a_crash_costs_the_engine_and_not_the_export(graph: Path, tmp_path: Path
     assert not (tmp_path / "x.engine").exists()
 
 
+@pytest.mark.slow
 def test_an_engine_comes_out_of_the_other_process(
     graph: Path, tmp_path: Path, other_process: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
