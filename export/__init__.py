@@ -1,12 +1,34 @@
-"""From a checkpoint to a bundle: graphs and engines that are proved equal to it, with everything needed to use them."""
+"""Export of a checkpoint to a bundle: graphs and engines with the same outputs, and everything needed to use them.
+
+The names below are imported when first used: a process that only builds an engine starts without PyTorch.
+"""
 
 from __future__ import annotations
 
-from lipsformer.export.parity.thresholds import read_thresholds
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from .bundle import cached_bundle, export_bundle
-from .settings import ExportSettings
-from .triton import write_triton
-from .verify import verify_bundle
+if TYPE_CHECKING:
+    from lipsformer.export.parity.thresholds import read_thresholds
+
+    from .bundle import cached_bundle, export_bundle
+    from .settings import ExportSettings
+    from .triton import write_triton
+    from .verify import verify_bundle
 
 __all__ = ["ExportSettings", "cached_bundle", "export_bundle", "read_thresholds", "verify_bundle", "write_triton"]
+
+_HOMES = {
+    "ExportSettings": "settings",
+    "cached_bundle": "bundle",
+    "export_bundle": "bundle",
+    "read_thresholds": "parity.thresholds",
+    "verify_bundle": "verify",
+    "write_triton": "triton",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

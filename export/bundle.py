@@ -1,4 +1,4 @@
-"""`lipsformer export`: builds the files, puts each through the gate, and publishes the bundle whole or not at all."""
+"""`lipsformer export`: builds the files, checks the parity of each, and writes the bundle whole or not at all."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ import numpy as np
 import onnx
 
 from lipsformer.bundle.manifest import BundleFile, Manifest
-from lipsformer.bundle.pretrained import resolve_model
 from lipsformer.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from lipsformer.export.int8.calibration import FEWEST
 from lipsformer.export.int8.quantize import quantize
 from lipsformer.export.parity.gate import Gate
-from lipsformer.export.parity.gate_images import GateImages, ImagePool, spread
+from lipsformer.export.parity.gate_images import GateImages, ImageSource, spread
 from lipsformer.export.parity.reference import REFERENCE_NAME, Reference
 from lipsformer.export.parity.report import ParityReport
 from lipsformer.export.tensorrt.build import build_engine, check_with_rtx
@@ -38,27 +37,26 @@ from .settings import ExportSettings
 __all__ = ["PACKAGES", "cached_bundle", "export_bundle"]
 
 CALIBRATION_IMAGES = 512
-# Whose versions a bundle's answers may depend on.
+# A bundle's logits may depend on the versions of these.
 PACKAGES = ("lipsformer", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "torch")
 
 
 def export_bundle(checkpoint: Path, output: Path, settings: ExportSettings | None = None) -> Manifest:
-    """Exports a checkpoint to the folder `output`: a graph for each precision, their parity report, and the manifest.
+    """Export a checkpoint to the folder `output`: a graph for each precision, the parity report, and the manifest.
 
     Args:
-        checkpoint: a .safetensors checkpoint, or the name of a trained model that comes with the package.
+        checkpoint: a .safetensors checkpoint.
         output: the bundle's folder; it must not exist.
-        settings: what to export, and what to prove of it.
+        settings: what to export, and how to check it.
 
     Returns:
         The manifest that was written.
 
     Raises:
         InputError: if the checkpoint or the images cannot be used, or `output` exists.
-        GateError: if a file does not answer as the checkpoint does; `output` is not written.
+        GateError: if a file fails the parity check; then `output` is not written.
     """
     settings = settings or ExportSettings()
-    checkpoint = resolve_model(checkpoint)
     settings.check_libraries()
     with atomic_directory(output) as draft:
         loaded = load_checkpoint(checkpoint)
@@ -92,11 +90,11 @@ def export_bundle(checkpoint: Path, output: Path, settings: ExportSettings | Non
 
 
 def cached_bundle(checkpoint: Path) -> Path:
-    """The bundle of a checkpoint in the cache folder, exported now if this version has not done so before.
+    """The bundle of a checkpoint in the cache folder, exported first if this version has not done so before.
 
     Raises:
         InputError: if the checkpoint cannot be used.
-        GateError: if its graph does not answer as it does.
+        GateError: if its graph fails the parity check.
     """
     version = metadata.version("lipsformer")
     bundle = cache_folder() / "bundles" / f"{checkpoint.stem}-{version}-{sha256_of(checkpoint)[:16]}"
@@ -105,36 +103,36 @@ def cached_bundle(checkpoint: Path) -> Path:
         try:
             export_bundle(checkpoint, bundle)
         except InputError:
-            if not bundle.is_dir():  # else another process was faster
+            if not bundle.is_dir():  # otherwise another process was faster
                 raise
     return bundle
 
 
 def _read_images(loaded: Checkpoint, settings: ExportSettings) -> tuple[GateImages, Pixels]:
-    """The gate's images, and those to calibrate int8 on, if any. They are others, as far as there are enough."""
+    """The images of the gate, and those to calibrate int8 on, if any; disjoint if there are enough."""
     spec, classes = loaded.preprocessing, loaded.classes
     calibration = np.empty((0, spec.image_size, spec.image_size, 3), np.uint8)
-    source, used = None, None
+    calibrated, used = None, None
     if settings.calibration is not None:
-        pool = ImagePool.find(settings.calibration, classes, "train")
-        source, used = pool.name, spread(min(CALIBRATION_IMAGES, max(FEWEST, pool.count // 2)), pool.count)
-        calibration, _ = pool.decode(used, spec)
+        source = ImageSource.find(settings.calibration, classes, "train")
+        calibrated, used = source.name, spread(min(CALIBRATION_IMAGES, max(FEWEST, source.count // 2)), source.count)
+        calibration, _ = source.decode(used, spec)
         if len(calibration) < FEWEST:
-            raise InputError(f"--calibration {pool.name}: {len(calibration)} photos, at least {FEWEST} are needed")
+            raise InputError(f"--calibration {source.name}: {len(calibration)} photos; give at least {FEWEST}")
     data = settings.parity_data or settings.calibration
     if data is None:
-        pool = dataclasses.replace(ImagePool.find(SAMPLES, ()), name="sample photos of the package")
+        source = dataclasses.replace(ImageSource.find(SAMPLES, ()), name="sample photos of the package")
     else:
-        pool = ImagePool.find(data, classes)
-    return pool.gate_images(settings.parity_images, spec, used if pool.name == source else None), calibration
+        source = ImageSource.find(data, classes)
+    return source.gate_images(settings.parity_images, spec, used if source.name == calibrated else None), calibration
 
 
 def _graphs(
     loaded: Checkpoint, settings: ExportSettings, calibration: Pixels
 ) -> Iterator[tuple[str, str, onnx.ModelProto]]:
-    """Each graph with its target and precision, in the order in which the manifest names them.
+    """Each graph with its target and precision, in the order of the manifest.
 
-    TensorRT builds float engines from the graphs that ONNX Runtime runs; of int8 it wants another kind.
+    TensorRT builds float engines from the graphs that ONNX Runtime runs; for int8 it needs another kind.
     """
 
     @functools.cache
@@ -162,7 +160,7 @@ def _open(graph: Path) -> OnnxRuntime:
 
 
 def _add_engine(gate: Gate, draft: Path, flavour: str, precision: str) -> None:
-    """Builds an engine of the graph for TensorRT, and has it pass the gate where it can run."""
+    """Build an engine, and check its parity if it can run here."""
     settings = gate.settings
     path = draft / f"{flavour}-{precision}.engine"
     built = build_engine(
@@ -178,6 +176,6 @@ def _add_engine(gate: Gate, draft: Path, flavour: str, precision: str) -> None:
         file = BundleFile.describe(path, "engine", target=flavour, precision=precision, parity={}, built=built)
         gate.admit(path, TensorRtRuntime(path, file), target=flavour, precision=precision, built=built)
     elif flavour == RTX:
-        gate.admit_unproved(path, target=flavour, precision=precision, built=built, reason=misfit)
+        gate.admit_unchecked(path, target=flavour, precision=precision, built=built, reason=misfit)
     else:
         raise InputError(f"{path.name}: {misfit}")

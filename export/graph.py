@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lipsformer.checkpoints.checkpoint import Checkpoint
 from lipsformer.export.folding.network import fold as fold_network
-from lipsformer.inference.runtimes import INPUT_NAME, METADATA_KEY, OUTPUT_NAME
+from lipsformer.inference.runtimes import INPUT_NAME, ONNX_METADATA_KEY, OUTPUT_NAME
 from lipsformer.model.pixel_norm import PixelNormalize
 from lipsformer.system.errors import InputError
 
@@ -41,22 +41,22 @@ class PixelsToLogits(nn.Module):
 def build_graph(
     checkpoint: Checkpoint, *, max_batch: int, precision: str = "fp32", fold: bool = True
 ) -> onnx.ModelProto:
-    """The checkpoint as ONNX: `pixels` uint8 (batch, S, S, 3) to `logits` float32 (batch, K), batch dynamic.
+    """Export the checkpoint to ONNX: `pixels` uint8 (batch, S, S, 3) to `logits` float32 (batch, K), batch dynamic.
 
-    Normalization is inside. Class names, preprocessing, precision and `max_batch`, the largest batch that will be
-    proved, travel in the metadata, for tools that have only the file.
+    The graph includes the normalization. Its metadata holds class names, preprocessing, precision and `max_batch`, for
+    tools that have only the file.
 
     Args:
         checkpoint: the trained model.
-        max_batch: the largest batch that will be proved.
+        max_batch: the largest batch that will be checked.
         precision: "fp32", or "fp16" for float16 between the stem and the head.
-        fold: whether what can be folded is; otherwise the graph is the network as it was trained.
+        fold: whether to fold; otherwise the graph is the network as it was trained.
 
     Raises:
-        InputError: if a network that is not folded is wanted in float16.
+        InputError: if `fold` is false and the precision is not fp32.
     """
     size = checkpoint.preprocessing.image_size
-    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)  # 2: a batch of 1 would be taken for a constant
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)  # a batch of 1 would become a constant
     with _quiet():
         program = torch.onnx.export(
             _network(checkpoint, precision, fold),
@@ -73,7 +73,7 @@ def build_graph(
         raise RuntimeError("torch.onnx.export returned no program")
     graph = program.model_proto
     _drop_traces(graph)
-    del graph.graph.value_info[:]  # ONNX Runtime infers its own, and is up to a tenth faster without these
+    del graph.graph.value_info[:]  # ONNX Runtime infers its own, and is up to 10% faster without these
     metadata: dict[str, Any] = {
         "model": checkpoint.config.to_dict(),
         "classes": list(checkpoint.classes),
@@ -81,7 +81,7 @@ def build_graph(
         "max_batch": max_batch,
         "precision": precision,
     }
-    onnx.helper.set_model_props(graph, {METADATA_KEY: json.dumps(metadata)})
+    onnx.helper.set_model_props(graph, {ONNX_METADATA_KEY: json.dumps(metadata)})
     onnx.checker.check_model(graph, full_check=True)
     return graph
 
@@ -89,7 +89,7 @@ def build_graph(
 def _network(checkpoint: Checkpoint, precision: str, fold: bool) -> nn.Module:
     if not fold:
         if precision != "fp32":
-            raise InputError(f"--no-fold: {precision} is made of the folded network alone; leave one of the two out")
+            raise InputError(f"--no-fold: {precision} needs the folded network; omit one of the two")
         return PixelsToLogits(checkpoint).eval()
     folded = fold_network(checkpoint.model, checkpoint.preprocessing)
     if precision == "fp16":
@@ -99,7 +99,7 @@ def _network(checkpoint: Checkpoint, precision: str, fold: bool) -> nn.Module:
 
 
 def _drop_traces(graph: onnx.ModelProto) -> None:
-    """Removes what the exporter notes about the source code: stack traces with paths of this machine."""
+    """Remove the exporter's notes about the source code: stack traces with paths of this machine."""
     del graph.metadata_props[:]
     for part in (*graph.graph.node, *graph.graph.input, *graph.graph.output):
         del part.metadata_props[:]
@@ -108,7 +108,7 @@ def _drop_traces(graph: onnx.ModelProto) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the exporter's notes to itself: deprecations inside torch, and that torchvision is not installed."""
+    """Silence the exporter: deprecations inside torch, and that torchvision is not installed."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""A bundle as a model repository of NVIDIA's Triton Inference Server.
+"""A model repository for NVIDIA's Triton Inference Server from a bundle.
 
 No Triton has run this yet: the tests parse the configurations by the schema that its clients are generated from.
 """
@@ -17,12 +17,12 @@ from lipsformer.system.errors import GateError, InputError
 __all__ = ["write_triton"]
 
 LABELS = "labels.txt"
-QUEUE_DELAY_MICROSECONDS = 1000  # little beside the milliseconds of a batch
+QUEUE_DELAY_MICROSECONDS = 1000  # short compared with the milliseconds of a batch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Backend:
-    """How Triton runs a kind of file: its platform, the name that it looks for, and where instances run."""
+    """A Triton backend for one kind of file: its platform, the file name it expects, and where instances run."""
 
     platform: str
     filename: str
@@ -34,8 +34,8 @@ BACKENDS = {
     ("engine", "tensorrt"): Backend(platform="tensorrt_plan", filename="model.plan", instances="KIND_GPU"),
 }
 
-# Without a name: then it is the folder's, which may be renamed. No preferred batch sizes: one optimization profile
-# serves all sizes alike. The warm-up runs before Triton calls the model ready.
+# Without a name the model is named after its folder, which may be renamed. No preferred batch sizes: one optimization
+# profile serves all sizes. The warm-up runs before Triton reports the model as ready.
 CONFIG = """\
 platform: "{platform}"
 max_batch_size: {max_batch}
@@ -55,17 +55,16 @@ model_warmup [ {{
 
 
 def write_triton(bundle: Path, folder: Path) -> tuple[str, ...]:
-    """Fills the empty `folder`: a model for each graph of ONNX Runtime and each engine of TensorRT in `bundle`.
+    """Fill the empty `folder` with a model for each ONNX Runtime graph and each TensorRT engine of `bundle`.
 
-    Each takes the pixels that the manifest's preprocessing gives, uint8 (S, S, 3), in batches up to the largest that
-    was proved, and answers logits.
+    Each maps preprocessed pixels, uint8 (S, S, 3), to logits, in batches up to the largest that was checked.
 
     Returns:
         The names of the models.
 
     Raises:
-        InputError: if `bundle` is not one, or a class name cannot stand on a line of a label file.
-        GateError: if a file of the bundle does not have the hash that its manifest promises.
+        InputError: if `bundle` is not a bundle, or a class name is not a single line.
+        GateError: if the hash of a file differs from the manifest.
     """
     manifest = read_manifest(bundle)
     for label in manifest.classes:
@@ -86,7 +85,7 @@ def _write_model(bundle: Path, manifest: Manifest, file: BundleFile, folder: Pat
     version = folder / "1"
     version.mkdir(parents=True)
     copy = Path(shutil.copyfile(bundle / file.name, version / backend.filename))
-    if sha256_of(copy) != file.sha256:  # it was right before it was copied
+    if sha256_of(copy) != file.sha256:  # it was correct before the copy
         raise GateError(f"{bundle / file.name}: changed while it was copied; export the bundle again")
     (folder / LABELS).write_text("".join(f"{label}\n" for label in manifest.classes), encoding="utf-8")
     (folder / "config.pbtxt").write_text(_config(manifest, backend), encoding="utf-8")

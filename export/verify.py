@@ -1,4 +1,4 @@
-"""`lipsformer verify`: a bundle proved again, on the machine that will serve it, by what it carries itself."""
+"""`lipsformer verify`: repeats the parity checks of a bundle on the machine that will serve it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lipsformer.bundle.manifest import BundleFile, Manifest, read_manifest
-from lipsformer.bundle.pretrained import resolve_model
 from lipsformer.checkpoints.checkpoint import load_checkpoint
 from lipsformer.export.parity.check import FileParity, check_parity
-from lipsformer.export.parity.gate_images import ImagePool
+from lipsformer.export.parity.gate_images import ImageSource
 from lipsformer.export.parity.reference import REFERENCE_NAME, Reference
 from lipsformer.export.parity.report import ParityReport
 from lipsformer.export.parity.thresholds import THRESHOLDS, Limits
@@ -22,19 +21,20 @@ from lipsformer.system.atomic import sha256_of
 from lipsformer.system.console import printable
 from lipsformer.system.errors import GateError, InputError
 from lipsformer.system.hardware import check_device, installed_versions
+from lipsformer.system.renamed_keys import PARITY_KEYS, current_keys
 
 from .bundle import PACKAGES
 
 __all__ = ["Verification", "verify_bundle"]
 
-IMAGES = 256  # of --data, or of the sample photos, where there is a checkpoint to compare with anew
+IMAGES = 256  # of --data, or of the sample photos, if a checkpoint is given
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Verification:
-    """What was found: `parity` of what could run, `misfits` as (file, why it cannot run here).
+    """The result: `parity` of the files that can run, and `misfits` as (file, why it cannot run here).
 
-    `versions` are those of the export and of here, for each package where they differ.
+    `versions` holds the version at export and the version here, for each package where they differ.
     """
 
     bundle: Path
@@ -45,7 +45,7 @@ class Verification:
 
     @property
     def failures(self) -> list[str]:
-        """What failed, one sentence for each file: misfits too, as what was exported to be run does not run."""
+        """The failures, one sentence per file; a file that cannot run here is one."""
         return [*self.parity.failures, *(f"{name} cannot run here: {reason}" for name, reason in self.misfits)]
 
     def to_dict(self) -> dict[str, Any]:
@@ -63,8 +63,8 @@ class Verification:
         }
 
     def to_text(self) -> str:
-        """The finding for people, in Markdown."""
-        lines = [self.parity.to_text(), "", f"{self.hashed} files have the hashes of the manifest."]
+        """The result in Markdown."""
+        lines = [self.parity.to_text(), "", f"The hashes of {self.hashed} files match the manifest."]
         lines += [
             f"{name}: exported with {exported or 'none'}, here is {here or 'none'}"
             for name, (exported, here) in self.versions.items()
@@ -76,27 +76,25 @@ class Verification:
 def verify_bundle(
     bundle: Path, *, checkpoint: Path | None = None, data: Path | None = None, device: str = "auto"
 ) -> Verification:
-    """Checks the hashes of a bundle, and every graph and engine of it in every runtime that works here.
+    """Check the hashes of a bundle, and the parity of each graph and engine in every runtime that works here.
 
     Args:
         bundle: the folder.
-        checkpoint: what the bundle was made from; by default its answers that the bundle carries are compared with.
+        checkpoint: the checkpoint of the bundle, to compute its logits again; by default the bundle's copy is used.
         data: photos to compare on, with `checkpoint`; by default the sample photos of the package.
-        device: "auto" for all that works here; "cpu" for the graphs on the CPU alone; "cuda" for engines and CUDA.
+        device: "auto" for everything that works here; "cpu" for the graphs on the CPU; "cuda" for engines and CUDA.
 
     Raises:
-        InputError: if the bundle, the checkpoint or the data cannot be used, or CUDA was asked for and does not work.
-        GateError: if a file of the bundle is missing or changed, or the checkpoint is not the one it was made from.
+        InputError: if the bundle, the checkpoint or the data cannot be used, or `device` is not available.
+        GateError: if a file of the bundle is missing or changed, or was not exported from `checkpoint`.
     """
     check_device(device)
     if data is not None and checkpoint is None:
-        raise InputError("--data needs --checkpoint: the bundle carries the answers to its own photos alone")
+        raise InputError("--data needs --checkpoint: the bundle holds the logits of its photos only")
     import_onnxruntime()
     manifest = read_manifest(bundle)
     reference = (
-        Reference.load(bundle / REFERENCE_NAME)
-        if checkpoint is None
-        else _computed(bundle, manifest, resolve_model(checkpoint), data)
+        Reference.load(bundle / REFERENCE_NAME) if checkpoint is None else _computed(bundle, manifest, checkpoint, data)
     )
     checked: list[FileParity] = []
     misfits: list[tuple[str, str]] = []
@@ -130,16 +128,16 @@ def verify_bundle(
 
 
 def _computed(bundle: Path, manifest: Manifest, checkpoint: Path, data: Path | None) -> Reference:
-    """The checkpoint's answers, computed here."""
+    """The checkpoint's logits, computed here."""
     loaded = load_checkpoint(checkpoint)
     if sha256_of(checkpoint) != manifest.checkpoint_sha256:
-        raise GateError(f"{checkpoint}: not the checkpoint that {bundle} was made from; its SHA-256 is another")
-    images = ImagePool.find(data or SAMPLES, loaded.classes).gate_images(IMAGES, loaded.preprocessing)
+        raise GateError(f"{checkpoint}: not the checkpoint that {bundle} was made from: its SHA-256 differs")
+    images = ImageSource.find(data or SAMPLES, loaded.classes).gate_images(IMAGES, loaded.preprocessing)
     return Reference.of(TorchRuntime(loaded), images)
 
 
 def _runtimes(bundle: Path, manifest: Manifest, device: str) -> Iterator[tuple[BundleFile, Runtime | InputError]]:
-    """Each file with each runtime that works here; with the reason where none does."""
+    """Each file with each runtime that works here, or with the reason why none does."""
     cuda = device == "cuda" or (device == "auto" and CUDA in import_onnxruntime().get_available_providers())
     for file in manifest.files:
         path = bundle / file.name
@@ -164,8 +162,8 @@ def _opened(runtime: Callable[[], Runtime]) -> Runtime | InputError:
 
 
 def _limits(file: BundleFile, photos: int) -> Limits:
-    """The limits of the export; of few photos, one may be named otherwise where the export allowed that of many."""
-    limits = dict((file.parity or {}).get("thresholds") or THRESHOLDS[file.precision or ""])
+    """The limits of the export; if they let the top class of some of many photos differ, one of these few may."""
+    limits = current_keys((file.parity or {}).get("thresholds") or THRESHOLDS[file.precision or ""], PARITY_KEYS)
     agreement = limits.get("top1_agreement", 0.0)
     if agreement < 1.0:
         limits["top1_agreement"] = min(agreement, 1 - 1 / photos)

@@ -1,4 +1,4 @@
-"""LipsFormer-Swin-Tiny at 224 pixels in ONNX Runtime: as it was trained, folded, in int8, and beside others' code.
+"""LipsFormer-Swin-Tiny at 224 pixels in ONNX Runtime: as it was trained, folded, in int8, and next to others' code.
 
     git clone https://github.com/IDEA-Research/LipsFormer official
     pip install --no-deps timm
@@ -28,7 +28,8 @@ from torch import Tensor, nn
 import lipsformer
 from lipsformer import Checkpoint, Preprocessing
 from lipsformer.checkpoints.convert import convert
-from lipsformer.evaluation.speed import BenchmarkReport, measure_speed
+from lipsformer.evaluation.speed.measure import measure_speed
+from lipsformer.evaluation.speed.report import BenchmarkReport
 from lipsformer.export.graph import PixelsToLogits, build_graph
 from lipsformer.export.int8.quantize import quantize
 from lipsformer.images.open import open_image
@@ -36,6 +37,7 @@ from lipsformer.images.samples import SAMPLES
 from lipsformer.inference.runtimes import INPUT_NAME, OUTPUT_NAME
 from lipsformer.model.config import ModelConfig
 from lipsformer.model.variants import make_config
+from lipsformer.system.markdown import markdown_table
 
 NAME, TIMM_NAME = "lipsformer_swin_tiny", "swin_tiny"
 UNFOLDED, FOLDED, INT8 = "ours, as trained", "ours, folded", "ours, folded, int8"
@@ -147,32 +149,28 @@ def as_pytorch_writes_it(checkpoint: Checkpoint, cleaned: onnx.ModelProto) -> on
 
 
 def print_table(report: BenchmarkReport) -> None:
-    rows: dict[str, Any] = {Path(report.subjects[row.subject].label).stem: row for row in report.measurements}
+    rows: dict[str, Any] = {report.subjects[row.subject].label: row for row in report.measurements}
     versions = report.machine["versions"]
     print(f"{report.machine['cpu']}, {report.machine['threads']} threads; ONNX Runtime {versions['onnxruntime']}.\n")
     others = [name for name in (OFFICIAL, UNFOLDED, TIMM) if name in rows]
-    print(
-        f"| model | ms | p99 | {' | '.join(f'time / {name}' for name in others)} | of sgemm | memory, MB | file, MB |"
-    )
-    print("|---|---:|---:|" + "---:|" * len(others) + "---:|---:|---:|")
+    headings = ["model", "ms", "p99", *(f"time / {name}" for name in others), "of sgemm", "memory, MB", "file, MB"]
+    table = []
     for name, row in rows.items():
         share = "" if row.sgemm_share is None else f"{row.sgemm_share:.0%}"
         memory = "" if row.memory_bytes is None else f"{row.memory_bytes / 1e6:.0f}"
         size = report.subjects[row.subject].file_bytes / 1e6
-        ratios = " | ".join(f"{ratio(row, rows[other]):.2f}" for other in others)
-        print(f"| {name} | {row.p50_ms:.1f} | {row.p99_ms:.1f} | {ratios} | {share} | {memory} | {size:.0f} |")
-    print(
-        f"\nsgemm: multiply-adds beside {report.sgemm_gflops:.0f} GFLOP/s, the best product of two 2048 x 2048 matrices"
-    )
-    print("in the same run. memory: what a process grew by while it loaded and ran the model.")
+        ratios = [f"{ratio(row, rows[other]):.2f}" for other in others]
+        table.append([name, f"{row.p50_ms:.1f}", f"{row.p99_ms:.1f}", *ratios, share, memory, f"{size:.0f}"])
+    print(markdown_table(headings, table, "l" + "r" * (len(headings) - 1)))
+    print(f"\nsgemm: share of {report.sgemm_gflops:.0f} GFLOP/s, the best product of two 2048 x 2048 matrices in")
+    print("the same run. memory: peak memory growth of a process after imports, from loading and running the model.")
     for subject in report.subjects:
-        name = Path(subject.label).stem
-        if name in (FOLDED, INT8, OFFICIAL):
-            print(f"\n{name}: relative L2 {subject.relative_l2:.1e} from the first row at the worst of 28 photos.")
+        if subject.label in (FOLDED, INT8, OFFICIAL):
+            print(f"\n{subject.label}: relative L2 {subject.relative_l2:.1e} from the first row; worst of 28 photos.")
 
 
 def ratio(row: Any, other: Any) -> float:
-    """How many times as long as the other a call takes."""
+    """The time of a call divided by the other's."""
     return statistics.median(a / b for a, b in zip(row.rounds_ms, other.rounds_ms, strict=True))
 
 
@@ -189,7 +187,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         models = export(arguments, Path(name))
         report = measure_speed(
-            models, batches=[1], rounds=arguments.rounds, seconds=arguments.seconds, threads=arguments.threads
+            [(path.stem, path) for path in models],
+            batches=[1],
+            rounds=arguments.rounds,
+            seconds=arguments.seconds,
+            threads=arguments.threads,
         )
     print(HEADING.format(rounds=arguments.rounds))
     print_table(report)

@@ -1,4 +1,4 @@
-"""Affine maps over channels: the algebra of folding. A chain of them is one of them; all is computed in float64."""
+"""Affine maps over channels, the algebra of folding, in float64. A chain of affine maps is one affine map."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Affine:
 
     @classmethod
     def of(cls, module: nn.Module) -> Self:
-        """What a linear layer, a 1x1 convolution, a CenterNorm or a residual scale does.
+        """The map of a linear layer, a 1x1 convolution, a CenterNorm or a residual scale.
 
         Raises:
-            TypeError: if the module is none of these.
+            TypeError: for any other module.
         """
         if isinstance(module, nn.Linear | nn.Conv2d):
             weight = _wide(module.weight).flatten(1)
@@ -41,16 +41,16 @@ class Affine:
 
     @classmethod
     def scaling(cls, factors: Tensor) -> Self:
-        """Each channel times a factor of its own, (channels,)."""
+        """Multiply each channel by its factor, (channels,)."""
         return cls(torch.diag(_wide(factors)), torch.zeros(len(factors), dtype=torch.float64))
 
     @classmethod
     def shift(cls, offset: Tensor) -> Self:
-        """An offset (channels,) added."""
+        """Add an offset (channels,)."""
         return cls(torch.eye(len(offset), dtype=torch.float64), _wide(offset))
 
     def after(self, first: Affine) -> Affine:
-        """The map that does `first` and then this one."""
+        """The composition: first `first`, then this map."""
         return Affine(self.weight @ first.weight, self.weight @ first.bias + self.bias)
 
     def rows(self, start: int, stop: int) -> Affine:
@@ -58,7 +58,7 @@ class Affine:
         return Affine(self.weight[start:stop], self.bias[start:stop])
 
     def linear(self, *, bias: bool = True) -> nn.Linear:
-        """The map as a float64 layer; without `bias` the caller has put the offset elsewhere."""
+        """The map as a float64 layer; without `bias`, the caller adds the offset elsewhere."""
         outputs, inputs = self.weight.shape
         layer = nn.Linear(inputs, outputs, bias=bias, dtype=torch.float64)
         layer.weight = nn.Parameter(self.weight.clone())
@@ -68,7 +68,7 @@ class Affine:
 
 
 def convolution_then(conv: nn.Conv2d, last: Affine) -> nn.Conv2d:
-    """A float64 convolution that does `conv` and then `last` on its output channels."""
+    """A float64 convolution that applies `conv` and then `last` to its output channels."""
     joined = last.after(Affine.of(conv))
     folded = copy.deepcopy(conv)
     folded.weight = nn.Parameter(joined.weight.reshape(-1, *conv.weight.shape[1:]))

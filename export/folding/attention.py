@@ -1,7 +1,7 @@
-"""Window attention of a trained network, folded: what is affine is in the projections, what is constant is computed.
+"""Folded window attention: affine parts are folded into the projections, and constants are computed.
 
-Queries, keys and values have projections of their own, so nothing is split; they go from the map straight to windows
-and heads in one copy of whole head vectors, and the answer goes straight back.
+Queries, keys and values have separate projections, so nothing is split. They go from the map to windows and heads in
+one copy of whole head vectors, and the output goes back the same way.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["FoldedAttention", "FoldedWindows", "fold_attention", "widen"]
 
 
 def widen(x: Tensor) -> Tensor:
-    """At least float32: normalization, softmax and pooling are computed in it where the rest is in float16."""
+    """Cast to at least float32, for normalization, softmax and pooling in a float16 network."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -51,8 +51,8 @@ class FoldedWindows(nn.Module):
         query, key, value: affine maps from a token to this attention's channels.
         heads: their number.
         height, width: of the windows, in tokens.
-        bias: what is added to the scores, (heads, N, N), or (windows, heads, N, N) where windows differ.
-        lepe: the depthwise convolution of the values, where there is one; it does not look beyond the window.
+        bias: added to the scores, (heads, N, N), or (windows, heads, N, N) if windows differ.
+        lepe: the depthwise convolution of the values, if any; it does not look beyond the window.
     """
 
     bias: Tensor | None
@@ -114,7 +114,7 @@ class FoldedWindows(nn.Module):
         return x.reshape(-1, *x.shape[1:3], self.heads, x.shape[-1] // self.heads)
 
     def _to_heads(self, x: Tensor) -> Tensor:
-        """(B, H, W, heads, d) to (B * windows, heads, N, d), or (B, windows, heads, N, d) where windows differ."""
+        """(B, H, W, heads, d) to (B * windows, heads, N, d), or (B, windows, heads, N, d) if windows differ."""
         _, rows, columns, heads, depth = x.shape
         x = x.reshape(-1, rows // self.height, self.height, columns // self.width, self.width, heads, depth)
         windows = self.bias.shape[:-3] if self.bias is not None else ()
@@ -127,9 +127,9 @@ class FoldedWindows(nn.Module):
         return x.permute(0, 1, 4, 2, 5, 3, 6).reshape(-1, rows, columns, heads * depth)
 
     def _encode(self, lepe: nn.Conv2d, values: Tensor) -> Tensor:
-        """LePE: each window of the values (B * windows, heads, N, d) convolved by itself.
+        """LePE: convolve each window of the values (B * windows, heads, N, d) separately.
 
-        Of the heads' values, not of the map's: the map then has one reader, which TensorRT for RTX needs to build it.
+        It reads the heads' values rather than the map's: TensorRT for RTX needs the map to have one reader.
         """
         _, heads, tokens, depth = values.shape
         windows = values.transpose(1, 2).reshape(-1, self.height, self.width, heads * depth)
@@ -150,9 +150,9 @@ class Scale(nn.Module):
 
 
 class FoldedAttention(nn.Module):
-    """Maps (B, H, W, C) to (B, H, W, C): attention by groups of heads, then the projection.
+    """Attention by groups of heads, then the projection: (B, H, W, C) to (B, H, W, C).
 
-    `offset` (C,) is still to be added, where the projection was made without its bias.
+    If the projection was made without its bias, `offset` (C,) still has to be added.
     """
 
     def __init__(self, groups: list[FoldedWindows], projection: Affine, *, bias: bool, shift: int = 0) -> None:
@@ -171,15 +171,15 @@ class FoldedAttention(nn.Module):
 
 
 def fold_attention(attention: nn.Module, before: Affine, after: Affine, *, bias: bool) -> FoldedAttention:
-    """A trained block's attention, with the affine maps before and after it in its projections.
+    """Fold a trained block's attention, with the affine maps before and after it, into its projections.
 
     Args:
         attention: a `WindowAttention` or a `CrossShapedAttention`.
         before, after: affine maps of the channels.
-        bias: whether the last projection adds its bias; otherwise `offset` says what is missing.
+        bias: whether the last projection adds its bias; otherwise `offset` holds it.
 
     Raises:
-        TypeError: if the attention is none that is known.
+        TypeError: for any other attention.
     """
     if isinstance(attention, WindowAttention):
         return _fold_square(attention, before, after, bias)

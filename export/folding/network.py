@@ -1,12 +1,12 @@
-"""Exact inference-time folding: a trained network as one that computes the same with fewer operations.
+"""Exact inference-time folding: the same function as a trained network, with fewer operations.
 
-What is affine joins its neighbor: residual scales and norms the projections around them, patch embedding norm the
-stem's convolution, merge norm and slicing one linear layer, final norm the head, pixel normalization the stem. What
-cannot be folded stays: scales behind a GELU, the normalization of queries and keys, LayerNorms, and what a zero-padded
-convolution would read at the edges (there zero means the unshifted value).
+Affine parts are folded into their neighbors: residual scales and norms into the projections around them, the patch
+embedding norm and the pixel normalization into the stem's convolution, the merge norm and slicing into one linear
+layer, the final norm into the head. Some parts cannot be folded: scales behind a GELU, the normalization of queries and
+keys, LayerNorms, and biases that a zero-padded convolution reads at the edges (there zero means the unshifted value).
 
-With CenterNorm after each residual sum, u = x + attention(x) and then y = N2(N1(u) + mlp(N1(u))), N1 is read by the
-MLP's first layer alone and N2 is in its second; on the trunk the two together are a scale and a correction of rank two.
+With CenterNorm after each residual sum, u = x + attention(x) and y = N2(N1(u) + mlp(N1(u))), N1 is folded into the
+MLP's first layer and N2 into its second; on the trunk the two together are a scale and a correction of rank two.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["FoldedLipsFormer", "fold"]
 
 
 class Branch(nn.Module):
-    """A depthwise convolution branch: (B, H, W, C) to the same shape, its scale applied."""
+    """A depthwise convolution branch with its scale: (B, H, W, C) to the same shape."""
 
     scale: Tensor | None
 
@@ -52,8 +52,8 @@ class Branch(nn.Module):
 class TwoNorms(nn.Module):
     """The linear part of `second` after `first`, both CenterNorms, of (..., C), plus `constant` (C,).
 
-    D2 P D1 P, with P = I - 11'/C, is diag(d1 d2) less a matrix of rank two, which two narrow products apply; a third
-    column carries the constant along.
+    D2 P D1 P, with P = I - 11'/C, is diag(d1 d2) minus a matrix of rank two, which two narrow products apply; a third
+    column carries the constant.
     """
 
     gain: Tensor
@@ -77,7 +77,7 @@ class TwoNorms(nn.Module):
 
 
 class FoldedBlock(nn.Module):
-    """A block in two halves: `hidden` gives the trunk and the MLP's hidden units, `output` joins them."""
+    """A block in two halves: `hidden` returns the trunk and the MLP's hidden units, `output` joins them."""
 
     def __init__(self, block: Block) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class FoldedBlock(nn.Module):
         return x, F.gelu(self.fc1(self.before[1](x)))
 
     def output(self, x: Tensor, hidden: Tensor) -> Tensor:
-        """What leaves the block, (..., C), of what `hidden` gave; linear where the norms are CenterNorms."""
+        """The block's output (..., C) from the result of `hidden`; linear if the norms are CenterNorms."""
         out: Tensor = self.after[1](self.trunk(x) + self.fc2(hidden))
         return out
 
@@ -129,7 +129,7 @@ class FoldedBlock(nn.Module):
 
 
 class FoldedPatchMerging(nn.Module):
-    """Joins each 2x2 square of tokens: the merge norm, where it is linear, is in the reduction."""
+    """Patch merging of 2x2 tokens; a linear merge norm is folded into the reduction."""
 
     def __init__(self, merge: PatchMerging) -> None:
         super().__init__()
@@ -155,7 +155,7 @@ class FoldedPatchMerging(nn.Module):
 
 
 class ConvolutionThenNorm(nn.Module):
-    """A convolution with the norm that follows it inside, or behind it where it is a LayerNorm."""
+    """A convolution and the norm that follows it: folded in, or applied after it if it is a LayerNorm."""
 
     def __init__(self, conv: nn.Conv2d, norm: nn.Module) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ class ConvolutionThenNorm(nn.Module):
 
 
 class FoldedLipsFormer(nn.Module):
-    """A trained network folded, from pixels (B, S, S, 3), uint8 or float, to logits (B, K). `fold` makes one."""
+    """A folded network, from pixels (B, S, S, 3), uint8 or float, to logits (B, K); made by `fold`."""
 
     mean: Tensor | None
     last: FoldedBlock
@@ -185,7 +185,7 @@ class FoldedLipsFormer(nn.Module):
         with torch.no_grad():
             conv = self.stem.conv
             conv.weight.div_(std[:, None, None])
-            padded = any(conv.padding)  # with zeros, which mean the mean
+            padded = any(conv.padding)  # with zeros, which stand for the mean
             if not padded and conv.bias is not None:
                 conv.bias.sub_(conv.weight.sum(dim=(2, 3)) @ mean)
         self.register_buffer("mean", mean if padded else None)
@@ -198,7 +198,7 @@ class FoldedLipsFormer(nn.Module):
         self.head = (head.after(Affine.of(model.norm)) if self.center else head).linear()
 
     def half_body(self) -> None:
-        """Turns all between the stem and the head to float16, but for normalization, softmax and pooling."""
+        """Convert everything between the stem and the head to float16, except normalization, softmax and pooling."""
         self.float()
         self.body.half()
         self.last.half()
@@ -218,12 +218,12 @@ class FoldedLipsFormer(nn.Module):
 
 
 def fold(model: LipsFormer, preprocessing: Preprocessing) -> FoldedLipsFormer:
-    """A trained network folded, in float64 and in inference mode; the network itself is left as it is.
+    """Fold a trained network, in float64 and inference mode; `model` itself is unchanged.
 
-    It computes what `model` does of pixels normalized as `preprocessing` says, to rounding.
+    Up to rounding, it computes what `model` does with pixels normalized by `preprocessing`.
 
     Raises:
-        TypeError: if the network has a part that is not known here.
+        TypeError: if the network has an unknown part.
     """
     with torch.no_grad():
         folded = FoldedLipsFormer(model, preprocessing)
@@ -242,10 +242,10 @@ def chain(model: LipsFormer) -> Iterator[FoldedBlock | nn.Module]:
 
 
 def fold_merge(merge: nn.Module) -> nn.Module:
-    """What leads from one stage to the next, folded.
+    """Fold the merging between two stages.
 
     Raises:
-        TypeError: if it is none that is known.
+        TypeError: for an unknown kind of merging.
     """
     if isinstance(merge, PatchMerging):
         return FoldedPatchMerging(merge)

@@ -1,4 +1,4 @@
-"""Which values the tensors of a graph take, measured on real images: what int8's scales are made of."""
+"""int8 calibration: the ranges of a graph's tensors, measured on real images."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from lipsformer.system.errors import InputError
 __all__ = ["FEWEST", "measure_ranges"]
 
 FEWEST = 16  # images
-# Of the images, so many are covered whole. The rest may be cut: one odd image must not make the steps of all coarser.
-# A percentile of the values themselves would cut what every image has little of, such as a token of great length.
+# The share of images whose values are covered completely. The rest may be clipped, so that one odd image does not make
+# the steps coarser for all. A percentile of the values would clip what is rare in every image, such as a large token.
 COVERED = 0.98
 
 
 def measure_ranges(graph: onnx.ModelProto, tensors: Sequence[str], pixels: Pixels) -> dict[str, tuple[float, float]]:
-    """The lowest and the highest value of each float tensor: of 98 % of the images, and 0 always between them.
+    """The lowest and highest value of each float tensor over 98% of the images; the range always includes 0.
 
-    Each image runs alone, and the graph itself finds its extremes, so memory does not grow with images or tensors.
+    Each image runs alone and the graph itself computes the extremes, so memory does not grow with images or tensors.
 
     Args:
         graph: a float32 graph from `pixels` to logits.
         tensors: names of tensors in it.
-        pixels: real images (N, S, S, 3) like those that will be classified.
+        pixels: real images (N, S, S, 3), similar to those that will be classified.
 
     Raises:
         InputError: if there are fewer than 16 images, or a value is not finite.
     """
     if len(pixels) < FEWEST:
-        raise InputError(f"calibration: {len(pixels)} images, int8 needs at least {FEWEST} to measure; give some 500")
+        raise InputError(f"calibration: {len(pixels)} images, int8 needs at least {FEWEST}; give about 500")
     outputs, observed = _observed(graph, tensors)
     session = open_session(observed.SerializeToString(), cuda=False)
     rows = []
@@ -51,7 +51,7 @@ def measure_ranges(graph: onnx.ModelProto, tensors: Sequence[str], pixels: Pixel
 
 
 def _observed(graph: onnx.ModelProto, tensors: Sequence[str]) -> tuple[list[str], onnx.ModelProto]:
-    """The graph with two scalars more for each tensor, its minimum and its maximum; and their names in that order."""
+    """The graph with two more outputs for each tensor, its minimum and maximum; and their names, in that order."""
     observed = onnx.ModelProto()
     observed.CopyFrom(graph)
     outputs = []

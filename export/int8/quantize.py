@@ -1,8 +1,8 @@
 """Static int8: the matrix products of a float32 graph in eight bits, with scales that were measured on real images.
 
 Only the products with weights are quantized, which are nearly all of the multiply-adds. A pair of QuantizeLinear and
-DequantizeLinear stands on each one's own inputs; the residual trunk, norms, attention and depthwise convolutions stay
-in float32. Scales are constants: an image's answer does not depend on its batch mates.
+DequantizeLinear guards each product's inputs; the residual trunk, norms, attention and depthwise convolutions stay
+in float32. Scales are constants: an image's logits do not depend on the rest of its batch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from lipsformer.inference.runtimes import METADATA_KEY, Pixels
+from lipsformer.inference.runtimes import ONNX_METADATA_KEY, Pixels
 from lipsformer.system.errors import InputError
 
 from .calibration import measure_ranges
@@ -28,7 +28,7 @@ NARROW = 8  # a product with fewer rows or columns of weights, as folded norms h
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scheme:
-    """How a target wants its integers: the type of activations, unsigned or signed, and the largest weight."""
+    """The integer format of a target: the type of activations, unsigned or signed, and the largest weight."""
 
     activation: type[np.unsignedinteger | np.signedinteger]
     largest_weight: int
@@ -36,20 +36,20 @@ class Scheme:
 
 SCHEMES: Mapping[str, Scheme] = {
     # Seven bits of weights: CPUs without VNNI add two products u8 * s8 in 16 bits, and 2 * 255 * 64 still fits. With
-    # eight they would saturate and answer otherwise than the machine on which the export was proved.
+    # eight they would saturate, and the outputs would differ from those of the machine that checked the export.
     "ort": Scheme(activation=np.uint8, largest_weight=64),
-    # TensorRT knows symmetric int8 alone.
+    # TensorRT supports only symmetric int8.
     "tensorrt": Scheme(activation=np.int8, largest_weight=127),
 }
 
 
 def quantize(graph: onnx.ModelProto, pixels: Pixels, *, target: str) -> onnx.ModelProto:
-    """A float32 graph in int8; what goes in and what comes out stay as they are, and so does the rest of the metadata.
+    """Quantize a float32 graph to int8; inputs, outputs and the rest of the metadata stay the same.
 
     Args:
-        graph: what `build_graph` made of a checkpoint, folded.
-        pixels: real images (N, S, S, 3) like those that will be classified, to measure the scales on; 16 at least.
-        target: "ort" or "tensorrt", who is to run it.
+        graph: a folded graph from `build_graph`.
+        pixels: at least 16 real images (N, S, S, 3) to measure scales on, similar to those that will be classified.
+        target: the runtime, "ort" or "tensorrt".
 
     Raises:
         InputError: if the graph has no product to quantize, or the images are too few.
@@ -66,7 +66,7 @@ def quantize(graph: onnx.ModelProto, pixels: Pixels, *, target: str) -> onnx.Mod
     rewriter = Rewriter(quantized.graph, scheme, ranges)
     rewriter.rewrite({node.output[0] for node in layers})
     for entry in quantized.metadata_props:
-        if entry.key == METADATA_KEY:
+        if entry.key == ONNX_METADATA_KEY:
             entry.value = json.dumps({**json.loads(entry.value), "precision": "int8"})
     onnx.checker.check_model(quantized, full_check=True)
     return quantized
@@ -75,7 +75,7 @@ def quantize(graph: onnx.ModelProto, pixels: Pixels, *, target: str) -> onnx.Mod
 def _products(graph: onnx.ModelProto) -> list[NodeProto]:
     """The products of tokens with constant float32 weights (in, out).
 
-    A Gemm is none: what is pooled already, one token an image, costs nothing and is close to the logits.
+    Not a Gemm: its input is pooled, one token per image, so it costs little and is close to the logits.
     """
     weights = {
         tensor.name
@@ -86,7 +86,7 @@ def _products(graph: onnx.ModelProto) -> list[NodeProto]:
 
 
 class Rewriter:
-    """Puts QuantizeLinear and DequantizeLinear on the inputs of some of a graph's products, in place."""
+    """Inserts QuantizeLinear and DequantizeLinear at the inputs of some of a graph's products, in place."""
 
     def __init__(self, graph: onnx.GraphProto, scheme: Scheme, ranges: Mapping[str, tuple[float, float]]) -> None:
         self.graph = graph
@@ -96,7 +96,7 @@ class Rewriter:
         self.done: set[str] = set()
 
     def rewrite(self, products: set[str]) -> None:
-        """Quantizes the products of these outputs."""
+        """Quantize the products with these outputs."""
         nodes: list[NodeProto] = []
         for node in self.graph.node:
             if node.output[0] in products:
@@ -111,7 +111,7 @@ class Rewriter:
         self.graph.initializer.extend(kept)
 
     def _activation(self, name: str) -> Iterator[NodeProto]:
-        """Nodes that round a tensor to the steps of its range; its other users go on with what it was."""
+        """Nodes that round a tensor to the steps of its range; its other consumers keep the original."""
         if name in self.done:
             return
         self.done.add(name)
@@ -129,7 +129,7 @@ class Rewriter:
         yield helper.make_node("DequantizeLinear", [f"{name}.quantized", *parameters], [f"{name}.dequantized"])
 
     def _weights(self, name: str) -> Iterator[NodeProto]:
-        """The node that reads weights (in, out), stored in int8 with one scale for each output channel."""
+        """The node that dequantizes weights (in, out), stored in int8 with one scale per output channel."""
         if name in self.done:
             return
         self.done.add(name)

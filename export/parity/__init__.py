@@ -1,1 +1,1 @@
-"""The parity gate: every exported file is compared with the checkpoint."""
+"""The parity gate, which compares every exported file with the checkpoint."""

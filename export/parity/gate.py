@@ -1,4 +1,4 @@
-"""The gate at work: files are admitted to a bundle one after the other, each only if it passes."""
+"""The parity gate: admits files to a bundle, each only if it passes the parity check."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KEPT_PHOTOS = 24
 
 
 class Gate:
-    """Compares files with the checkpoint's answers and collects those that pass: `files`, and what was `checked`."""
+    """Compares files with the checkpoint and collects those that pass as `files`, and their reports as `checked`."""
 
     def __init__(self, reference: Reference, settings: ExportSettings) -> None:
         self.reference = reference
@@ -35,10 +35,10 @@ class Gate:
     def admit(
         self, path: Path, runtime: Runtime, *, target: str, precision: str, built: Mapping[str, Any] | None = None
     ) -> None:
-        """Admits a graph, or an engine that was `built`, which `runtime` runs.
+        """Admit a graph, or an engine with the facts `built`, which `runtime` runs.
 
         Raises:
-            GateError: if it does not answer as the checkpoint does.
+            GateError: if it fails the parity check.
         """
         found = check_parity(
             runtime,
@@ -55,15 +55,17 @@ class Gate:
         self.checked.append(found)
         self._add(path, target, precision, found.summary(), built)
 
-    def admit_unproved(self, path: Path, *, target: str, precision: str, built: Mapping[str, Any], reason: str) -> None:
-        """Admits an engine that cannot run here; the manifest says so, and nothing chooses it by itself."""
-        say(f"{path.name}: built and not proved: {reason}")
+    def admit_unchecked(
+        self, path: Path, *, target: str, precision: str, built: Mapping[str, Any], reason: str
+    ) -> None:
+        """Admit an engine that cannot run here. The manifest says so, and nothing selects it automatically."""
+        say(f"{path.name}: built, not checked: {reason}")
         self._add(path, target, precision, {"passed": False, "reason": reason}, built)
 
     def kept(self) -> Reference:
-        """What the bundle carries for `lipsformer verify`: a few photos that all files name as the checkpoint does."""
+        """The reference for `lipsformer verify`: a few photos whose top class is the checkpoint's in all files."""
         agreed = np.flatnonzero(np.all([found.agrees for found in self.checked], axis=0))
-        if not len(agreed):  # limits that were lowered to nothing
+        if not len(agreed):  # the limits were lowered to nothing
             agreed = np.arange(len(self.reference.photos))
         return self.reference.select(agreed[spread(KEPT_PHOTOS, len(agreed))])
 

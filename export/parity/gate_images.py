@@ -1,4 +1,4 @@
-"""The images of the parity gate: real ones, spread evenly over a dataset, and hard ones that a camera never takes."""
+"""The images of the parity gate: real ones, evenly spread over a dataset, and hard ones that no camera takes."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from lipsformer.system.console import say, track
 from lipsformer.system.errors import InputError
 from lipsformer.system.hardware import cores
 
-__all__ = ["GateImages", "ImagePool", "hard_inputs", "spread"]
+__all__ = ["GateImages", "ImageSource", "hard_inputs", "spread"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class GateImages:
-    """Network input of the gate: N `photos` (N, S, S, 3), `hard` ones (M, S, S, 3) by name, and where they come from.
+    """Network input for the gate: `photos` (N, S, S, 3), named `hard` inputs (M, S, S, 3), and the source's name.
 
-    `labels` (N,) are the photos' classes, where they are known.
+    `labels` (N,) are the classes of the photos, if known.
     """
 
     photos: Pixels
@@ -38,16 +38,16 @@ class GateImages:
 
     @classmethod
     def of(cls, photos: Pixels, labels: NDArray[np.int64] | None, source: str) -> GateImages:
-        """Photos with the hard inputs that belong to them."""
+        """Add the hard inputs to photos; two of them are made from the first photo."""
         hard = hard_inputs(photos[0])
         return cls(photos=photos, hard=np.stack([*hard.values()]), hard_names=tuple(hard), labels=labels, source=source)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ImagePool:
-    """All images of a folder or of shards, not yet decoded: `open` gives number i, one of `count`.
+class ImageSource:
+    """All images of a folder or of shards, not yet decoded: `open` gives image i of `count`.
 
-    `labels` (count,) are classes of the checkpoint; None if the data does not tell them.
+    `labels` (count,) are classes of the checkpoint; None if the data has no labels.
     """
 
     count: int
@@ -56,13 +56,13 @@ class ImagePool:
     name: str
 
     @classmethod
-    def find(cls, data: Path, classes: Sequence[str], split: str | None = None) -> ImagePool:
-        """The images of `data`: with labels, where it is a dataset whose classes are the checkpoint's.
+    def find(cls, data: Path, classes: Sequence[str], split: str | None = None) -> ImageSource:
+        """Find the images of `data`, with labels if it is a dataset with the checkpoint's classes.
 
-        `split` is the one to take if there is such a one; else test, else val, else what there is.
+        Takes `split` if it exists; else test, else val, else all images.
 
         Raises:
-            InputError: if it holds no images.
+            InputError: if there are no images.
         """
         if split is not None:
             with contextlib.suppress(InputError):
@@ -72,17 +72,17 @@ class ImagePool:
         except InputError as reason:
             paths = find_images(data) if data.is_dir() else []
             if not paths:
-                raise InputError(f"{data}: holds no images of use ({reason}); give a folder of real photos") from None
+                raise InputError(f"{data}: no usable images ({reason}); give a folder of real photos") from None
             return cls(count=len(paths), open=lambda i: open_image(paths[i]), labels=None, name=str(data))
 
     @classmethod
-    def _labeled(cls, data: Path, split: Split) -> ImagePool:
+    def _labeled(cls, data: Path, split: Split) -> ImageSource:
         return cls(count=len(split), open=split.open, labels=split.labels, name=f"{data} ({split.name})")
 
     def decode(
         self, positions: NDArray[np.int64], preprocessing: Preprocessing
     ) -> tuple[Pixels, NDArray[np.int64] | None]:
-        """Network input (N, S, S, 3) and labels of the images at `positions`; what cannot be read is left out.
+        """Network input (N, S, S, 3) and labels of the images at `positions`, without those that cannot be read.
 
         Raises:
             InputError: if none can be read.
@@ -114,9 +114,9 @@ class ImagePool:
     def gate_images(
         self, count: int, preprocessing: Preprocessing, without: NDArray[np.int64] | None = None
     ) -> GateImages:
-        """`count` images for the gate: evenly spread; where there are fewer, their mirror images too.
+        """Decode `count` evenly spread images for the gate; if there are fewer, their mirror images too.
 
-        `without` are positions to leave out, if others remain.
+        `without` lists positions to omit, if others remain.
         """
         left = np.setdiff1d(np.arange(self.count), [] if without is None else without)
         if not len(left):
@@ -130,13 +130,13 @@ class ImagePool:
 
 
 def spread(count: int, total: int) -> NDArray[np.int64]:
-    """Up to `count` of the positions 0 to `total` - 1, evenly spread and rising."""
+    """Up to `count` of the positions 0 to `total` - 1, evenly spread, in order."""
     wanted = min(count, total)
     return (np.arange(wanted) * 2 + 1) * total // (2 * wanted)
 
 
 def hard_inputs(photo: Pixels) -> dict[str, Pixels]:
-    """Inputs (S, S, 3) at the edges of what pixels can be, by name; the last two are made of `photo` (S, S, 3)."""
+    """Extreme inputs (S, S, 3) by name; the last two are made from `photo` (S, S, 3)."""
     return dict(_hard_inputs(photo))
 
 

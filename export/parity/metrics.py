@@ -1,4 +1,4 @@
-"""How far a candidate's answers are from the checkpoint's, image by image and as figures."""
+"""Parity metrics: how far a candidate's logits are from the checkpoint's."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from lipsformer.inference.runtimes import Logits
 
 __all__ = ["ParityMetrics", "accuracy", "relative_l2", "top1_agrees"]
 
-TIE = 1e-5  # of the logits' norm: a lead that float32 itself does not hold, see `top1_agrees`
+TIE = 1e-5  # of the logits' norm: a lead within the rounding of float32, see `top1_agrees`
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParityMetrics:
-    """A candidate's logits against the checkpoint's.
+    """Metrics of a candidate's logits against the checkpoint's.
 
     Attributes:
         relative_l2: the worst image's |candidate - checkpoint| / |checkpoint|, L2 norms over the classes.
@@ -24,8 +24,8 @@ class ParityMetrics:
         max_abs: the largest difference of any logit.
         cosine: the worst image's cosine of the angle between the two vectors of logits.
         kl: the worst image's Kullback-Leibler divergence of the candidate's softmax from the checkpoint's, in nats.
-        top1_agreement: share of the images with the same best class, see `top1_agrees`.
-        top5_agreement: mean share of the checkpoint's five best classes that are among the candidate's.
+        top1_agreement: share of the images with the same top class, see `top1_agrees`.
+        top5_agreement: mean share of the checkpoint's top five classes that are among the candidate's.
     """
 
     relative_l2: float
@@ -38,7 +38,7 @@ class ParityMetrics:
 
     @classmethod
     def of(cls, wanted: Logits, found: Logits) -> ParityMetrics:
-        """The figures of logits (N, K), the checkpoint's and the candidate's; those that are not finite give NaN."""
+        """Metrics of logits (N, K), the checkpoint's and the candidate's; logits that are not finite give NaN."""
         a, b = wanted.astype(np.float64), found.astype(np.float64)
         with np.errstate(invalid="ignore", over="ignore"):
             errors = relative_l2(a, b)
@@ -62,11 +62,11 @@ def relative_l2(wanted: NDArray[np.floating], found: NDArray[np.floating]) -> ND
 
 
 def top1_agrees(wanted: NDArray[np.floating], found: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """(N,) whether both have the same best class.
+    """(N,) whether both have the same top class.
 
-    Where the checkpoint's lead of one class over another is below 1e-5 of the logits' norm, the order of the two is
-    rounding, and the checkpoint's own on another machine may differ: either counts as its best class. An answer that is
-    not finite agrees with nothing.
+    If the checkpoint's lead of one class over another is below 1e-5 of the logits' norm, rounding decides their order,
+    and the checkpoint itself may rank them differently on another machine: then either counts as its top class. Logits
+    that are not finite agree with nothing.
     """
     a, b = wanted.astype(np.float64), found.astype(np.float64)
     rows = np.arange(len(a))
@@ -76,7 +76,7 @@ def top1_agrees(wanted: NDArray[np.floating], found: NDArray[np.floating]) -> ND
 
 
 def accuracy(logits: Logits, labels: NDArray[np.int64]) -> float:
-    """Share of the images whose label scores highest."""
+    """Top-1 accuracy of logits (N, K)."""
     return float((logits.argmax(axis=1) == labels).mean())
 
 
@@ -89,7 +89,7 @@ def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float6
 def _divergence(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
     log_p, log_q = _log_softmax(a), _log_softmax(b)
     result: NDArray[np.float64] = (np.exp(log_p) * (log_p - log_q)).sum(axis=1)
-    return np.maximum(result, 0.0)  # rounding takes it below
+    return np.maximum(result, 0.0)  # rounding can make it negative
 
 
 def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:

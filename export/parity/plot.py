@@ -1,4 +1,4 @@
-"""The gate's picture: how far each answer of each file is from the checkpoint's, and where the limit is."""
+"""The plot of the parity report: the error of every image in every file, and the limit."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from .check import FileParity
 
 __all__ = ["plot_errors"]
 
-FLOOR = 1e-8  # below float32's own rounding: equal answers are drawn here
+FLOOR = 1e-8  # below float32's rounding: equal logits are drawn here
 ROW = 0.62  # inches
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def plot_errors(path: Path, files: Sequence[FileParity], source: str) -> None:
-    """Draws the relative L2 error of each photo and each hard input, a row for each file, into the PNG file `path`."""
+    """Draw the relative L2 error of each photo and hard input, one row per file, into the PNG file `path`."""
     with mpl.rc_context(NAMES_STYLE), any_script():
         figure = Figure(figsize=(8.6, 1.75 + ROW * len(files)), layout="constrained")
         axes = figure.add_subplot()
@@ -40,9 +40,9 @@ def plot_errors(path: Path, files: Sequence[FileParity], source: str) -> None:
         axes.grid(visible=False, axis="y")
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(
-            f"relative L2 error of the logits (log scale; the worst of all batch sizes)\nphotos: {elide(source, 80)}"
+            f"relative L2 error of the logits (log scale; worst of all batch sizes)\nphotos: {elide(source, 80)}"
         )
-        axes.set_title("Every answer against the checkpoint's", fontsize=11, pad=22)
+        axes.set_title("Every image, compared with the checkpoint", fontsize=11, pad=22)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, borderaxespad=0.1, handletextpad=0.4)
         save_figure(figure, path)
 

@@ -1,4 +1,4 @@
-"""The checkpoint's own answers to the gate's images: computed once, compared with every file, kept in the bundle."""
+"""The checkpoint's logits of the gate's images: computed once, compared with every file, kept in the bundle."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REFERENCE_NAME = "parity.npz"
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Reference:
-    """The gate's images, and the checkpoint's logits of its photos (N, K) and of its hard inputs (M, K)."""
+    """The gate's images, and the checkpoint's logits of its photos (N, K) and hard inputs (M, K)."""
 
     images: GateImages
     photos: Logits
@@ -29,10 +29,10 @@ class Reference:
 
     @classmethod
     def of(cls, runtime: Runtime, images: GateImages) -> Reference:
-        """The answers of `runtime`, each image computed alone.
+        """Compute the logits by `runtime`, each image alone.
 
         Raises:
-            GateError: if one is not finite: there is nothing to compare with.
+            GateError: if they are not finite, and so cannot be compared with.
         """
         pixels = np.concatenate([images.photos, images.hard])
         logits = []
@@ -45,13 +45,11 @@ class Reference:
         count = len(images.photos)
         if len(broken):
             what = "a photo" if broken[0] < count else f"the input '{images.hard_names[broken[0] - count]}'"
-            raise GateError(
-                f"the checkpoint's own answer to {what} is not finite: it cannot be exported; train it anew"
-            )
+            raise GateError(f"the checkpoint's logits of {what} are not finite: it cannot be exported; retrain it")
         return cls(images=images, photos=answers[:count], hard=answers[count:])
 
     def select(self, positions: NDArray[np.int64]) -> Reference:
-        """The same with the photos at these positions alone."""
+        """A reference with only the photos at `positions`."""
         labels = self.images.labels
         images = dataclasses.replace(
             self.images,
@@ -61,7 +59,7 @@ class Reference:
         return dataclasses.replace(self, images=images, photos=self.photos[positions])
 
     def save(self, path: Path) -> None:
-        """Writes pixels and logits as compressed arrays, without pickle."""
+        """Write pixels and logits as compressed arrays, without pickle."""
         np.savez_compressed(
             path,
             photos=self.images.photos,
@@ -73,10 +71,10 @@ class Reference:
 
     @classmethod
     def load(cls, path: Path) -> Reference:
-        """What `save` wrote.
+        """Read the file that `save` wrote.
 
         Raises:
-            InputError: if there is no such file, or it does not hold these arrays.
+            InputError: if it is missing, or does not hold these arrays.
         """
         try:
             with np.load(path, allow_pickle=False) as file:
@@ -89,4 +87,4 @@ class Reference:
                 )
                 return cls(images=images, photos=file["photo_logits"], hard=file["hard_logits"])
         except (OSError, KeyError, ValueError) as error:
-            raise InputError(f"{path}: no reference answers can be read ({error}); export the bundle again") from None
+            raise InputError(f"{path}: reference logits cannot be read ({error}); export the bundle again") from None

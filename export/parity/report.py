@@ -1,4 +1,4 @@
-"""The gate's report: parity.json for machines, parity.md to read, parity.png to look at."""
+"""The parity report: parity.json, parity.md and parity.png."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lipsformer.system.console import printable
+from lipsformer.system.markdown import markdown_table
 
 from .check import FileParity
 from .metrics import accuracy
@@ -23,14 +24,14 @@ JSON, TEXT, PLOT = "parity.json", "parity.md", "parity.png"
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class ParityReport:
-    """What the gate found of several files, on the same images."""
+    """The parity checks of several files, on the same images."""
 
     reference: Reference
     files: Sequence[FileParity]
 
     @property
     def failures(self) -> list[str]:
-        """What failed, one sentence for each file."""
+        """The failures, one sentence per file."""
         return [f"{_name(file)}: {'; '.join(file.failures)}" for file in self.files if not file.passed]
 
     def to_dict(self) -> dict[str, Any]:
@@ -46,30 +47,30 @@ class ParityReport:
         }
 
     def to_text(self) -> str:
-        """The report for people, in Markdown."""
+        """The report in Markdown."""
         images = self.reference.images
         before = self._accuracy()
         lines = [
             f"# Parity: {'PASSED' if not self.failures else 'FAILED'}",
             "",
             f"{len(images.photos)} photos ({printable(images.source)}) and {len(images.hard)} hard inputs "
-            f"({', '.join(images.hard_names)}), each compared with the checkpoint's own float32 answer to it alone. "
-            "The figures are the worst of all batch sizes.",
-            "Accuracy is not compared: the photos do not tell their classes."
+            f"({', '.join(images.hard_names)}), each compared with the checkpoint's float32 logits of it alone. "
+            "The numbers are the worst of all batch sizes.",
+            "Accuracy is not compared: the photos have no labels."
             if before is None
-            else f"The checkpoint names {before:.2%} of the photos rightly.",
+            else f"The checkpoint classifies {before:.2%} of the photos correctly.",
             "",
-            *_table([_overview(file) for file in self.files]),
+            _table([_overview(file) for file in self.files]),
             "",
-            "Relative L2 is the error's share of the logits. Neighbors and order: how much an answer changes with the "
-            "other images of its batch, and with its place among them.",
+            "Relative L2 is the norm of the error divided by the norm of the logits. Neighbors and order: how much the "
+            "logits of an image change with the other images of its batch, and with its place there.",
         ]
         for file in self.files:
             lines += ["", f"## {_name(file)}: {'passed' if file.passed else 'FAILED'}", "", *_details(file)]
         return "\n".join(lines)
 
     def write(self, folder: Path) -> list[Path]:
-        """Writes the report into `folder`; returns its files."""
+        """Write the report into `folder`; return its files."""
         (folder / JSON).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
         (folder / TEXT).write_text(self.to_text() + "\n", encoding="utf-8")
         plot_errors(folder / PLOT, self.files, self.reference.images.source)
@@ -93,8 +94,8 @@ def _overview(file: FileParity) -> dict[str, str]:
         "same top-5": _share(file.worst("top5_agreement")),
         "points lost": _number(file.worst("accuracy_loss"), "+.2f"),
         "hard relative L2": _number(file.worst("hard_relative_l2")),
-        "neighbors": _number(file.mates.neighbors),
-        "order": _number(file.mates.order),
+        "neighbors": _number(file.invariance.neighbors),
+        "order": _number(file.invariance.order),
         "verdict": "passed" if file.passed else "FAILED",
     }
 
@@ -102,7 +103,7 @@ def _overview(file: FileParity) -> dict[str, str]:
 def _details(file: FileParity) -> list[str]:
     rows = []
     for batch in file.batches:
-        found = batch.figures()
+        found = batch.metrics()
         rows.append(
             {
                 "batch": str(batch.batch),
@@ -122,18 +123,13 @@ def _details(file: FileParity) -> list[str]:
         f"{name} {'>=' if name.removeprefix('hard_') in AT_LEAST else '<='} {limit:g}"
         for name, limit in file.limits.items()
     )
-    return [*_table(rows), "", f"Needed: {limits}.", *(f"- {printable(failure)}" for failure in file.failures)]
+    return [_table(rows), "", f"Limits: {limits}.", *(f"- {printable(failure)}" for failure in file.failures)]
 
 
-def _table(rows: Sequence[dict[str, str]]) -> list[str]:
-    """A Markdown table that reads well as plain text; columns without any entry are left out."""
+def _table(rows: Sequence[dict[str, str]]) -> str:
+    """A Markdown table without the columns that have no entry."""
     columns = [name for name in rows[0] if any(row[name] for row in rows)]
-    widths = [max(len(name), *(len(row[name]) for row in rows)) for name in columns]
-    body = [dict(zip(columns, columns, strict=True)), *rows]
-    lines = [
-        "| " + " | ".join(f"{row[name]:{w}}" for name, w in zip(columns, widths, strict=True)) + " |" for row in body
-    ]
-    return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
+    return markdown_table(columns, [[row[name] for name in columns] for row in rows])
 
 
 def _number(value: float | None, form: str = ".1e") -> str:

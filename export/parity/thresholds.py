@@ -1,4 +1,4 @@
-"""What the parity gate demands of each precision, in one table, and how the command line changes it."""
+"""The limits of the parity gate for each precision, and how the command line changes them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from lipsformer.system.errors import InputError, suggest
 
 from .metrics import ParityMetrics
 
-__all__ = ["AT_LEAST", "FIGURES", "THRESHOLDS", "Limits", "failure", "read_thresholds"]
+__all__ = ["AT_LEAST", "METRICS", "THRESHOLDS", "Limits", "failure", "read_thresholds"]
 
-Limits = Mapping[str, float]  # by the name of the metric: see `metrics.ParityMetrics` and `batch_invariance.Mates`
+Limits = Mapping[str, float]  # by the name of the metric: see `ParityMetrics` and `BatchInvariance`
 
 ALIKE = tuple(field.name for field in dataclasses.fields(ParityMetrics))
-# All that can be limited: the figures on photos, the same on hard inputs, accuracy on labeled photos, batch mates.
-FIGURES = (*ALIKE, *(f"hard_{name}" for name in ALIKE), "accuracy_loss", "neighbors", "order")
+# All metrics with a possible limit: on photos, on hard inputs, accuracy on labeled photos, batch invariance.
+METRICS = (*ALIKE, *(f"hard_{name}" for name in ALIKE), "accuracy_loss", "neighbors", "order")
 # Metrics that must reach their limit; all others must not exceed it.
 AT_LEAST = ("cosine", "top1_agreement", "top5_agreement")
 
@@ -49,10 +49,10 @@ THRESHOLDS: Mapping[str, Limits] = {
 }
 
 
-def failure(figures: Mapping[str, float | None], limits: Limits) -> str | None:
-    """The first of `figures` that breaks its limit, as words; None if none does. One that is None was not measured."""
+def failure(metrics: Mapping[str, float | None], limits: Limits) -> str | None:
+    """The first of `metrics` beyond its limit, in words; None if there is none. A metric of None was not measured."""
     for name, limit in limits.items():
-        value = figures.get(name)
+        value = metrics.get(name)
         if value is None:
             continue
         if name.removeprefix("hard_") in AT_LEAST:
@@ -64,17 +64,17 @@ def failure(figures: Mapping[str, float | None], limits: Limits) -> str | None:
 
 
 def read_thresholds(settings: Iterable[str] = ()) -> dict[str, dict[str, float]]:
-    """The table, changed by settings such as "fp16.relative_l2=1e-2".
+    """The limits, changed by settings such as "fp16.relative_l2=1e-2".
 
     Raises:
-        InputError: if a setting cannot be read or names what there is not; the near name is suggested.
+        InputError: if a setting cannot be read, or has an unknown name; a similar one is suggested.
     """
     changed = {precision: dict(limits) for precision, limits in THRESHOLDS.items()}
-    known = [f"{precision}.{figure}" for precision in PRECISIONS for figure in FIGURES]
+    known = [f"{precision}.{metric}" for precision in PRECISIONS for metric in METRICS]
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals:
-            raise InputError(f"--threshold {setting}: write PRECISION.FIGURE=NUMBER, such as fp16.relative_l2=1e-2")
+            raise InputError(f"--threshold {setting}: write PRECISION.METRIC=NUMBER, such as fp16.relative_l2=1e-2")
         if name not in known:
             raise InputError(f"--threshold {setting}: unknown '{name}', {suggest(name, known)}")
         try:
@@ -83,6 +83,6 @@ def read_thresholds(settings: Iterable[str] = ()) -> dict[str, dict[str, float]]
             limit = math.nan
         if not math.isfinite(limit):
             raise InputError(f"--threshold {setting}: '{text}' is not a finite number")
-        precision, _, figure = name.partition(".")
-        changed[precision][figure] = limit
+        precision, _, metric = name.partition(".")
+        changed[precision][metric] = limit
     return changed

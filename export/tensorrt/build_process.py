@@ -1,12 +1,8 @@
-"""Builds one engine in a process: `python -m lipsformer.export.tensorrt.build_process ORDER ANSWER`, for `build.py`.
-
-ORDER is JSON; ANSWER is the file that gets what came of it: facts, a refusal, or how far it had come when it crashed.
-"""
+"""One engine build by TensorRT, as an object for a separate process; `build.py` runs it."""
 
 from __future__ import annotations
 
-import json
-import sys
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,73 +25,96 @@ from lipsformer.system.atomic import atomic_write, sha256_of
 from lipsformer.system.errors import GateError, InputError
 from lipsformer.system.hardware import cache_folder
 
-from .build import EngineRequest
-
 if TYPE_CHECKING:
     import tensorrt as trt
 
-__all__ = ["EngineBuild", "main", "precision_of"]
+__all__ = ["EngineBuild", "EngineRequest", "precision_of"]
 
 SHORT_OF_MEMORY = ("workspace", "out of memory", "outofmemory", "insufficient memory")
 
 
-class EngineBuild:
-    """One build by TensorRT's own Python interface, from a graph to a serialized engine.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EngineRequest:
+    """The engine to build; without an `output`, it is built and discarded."""
 
-    Precision is in the graph. The builder may not lower it: TF32, on by default, would make float32 engines answer with
-    the mantissa of half precision.
+    graph: Path
+    output: Path | None
+    max_batch: int
+    flavour: str
+    workspace: int | None = None
+    hardware_compatibility: bool = False
+    timing_cache: Path | None = None
+
+
+class EngineBuild:
+    """One build by TensorRT's Python API, from a graph to a serialized engine.
+
+    The graph holds the precision, and the builder may not lower it. TF32, which is on by default, would give float32
+    engines the mantissa of half precision.
 
     Raises:
         InputError: if the library or, for full TensorRT, the GPU is missing.
     """
 
-    def __init__(self, order: EngineRequest) -> None:
-        self.order = order
-        self.graph = Path(order.graph)
-        self.title = FLAVOURS[order.flavour].title
-        self.library: TensorRt = load_tensorrt(order.flavour)
-        self.gpu: Gpu | None = find_gpu(TENSORRT) if order.flavour == TENSORRT else None  # before the Builder
-        if order.hardware_compatibility and self.gpu is not None and not self.gpu.compatible:
-            raise InputError(f"{self.gpu.name} is older than Ampere: hardware compatibility cannot be had on it")
-        self.log = log_of(order.flavour)
+    def __init__(self, request: EngineRequest) -> None:
+        self.request = request
+        self.graph = request.graph
+        self.title = FLAVOURS[request.flavour].title
+        self.library: TensorRt = load_tensorrt(request.flavour)
+        self.gpu: Gpu | None = find_gpu(TENSORRT) if request.flavour == TENSORRT else None  # before the Builder
+        if request.hardware_compatibility and self.gpu is not None and not self.gpu.compatible:
+            raise InputError(
+                f"--hardware-compatibility: {self.gpu.name} is older than Ampere and does not support it; omit it"
+            )
+        self.log = log_of(request.flavour)
         self.notes: list[str] = []
         self.builder = self.library.Builder(self.log)
 
-    def parse(self) -> trt.INetworkDefinition:
-        """The graph as a network of TensorRT's.
+    def parse(self) -> None:
+        """Parse the graph into a TensorRT network.
 
         Raises:
-            GateError: naming the node that it refuses, and why.
+            GateError: which names the rejected node, and the reason.
         """
         flags = self.library.NetworkDefinitionCreationFlag
-        network = self.builder.create_network(1 << int(flags.STRONGLY_TYPED))  # its number differs between versions
+        network = self.builder.create_network(1 << int(flags.STRONGLY_TYPED))  # the number differs between versions
         parser = self.library.OnnxParser(network, self.log)
         if not parser.parse_from_file(str(self.graph)):
             raise GateError(f"{self.title} {self.library.__version__} {self._refusal(parser)}")
         shape = tuple(network.get_input(0).shape) if network.num_inputs == 1 else ()
         if len(shape) != 4 or network.get_input(0).name != INPUT_NAME or shape[0] != -1 or min(shape[1:]) < 1:
             raise GateError(f"not a graph that `lipsformer export` wrote ({INPUT_NAME} of a dynamic batch in)")
-        return network
+        self.network = network
 
-    def build(self, network: trt.INetworkDefinition) -> bytes:
-        """The engine of a network.
+    def build(self) -> tuple[dict[str, Any], list[str]]:
+        """Build and write the engine of the parsed network.
+
+        Returns:
+            What the manifest says of it, and notes for the user.
 
         Raises:
-            GateError: if it cannot be built; a lack of memory is named.
+            GateError: if it cannot be built; the message says so if memory is short.
         """
-        order, library = self.order, self.library
+        engine = self._build()
+        if self.request.output is not None:
+            with atomic_write(self.request.output) as draft:
+                draft.write_bytes(engine)
+        return self._facts(), self.notes
+
+    def _build(self) -> bytes:
+        request, library, network = self.request, self.library, self.network
         config = self.builder.create_builder_config()
         config.clear_flag(library.BuilderFlag.TF32)
         image = tuple(network.get_input(0).shape)[1:]
         profile = self.builder.create_optimization_profile()
-        largest = (order.max_batch, *image)
+        largest = (request.max_batch, *image)
         profile.set_shape(INPUT_NAME, (1, *image), largest, largest)
         config.add_optimization_profile(profile)
-        if order.workspace is not None:
-            config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, order.workspace)
-        if self.gpu is not None and order.hardware_compatibility:
+        if request.workspace is not None:
+            config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, request.workspace)
+        if self.gpu is not None and request.hardware_compatibility:
             config.hardware_compatibility_level = library.HardwareCompatibilityLevel.AMPERE_PLUS
-        cache = None if self.gpu is None else self._timing_cache(self.gpu)  # RTX measures nothing when it builds
+        cache = None if self.gpu is None else self._timing_cache(self.gpu)  # RTX times nothing when it builds
         if cache is not None:
             self._load_timings(config, cache)
         self.log.take()
@@ -106,20 +125,19 @@ class EngineBuild:
             self._save_timings(config, cache)
         return bytes(engine)
 
-    def facts(self) -> dict[str, Any]:
-        """What the manifest says of the engine."""
-        gpu, order = self.gpu, self.order
+    def _facts(self) -> dict[str, Any]:
+        gpu, request = self.gpu, self.request
         return {
-            "flavour": order.flavour,
+            "flavour": request.flavour,
             "version": self.library.__version__,
             "platform": PLATFORM,
             "gpu": None if gpu is None else gpu.name,
             "compute_capability": None if gpu is None else gpu.compute_capability,
             "cuda": None if gpu is None else gpu.cuda,
-            "hardware_compatibility": gpu is None or order.hardware_compatibility,
+            "hardware_compatibility": gpu is None or request.hardware_compatibility,
             "min_batch": 1,
-            "opt_batch": order.max_batch,
-            "max_batch": order.max_batch,
+            "opt_batch": request.max_batch,
+            "max_batch": request.max_batch,
             "precision": precision_of(onnx.load(self.graph, load_external_data=False)),
             "onnx_sha256": sha256_of(self.graph),
         }
@@ -133,12 +151,12 @@ class EngineBuild:
     def _failed(self, messages: list[str]) -> str:
         why = reason(messages)
         if any(sign in message.lower() for message in messages for sign in SHORT_OF_MEMORY):
-            return f"lacks memory to build it: {why}; raise --workspace, or free memory of the GPU"
+            return f"lacks memory to build it: {why}; raise --workspace, or free GPU memory"
         return f"cannot build it: {why}"
 
     def _timing_cache(self, gpu: Gpu) -> Path:
-        if self.order.timing_cache is not None:
-            return Path(self.order.timing_cache)
+        if self.request.timing_cache is not None:
+            return self.request.timing_cache
         name = f"timings-{self.library.__version__}-{gpu.name.replace(' ', '-')}.cache"
         return cache_folder() / "tensorrt" / name
 
@@ -147,7 +165,7 @@ class EngineBuild:
         cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
         complaint = any("timing cache" in message.lower() for message in self.log.take())
         if cache is None or complaint or not config.set_timing_cache(cache, False):
-            self.notes.append(f"{path}: not a timing cache of this TensorRT and GPU; measuring anew")
+            self.notes.append(f"{path}: not a timing cache of this TensorRT and GPU; measuring again")
             if (empty := config.create_timing_cache(b"")) is not None:
                 config.set_timing_cache(empty, False)
 
@@ -162,38 +180,8 @@ class EngineBuild:
 
 
 def precision_of(graph: onnx.ModelProto) -> str:
-    """Which of fp32, fp16 and int8 a graph computes in, by its weights and operators."""
+    """The precision of a graph, by its weights and operators: fp32, fp16 or int8."""
     if any(node.op_type == "QuantizeLinear" for node in graph.graph.node):
         return "int8"
     half = any(weight.data_type == TensorProto.FLOAT16 for weight in graph.graph.initializer)
     return "fp16" if half else "fp32"
-
-
-def main(order: str, answer: Path) -> None:
-    """Builds what `order` says and writes what came of it to `answer`, stage by stage."""
-    wanted = EngineRequest(**json.loads(order))
-    notes: list[str] = []
-
-    def tell(**news: Any) -> None:
-        answer.write_text(json.dumps({"notes": notes, **news}), encoding="utf-8")
-
-    tell(stage="it started")
-    try:
-        build = EngineBuild(wanted)
-        notes = build.notes
-        tell(stage="it parsed the graph")
-        network = build.parse()
-        tell(stage="it built the engine")
-        engine = build.build(network)
-        if wanted.output is not None:
-            with atomic_write(Path(wanted.output)) as draft:
-                draft.write_bytes(engine)
-        tell(built=build.facts())
-    except GateError as error:
-        tell(failure=str(error))
-    except InputError as error:
-        tell(usage=str(error))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))

@@ -1,4 +1,4 @@
-"""Models that can be named wherever a model's path can be given: those that come with the package, and stored ones."""
+"""Names that stand for the path of a model: trained models of the package, and bundles in BentoML's model store."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ PRETRAINED = {"lipsformer_cifar10": FOLDER / "lipsformer_cifar10.safetensors"}
 
 
 def resolve_model(model: str | Path) -> Path:
-    """The path of `model`: a trained model's checkpoint if it is the name of one, else `model` itself.
+    """Resolve the name of a trained model to its checkpoint; any other `model` is a path and is returned unchanged.
 
-    `bentoml:NAME` and `bentoml:NAME:VERSION` are bundles in BentoML's model store. A file or folder of that name in the
-    working directory goes first.
+    `bentoml:NAME` and `bentoml:NAME:VERSION` name bundles in BentoML's model store. An existing file or folder of the
+    same name takes precedence. Commands and the public API resolve names; everything below takes a path.
 
     Raises:
         InputError: if the store has no such bundle.

@@ -16,17 +16,18 @@ __all__ = ["evaluate_model"]
 def evaluate_model(
     model: Model,
     dataset: Data,
-    split: Annotated[str | None, typer.Option(help="Split folder; by default test, else val.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split to evaluate; by default test, else val.")] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Folder to write a report to: classes, confusion matrix, worst mistakes.")
+        Path | None,
+        typer.Option(help="Folder for a report: per-class table, confusion matrix, worst mistakes."),
     ] = None,
     device: Device = "auto",
     precision: Precision = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a model's accuracy on labeled images, overall and by class."""
+    """Measure a model's accuracy on labeled images, overall and per class."""
     from lipsformer.datasets import open_labeled, resolve_dataset
-    from lipsformer.evaluation.evaluate import evaluate, render
+    from lipsformer.evaluation.evaluate import evaluate, format_evaluation
     from lipsformer.inference.predictor import load_predictor
     from lipsformer.system.atomic import atomic_directory
 
@@ -38,10 +39,10 @@ def evaluate_model(
             from lipsformer.evaluation.report.write import write_report
 
             title = f"{model} on {Path(dataset).name}"
-            write_report(folder, result.outcomes, images, result.classes, predictor.preprocessing, title)
+            write_report(folder, result.predictions, images, result.classes, predictor.preprocessing, title)
     if as_json:
         print_json(result.to_dict())
         return
-    typer.echo(render(result))
+    typer.echo(format_evaluation(result))
     if output is not None:
         typer.echo(f"\nReport: {output}")

@@ -18,44 +18,46 @@ def export(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint (.safetensors) to export, or lipsformer_cifar10.")],
     output: Annotated[Path, typer.Option(help="Bundle folder to write; it must not exist.")],
     precision: Annotated[
-        str, typer.Option(help="fp32, fp16 and int8, with commas between them; the first is the one that is run.")
+        str, typer.Option(help="Any of fp32, fp16 and int8, comma-separated; the first is the default at run time.")
     ] = "fp32",
     calibration: Annotated[
-        str | None, typer.Option(help="Photos to measure int8's scales on: folder, shards or built-in dataset.")
+        str | None, typer.Option(help="Photos for int8 calibration: folder, shards or built-in dataset.")
     ] = None,
     parity_data: Annotated[
         str | None,
-        typer.Option(help="Photos for the parity gate; by default --calibration's, else those that the package ships."),
+        typer.Option(help="Photos for the parity gate; by default --calibration's, else the package's samples."),
     ] = None,
     parity_images: Annotated[int, typer.Option(help="How many of them, evenly spread.")] = 256,
     threshold: Annotated[
         list[str] | None,
-        typer.Option(metavar="PRECISION.FIGURE=NUMBER", help="Change a limit of the parity gate; repeatable."),
+        typer.Option(metavar="PRECISION.METRIC=NUMBER", help="Change a limit of the parity gate; repeatable."),
     ] = None,
     trt: Annotated[bool, typer.Option("--trt", help="Build TensorRT engines for this machine's GPU.")] = False,
     trt_rtx: Annotated[
-        bool, typer.Option("--trt-rtx", help="Build engines for TensorRT for RTX; proved only where a GPU runs them.")
+        bool, typer.Option("--trt-rtx", help="Build engines for TensorRT for RTX; checked only if a GPU can run them.")
     ] = False,
     trt_check: Annotated[
         bool, typer.Option("--trt-check", help="Have TensorRT for RTX build every graph; needs no GPU.")
     ] = False,
     workspace: Annotated[
-        int | None, typer.Option(help="MiB of GPU memory for a layer of an engine; by default all there is.")
+        int | None, typer.Option(help="MiB of GPU memory for a layer of an engine; no limit by default.")
     ] = None,
     hardware_compatibility: Annotated[
-        bool, typer.Option("--hardware-compatibility", help="TensorRT engines for every GPU from Ampere on; slower.")
+        bool,
+        typer.Option("--hardware-compatibility", help="Engines for every GPU from Ampere on; slower."),
     ] = False,
     fold: Annotated[bool, typer.Option(help="Fold scales, norms and biases into the weights.")] = True,
-    max_batch: Annotated[int, typer.Option(help="Largest batch to prove and serve.")] = 16,
+    max_batch: Annotated[int, typer.Option(help="Largest batch to check and serve.")] = 16,
     triton: Annotated[
         Path | None, typer.Option(help="Also write a model repository for NVIDIA Triton; it must not exist.")
     ] = None,
     bentoml: Annotated[
-        str | None, typer.Option(metavar="NAME[:VERSION]", help="Also put the bundle into BentoML's model store.")
+        str | None, typer.Option(metavar="NAME[:VERSION]", help="Also add the bundle to BentoML's model store.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Export a checkpoint to a bundle, if every file of it answers as the checkpoint does."""
+    """Export a checkpoint to a bundle; fails unless the outputs of every file match the checkpoint."""
+    from lipsformer.bundle.pretrained import resolve_model
     from lipsformer.export import ExportSettings, export_bundle, read_thresholds, write_triton
     from lipsformer.system.atomic import atomic_directory
     from lipsformer.system.console import say
@@ -79,7 +81,7 @@ def export(
 
         check_tag(bentoml)
     with contextlib.nullcontext() if triton is None else atomic_directory(triton) as repository:
-        manifest = export_bundle(checkpoint, output, settings)
+        manifest = export_bundle(resolve_model(checkpoint), output, settings)
         if repository is not None:
             say(f"{triton}: a model repository for Triton with {', '.join(write_triton(output, repository))}")
     if bentoml is not None:

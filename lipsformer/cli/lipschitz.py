@@ -14,18 +14,18 @@ __all__ = ["lipschitz"]
 
 
 def lipschitz(
-    model: Annotated[str, typer.Argument(help="Checkpoint (.safetensors) to measure, or lipsformer_cifar10.")],
+    model: Annotated[str, typer.Argument(help="Checkpoint (.safetensors), or lipsformer_cifar10, which we ship.")],
     dataset: Annotated[
-        str | None, typer.Option("--data", help="Images to measure at; by default the photos that the package ships.")
+        str | None, typer.Option("--data", help="Images to measure at; by default the sample photos of the package.")
     ] = None,
-    images: Annotated[int, typer.Option(help="Images to measure at, evenly chosen.")] = 4,
-    output: Annotated[Path | None, typer.Option(help="Folder to write table, JSON and plot to.")] = None,
+    images: Annotated[int, typer.Option(help="How many of them, evenly spread.")] = 4,
+    output: Annotated[Path | None, typer.Option(help="Folder to write: table, JSON and plot.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Bound how much a model's answers can change with its input, and measure how much they do."""
+    """Bound how much a model's output can change with its input, and measure how much it does."""
     from lipsformer.datasets import resolve_dataset
     from lipsformer.images.samples import SAMPLES
-    from lipsformer.lipschitz import measure_lipschitz, render, write_report
+    from lipsformer.lipschitz import format_lipschitz, measure_lipschitz, write_report
     from lipsformer.system.atomic import atomic_directory
 
     with contextlib.nullcontext() if output is None else atomic_directory(output) as folder:
@@ -35,4 +35,4 @@ def lipschitz(
     if as_json:
         print_json(report.to_dict())
     else:
-        typer.echo(render(report))
+        typer.echo(format_lipschitz(report))

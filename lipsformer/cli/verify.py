@@ -15,20 +15,25 @@ __all__ = ["verify"]
 
 
 def verify(
-    bundle: Annotated[Path, typer.Argument(help="Bundle folder to verify, on the machine that will serve it.")],
-    dataset: Annotated[
-        str | None, typer.Option("--data", help="More photos to compare on; needs --checkpoint.")
-    ] = None,
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder, on the machine that will serve it.")],
+    dataset: Annotated[str | None, typer.Option("--data", help="Photos to compare on; needs --checkpoint.")] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="The checkpoint that the bundle was made from, to compare with it anew.")
+        Path | None,
+        typer.Option(help="The bundle's checkpoint, to compute its outputs again."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto: all that work here; cpu; or cuda.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto (everything that works here), cpu or cuda.")] = "auto",
     as_json: Json = False,
 ) -> None:
-    """Prove a bundle on this machine: hashes, and every file's answers in every runtime that works here."""
+    """Check a bundle on this machine: hashes, and the parity of each file in every runtime that works here."""
+    from lipsformer.bundle.pretrained import resolve_model
     from lipsformer.export import verify_bundle
 
-    found = verify_bundle(bundle, checkpoint=checkpoint, data=optional_dataset(dataset), device=device)
+    found = verify_bundle(
+        bundle,
+        checkpoint=None if checkpoint is None else resolve_model(checkpoint),
+        data=optional_dataset(dataset),
+        device=device,
+    )
     if as_json:
         print_json(found.to_dict())
     else:

@@ -1,1 +1,1 @@
-"""What is measured of a model: accuracy on labeled images, its reports, and speed."""
+"""Measurements of a model: accuracy on labeled images, with reports, and speed."""

@@ -1,9 +1,8 @@
-"""How well any model does on labeled images, through the same path that predictions take."""
+"""Evaluation of any model on labeled images, by the same code path as prediction."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,61 +16,49 @@ from lipsformer.inference.runtimes import Pixels
 from lipsformer.system.console import printable, track
 from lipsformer.system.errors import InputError
 from lipsformer.system.hardware import cores
+from lipsformer.system.strict_json import finite
 
 from .predictions import ClassPredictions, Predictions
 
-__all__ = ["Evaluation", "evaluate", "render"]
+__all__ = ["Evaluation", "evaluate", "format_evaluation"]
 
-FEW_CLASSES = 5  # that are shown on a terminal
-FEW_FILES = 3
+FEW_CLASSES, FEW_FILES = 5, 3  # shown on a terminal
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What `evaluate` found. `unreadable` are the images that were skipped, as (file, what is wrong with it)."""
+    """The result of `evaluate`. `unreadable` lists the images that were skipped, as (file, problem)."""
 
     split: str
-    outcomes: Predictions
+    predictions: Predictions
     unreadable: tuple[tuple[str, str], ...]
     classes: tuple[str, ...]
     seconds: float
     provider: str
 
     @property
-    def images(self) -> int:
-        """Number of images that could be read."""
-        return self.outcomes.images
-
-    @property
-    def top1(self) -> float:
-        """Share of images whose class was the first guess."""
-        return self.outcomes.top1
-
-    @property
-    def top5(self) -> float:
-        """Share of images whose class was among the first five guesses."""
-        return self.outcomes.top5
-
-    @property
     def images_per_second(self) -> float:
-        """With reading and decoding."""
-        return self.images / self.seconds
+        """Throughput, including reading and decoding."""
+        return self.predictions.images / self.seconds
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for strict JSON: what is not a finite number is None."""
-        return {
-            "split": self.split,
-            "images": self.images,
-            "unreadable": len(self.unreadable),
-            "unreadable_files": [file for file, _ in self.unreadable],
-            "top1": self.top1,
-            "top5": self.top5,
-            "loss": _finite(self.outcomes.mean_loss),
-            "calibration_error": _finite(self.outcomes.calibration_error()),
-            "images_per_second": self.images_per_second,
-            "provider": self.provider,
-            "classes": [self._class_to_dict(row) for row in self.outcomes.per_class()],
-        }
+        """Plain data for strict JSON: numbers that are not finite become None."""
+        found = self.predictions
+        return finite(
+            {
+                "split": self.split,
+                "images": found.images,
+                "unreadable": len(self.unreadable),
+                "unreadable_files": [file for file, _ in self.unreadable],
+                "top1": found.top1,
+                "top5": found.top5,
+                "loss": found.mean_loss,
+                "calibration_error": found.calibration_error(),
+                "images_per_second": self.images_per_second,
+                "provider": self.provider,
+                "classes": [self._class_to_dict(row) for row in found.per_class()],
+            }
+        )
 
     def _class_to_dict(self, row: ClassPredictions) -> dict[str, Any]:
         found = dataclasses.asdict(row)
@@ -82,7 +69,7 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """Network input of some images of a split, and those among them that could not be read, with the reason."""
+    """Network input of a batch of a split's images; `problems` says why some could not be read, by position."""
 
     positions: range
     pixels: list[Pixels]
@@ -90,7 +77,7 @@ class Prepared:
 
 
 def evaluate(predictor: Predictor, split: Split) -> Evaluation:
-    """Runs `predictor` on every image of `split`; those that cannot be read are skipped, and told of.
+    """Run `predictor` on every image of `split`; those that cannot be read are skipped and listed.
 
     Raises:
         InputError: if no image can be read.
@@ -98,19 +85,19 @@ def evaluate(predictor: Predictor, split: Split) -> Evaluation:
     started = time.perf_counter()
     parts: list[Predictions] = []
     problems: dict[int, str] = {}
-    right = counted = 0
+    correct = counted = 0
     with track("eval", len(split)) as advance:
         for batch in _prepared(predictor, split):
-            part = _answer(predictor, split, batch)
+            part = _predict(predictor, split, batch)
             parts.append(part)
             problems |= batch.problems
-            right, counted = right + int(part.correct.sum()), counted + part.images
-            advance(len(part), f"top-1 {right / max(counted, 1):.1%}")
+            correct, counted = correct + int(part.correct.sum()), counted + part.images
+            advance(len(part), f"top-1 {correct / max(counted, 1):.1%}")
     if len(problems) == len(split):
         raise InputError(f"{split.name}: none of its {len(split)} images can be read; the first: {problems[0]}")
     return Evaluation(
         split=split.name,
-        outcomes=Predictions.join(parts),
+        predictions=Predictions.join(parts),
         unreadable=tuple((split.where(position), problem) for position, problem in problems.items()),
         classes=predictor.classes,
         seconds=time.perf_counter() - started,
@@ -118,11 +105,12 @@ def evaluate(predictor: Predictor, split: Split) -> Evaluation:
     )
 
 
-def render(found: Evaluation) -> str:
-    """What the command line says: the figures, the classes that did worst, and the files that were skipped."""
+def format_evaluation(found: Evaluation) -> str:
+    """Text for the terminal: overall metrics, the classes with the lowest accuracy, and the skipped files."""
+    overall = found.predictions
     lines = [
-        f"top-1 {found.top1:.2%}, top-5 {found.top5:.2%} on {found.images:,} images ({found.split})",
-        f"loss {found.outcomes.mean_loss:.3f}, calibration error {found.outcomes.calibration_error():.1%}",
+        f"top-1 {overall.top1:.2%}, top-5 {overall.top5:.2%} on {overall.images:,} images ({found.split})",
+        f"loss {overall.mean_loss:.3f}, calibration error {overall.calibration_error():.1%}",
         f"{found.images_per_second:,.0f} images/s with decoding, on {found.provider}",
         *_worst_classes(found),
     ]
@@ -131,18 +119,20 @@ def render(found: Evaluation) -> str:
         lines += ["", f"{count:,} more could not be read and {'was' if count == 1 else 'were'} skipped:"]
         lines += [f"  {printable(problem)}" for _, problem in found.unreadable[:FEW_FILES]]
         if count > FEW_FILES:
-            lines.append(f"  and {count - FEW_FILES:,} others; --json names all")
+            lines.append(f"  and {count - FEW_FILES:,} others; --json lists all")
     return "\n".join(lines)
 
 
 def _worst_classes(found: Evaluation) -> list[str]:
     from lipsformer.evaluation.report.classes_table import worst_first
 
-    rows = [row for row in worst_first(found.outcomes) if row.accuracy is not None and row.accuracy < 1][:FEW_CLASSES]
+    rows = [row for row in worst_first(found.predictions) if row.accuracy is not None and row.accuracy < 1][
+        :FEW_CLASSES
+    ]
     if not rows:
         return []
     names = [printable(found.classes[row.index]) for row in rows]
-    heading = "worst classes" if len(rows) < found.outcomes.classes else "classes"
+    heading = "worst classes" if len(rows) < found.predictions.classes else "classes"
     width = max(map(len, (heading, *names)))
     lines = ["", f"{heading:{width}}  accuracy  images  most often taken for"]
     for name, row in zip(names, rows, strict=True):
@@ -153,7 +143,7 @@ def _worst_classes(found: Evaluation) -> list[str]:
     return lines
 
 
-def _answer(predictor: Predictor, split: Split, batch: Prepared) -> Predictions:
+def _predict(predictor: Predictor, split: Split, batch: Prepared) -> Predictions:
     readable = np.array([position not in batch.problems for position in batch.positions])
     logits = np.zeros((len(readable), len(predictor.classes)), np.float32)
     if batch.pixels:
@@ -162,7 +152,7 @@ def _answer(predictor: Predictor, split: Split, batch: Prepared) -> Predictions:
 
 
 def _prepared(predictor: Predictor, split: Split) -> Iterator[Prepared]:
-    """Batches of network input, decoded in threads one batch ahead of the one in use."""
+    """Batches of network input, decoded in threads, one batch ahead."""
 
     def prepare(position: int) -> Pixels | str:
         try:
@@ -192,7 +182,3 @@ def _gather(positions: range, futures: Sequence[Future[Pixels | str]]) -> Prepar
         else:
             pixels.append(result)
     return Prepared(positions=positions, pixels=pixels, problems=problems)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

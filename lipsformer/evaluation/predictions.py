@@ -1,6 +1,6 @@
-"""What a model answered for each labeled image, as data: every figure and report of an evaluation is made from it.
+"""Per-image predictions of a model on labeled images, and the metrics computed from them.
 
-NumPy alone: training gathers these arrays over its processes, `lipsformer eval` fills them from any runtime.
+Uses NumPy only: training gathers these arrays from its processes, and `lipsformer eval` fills them from any runtime.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["UNREAD", "ClassPredictions", "Predictions"]
 
-UNREAD = -1  # stands for the predicted class of an image that could not be read
+UNREAD = -1  # the predicted class of an image that could not be read
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassPredictions:
-    """How a model did on one class of index `index`; a share that nothing was counted for is None.
+    """Metrics of the class with index `index`; a share of nothing is None.
 
-    `accuracy` is the share of the class's images that were named rightly (its recall), `precision` the share of the
-    images named so that were of the class. `confused` of its images were taken for `confused_with`, the class that it
-    was most often mistaken for; None if it never was.
+    `accuracy` is the share of the class's images that were classified correctly (its recall). `precision` is the share
+    of the images classified as this class that belong to it. `confused` of its images were classified as
+    `confused_with`, the class that it is most often mistaken for; None if it never is.
     """
 
     index: int
@@ -37,9 +37,9 @@ class ClassPredictions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Predictions:
-    """The answers to N images, in the order of their split.
+    """The predictions for N images, in the order of their split.
 
-    An image that could not be read has `predicted` -1, and counts in nothing: its other entries mean nothing.
+    An image that could not be read has `predicted` -1. It counts in no metric, and its other entries mean nothing.
 
     Raises:
         ValueError: if the arrays differ in length, or a label is not one of `classes` classes.
@@ -47,9 +47,8 @@ class Predictions:
 
     labels: NDArray[np.int64]  # (N,)
     predicted: NDArray[np.int64]  # (N,)
-    rank: NDArray[
-        np.int64
-    ]  # (N,), how many classes scored above the true one; of equal scores the lower index is above
+    # (N,), how many classes scored above the true one; of equal scores the lower index is above
+    rank: NDArray[np.int64]
     loss: NDArray[np.float64]  # (N,), cross entropy in nats
     confidence: NDArray[np.float64]  # (N,), softmax probability of the predicted class
     classes: int
@@ -61,10 +60,10 @@ class Predictions:
             object.__setattr__(self, name, np.asarray(getattr(self, name), np.float64))
         shapes = {array.shape for array in (self.labels, self.predicted, self.rank, self.loss, self.confidence)}
         if shapes != {(len(self.labels),)}:
-            raise ValueError(f"outcomes: the arrays have the shapes {shapes}; one entry per image is needed")
+            raise ValueError(f"predictions: the arrays have the shapes {shapes}; one entry per image is needed")
         if len(self) and not 0 <= self.labels.min() <= self.labels.max() < self.classes:
             raise ValueError(
-                f"outcomes: labels from {self.labels.min()} to {self.labels.max()}, not below {self.classes}"
+                f"predictions: labels from {self.labels.min()} to {self.labels.max()}, not below {self.classes}"
             )
 
     def __len__(self) -> int:
@@ -72,12 +71,12 @@ class Predictions:
 
     @classmethod
     def of(cls, logits: ArrayLike, labels: ArrayLike, readable: ArrayLike | None = None) -> Self:
-        """The outcomes of `logits` (N, K) for the classes `labels` (N,).
+        """Predictions from `logits` (N, K) for images of the classes `labels` (N,).
 
         Args:
-            logits: any floating-point type; not-a-number scores below everything.
+            logits: of any floating-point type; NaN ranks below everything.
             labels: indices of the true classes.
-            readable: (N,) booleans; the logits of an image that is not readable are ignored. All are by default.
+            readable: (N,) booleans, all true by default; the logits of an unreadable image are ignored.
         """
         scores = np.asarray(logits, np.float64)
         true = np.asarray(labels, np.int64)
@@ -85,8 +84,8 @@ class Predictions:
         ordered = np.where(np.isnan(scores), -np.inf, scores)
         own = ordered[rows, true][:, None]
         above = (ordered > own) | ((ordered == own) & (np.arange(classes) < true[:, None]))
-        predicted = ordered.argmax(axis=1) if len(scores) else np.zeros(0, np.int64)  # the first of equal ones
-        with np.errstate(invalid="ignore", over="ignore"):  # scores that are not finite have a loss that is not either
+        predicted = ordered.argmax(axis=1) if len(scores) else np.zeros(0, np.int64)  # of equal scores, the first
+        with np.errstate(invalid="ignore", over="ignore"):  # a loss may be infinite or NaN
             shifted = scores - scores.max(axis=1, keepdims=True, initial=-np.inf)
             log_total = np.log(np.exp(shifted).sum(axis=1))
             loss, confidence = log_total - shifted[rows, true], np.exp(shifted[rows, predicted] - log_total)
@@ -98,14 +97,14 @@ class Predictions:
 
     @classmethod
     def join(cls, parts: Sequence[Predictions]) -> Self:
-        """The outcomes of several batches, one after the other.
+        """Concatenate the predictions of several batches.
 
         Raises:
-            ValueError: if there is none, or they have different classes.
+            ValueError: if there are none, or their numbers of classes differ.
         """
         classes = {part.classes for part in parts}
         if len(classes) != 1:
-            raise ValueError(f"outcomes: parts of {sorted(classes)} classes cannot be joined")
+            raise ValueError(f"predictions: parts of {sorted(classes)} classes cannot be joined")
         arrays = {
             name: np.concatenate([getattr(part, name) for part in parts])
             for name in ("labels", "predicted", "rank", "loss", "confidence")
@@ -114,7 +113,7 @@ class Predictions:
 
     @property
     def counted(self) -> NDArray[np.bool_]:
-        """(N,) whether the image could be read, and so counts."""
+        """(N,) whether the image could be read, and therefore counts."""
         return np.not_equal(self.predicted, UNREAD)
 
     @property
@@ -129,42 +128,42 @@ class Predictions:
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """(N,) whether the image was named rightly."""
+        """(N,) whether the image was classified correctly."""
         return np.equal(self.predicted, self.labels)
 
     @property
     def top1(self) -> float:
-        """Share of images whose class scored highest; not a number if none could be read."""
+        """Top-1 accuracy; NaN if no image could be read."""
         return self._mean(self.correct)
 
     @property
     def top5(self) -> float:
-        """Share of images whose class was among the five that scored highest."""
+        """Top-5 accuracy; NaN if no image could be read."""
         return self._mean(self.rank < 5)
 
     @property
     def mean_loss(self) -> float:
-        """Mean cross entropy in nats; not finite if one image's is not."""
+        """Mean cross entropy in nats; not finite if it is not for one image."""
         return self._mean(self.loss)
 
     def confusion(self) -> NDArray[np.int64]:
-        """Counts (K, K): rows true, columns predicted."""
+        """Confusion matrix (K, K): rows are true classes, columns predicted ones."""
         cells = self.labels[self.counted] * self.classes + self.predicted[self.counted]
         return np.bincount(cells, minlength=self.classes**2).reshape(self.classes, self.classes)
 
     def per_class(self) -> tuple[ClassPredictions, ...]:
-        """How each class did, in their order."""
+        """The metrics of each class, in order."""
         counts = self.confusion()
         mistakes = counts - np.diag(np.diag(counts))
         worst = mistakes.argmax(axis=1)
-        images, named = counts.sum(axis=1), counts.sum(axis=0)
+        images, predicted = counts.sum(axis=1), counts.sum(axis=0)
         return tuple(
             ClassPredictions(
                 index=k,
                 images=int(images[k]),
                 accuracy=_share(counts[k, k], images[k]),
-                precision=_share(counts[k, k], named[k]),
-                f1=_share(2 * counts[k, k], images[k] + named[k]),
+                precision=_share(counts[k, k], predicted[k]),
+                f1=_share(2 * counts[k, k], images[k] + predicted[k]),
                 confused_with=int(worst[k]) if mistakes[k, worst[k]] else None,
                 confused=int(mistakes[k, worst[k]]),
             )
@@ -172,9 +171,9 @@ class Predictions:
         )
 
     def calibration_error(self, bins: int = 15) -> float:
-        """Expected calibration error (Guo et al. 2017): how far confidence is from accuracy, on average over images.
+        """Expected calibration error (Guo et al. 2017): the mean distance of confidence from accuracy.
 
-        Images are put into `bins` even intervals of confidence; each contributes the distance between its mean
+        Images are sorted into `bins` equal intervals of confidence. Each contributes the distance between its mean
         confidence and its accuracy, weighted by its share of the images.
         """
         confidence, correct = self.confidence[self.counted], self.correct[self.counted]

@@ -1,8 +1,8 @@
-"""Lipschitz numbers of a model: upper bounds of every layer and of the whole, lower bounds on images, a report."""
+"""Lipschitz constants of a model: upper bounds of each layer and of the network, lower bounds at images, a report."""
 
 from __future__ import annotations
 
-from .report import measure_lipschitz, render
+from .report import format_lipschitz, measure_lipschitz
 from .write import write_report
 
-__all__ = ["measure_lipschitz", "render", "write_report"]
+__all__ = ["format_lipschitz", "measure_lipschitz", "write_report"]

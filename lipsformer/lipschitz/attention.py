@@ -1,4 +1,4 @@
-"""How Lipschitz scaled cosine similarity attention is: two upper bounds, with their assumptions and the proof of ours.
+"""Two upper bounds of the Lipschitz constant of scaled cosine similarity attention, with assumptions and a proof.
 
 One head maps X (N, C) to Y = nu * P V, where the rows of Q, K and V, q_i = u(Wq x_i + b) and so on, are normalized by
 u(z) = z / sqrt(|z|**2 + epsilon), and P = softmax(tau * Q K^T + B) row by row. Norms of maps (N, C) -> (N, d) are those
@@ -66,10 +66,10 @@ PLAIN_VALUES = "cosine attention of plain values is not Lipschitz; with value_no
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Heads:
-    """Heads that attend in windows of `tokens` tokens: all that their bounds depend on.
+    """Heads that attend in windows of `tokens` tokens: everything their bounds depend on.
 
     `query`, `key` and `value` are the matrices (heads, d, C) of the projections. `temperature` (tau) and `value_scale`
-    (nu) are the magnitudes, (heads,). All are float64. `unbounded` says why there is no bound; None where there is one.
+    (nu) are the magnitudes, (heads,). All are float64. `unbounded` says why there is no bound; None if there is one.
     """
 
     query: Tensor
@@ -119,20 +119,20 @@ def _heads(similarity: nn.Module, weights: Tensor, tokens: int) -> Heads:
 
 
 def _magnitudes(scale: Tensor | float, heads: int) -> Tensor:
-    """Of a constant, or of a parameter (heads, 1, 1): (heads,)."""
+    """Magnitudes (heads,) of a constant, or of a parameter (heads, 1, 1)."""
     return torch.as_tensor(scale, dtype=torch.float64).detach().abs().flatten().expand(heads)
 
 
 def attention_bound(groups: Sequence[Heads]) -> float:
-    """Our theorem's bound for heads that read the same tokens and write to different channels: |S| from above.
+    """Our theorem's bound |S| for heads that read the same tokens and write to different channels.
 
-    The groups may cut the tokens into different windows: each is bounded by what its rows of S do to all tokens.
+    The groups may split the tokens into different windows: each is bounded by its rows of S, for all tokens.
     """
     return spectral_norm(torch.cat([_stacked(heads) for heads in groups]))
 
 
 def paper_bound(groups: Sequence[Heads]) -> float:
-    """Theorem 1 of the paper for each head, and the root of the sum of their squares."""
+    """Theorem 1 of the paper for each head, combined as the root of the sum of squares."""
     squares = 0.0
     for heads in groups:
         query, key, value = (spectral_norms(matrix) for matrix in (heads.query, heads.key, heads.value))
@@ -152,7 +152,7 @@ def _stacked(heads: Heads) -> Tensor:
     parts = torch.stack(
         [tau * heads.query, tau * math.sqrt(heads.tokens / 2) * heads.key, math.sqrt(heads.tokens) * heads.value]
     )  # (3, heads, d, C)
-    norms = spectral_norms(parts).clamp_min(1e-100)  # a zero matrix has a share too, of nothing
+    norms = spectral_norms(parts).clamp_min(1e-100)  # a zero matrix has a share, too
     shares = norms / norms.sum(dim=0)
     rows: Tensor = parts * (scale * heads.epsilon**-0.5) / shares[..., None, None].sqrt()
     return rows.flatten(0, 2)

@@ -1,15 +1,15 @@
-"""Upper bounds of Lipschitz constants: of every layer, and of a network of either form with any of its components.
+"""Upper bounds of Lipschitz constants, for every layer and for a network of either form with any components.
 
-All norms are Euclidean, over all entries of a map. The domain is every input: images as the network takes them, that
-is normalized, to logits. `Bound.log10` is a decimal logarithm because the constants themselves overflow.
+All norms are Euclidean, over all entries of a map, from normalized images to logits, and the domain is every input.
+`Bound.log10` is a decimal logarithm because the constants themselves overflow.
 
-How the parts combine (Lip is the least constant, L a bound of it):
+Composition rules (Lip is the smallest constant, L a bound of it):
 
 * a sequence: Lip(g after f) <= L(g) L(f);
-* a residual: Lip(x + alpha f(x)) <= 1 + Lip(alpha f), with each alpha put into its branch's last matrix;
-* stochastic depth is the identity: the network is bounded as it is evaluated.
+* a residual: Lip(x + alpha f(x)) <= 1 + Lip(alpha f), with each alpha folded into its branch's last matrix;
+* stochastic depth is the identity, as in evaluation.
 
-What each number is:
+The bound of each layer:
 
 * linear layers: exact (`spectral_norm`);
 * convolutions at their true resolution, with padding and stride: exact on small maps, else a true bound (see
@@ -20,11 +20,11 @@ What each number is:
   is for eps = 0; the eps of 1e-5 makes each one cost a factor of 316;
 * GELU, x Phi(x): exact, the largest slope, at sqrt(2): Phi(sqrt 2) + sqrt(2) phi(sqrt 2) = 1.12890...;
 * cosine attention with normalized values: a theorem, with its proof in `attention.py`;
-* attention with plain values or dot products is not bounded (Kim, Papamakarios and Mnih 2021), and neither is a
-  network that has it, except where windows are single tokens, whose softmax is 1.
+* attention with plain values or dot products has no bound (Kim, Papamakarios and Mnih 2021), and neither has a
+  network that contains it, unless its windows are single tokens, whose softmax is 1.
 
-Everything is computed in float64 from the weights as they are; `ROUNDING` covers its errors. The numbers hold for the
-network in real arithmetic; one that computes in float32 adds rounding noise to its outputs, which is not a slope.
+Everything is computed in float64 from the weights; `ROUNDING` covers its errors. The numbers hold for the network in
+real arithmetic; in float32 it adds rounding noise to its outputs, which is not a slope.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ LEAST = 1e-300  # instead of 0, which has no logarithm
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bound:
-    """An upper bound of the Lipschitz constant of one part of a network, and those of the parts that it is made of.
+    """An upper bound of the Lipschitz constant of one part of a network, and the bounds of its parts.
 
-    `log10` is None where there is no bound, and `reason` says why. `details` holds numbers that explain it: of a
-    convolution `norm_log10`, the bound of its own norm, and `power_iteration_log10`, an estimate of it from below; of
+    `log10` is None if there is no bound, and `reason` says why. `details` holds numbers that explain it: for a
+    convolution `norm_log10`, the bound of its norm, and `power_iteration_log10`, an estimate from below; for
     attention `tokens` in the largest window, `epsilon`, the largest `temperature` and `value_scale`, and `paper_log10`,
-    the same bound with the paper's theorem for ours.
+    the bound with the paper's theorem instead of ours.
     """
 
     name: str
@@ -77,7 +77,7 @@ class Bound:
 def bound_network(model: LipsFormer) -> Bound:
     """The bound of `model` from normalized images to logits.
 
-    Its parts are the embedding, the stages (blocks, then what merges tokens), the pooling and the head.
+    Its parts are the embedding, the stages (blocks, then the merging), the pooling and the head.
     """
     config = model.config
     stages = [
@@ -92,7 +92,7 @@ def bound_network(model: LipsFormer) -> Bound:
 
 
 def flatten(network: Bound) -> list[Bound]:
-    """The steps of `bound_network`'s answer in order: embedding, each block, each merging, pooling, head."""
+    """The steps of `bound_network`'s result in order: embedding, each block, each merging, pooling, head."""
     embedding, *stages, pooling, head = network.parts
     return [embedding, *itertools.chain(*(stage.parts for stage in stages)), pooling, head]
 
@@ -149,7 +149,7 @@ def _lepe_norm(attention: CrossShapedAttention) -> float:
 def _bound_convolution(block: Block, index: int, side: int) -> Bound:
     """alpha * gelu(A gelu(w * x)) for the first branch, with A the 1x1 convolution; alpha * gelu(w * x) for the second.
 
-    The depthwise convolution acts on each channel alone and GELU on each number alone, so what scales channels commutes
+    The depthwise convolution acts on each channel alone and GELU on each number alone, so channel scales commute
     with the slopes of GELU: alpha and the channels' norms go into the matrix between them.
     """
     layer = cast(nn.Conv2d, block.dwconv_layers[index])
@@ -181,7 +181,7 @@ def _bound_stage(stage: Stage, side: int, number: int) -> Bound:
 
 
 def _bound_layers(name: str, module: nn.Module, side: int) -> Bound:
-    """The bound of an embedding or a merging, which applies each of its layers once and nothing that stretches."""
+    """The bound of an embedding or a merging, which applies each of its layers once and nothing else that stretches."""
     return _sequence(name, [bound_layer(layer, kind, side) for kind, layer in module.named_children()])
 
 
@@ -213,7 +213,7 @@ def _log10(value: float) -> float:
 
 
 def _sequence(name: str, parts: Sequence[Bound]) -> Bound:
-    """The product of the bounds of `parts`, or the first reason for which there is none."""
+    """The product of the bounds of `parts`, or the first reason why there is none."""
     for part in parts:
         if part.log10 is None:
             return Bound(name=name, log10=None, reason=part.reason, parts=tuple(parts))

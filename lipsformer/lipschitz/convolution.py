@@ -1,7 +1,7 @@
-"""Norms of convolutions as what they are: linear maps of whole feature maps, with their zero padding and stride.
+"""Norms of convolutions as linear maps of whole feature maps, with zero padding and stride.
 
-The largest singular value of the kernel reshaped to a matrix is no bound for them: an overlapping kernel of k x k taps
-meets each pixel up to k * k times, so the true norm can exceed it by a factor of k.
+The largest singular value of the kernel reshaped to a matrix is not a bound: an overlapping kernel of k x k taps reads
+each pixel up to k * k times, so the true norm can be k times as large.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ MOST_WORK = 2e9  # groups * size**3 up to which a map's own matrix is decomposed
 
 
 def convolution_norms(layer: nn.Conv2d, height: int, width: int) -> Tensor:
-    """Upper bounds (groups,), float64, of the norm of each group's map; of the whole, bias aside, it is their maximum.
+    """Upper bounds (groups,), float64, of the norm of each group's map; without bias, the whole has their maximum.
 
-    Both ways give true upper bounds, up to the rounding of float64:
+    Both methods give true upper bounds, up to float64 rounding:
 
-    * Small maps: the matrix of the map, from the convolution of every unit vector. Exact.
+    * Small maps: the matrix of the map, by convolving every unit vector. Exact.
     * Large maps: that matrix is a part (a compression) of the periodic convolution's on a torus large enough that no
       kernel reaches around it. The periodic one is diagonal over frequencies, so its norm is the largest over them
       (Sedghi, Gupta and Long, ICLR 2019). A stride of s makes s * s phases of the input, each a channel of a
-      convolution of stride 1. Too large by 1 to 4 % for 3x3 kernels of stride 2, 3 to 4 % for 7x7 ones on
-      28x28 maps and 7 to 15 % on 14x14; exact where kernels do not overlap.
+      convolution of stride 1. Too large by 1 to 4% for 3x3 kernels of stride 2, 3 to 4% for 7x7 ones on
+      28x28 maps and 7 to 15% on 14x14; exact if kernels do not overlap.
 
     Args:
         layer: a zero-padded convolution without dilation.
@@ -45,7 +45,7 @@ def convolution_norms(layer: nn.Conv2d, height: int, width: int) -> Tensor:
 
 
 def convolution_norm_estimate(layer: nn.Conv2d, height: int, width: int) -> float:
-    """The norm of `layer`, bias aside, on maps of `height` x `width` by power iteration: from below, in float64."""
+    """Estimate the norm of `layer` without bias on maps of `height` x `width` by power iteration: from below."""
     weight = layer.weight.detach().double()
 
     def forward(x: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def _matrices(layer: nn.Conv2d, weight: Tensor, height: int, width: int) -> Tens
 
 
 def _torus_norms(layer: nn.Conv2d, weight: Tensor, height: int, width: int) -> Tensor:
-    """Norms (groups,) of the periodic convolutions that contain those of `layer`."""
+    """Norms (groups,) of the periodic convolutions that contain the groups of `layer`."""
     phases = weight.reshape(layer.groups, -1, *weight.shape[1:])  # (G, Cout, Cin, kh, kw)
     sides = []
     for axis, size in enumerate((height, width)):
@@ -87,16 +87,16 @@ def _torus_norms(layer: nn.Conv2d, weight: Tensor, height: int, width: int) -> T
         sides.append(side)
     taps = phases.permute(0, 1, 2, 4, 6, 3, 5).flatten(2, 4)  # (G, Cout, Cin * s * s, dh, dw)
     columns = torch.fft.rfft(taps, n=sides[1])  # a real kernel has equal norms at opposite frequencies
-    # one frequency of the width at a time: all at once are gigabytes where layers are wide
+    # one frequency of the width at a time: all at once take gigabytes for wide layers
     found = [spectral_norms(torch.fft.fft(column, n=sides[0]).permute(0, 3, 1, 2)) for column in columns.unbind(-1)]
     return torch.cat(found, dim=1).amax(dim=1)
 
 
 def _split_phases(kernel: Tensor, layer: nn.Conv2d, axis: int, size: int) -> tuple[Tensor, int]:
-    """Splits the spatial dimension `axis` of a kernel into (taps, phases); also gives the side of a large enough torus.
+    """Split the spatial dimension `axis` of a kernel into (taps, phases); also return the side of a large enough torus.
 
     Output o meets input i = s * o + t - p at tap t. With i = s * n + phase it meets position n = o + d of that phase,
-    where t - p = s * d + phase: a convolution of stride 1. A tap is left out where no output has a position that far
+    where t - p = s * d + phase: a convolution of stride 1. A tap is omitted if no output has a position that far
     away. On a torus of side M, output o also meets n' where n' - o differs from a d that is left by a multiple of M:
     there is none once M exceeds every |(n - o) - d|.
     """

@@ -1,7 +1,7 @@
-"""Lower bounds of Lipschitz constants: how steep a network is at given images.
+"""Lower bounds of Lipschitz constants: the norm of a network's Jacobian at given images.
 
-The Lipschitz constant is at least the norm of the derivative anywhere, so each number here is at most the constant, and
-at most every true upper bound of it.
+The Lipschitz constant is at least the norm of the derivative at any point. So each number here is at most the constant,
+and at most every true upper bound of it.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def local_norm(model: LipsFormer, image: Tensor) -> float:
 
 
 def local_profile(model: LipsFormer, image: Tensor) -> list[float]:
-    """The same for the way from the image to each step's output, in the order of `network_steps`.
+    """The same from the image to the output of each step, in the order of `network_steps`.
 
-    Each is a lower bound. The iterations are few and start where that of the step before ended, so that inner steps may
-    be some per cent below the norm of their Jacobian.
+    Each is a lower bound. The iterations are few and start from the previous step's result, so that inner steps may be
+    a few percent below the norm of their Jacobian.
     """
     steps = network_steps(_evaluated(model))
     point = image.double()[None]
@@ -46,7 +46,7 @@ def local_profile(model: LipsFormer, image: Tensor) -> list[float]:
 
 
 def network_steps(model: LipsFormer) -> list[Map]:
-    """What `model` does, step by step: embedding, each block, each merging, pooling, head."""
+    """The steps of `model` as functions: embedding, each block, each merging, pooling, head."""
     stages = [cast(Stage, stage) for stage in model.layers]
     inner = [
         step for stage in stages for step in (*stage.blocks, stage.downsample) if not isinstance(step, nn.Identity)
@@ -57,10 +57,10 @@ def network_steps(model: LipsFormer) -> list[Map]:
 def jacobian_norm(
     function: Map, point: Tensor, start: Tensor | None = None, *, tolerance: float = 1e-4, max_steps: int = 100
 ) -> tuple[float, Tensor]:
-    """The norm of the Jacobian of `function` at `point` (1, ...), and the direction (1, ...) that it was found in."""
+    """The norm of the Jacobian of `function` at `point` (1, ...), and the direction (1, ...) that attains it."""
     point = point.detach().requires_grad_()
     image = function(point)
-    # J^T u, as a function of u, is linear: its own transpose applies J. The graphs are made once and used in each step.
+    # J^T u, as a function of u, is linear: its own transpose applies J. The graphs are built once and reused.
     covector = torch.zeros_like(image, requires_grad=True)
     (pulled,) = torch.autograd.grad(image, point, covector, create_graph=True)
 
@@ -77,7 +77,7 @@ def jacobian_norm(
 
 
 def _evaluated(model: LipsFormer) -> LipsFormer:
-    """A copy in float64 and evaluation mode, with parameters that take no part in gradients."""
+    """A copy in float64 and evaluation mode, whose parameters need no gradients."""
     return copy.deepcopy(model).double().eval().requires_grad_(False)
 
 

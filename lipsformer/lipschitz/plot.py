@@ -1,4 +1,4 @@
-"""The picture of `lipsformer lipschitz`: the upper bound and the steepness that was found, by depth."""
+"""The plot of `lipsformer lipschitz`: upper and lower bounds by depth."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .report import LipschitzReport, cumulative
 
 __all__ = ["plot_bounds"]
 
-MOST_NAMES = 40  # steps that can be named in a size that is easy to read
+MOST_NAMES = 40  # steps that can be labeled legibly
 
 
 def plot_bounds(path: Path, report: LipschitzReport) -> None:
-    """Draws both, from the image to the output of each step, into the PNG file `path`."""
+    """Draw both bounds, from the image to the output of each step, into the PNG file `path`."""
     names = [step.name for step in flatten(report.upper)]
     upper = [value for value in cumulative(report) if value is not None]
     lower, largest, reason = report.profile, max(report.lower.values()), report.upper.reason
@@ -48,7 +48,7 @@ def plot_bounds(path: Path, report: LipschitzReport) -> None:
 
 
 def _stages(axes: Axes, names: list[str]) -> None:
-    """Names the steps below the axis, and the stages above the plot, with a line between two of them."""
+    """Label the steps below the axis and the stages above the plot, with a line between two stages."""
     short = [name.rsplit(", ", 1)[-1].removeprefix("block ") for name in names]
     axes.set_xticks(range(len(names)), short, fontsize=9 if len(names) <= MOST_NAMES else 6, rotation=90)
     axes.grid(visible=False, axis="x")

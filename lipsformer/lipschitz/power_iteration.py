@@ -1,6 +1,6 @@
-"""Power iteration: the largest singular values of linear maps that are only known by what they do.
+"""Power iteration: the largest singular values of linear maps that are given as functions.
 
-It needs the map and its transpose, never a matrix, so it works on a convolution at its true resolution and on the
+It needs the map and its transpose but no matrix, so it works for a convolution at its true resolution and for the
 Jacobian of a whole network.
 """
 
@@ -22,17 +22,17 @@ def power_iteration(
     tolerance: float = 1e-4,
     max_steps: int = 100,
 ) -> tuple[Tensor, Tensor]:
-    """Largest singular values of a batch of linear maps, and the vectors that the next step would start from.
+    """Largest singular values of a batch of linear maps, and the vectors for a next step.
 
     Each value is |A v| for a unit vector v: a lower bound of the norm whether or not the iteration has converged. It
-    never falls from step to step; the iteration ends once no value of the batch has grown by more than `tolerance`,
-    relatively, or after `max_steps`. Where the largest singular values lie close together it ends early, a little too
+    never falls from step to step; the iteration ends once no value of the batch grows by more than the relative
+    `tolerance`, or after `max_steps`. If the largest singular values are close together it ends early, slightly too
     low: an estimate of the norm, never an upper bound.
 
     Args:
         forward: maps (B, ...) to (B, ...), each sample by its own linear map.
         transpose: applies the transposed maps.
-        start: (B, ...) on the input side, with a part in the direction that is sought; a random one has it.
+        start: (B, ...) on the input side, with a component in the wanted direction; a random one has it.
 
     Returns:
         Values (B,) and unit vectors of the shape of `start`.
@@ -50,5 +50,5 @@ def power_iteration(
 
 def _unit(x: Tensor) -> Tensor:
     lengths = torch.linalg.vector_norm(x, dim=tuple(range(1, x.ndim)), keepdim=True)
-    unit: Tensor = x / lengths.clamp_min(torch.finfo(x.dtype).tiny)  # what the zero map gives stays zero
+    unit: Tensor = x / lengths.clamp_min(torch.finfo(x.dtype).tiny)  # the image of the zero map stays zero
     return unit

@@ -1,4 +1,4 @@
-"""`lipsformer lipschitz`: how steep a checkpoint can be, and how steep it is at photos, as data and as a table."""
+"""`lipsformer lipschitz`: bounds of a checkpoint's Lipschitz constant, as data and as a table."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from lipsformer.images.open import open_image
 from lipsformer.model.pixel_norm import PixelNormalize
 from lipsformer.system.console import track
 from lipsformer.system.errors import InputError
+from lipsformer.system.markdown import escape, markdown_table
 
 from .bounds import LEAST, Bound, bound_network, flatten
 from .local import local_norm, local_profile
 
-__all__ = ["LipschitzReport", "cumulative", "measure_lipschitz", "render"]
+__all__ = ["LipschitzReport", "cumulative", "format_lipschitz", "measure_lipschitz"]
 
 COLUMNS = ("convolution 1", "convolution 2", "attention", "mlp", "norm 1", "norm 2")  # parts of a block
 PAPER = "by the paper"
@@ -30,10 +31,10 @@ PAPER = "by the paper"
 class LipschitzReport:
     """Bounds of the Lipschitz constant of a checkpoint, from normalized images to logits.
 
-    All norms are Euclidean and all numbers but `pixel_factor` decimal logarithms: `upper` for all images; `lower`, by
-    image file, the norm of the Jacobian there; `profile` the same from the first of the images to the output of each
-    step of `flatten(upper)`. From pixels in 0..1 the upper bound is `pixel_factor` times as large: 1 / the smallest of
-    the deviations that the preprocessing divides by.
+    All norms are Euclidean, and all numbers except `pixel_factor` are decimal logarithms. `upper` holds for all images.
+    `lower` is the norm of the Jacobian at each image file. `profile` is that norm from the first image to the output of
+    each step of `flatten(upper)`. For pixels in 0..1 the upper bound is `pixel_factor` times as large: 1 / the smallest
+    standard deviation that the preprocessing divides by.
     """
 
     model: str
@@ -60,13 +61,13 @@ class LipschitzReport:
 
 
 def measure_lipschitz(model: str | Path, folder: Path, images: int) -> LipschitzReport:
-    """Bounds checkpoint `model` for all images, and measures it at `images` of those in `folder`, evenly chosen.
+    """Bound the checkpoint `model` for all images, and measure it at `images` of those in `folder`, evenly spread.
 
     Raises:
-        InputError: if the checkpoint or an image cannot be read, or there are none.
+        InputError: if the checkpoint or an image cannot be read, or `folder` has no images.
     """
     if images < 1:
-        raise InputError(f"--images {images}: at least 1 is needed")
+        raise InputError(f"--images {images}: it must be at least 1")
     checkpoint = load_checkpoint(model)
     for name, weights in checkpoint.model.named_parameters():
         if not bool(weights.isfinite().all()):
@@ -75,7 +76,7 @@ def measure_lipschitz(model: str | Path, folder: Path, images: int) -> Lipschitz
             )
     paths = find_images(folder)
     if not paths:
-        raise InputError(f"{folder}: holds no images; give a folder of photos")
+        raise InputError(f"{folder}: no images found; give a folder of photos")
     chosen = [paths[index * len(paths) // images] for index in range(images)] if images < len(paths) else paths
     prepared = [torch.from_numpy(checkpoint.preprocessing.apply(open_image(path)).copy()) for path in chosen]
     inputs = PixelNormalize(checkpoint.preprocessing)(torch.stack(prepared))
@@ -108,14 +109,14 @@ def cumulative(report: LipschitzReport) -> list[float | None]:
     return sums
 
 
-def render(report: LipschitzReport) -> str:
-    """The report as Markdown that is also readable as it stands."""
+def format_lipschitz(report: LipschitzReport) -> str:
+    """The report in Markdown."""
     largest, median = max(report.lower.values()), statistics.median(report.lower.values())
     upper = report.upper
     total = f"not bounded ({upper.reason})" if upper.log10 is None else f"10^{upper.log10:.2f}"
     return "\n".join(
         [
-            f"# Lipschitz constant of {report.model}",
+            f"# Lipschitz constant of {escape(report.model)}",
             "",
             f"{report.architecture}, {report.image_size} pixels, {report.classes} classes. From normalized images to "
             "logits, Euclidean norms.",
@@ -129,13 +130,13 @@ def render(report: LipschitzReport) -> str:
             f"'{PAPER}': attention by the paper's theorem 1, for comparison. 'up to here': the product so far. 'at the",
             "image': the norm of the Jacobian from the first image to there.",
             "",
-            *_table(report),
+            _table(report),
         ]
     )
 
 
-def _table(report: LipschitzReport) -> list[str]:
-    """Lines of a Markdown table: a row for each step, and one for each stage as a whole."""
+def _table(report: LipschitzReport) -> str:
+    """A row for each step, and one for each stage as a whole."""
     steps = flatten(report.upper)
     names = {part.name for step in steps for part in step.parts}
     columns = [name for name in COLUMNS if name in names]
@@ -143,19 +144,18 @@ def _table(report: LipschitzReport) -> list[str]:
     found = {step.name: list(map(_cell, values)) for step, values in zip(steps, here, strict=True)}
     if any("paper_log10" in part.details for step in steps for part in step.parts):
         columns.insert(columns.index("attention") + 1, PAPER)
-    rows = [["step", *columns, "whole", "up to here", "at the image"]]
+    headings = ["step", *columns, "whole", "up to here", "at the image"]
+    rows = []
     for part in report.upper.parts:
         stage = part.name not in found
         rows += [[*_cells(step, columns), *found[step.name]] for step in (part.parts if stage else (part,))]
         if stage:
             rows.append([*_cells(part, columns), "", ""])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
-    return ["| " + " | ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) + " |" for row in rows]
+    return markdown_table(headings, rows, "l" + "r" * (len(headings) - 1))
 
 
 def _cells(step: Bound, columns: list[str]) -> list[str]:
-    """What a row starts with: the step's name, its parts' bounds and its own."""
+    """The first cells of a row: the name of the step, the bounds of its parts, and its bound."""
     cells = {part.name: _cell(part.log10) for part in step.parts}
     papers = [part.details["paper_log10"] for part in step.parts if "paper_log10" in part.details]
     cells[PAPER] = "".join(map(_cell, papers))

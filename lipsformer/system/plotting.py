@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 
 from .atomic import atomic_write
 
-__all__ = ["ACCENT", "FAINT", "INK", "PRIMARY", "SECONDARY", "STYLE", "save_figure"]
+__all__ = ["ACCENT", "DPI", "FAINT", "INK", "PRIMARY", "SECONDARY", "STYLE", "save_figure"]
 
 PRIMARY, SECONDARY, ACCENT, INK, FAINT = "#1f5fbf", "#8a94a6", "#c2571a", "#1d2433", "#d8dde6"
+DPI = 150
 STYLE: dict[Any, Any] = {  # for matplotlib.rc_context
     "font.size": 10,
     "text.color": INK,
@@ -34,4 +35,4 @@ STYLE: dict[Any, Any] = {  # for matplotlib.rc_context
 def save_figure(figure: Figure, path: Path) -> None:
     """Writes `figure` as a PNG file at 150 dpi, atomically."""
     with atomic_write(path) as draft:
-        figure.savefig(draft, format="png", dpi=150)
+        figure.savefig(draft, format="png", dpi=DPI)

@@ -10,7 +10,8 @@ from typing import Any, Self
 
 from lipsformer.bundle.manifest import BundleFile, Manifest, read_manifest
 from lipsformer.bundle.pretrained import resolve_model
-from lipsformer.inference.predictor import Prediction, Predictor, load_bundle
+from lipsformer.inference.predictor import Prediction, Predictor
+from lipsformer.inference.runtimes import RuntimeOptions
 from lipsformer.serving.decoding import DecoderPool
 from lipsformer.serving.observability import Metrics, Span
 from lipsformer.serving.settings import Settings
@@ -58,12 +59,8 @@ class LoadedBundle:
                 "lower it, or export again with a larger --max-batch"
             )
 
-        def load_predictor() -> Predictor:
-            return load_bundle(
-                bundle, manifest, device=settings.device, precision=settings.precision, threads=settings.threads
-            )
-
-        runtime = IsolatingRuntime(load_predictor, on_fault=on_fault)
+        options = RuntimeOptions(device=settings.device, precision=settings.precision, threads=settings.threads)
+        runtime = IsolatingRuntime(lambda: Predictor.from_bundle(bundle, options, manifest), on_fault=on_fault)
         try:
             max_batch = runtime.warm_up(settings.max_batch or manifest.max_batch)
         except FaultError as fault:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from lipsformer import cli, load_predictor
 from lipsformer.datasets import open_labeled
-from lipsformer.evaluation.evaluate import Evaluation, evaluate, render
+from lipsformer.evaluation.evaluate import Evaluation, evaluate, format_evaluation
 from lipsformer.system.errors import InputError
 from tests.support.trained import Trained
 
@@ -82,11 +82,11 @@ def test_damaged_photos_are_left_out_and_named(
 ) -> None:
     whole, partly = found(trained), found(trained, damaged[0], max_batch=max_batch)
     assert [file for file, _ in partly.unreadable] == damaged[1]
-    assert partly.images == whole.images == 14
+    assert partly.predictions.images == whole.predictions.images == 14
     # Batches of another size round otherwise, in the last digits.
-    assert (partly.top1, partly.top5) == (whole.top1, whole.top5)
-    assert partly.outcomes.mean_loss == pytest.approx(whole.outcomes.mean_loss, rel=1e-5)
-    assert partly.outcomes.per_class() == whole.outcomes.per_class()
+    assert (partly.predictions.top1, partly.predictions.top5) == (whole.predictions.top1, whole.predictions.top5)
+    assert partly.predictions.mean_loss == pytest.approx(whole.predictions.mean_loss, rel=1e-5)
+    assert partly.predictions.per_class() == whole.predictions.per_class()
     report = partly.to_dict()
     assert (report["images"], report["unreadable"], report["unreadable_files"]) == (14, 3, damaged[1])
 
@@ -98,7 +98,7 @@ def test_a_person_is_told_of_damaged_photos(run: Run, trained: Trained, damaged:
     assert f"  {damaged[1][0]}: damaged or cut off" in out
     for number in range(5):
         (damaged[0] / trained.classes[0] / f"more{number}.jpg").touch()
-    assert "and 5 others; --json names all" in run(trained.bundle, damaged[0])[1]
+    assert "and 5 others; --json lists all" in run(trained.bundle, damaged[0])[1]
 
 
 def test_nothing_readable_is_an_error(run: Run, trained: Trained, tmp_path: Path) -> None:
@@ -118,21 +118,21 @@ def test_the_terminal_shows_the_worst_classes(trained: Trained) -> None:
     logits = np.eye(14)
     logits[3, 5] = 2.0
     evaluation = found(trained)
-    outcomes = type(evaluation.outcomes).of(logits, range(14))
-    lines = render(dataclasses.replace(evaluation, outcomes=outcomes)).splitlines()
+    predictions = type(evaluation.predictions).of(logits, range(14))
+    lines = format_evaluation(dataclasses.replace(evaluation, predictions=predictions)).splitlines()
     assert lines[0] == "top-1 92.86%, top-5 100.00% on 14 images (all)"
     assert lines[1].startswith("loss ")
     assert lines[4].split() == ["worst", "classes", "accuracy", "images", "most", "often", "taken", "for"]
     assert lines[5].split() == [trained.classes[3], "0.0%", "1", trained.classes[5], "(1)"]
-    assert len(lines) == 6  # the others were all named rightly
-    perfect = type(evaluation.outcomes).of(np.eye(14), range(14))
-    assert "classes" not in render(dataclasses.replace(evaluation, outcomes=perfect))
+    assert len(lines) == 6  # the others were all classified correctly
+    perfect = type(evaluation.predictions).of(np.eye(14), range(14))
+    assert "classes" not in format_evaluation(dataclasses.replace(evaluation, predictions=perfect))
 
 
 def test_a_model_that_diverged_gives_strict_json(trained: Trained) -> None:
     evaluation = found(trained)
-    broken = type(evaluation.outcomes).of(np.full((14, 14), np.nan), range(14))
-    report = dataclasses.replace(evaluation, outcomes=broken).to_dict()
+    broken = type(evaluation.predictions).of(np.full((14, 14), np.nan), range(14))
+    report = dataclasses.replace(evaluation, predictions=broken).to_dict()
     assert (report["loss"], report["calibration_error"]) == (None, None)
     json.dumps(report, allow_nan=False)
 

@@ -65,8 +65,8 @@ def texts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_the_table_has_a_row_per_class_with_the_worst_first() -> None:
-    outcomes = answers((0, 0), (0, 0), (1, 0), (1, 1), (1, 2), (1, 2), (0, None))
-    lines = class_table(outcomes, ("cat", "dog", "fox"), "model on data").splitlines()
+    predictions = answers((0, 0), (0, 0), (1, 0), (1, 1), (1, 2), (1, 2), (0, None))
+    lines = class_table(predictions, ("cat", "dog", "fox"), "model on data").splitlines()
     assert lines[0] == "# model on data"
     assert lines[2].startswith("top-1 50.00%, top-5 100.00% on 6 images, loss ")
     assert lines[2].endswith("; 1 could not be read.")
@@ -81,8 +81,8 @@ def test_the_table_has_a_row_per_class_with_the_worst_first() -> None:
 
 def test_the_table_lines_up_and_shows_odd_names_as_they_are() -> None:
     names = (*ODD_NAMES, "plain", "*bold* [link](x) <b>")
-    outcomes = answers(*((k, (k + 1) % len(names)) for k in range(len(names))), classes=len(names))
-    table = class_table(outcomes, names, "a|b").split("\n\n")[-1].splitlines()
+    predictions = answers(*((k, (k + 1) % len(names)) for k in range(len(names))), classes=len(names))
+    table = class_table(predictions, names, "a|b").split("\n\n")[-1].splitlines()
     assert len(table) == 2 + len(names)
     pipes = [[m.start() for m in re.finditer(r"(?<!\\)\|", line)] for line in table if line.isascii()]
     assert len(pipes[0]) == 7
@@ -108,8 +108,8 @@ def test_text_is_cut_to_the_room_it_has() -> None:
 
 
 def test_the_confusion_matrix_shows_counts_and_names(tmp_path: Path, texts: list[str]) -> None:
-    outcomes = answers(*[(0, 0)] * 41, (1, 0), (1, 1), (2, None))
-    confusion.plot_confusion(tmp_path / "c.png", outcomes, ("cat", "dog", "fox"), "model on data")
+    predictions = answers(*[(0, 0)] * 41, (1, 0), (1, 1), (2, None))
+    confusion.plot_confusion(tmp_path / "c.png", predictions, ("cat", "dog", "fox"), "model on data")
     assert texts.count("cat") == texts.count("dog") == 2  # along both sides
     assert {"41", "model on data\ntop-1 97.7% on 43 images"} <= set(texts)
     assert texts.count("1") == 2
@@ -118,16 +118,16 @@ def test_the_confusion_matrix_shows_counts_and_names(tmp_path: Path, texts: list
 
 def test_very_many_classes_are_named_where_they_are_mistaken(tmp_path: Path, texts: list[str]) -> None:
     names = [f"kind {k}" for k in range(100)]
-    outcomes = answers(*[(7, 5)] * 3, (8, 9), *((k, k) for k in range(100)), classes=100)
-    confusion.plot_confusion(tmp_path / "c.png", outcomes, names, "title")
+    predictions = answers(*[(7, 5)] * 3, (8, 9), *((k, k) for k in range(100)), classes=100)
+    confusion.plot_confusion(tmp_path / "c.png", predictions, names, "title")
     assert [text for text in texts if "kind" in text] == ["kind 7", "→ kind 5", "kind 8", "→ kind 9"]
 
 
 def test_the_sheet_shows_the_worst_mistakes(tmp_path: Path, texts: list[str]) -> None:
     split = photos(tmp_path / "data", 2, ("cat", "dog"))
-    outcomes = answers((0, 0), (0, 1), (1, None), (1, 0), classes=2)
-    mistakes.plot_mistakes(tmp_path / "m.png", outcomes, split, ("cat", "dog"), PREPROCESSING, "model on data")
-    assert texts[0] == "All 2 mistakes, the worst first"
+    predictions = answers((0, 0), (0, 1), (1, None), (1, 0), classes=2)
+    mistakes.plot_mistakes(tmp_path / "m.png", predictions, split, ("cat", "dog"), PREPROCESSING, "model on data")
+    assert texts[0] == "All 2 mistakes, worst first"
     assert texts[1].startswith("model on data: top-1 33.3% on 3 images.")
     assert texts[2:] == ["dog", "→ cat  98%", "dog-1.jpg", "cat", "→ dog  88%", "cat-1.jpg"]
 
@@ -135,8 +135,8 @@ def test_the_sheet_shows_the_worst_mistakes(tmp_path: Path, texts: list[str]) ->
 def test_the_photos_are_those_that_the_network_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split, drawn = photos(tmp_path / "data", 2, ("cat", "dog")), []
     monkeypatch.setattr("matplotlib.axes.Axes.imshow", lambda _, pixels: drawn.append(pixels))
-    outcomes = answers((0, 0), (0, 0), (1, 1), (1, 0), classes=2)
-    mistakes.plot_mistakes(tmp_path / "m.png", outcomes, split, ("cat", "dog"), PREPROCESSING, "title")
+    predictions = answers((0, 0), (0, 0), (1, 1), (1, 0), classes=2)
+    mistakes.plot_mistakes(tmp_path / "m.png", predictions, split, ("cat", "dog"), PREPROCESSING, "title")
     assert len(drawn) == 1
     assert (drawn[0] == PREPROCESSING.apply(split.open(3))).all()
 
@@ -147,7 +147,7 @@ def test_a_sheet_without_mistakes_says_so(tmp_path: Path, texts: list[str]) -> N
         tmp_path / "m.png", answers((0, 0), (1, 1), classes=2), split, ("cat", "dog"), PREPROCESSING, "title"
     )
     assert texts[0] == "No mistakes"
-    assert texts[2] == "Every image was named rightly."
+    assert texts[2] == "Every image was classified correctly."
 
 
 def test_a_photo_that_has_gone_leaves_a_blank(tmp_path: Path, texts: list[str]) -> None:
@@ -162,8 +162,8 @@ def test_a_photo_that_has_gone_leaves_a_blank(tmp_path: Path, texts: list[str]) 
 @pytest.mark.parametrize("names", [("a", "b"), ODD_NAMES, tuple(f"class {k:03}" for k in range(70))])
 def test_reports_of_any_classes_are_written(tmp_path: Path, names: tuple[str, ...]) -> None:
     split = photos(tmp_path / "data", 1, [f"{k:03}" for k in range(len(names))])
-    outcomes = answers(*((k, 0) for k in range(len(names))), classes=len(names))
-    write_report(tmp_path / "report", outcomes, split, names, PREPROCESSING, "$ title_" * 40)
+    predictions = answers(*((k, 0) for k in range(len(names))), classes=len(names))
+    write_report(tmp_path / "report", predictions, split, names, PREPROCESSING, "$ title_" * 40)
     assert {path.name for path in (tmp_path / "report").iterdir()} == {"classes.md", "confusion.png", "mistakes.png"}
     for name in ("confusion.png", "mistakes.png"):
         with Image.open(tmp_path / "report" / name) as image:

@@ -1,4 +1,4 @@
-"""`lipsformer benchmark`: every model is measured at every batch size, beside each other; never how fast it was."""
+"""`lipsformer benchmark`: every model is measured at every batch size; never how fast it was."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ import pytest
 
 from lipsformer import cli
 from lipsformer.bundle.manifest import BundleFile, read_manifest
-from lipsformer.evaluation.speed import measure_speed, parse_batches
-from lipsformer.evaluation.speed.measure import _parity
-from lipsformer.evaluation.speed.process import Worker
+from lipsformer.evaluation.speed.measure import _parity, measure_speed, parse_batches
+from lipsformer.evaluation.speed.worker import ModelFacts
+from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.system.errors import InputError, LipsFormerError
 from tests.support.trained import Trained
 
@@ -76,6 +76,7 @@ def bundle(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_everything_is_measured_and_written(run: Run, trained: Trained, bundle: Path, tmp_path: Path) -> None:
     output = tmp_path / "benchmark"
     options = ["--batch", "3,1", "--rounds", ROUNDS, "--seconds", 0, "--threads", 1, "--device", "cpu", "--json"]
@@ -126,23 +127,28 @@ def test_everything_is_measured_and_written(run: Run, trained: Trained, bundle: 
 
 
 def test_what_is_not_alike_is_not_compared() -> None:
-    first = {"logits": [[1.0, 0.0], [0.0, 2.0]], "preprocessing": {"image_size": 32}}
+    def facts(logits: list[list[float]], size: int = 32) -> ModelFacts:
+        preprocessing = Preprocessing(image_size=size)
+        return ModelFacts(provider="", preprocessing=preprocessing, logits=np.float32(logits), memory=(), gpu_memory=())
+
+    answers = [[1.0, 0.0], [0.0, 2.0]]
+    first = facts(answers)
     assert _parity(first, first) == (0, 1)
-    assert _parity({**first, "logits": [[0.0, 1.0], [0.0, 2.0]]}, first) == (pytest.approx(2**0.5), 0.5)
-    assert _parity({**first, "preprocessing": {"image_size": 64}}, first) == (None, None)
-    assert _parity({**first, "logits": [[1.0], [0.0]]}, first) == (None, None)
-    assert _parity({**first, "logits": [[float("nan"), 0.0], [0.0, 2.0]]}, first)[0] is None  # NaN is not JSON
+    assert _parity(facts([[0.0, 1.0], [0.0, 2.0]]), first) == (pytest.approx(2**0.5), 0.5)
+    assert _parity(facts(answers, size=64), first) == (None, None)
+    assert _parity(facts([[1.0], [0.0]]), first) == (None, None)
+    assert _parity(facts([[float("nan"), 0.0], [0.0, 2.0]]), first)[0] is None  # NaN is not JSON
 
 
 @pytest.mark.parametrize("text", ["", "x", "1,x", "0", "-1", "1.5", "1,,8", "1000000", "٣"])
 def test_batch_sizes_are_whole_numbers(text: str) -> None:
-    with pytest.raises(InputError, match="whole numbers from 1 on are needed"):
+    with pytest.raises(InputError, match="give whole numbers from 1 on"):
         parse_batches(text)
 
 
 def test_batch_sizes_are_read() -> None:
     assert parse_batches("8, 1") == (8, 1)
-    with pytest.raises(InputError, match="names a batch size twice"):
+    with pytest.raises(InputError, match="a batch size is given twice"):
         parse_batches("1,8,1")
 
 
@@ -177,25 +183,35 @@ def test_a_model_that_does_not_load_leaves_no_output(trained: Trained, run: Run,
     assert sorted(tmp_path.iterdir()) == [damaged]
 
 
-def test_a_process_that_dies_is_told(trained: Trained) -> None:
-    request = {
-        "model": str(trained.bundle / "ort-fp32.onnx"),
-        "device": "cpu",
-        "threads": 1,
-        "batches": [1],
-        "cuda": False,
-    }
-    with Worker("the graph", 1) as worker:
-        assert worker.ask(**request)["provider"] == "CPUExecutionProvider"
-        with pytest.raises(LipsFormerError, match="the graph: TypeError: ") as failed:
-            worker.ask(batch="one", seconds=0)
-        assert "\n" not in str(failed.value)
-        assert len(worker.ask(batch=1, seconds=0)["times"]) == 3  # it goes on
-        os.kill(worker._process.pid, signal.SIGKILL)
-        with pytest.raises(LipsFormerError, match=r"^the graph: its process ended with signal SIGKILL; .*memory.*$"):
-            worker.ask(batch=1, seconds=0)
-    with Worker("nothing", 1) as worker, pytest.raises(InputError, match="no such file"):
-        worker.ask(**{**request, "model": "none.onnx"})
+def test_a_process_that_dies_is_named_with_a_hint(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lipsformer.evaluation.speed.measure.MeasuredModel", Dying)
+    monkeypatch.setattr("lipsformer.evaluation.speed.measure.MatrixProduct", Idle)
+    graph = trained.bundle / "ort-fp32.onnx"
+    with pytest.raises(LipsFormerError, match=r"^the graph: its process ended \(SIGKILL\); .*memory.* --batch"):
+        measure_speed([("the graph", graph)], batches=[1], rounds=1, seconds=0, threads=1, device="cpu")
+
+
+class Idle:
+    """Takes no time."""
+
+    def __init__(self, **_: Any) -> None:
+        pass
+
+    def turn(self) -> list[float]:
+        return [1.0]
+
+
+class Dying:
+    """A model whose process is killed when it is measured."""
+
+    def __init__(self, **_: Any) -> None:
+        pass
+
+    def facts(self) -> None:
+        return None
+
+    def turn(self, **_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_bundle_of_which_nothing_runs_is_refused(bundle: Path, tmp_path: Path) -> None:
@@ -210,5 +226,5 @@ def test_a_bundle_of_which_nothing_runs_is_refused(bundle: Path, tmp_path: Path)
         for file in manifest.files
     ]
     dataclasses.replace(manifest, files=tuple(files)).write(copy)
-    with pytest.raises(InputError, match=r"nothing that can run here: .*engines are built from.*cannot load it"):
-        measure_speed([copy], batches=[1], rounds=1, seconds=0, threads=1, device="cpu")
+    with pytest.raises(InputError, match=r"nothing can run here: .*engines are built from.*cannot load it"):
+        measure_speed([(str(copy), copy)], batches=[1], rounds=1, seconds=0, threads=1, device="cpu")

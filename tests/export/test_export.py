@@ -17,7 +17,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from lipsformer import load_predictor
+from lipsformer import export, load_predictor
 from lipsformer.bundle.manifest import read_manifest
 from lipsformer.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from lipsformer.export import ExportSettings, export_bundle, read_thresholds
@@ -45,7 +45,17 @@ def copy_of(graph: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def test_the_bundle_tells_what_it_is(trained: Trained) -> None:
+def test_the_names_of_the_package_are_imported_when_used() -> None:
+    for name in export.__all__:
+        assert getattr(export, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        export.nothing  # noqa: B018
+    code = "import sys, lipsformer.export.tensorrt.build; print('torch' in sys.modules)"  # as a build's process does
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_the_bundle_says_what_it_is(trained: Trained) -> None:
     manifest = read_manifest(trained.bundle)
     assert manifest.classes == trained.classes
     assert manifest.max_batch == 16
@@ -165,14 +175,14 @@ def test_a_frozen_batch_fails_the_gate(trained: Trained, tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"precisions": ("fp31",)}, "--precision fp31: not known; did you mean 'fp32'?"),
+        ({"precisions": ("fp31",)}, "--precision fp31: unknown; did you mean 'fp32'?"),
         ({"precisions": ()}, "--precision: give at least one of fp32, fp16, int8"),
         ({"precisions": ("fp32", "fp32")}, "--precision: fp32 is given twice"),
         ({"precisions": ("int8",)}, "--precision int8 needs --calibration DATA"),
         ({"calibration": Path()}, "--calibration is for --precision int8"),
-        ({"precisions": ("fp16",), "fold": False}, "--no-fold: fp16 is made of the folded network alone"),
-        ({"max_batch": 0}, "--max-batch 0: at least 1 is needed"),
-        ({"parity_images": 0}, "--parity-images 0: at least 1 is needed"),
+        ({"precisions": ("fp16",), "fold": False}, "--no-fold: fp16 needs the folded network"),
+        ({"max_batch": 0}, "--max-batch 0: it must be at least 1"),
+        ({"parity_images": 0}, "--parity-images 0: it must be at least 1"),
         ({"workspace": 1}, "--workspace is for engines"),
         ({"workspace": 0, "trt": True}, "--workspace 0"),
         ({"hardware_compatibility": True}, "--hardware-compatibility is for --trt"),
@@ -188,8 +198,8 @@ def test_what_cannot_be_asked_for(settings: dict[str, Any], told: str) -> None:
     ("settings", "told"),
     [
         (ExportSettings(trt=True), "TensorRT"),
-        (ExportSettings(parity_data=Path("nothing")), "nothing: holds no images"),
-        (ExportSettings(precisions=("int8",), calibration=Path("nothing")), "nothing: holds no images"),
+        (ExportSettings(parity_data=Path("nothing")), "nothing: no usable images"),
+        (ExportSettings(precisions=("int8",), calibration=Path("nothing")), "nothing: no usable images"),
     ],
 )
 def test_what_is_missing_is_told_before_the_work(
@@ -205,7 +215,10 @@ def test_what_is_missing_is_told_before_the_work(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_limits_are_recorded_and_can_be_met_or_not(trained: Trained, tmp_path: Path) -> None:
+def test_limits_are_recorded_and_can_be_met_or_not(
+    graph: onnx.ModelProto, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lipsformer.export.bundle.build_graph", lambda *_, **__: graph)  # once is enough
     strict = read_thresholds(["fp32.relative_l2=1e-9"])
     with pytest.raises(GateError, match=r"relative_l2 .* exceeds 1e-09"):
         export_bundle(trained.checkpoint, tmp_path / "bundle", ExportSettings(thresholds=strict, max_batch=2))

@@ -13,7 +13,7 @@ from PIL import Image
 
 from lipsformer import Preprocessing
 from lipsformer.export.parity.check import FileParity, check_parity
-from lipsformer.export.parity.gate_images import GateImages, ImagePool, hard_inputs, spread
+from lipsformer.export.parity.gate_images import GateImages, ImageSource, hard_inputs, spread
 from lipsformer.export.parity.metrics import ParityMetrics, top1_agrees
 from lipsformer.export.parity.reference import Reference
 from lipsformer.export.parity.report import ParityReport
@@ -41,7 +41,7 @@ class Fake:
 
 @pytest.fixture(scope="module")
 def reference() -> Reference:
-    images = ImagePool.find(SAMPLES, ()).gate_images(28, SPEC)
+    images = ImageSource.find(SAMPLES, ()).gate_images(28, SPEC)
     labels = Fake().infer(images.photos).argmax(axis=1)
     labels[:7] += 1
     labels %= 7
@@ -67,25 +67,27 @@ def test_what_is_equal_passes(reference: Reference) -> None:
     assert found.worst("accuracy_loss") == 0
     assert found.worst("accuracy") == 0.75
     assert found.worst("top5_agreement") == 1
-    assert (found.mates.neighbors or 0) < 1e-6
+    assert (found.invariance.neighbors or 0) < 1e-6
 
 
 @pytest.mark.parametrize(
     ("answer", "told", "count"),
     [
         (lambda logits: logits * 1.0001, "relative_l2 0.0001 exceeds 1e-05", 3),
-        (lambda logits: logits * np.nan, "an answer to a photo is not finite", 3),
+        (lambda logits: logits * np.nan, "the logits of a photo are not finite", 3),
         (lambda logits: logits[:, ::-1], "relative_l2", 3),
-        (lambda logits: logits[:, :6], "answered, (28, 7) expected", 3),
-        (lambda logits: logits[:1], "1 answers to 8 images", 2),  # one answer whatever the batch
+        (lambda logits: logits[:, :6], "expected (28, 7)", 3),
+        (lambda logits: logits[:1], "1 outputs for 8 images", 2),  # one answer whatever the batch
         (lambda logits: logits[::-1], "relative_l2", 2),  # right images, wrong order
         (lambda logits: logits - logits.mean(axis=0), "relative_l2", 3),
-        (lambda logits: 1 / 0, "it was refused (division by zero)", 3),
+        (lambda logits: 1 / 0, "the runtime refused it (division by zero)", 3),
     ],
 )
 def test_every_way_of_being_wrong_is_seen(answer: Answer, told: str, count: int, reference: Reference) -> None:
     found = check(reference, answer)
-    batches = [sentence for sentence in found.failures if sentence.startswith("batch ") and "mates" not in sentence]
+    batches = [
+        sentence for sentence in found.failures if sentence.startswith("batch ") and "invariance" not in sentence
+    ]
     assert len(batches) == count
     assert told in batches[-1]
 
@@ -94,7 +96,7 @@ def test_a_hard_input_that_overflows_fails_alone(reference: Reference) -> None:
     found = check(reference, lambda logits: np.where(np.abs(logits) > OVERFLOW, np.inf, logits), "int8")
     largest = np.abs(reference.photos).max()
     assert largest < OVERFLOW < np.abs(reference.hard).max()
-    assert "the answer to the hard input 'white' is not finite" in found.failures[0]
+    assert "the logits of the hard input 'white' are not finite" in found.failures[0]
 
 
 def test_a_hard_input_has_a_limit_too(reference: Reference) -> None:
@@ -115,22 +117,22 @@ def test_an_answer_that_depends_on_its_neighbors_fails(precision: str, reference
         Fake(dynamic), reference, file="x", target="ort", precision=precision, max_batch=8, limits=limits
     )
     assert [sentence.partition(" exceeds")[0].rpartition(" ")[0] for sentence in found.failures] == [
-        "batch mates: neighbors"
+        "batch invariance: neighbors"
     ]
 
 
 def test_a_frozen_place_fails(reference: Reference) -> None:
     """Rounding differs by place in the batch: seen by dealing the photos in another order."""
     found = check(reference, lambda logits: logits * (1 + 3e-3 * np.arange(len(logits)))[:, None], "fp16")
-    assert found.mates.order is not None
-    assert found.mates.order > THRESHOLDS["fp16"]["order"]
-    assert any(sentence.startswith("batch mates: order") for sentence in found.failures)
+    assert found.invariance.order is not None
+    assert found.invariance.order > THRESHOLDS["fp16"]["order"]
+    assert any(sentence.startswith("batch invariance: order") for sentence in found.failures)
 
 
 def test_a_batch_of_one_has_no_mates(reference: Reference) -> None:
     found = check(reference, lambda logits: logits, max_batch=1)
     assert [row.batch for row in found.batches] == [1]
-    assert found.mates.neighbors is None
+    assert found.invariance.neighbors is None
     assert found.passed
 
 
@@ -173,7 +175,7 @@ def test_a_tie_is_no_disagreement_and_a_lead_is_one() -> None:
 
 
 def test_a_checkpoint_that_is_not_finite_cannot_be_compared_with(reference: Reference) -> None:
-    with pytest.raises(GateError, match="own answer to the input 'white' is not finite"):
+    with pytest.raises(GateError, match="logits of the input 'white' are not finite"):
         Reference.of(Fake(lambda logits: np.where(np.abs(logits) > OVERFLOW, np.inf, logits)), reference.images)
 
 
@@ -186,7 +188,7 @@ def test_limits_can_be_changed_and_unknown_ones_are_refused() -> None:
         ("fp16.relativ_l2=1", "did you mean 'fp16.relative_l2'?"),
         ("fp8.kl=1", "did you mean"),
         ("relative_l2=1", "unknown 'relative_l2'"),
-        ("fp16.kl", "write PRECISION.FIGURE=NUMBER"),
+        ("fp16.kl", "write PRECISION.METRIC=NUMBER"),
         ("fp16.kl=much", "'much' is not a finite number"),
         ("fp16.kl=nan", "'nan' is not a finite number"),
     ):
@@ -218,7 +220,7 @@ def test_limits_bite_from_their_own_side() -> None:
 def test_images_are_spread_evenly_and_mirrored_where_there_are_few() -> None:
     assert spread(4, 100).tolist() == [12, 37, 62, 87]
     assert spread(9, 3).tolist() == [0, 1, 2]
-    pool = ImagePool.find(SAMPLES, ())
+    pool = ImageSource.find(SAMPLES, ())
     images = pool.gate_images(20, SPEC)
     assert images.labels is None
     assert len(images.photos) == 20
@@ -232,10 +234,10 @@ def test_labels_come_from_class_folders_of_the_checkpoints_classes(tmp_path: Pat
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         Image.new("RGB", (16, 16), (name == "a" and "red") or "blue").save(tmp_path / name / "x.png")
-    labeled = ImagePool.find(tmp_path, ("c", "b", "a"))
+    labeled = ImageSource.find(tmp_path, ("c", "b", "a"))
     assert labeled.labels is not None
     assert labeled.labels.tolist() == [2, 1]
-    assert ImagePool.find(tmp_path, ("c", "a")).labels is None
+    assert ImageSource.find(tmp_path, ("c", "a")).labels is None
     (tmp_path / "a" / "x.png").write_bytes(b"no image")
     images = labeled.gate_images(9, SPEC)
     assert images.labels is not None
@@ -262,7 +264,7 @@ def test_the_reference_comes_back(reference: Reference, tmp_path: Path) -> None:
     assert np.array_equal(loaded.images.hard, reference.images.hard)
     assert loaded.images.hard_names == reference.images.hard_names
     (tmp_path / "parity.npz").write_bytes(b"none")
-    with pytest.raises(InputError, match=r"parity\.npz: no reference answers can be read"):
+    with pytest.raises(InputError, match=r"parity\.npz: reference logits cannot be read"):
         Reference.load(tmp_path / "parity.npz")
 
 
@@ -277,6 +279,6 @@ def test_the_report_shows_what_passed_and_what_failed(reference: Reference, tmp_
     assert data["files"][0]["thresholds"] == THRESHOLDS["fp32"]
     text = (tmp_path / "parity.md").read_text()
     assert text.startswith("# Parity: FAILED")
-    assert "- batch 3: an answer to a photo is not finite" in text
+    assert "- batch 3: the logits of a photo are not finite" in text
     with Image.open(tmp_path / "parity.png") as picture:
         assert picture.width > picture.height

@@ -14,8 +14,9 @@ from PIL import Image
 
 from lipsformer import load_predictor
 from lipsformer.bundle.manifest import PRECISIONS, Manifest, read_manifest
+from lipsformer.bundle.pretrained import PRETRAINED
 from lipsformer.export import ExportSettings, export_bundle, verify_bundle
-from lipsformer.export.parity.check import proved_batches
+from lipsformer.export.parity.check import checked_batches
 from lipsformer.export.parity.thresholds import THRESHOLDS
 from lipsformer.images.samples import SAMPLES
 from lipsformer.inference.runtimes import OnnxRuntime
@@ -23,7 +24,7 @@ from lipsformer.system.errors import GateError
 
 pytestmark = pytest.mark.slow
 
-NAME = Path("lipsformer_cifar10")
+CHECKPOINT = PRETRAINED["lipsformer_cifar10"]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bundle(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("all") / "bundle"
-    export_bundle(NAME, output, ExportSettings(precisions=PRECISIONS, calibration=photos, max_batch=8))
+    export_bundle(CHECKPOINT, output, ExportSettings(precisions=PRECISIONS, calibration=photos, max_batch=8))
     return output
 
 
@@ -54,7 +55,7 @@ def test_every_precision_is_as_near_as_promised(bundle: Path) -> None:
         parity: Any = manifest.graph(precision).parity
         assert parity["photos"] == 112  # the half that was not calibrated on, and its mirror images
         assert parity["thresholds"] == THRESHOLDS[precision]
-        assert [row["batch"] for row in parity["batches"]] == list(proved_batches(8))
+        assert [row["batch"] for row in parity["batches"]] == list(checked_batches(8))
         assert load_predictor(bundle, precision=precision).precision == precision
         assert load_predictor(bundle / f"ort-{precision}.onnx").precision == precision
     exact, half, quantized = (manifest.graph(precision).parity["batches"] for precision in PRECISIONS)  # type: ignore[index]
@@ -98,7 +99,7 @@ def test_wrong_scales_fail_the_gate(
     monkeypatch.setattr("lipsformer.export.bundle.build_graph", lambda *_, **__: onnx.ModelProto())
     monkeypatch.setattr("lipsformer.export.bundle.quantize", lambda *_, **__: graph)
     with pytest.raises(GateError, match=r"ort-int8\.onnx: parity failed, no bundle written: batch 1: "):
-        export_bundle(NAME, tmp_path / "bundle", ExportSettings(precisions=("int8",), calibration=photos))
+        export_bundle(CHECKPOINT, tmp_path / "bundle", ExportSettings(precisions=("int8",), calibration=photos))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -106,13 +107,13 @@ def test_dynamic_quantization_fails_by_its_batch_mates(bundle: Path, tmp_path: P
     from onnxruntime.quantization import quantize_dynamic
 
     from lipsformer.export.parity.check import check_parity
-    from lipsformer.export.parity.gate_images import ImagePool
+    from lipsformer.export.parity.gate_images import ImageSource
     from lipsformer.export.parity.reference import Reference
 
     manifest: Manifest = read_manifest(bundle)
     quantize_dynamic(bundle / "ort-fp32.onnx", tmp_path / "dynamic.onnx", op_types_to_quantize=["MatMul", "Gemm"])
     exact = OnnxRuntime(bundle / "ort-fp32.onnx", "cpu")
-    images = ImagePool.find(photos, ()).gate_images(16, manifest.preprocessing)
+    images = ImageSource.find(photos, ()).gate_images(16, manifest.preprocessing)
     found = check_parity(
         OnnxRuntime(tmp_path / "dynamic.onnx", "cpu"),
         Reference.of(exact, images),
@@ -122,4 +123,4 @@ def test_dynamic_quantization_fails_by_its_batch_mates(bundle: Path, tmp_path: P
         max_batch=8,
         limits=THRESHOLDS["int8"],
     )
-    assert any(sentence.startswith("batch mates: neighbors") for sentence in found.failures)
+    assert any(sentence.startswith("batch invariance: neighbors") for sentence in found.failures)

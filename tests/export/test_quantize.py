@@ -41,7 +41,7 @@ def pixels(samples: list[Path]) -> Pixels:
     return np.concatenate([photos, photos[:, :, ::-1]])
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=["swin", pytest.param("cswin", marks=pytest.mark.slow)])
 def config(request: pytest.FixtureRequest) -> ModelConfig:
     chosen: ModelConfig = FAMILIES[request.param]
     return chosen

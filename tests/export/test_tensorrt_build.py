@@ -1,7 +1,4 @@
-"""Engines at build time: full TensorRT by a stand-in, TensorRT for RTX itself, both in the process that builds.
-
-TensorRT for RTX needs no GPU to parse and build, and really does it here.
-"""
+"""Engine builds: full TensorRT by a stand-in, TensorRT for RTX itself, which parses and builds without a GPU."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import ast
 import importlib
 import importlib.util
 import json
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -21,9 +17,8 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from lipsformer.export.tensorrt import build_process as engine_build
 from lipsformer.export.tensorrt.build import build_engine, check_with_rtx
-from lipsformer.export.tensorrt.build_process import precision_of
+from lipsformer.export.tensorrt.build_process import EngineBuild, EngineRequest, precision_of
 from lipsformer.inference.runtimes import tensorrt_library as nvidia
 from lipsformer.inference.runtimes.tensorrt_compat import PLATFORM, engine_fits
 from lipsformer.system.atomic import sha256_of
@@ -54,7 +49,7 @@ def graph(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def build(graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs the building process's own function here, on a machine with a stand-in for TensorRT and for the GPU."""
+    """Builds in this process, with a stand-in for TensorRT and for the GPU: the facts, the notes and the engine."""
     monkeypatch.setattr(fake, "BEHAVIOR", {})
     monkeypatch.setenv("LIPSFORMER_CACHE", str(tmp_path / "cache"))
     fake.CALLS.clear()
@@ -64,19 +59,19 @@ def build(graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     for change in fake.seen_gpu():
         monkeypatch.setattr(*change)
 
-    def built(**order: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def built(**options: Any) -> tuple[dict[str, Any], list[str], dict[str, Any]]:
         output = tmp_path / "built.engine"
-        whole = {"graph": str(graph), "output": str(output), "max_batch": 6, "flavour": "tensorrt", **order}
-        engine_build.main(json.dumps(whole), tmp_path / "answer.json")
-        answer = json.loads((tmp_path / "answer.json").read_text())
-        return answer, json.loads(output.read_bytes()) if output.is_file() else {}
+        request = EngineRequest(**{"graph": graph, "output": output, "max_batch": 6, "flavour": "tensorrt", **options})
+        process = EngineBuild(request)
+        process.parse()
+        return *process.build(), json.loads(output.read_bytes())
 
     return built
 
 
 def test_the_engine_and_what_is_said_of_it(build: Any, graph: Path) -> None:
-    answer, engine = build(workspace=1 << 30)
-    assert answer["built"] == {
+    facts, _, engine = build(workspace=1 << 30)
+    assert facts == {
         "flavour": "tensorrt",
         "version": fake.__version__,
         "platform": PLATFORM,
@@ -90,7 +85,7 @@ def test_the_engine_and_what_is_said_of_it(build: Any, graph: Path) -> None:
         "precision": "fp32",
         "onnx_sha256": sha256_of(graph),
     }
-    assert engine_fits(answer["built"]) is None
+    assert engine_fits(facts) is None
     assert engine["profile"] == ["pixels", [1, 8, 8, 3], [6, 8, 8, 3], [6, 8, 8, 3]]
     assert engine["workspace"] == 1 << 30
     assert engine["tf32"] is False
@@ -106,34 +101,35 @@ def test_hardware_compatibility_is_asked_of_tensorrt(build: Any, monkeypatch: py
     for name, major in (("NVIDIA H100", 9), ("NVIDIA RTX 5090", 12)):
         for change in fake.seen_gpu(name, major, 0):
             monkeypatch.setattr(*change)
-        answer, engine = build(hardware_compatibility=True)
+        facts, _, engine = build(hardware_compatibility=True)
         assert engine["hardware"] == "AMPERE_PLUS"
-        assert answer["built"]["hardware_compatibility"] is True
+        assert facts["hardware_compatibility"] is True
     for change in fake.seen_gpu("NVIDIA T4", 7, 5):
         monkeypatch.setattr(*change)
-    assert "older than Ampere" in build(hardware_compatibility=True)[0]["usage"]
+    with pytest.raises(InputError, match="older than Ampere"):
+        build(hardware_compatibility=True)
 
 
 def test_timings_are_kept_and_a_broken_cache_is_passed_over(build: Any, tmp_path: Path) -> None:
     place = tmp_path / "cache" / "tensorrt" / "timings-11.4.0.106-NVIDIA-H100.cache"
-    answer, engine = build()
-    assert (engine["timings"], place.read_bytes(), answer["notes"]) == ("", b"timings", [])
-    assert build()[1]["timings"] == "timings"
+    _, notes, engine = build()
+    assert (engine["timings"], place.read_bytes(), notes) == ("", b"timings", [])
+    assert build()[2]["timings"] == "timings"
     for broken in (b"rubbish", b"others"):
         place.write_bytes(broken)
-        answer, engine = build()
+        _, notes, engine = build()
         assert engine["timings"] == ""
-        assert answer["notes"] == [f"{place}: not a timing cache of this TensorRT and GPU; measuring anew"]
+        assert notes == [f"{place}: not a timing cache of this TensorRT and GPU; measuring again"]
         assert place.read_bytes() == b"timings"
     own = tmp_path / "own.cache"
-    build(timing_cache=str(own))
+    build(timing_cache=own)
     assert own.read_bytes() == b"timings"
 
 
 def test_a_cache_that_cannot_be_written_costs_a_note(build: Any, tmp_path: Path) -> None:
-    answer, _ = build(timing_cache=str(tmp_path))
-    assert "timing cache not kept" in answer["notes"][0]
-    assert "built" in answer
+    facts, notes, _ = build(timing_cache=tmp_path)
+    assert "timing cache not kept" in notes[0]
+    assert facts["max_batch"] == 6
 
 
 @pytest.mark.parametrize(
@@ -142,21 +138,23 @@ def test_a_cache_that_cannot_be_written_costs_a_note(build: Any, tmp_path: Path)
         ({"parse": "no such operator"}, r"cannot parse node 'gelu_7' \(Gelu\): no such operator"),
         ({"build": "Myelin error"}, r"cannot build it: Myelin error"),
         ({"build": "no tactics within workspace limit"}, r"lacks memory to build it: .*raise --workspace"),
-        ({"build": "CUDA out of memory"}, r"lacks memory to build it: CUDA out of memory; .*free memory of the GPU"),
+        ({"build": "CUDA out of memory"}, r"lacks memory to build it: CUDA out of memory; .*free GPU memory"),
     ],
 )
-def test_what_tensorrt_refuses(build: Any, behavior: dict[str, str], why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_tensorrt_refuses(
+    build: Any, behavior: dict[str, str], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fake, "BEHAVIOR", behavior)
-    answer, engine = build()
-    assert answer["failure"].startswith("TensorRT 11.4.0.106 ")
-    assert engine == {}
-    assert re.search(why, answer["failure"])
+    with pytest.raises(GateError, match=rf"^TensorRT 11.4.0.106 .*{why}"):
+        build()
+    assert not (tmp_path / "built.engine").exists()
 
 
 def test_a_graph_that_no_export_wrote_is_refused(build: Any, graph: Path) -> None:
     other = helper.make_node("Cast", ["image"], ["floats"], to=TensorProto.FLOAT)
     write_graph(graph, [other, FLATTEN, GEMM], [WEIGHT], name="image")
-    assert "not a graph that `lipsformer export` wrote" in build()[0]["failure"]
+    with pytest.raises(GateError, match="not a graph that `lipsformer export` wrote"):
+        build()
 
 
 @pytest.fixture
@@ -180,6 +178,7 @@ def test_without_a_gpu_tensorrt_is_not_touched(graph: Path, tmp_path: Path, othe
         build_engine(graph, tmp_path / "x.engine", max_batch=2)
 
 
+@pytest.mark.slow
 def test_a_crash_costs_the_engine_and_not_the_export(graph: Path, tmp_path: Path, other_process: Any) -> None:
     other_process(abort=True, gpu=True)
     with pytest.raises(GateError, match=r"tensorrt-fp32.onnx: TensorRT crashed while it started \(SIGABRT"):
@@ -187,6 +186,7 @@ def test_a_crash_costs_the_engine_and_not_the_export(graph: Path, tmp_path: Path
     assert not (tmp_path / "x.engine").exists()
 
 
+@pytest.mark.slow
 def test_an_engine_comes_out_of_the_other_process(
     graph: Path, tmp_path: Path, other_process: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,7 +249,7 @@ def test_a_graph_for_onnx_runtime_is_refused(nodes: list[Any], weights: list[Any
 
 def test_what_is_no_graph_at_all_is_refused(tmp_path: Path) -> None:
     (path := tmp_path / "tensorrt-fp32.onnx").write_bytes(b"not a graph")
-    with pytest.raises(GateError, match=r"cannot parse it: .*; leave out --trt"):
+    with pytest.raises(GateError, match=r"cannot parse it: .*; omit --trt"):
         check_with_rtx(path, 4)
 
 

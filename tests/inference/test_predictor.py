@@ -50,11 +50,13 @@ def test_evaluation_counts_what_prediction_says(trained: Trained) -> None:
     first = [answer[0].index == label for answer, label in zip(answers, split.labels, strict=True)]
     five = [label in [p.index for p in answer] for answer, label in zip(answers, split.labels, strict=True)]
     found = evaluate(predictor, split)
-    assert (found.images, found.top1, found.top5) == (14, sum(first) / 14, sum(five) / 14)
+    counted = found.predictions
+    assert (counted.images, counted.top1, counted.top5) == (14, sum(first) / 14, sum(five) / 14)
     perfect = dataclasses.replace(split, labels=np.array([answer[0].index for answer in answers]))
-    assert evaluate(predictor, perfect).top1 == 1.0
+    assert evaluate(predictor, perfect).predictions.top1 == 1.0
     second = dataclasses.replace(split, labels=np.array([answer[1].index for answer in answers]))
-    assert (evaluate(predictor, second).top1, evaluate(predictor, second).top5) == (0.0, 1.0)
+    found = evaluate(predictor, second)
+    assert (found.predictions.top1, found.predictions.top5) == (0.0, 1.0)
 
 
 def test_no_batch_is_larger_than_the_proved_one(trained: Trained) -> None:

@@ -86,7 +86,11 @@ def test_an_engine_that_fits_goes_first(with_engine: Callable[..., Path], capsys
             {},
             "built for sm90, here is sm80. Until then ONNX Runtime runs ort-fp32.onnx",
         ),
-        (None, {"passed": False}, "never proved, as it could not run where it was exported; not used"),
+        (
+            None,
+            {"passed": False},
+            "not used, because it never passed the parity check: it could not run where it was exported",
+        ),
     ],
 )
 def test_an_engine_is_not_passed_over_silently(
@@ -120,7 +124,7 @@ def test_a_precision_is_chosen_or_refused(with_engine: Callable[..., Path], trai
     assert load_predictor(bundle, precision="int8").file.name == "ort-int8.onnx"  # the engine is of another precision
     with pytest.raises(InputError, match="--precision fp16: the bundle has fp32, int8"):
         load_predictor(bundle, precision="fp16")
-    with pytest.raises(InputError, match="--precision fp32: chooses among a bundle's files"):
+    with pytest.raises(InputError, match="--precision fp32: only a bundle has precisions"):
         load_predictor(trained.checkpoint, precision="fp32")
 
 
@@ -157,7 +161,7 @@ def export_with_engine(trained: Trained, output: Path, monkeypatch: pytest.Monke
     )
 
 
-def test_an_engine_is_built_and_proved(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_is_built_and_checked(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     export_with_engine(trained, tmp_path / "bundle", monkeypatch, None)
     manifest = read_manifest(tmp_path / "bundle")
     kinds = [(file.name, file.kind, (file.parity or {})["passed"]) for file in manifest.files if file.kind != "report"]
@@ -171,11 +175,11 @@ def test_an_engine_is_built_and_proved(trained: Trained, tmp_path: Path, monkeyp
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
-def test_an_engine_that_cannot_run_here_is_kept_and_not_called_proved(
+def test_an_engine_that_cannot_run_here_is_kept_as_unchecked(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     export_with_engine(trained, tmp_path / "bundle", monkeypatch, "no GPU here")
-    assert "tensorrt-rtx-fp32.engine: built and not proved: no GPU here" in capsys.readouterr().err
+    assert "tensorrt-rtx-fp32.engine: built, not checked: no GPU here" in capsys.readouterr().err
     (engine,) = read_manifest(tmp_path / "bundle").engines("fp32")
     assert engine.parity == {"passed": False, "reason": "no GPU here"}
     assert load_predictor(tmp_path / "bundle").file.name == "ort-fp32.onnx"

@@ -249,7 +249,7 @@ def test_bad_input_is_refused_in_one_line(checkpoint: Path, run: Run, tmp_path: 
         broken.head.weight[0, 0] = math.nan
     for arguments, said in (
         ((checkpoint, "--images", 0), "--images 0"),
-        ((checkpoint, "--data", tmp_path / "empty"), "holds no images"),
+        ((checkpoint, "--data", tmp_path / "empty"), "no images found"),
         ((checkpoint, "--data", "fruits"), "did you mean 'fruit'"),
         ((tmp_path / "none.safetensors",), "no such checkpoint"),
         ((save(tmp_path / "broken.safetensors", broken),), "head.weight has values that are not finite"),

@@ -195,7 +195,7 @@ def test_the_checkpoint_is_the_averaged_model_that_was_validated(photos: Path, f
     assert any(not torch.equal(weights[name], tensors[f"state/model.{name}"]) for name in weights)
     split = open_labeled(photos, checkpoint.classes, "val")
     found = evaluate(load_predictor(finished / "last.safetensors"), split)
-    assert found.top1 == pytest.approx(records[-1]["val_top1"])
+    assert found.predictions.top1 == pytest.approx(records[-1]["val_top1"])
     assert checkpoint.metrics["top1"] == records[-1]["val_top1"]
 
 

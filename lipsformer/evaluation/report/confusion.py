@@ -1,4 +1,4 @@
-"""The confusion matrix as a picture."""
+"""The plot of the confusion matrix."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .text import NAMES_STYLE, any_script, fit, inches
 
 __all__ = ["plot_confusion"]
 
-MOST_NAMES, MOST_NUMBERS = 60, 30  # classes beyond which names, or counts in the cells, could not be read
+MOST_NAMES, MOST_NUMBERS = 60, 30  # with more classes, names or counts would be illegible
 CELL, SMALL_CELL, SMALLEST, LARGE = 0.55, 0.2, 3.0, 6.5  # inches: of a class's row, and of the whole matrix
 NAME, LIST_NAME = 2.0, 1.75  # inches that a name may take, along a side and in the list of pairs
 LIST = 4.4  # inches
@@ -28,10 +28,10 @@ MOST_PAIRS = 25
 TITLE = FontProperties(size=12, weight="bold")
 
 
-def plot_confusion(path: Path, outcomes: Predictions, classes: Sequence[str], title: str) -> None:
-    """Draws who was taken for whom into the PNG file `path`; of very many classes it names the worst pairs alone."""
-    counts = outcomes.confusion()
-    lines = (title, f"top-1 {outcomes.top1:.1%} on {outcomes.images:,} images")
+def plot_confusion(path: Path, predictions: Predictions, classes: Sequence[str], title: str) -> None:
+    """Plot the confusion matrix into the PNG file `path`; with very many classes, only the worst pairs are named."""
+    counts = predictions.confusion()
+    lines = (title, f"top-1 {predictions.top1:.1%} on {predictions.images:,} images")
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     named = len(classes) <= MOST_NAMES
     font = FontProperties(size=10 if len(classes) <= MOST_NUMBERS else 7)
@@ -63,11 +63,11 @@ def plot_confusion(path: Path, outcomes: Predictions, classes: Sequence[str], ti
 
 
 def _size(classes: int, names: float) -> tuple[float, float]:
-    """Width and height in inches of a figure whose longest name takes `names`."""
+    """Width and height in inches of a figure whose longest name takes `names` inches."""
     if classes > MOST_NAMES:
         return LARGE + 1.4 + LIST, LARGE + 0.5
     side = max(SMALLEST, (CELL if classes <= MOST_NUMBERS else SMALL_CELL) * classes)
-    return side + names + 1.8, side + 0.72 * names + 1.2  # names below stand at 45 degrees
+    return side + names + 1.8, side + 0.72 * names + 1.2  # names below the matrix are set at 45 degrees
 
 
 def _number(axes: Axes, counts: NDArray[np.int64], shares: NDArray[np.float64]) -> None:
@@ -77,7 +77,7 @@ def _number(axes: Axes, counts: NDArray[np.int64], shares: NDArray[np.float64]) 
 
 
 def _list_pairs(axes: Axes, counts: NDArray[np.int64], classes: Sequence[str]) -> None:
-    """Writes the most frequent mistakes, as what names would be for along the sides."""
+    """List the most frequent mistakes, in place of names along the sides."""
     font = FontProperties(size=9)
     mistakes = counts - np.diag(np.diag(counts))
     cells = np.argsort(-mistakes, axis=None, kind="stable")[:MOST_PAIRS]
@@ -85,12 +85,12 @@ def _list_pairs(axes: Axes, counts: NDArray[np.int64], classes: Sequence[str]) -
     axes.set_title("Most frequent mistakes", fontsize=11)
     line = 1 / (MOST_PAIRS + 1)
     for place, cell in enumerate(cells.tolist()):
-        true, said = divmod(cell, len(classes))
-        if not mistakes[true, said]:
+        true, predicted = divmod(cell, len(classes))
+        if not mistakes[true, predicted]:
             break
         for left, text in (
-            (0.0, f"{mistakes[true, said]:,}"),
+            (0.0, f"{mistakes[true, predicted]:,}"),
             (0.5 / LIST, fit(classes[true], font, LIST_NAME)),
-            (2.4 / LIST, f"→ {fit(classes[said], font, LIST_NAME)}"),
+            (2.4 / LIST, f"→ {fit(classes[predicted], font, LIST_NAME)}"),
         ):
             axes.text(left, 1 - (place + 0.8) * line, text, transform=axes.transAxes, fontproperties=font)

@@ -1,4 +1,4 @@
-"""A sheet of the worst mistakes: each photo as the network saw it, what it is, and what the network said."""
+"""A contact sheet of the worst mistakes: each image as the network saw it, its class, and the predicted class."""
 
 from __future__ import annotations
 
@@ -21,41 +21,41 @@ from .text import NAMES_STYLE, any_script, fit, inches
 __all__ = ["plot_mistakes"]
 
 MOST = 24
-COLUMNS, FEWEST_COLUMNS = 6, 4  # the heading needs some width
+COLUMNS, FEWEST_COLUMNS = 6, 4  # the heading needs width
 PHOTO, GAP, MARGIN, HEADING, CAPTION = 1.8, 0.2, 0.3, 0.85, 0.72  # inches
 POINTS = 72  # of an inch
 
 
 def plot_mistakes(
     path: Path,
-    outcomes: Predictions,
+    predictions: Predictions,
     split: Split,
     classes: Sequence[str],
     preprocessing: Preprocessing,
     title: str,
 ) -> None:
-    """Draws the (up to 24) mistakes with the highest loss into the PNG file `path`; if there are none it says so.
+    """Draw up to 24 mistakes, those with the highest loss, into the PNG file `path`; without any it says so.
 
-    `outcomes` are those of the images of `split`, in its order.
+    `predictions` belong to the images of `split`, in order.
     """
     with mpl.rc_context(NAMES_STYLE), any_script():
-        worst = outcomes.worst(MOST).tolist()
+        worst = predictions.worst(MOST).tolist()
         sheet = Sheet(len(worst))
-        mistakes = int((outcomes.counted & ~outcomes.correct).sum())
+        mistakes = int((predictions.counted & ~predictions.correct).sum())
         sheet.head(
             _heading(len(worst), mistakes),
-            f"{title}: top-1 {outcomes.top1:.1%} on {outcomes.images:,} images. "
-            "Below each photo what it is, and → what the network took it for, and how sure it was.",
+            f"{title}: top-1 {predictions.top1:.1%} on {predictions.images:,} images. "
+            "Below each photo: its class, then → the predicted class and its probability.",
         )
         if not worst:
-            sheet.say("Every image was named rightly.")
+            sheet.say("Every image was classified correctly.")
         for place, position in enumerate(worst):
             sheet.photo(place, split, position, preprocessing)
             sheet.caption(
                 place,
-                true=classes[outcomes.labels[position]],
-                said=classes[outcomes.predicted[position]],
-                confidence=outcomes.confidence[position],
+                true=classes[predictions.labels[position]],
+                predicted=classes[predictions.predicted[position]],
+                confidence=predictions.confidence[position],
                 file=split.where(position).replace("\\", "/").rpartition("/")[2],
             )
         save_figure(sheet.figure, path)
@@ -65,12 +65,12 @@ def _heading(shown: int, mistakes: int) -> str:
     if not mistakes:
         return "No mistakes"
     if shown == mistakes:
-        return "The only mistake" if mistakes == 1 else f"All {mistakes} mistakes, the worst first"
+        return "The only mistake" if mistakes == 1 else f"All {mistakes} mistakes, worst first"
     return f"The {shown} worst of {mistakes:,} mistakes"
 
 
 class Sheet:
-    """A figure with room for `tiles` photos in rows, each with three lines of text under it. Lengths are inches."""
+    """A figure with room for `tiles` images in rows, each with three lines of text below it. Lengths are in inches."""
 
     def __init__(self, tiles: int) -> None:
         self.columns = max(FEWEST_COLUMNS, min(COLUMNS, tiles))
@@ -80,17 +80,17 @@ class Sheet:
         self.figure = Figure(figsize=(self.width, self.height))
 
     def head(self, heading: str, subtitle: str) -> None:
-        """Writes two lines above the photos."""
+        """Write two lines above the images."""
         room = self.width - 2 * MARGIN
         self._text(MARGIN, 0.4, heading, FontProperties(size=15, weight="bold"), INK, room)
         self._text(MARGIN, 0.65, subtitle, FontProperties(size=10), INK, room)
 
     def say(self, text: str) -> None:
-        """Writes a line in the place of photos."""
+        """Write a line where the images would be."""
         self._text(MARGIN, HEADING + 0.35, text, FontProperties(size=12), SECONDARY, self.width - 2 * MARGIN)
 
     def photo(self, place: int, split: Split, position: int, preprocessing: Preprocessing) -> None:
-        """Shows image `position` of `split` at tile `place`, or a blank if it cannot be read any more."""
+        """Show image `position` of `split` at tile `place`, or a blank if it can no longer be read."""
         left, top = self._corner(place)
         axes = self.figure.add_axes(
             (
@@ -107,13 +107,13 @@ class Sheet:
             axes.add_patch(Rectangle((0, 0), 1, 1, color=FAINT))
             axes.text(0.5, 0.5, "cannot be read now", ha="center", va="center", color=INK, fontsize=9)
 
-    def caption(self, place: int, *, true: str, said: str, confidence: float, file: str) -> None:
-        """Writes under tile `place` what the photo is, what the network said it is, and the name of its file."""
+    def caption(self, place: int, *, true: str, predicted: str, confidence: float, file: str) -> None:
+        """Write the true class, the predicted class and the file name below tile `place`."""
         left, top = self._corner(place)
         top += PHOTO
         plain, bold, small = FontProperties(size=9), FontProperties(size=9, weight="bold"), FontProperties(size=7)
         arrow, percent = "→ ", f"  {confidence:.0%}"
-        name = fit(said, plain, PHOTO - inches(arrow + percent, plain))
+        name = fit(predicted, plain, PHOTO - inches(arrow + percent, plain))
         self._text(left, top + 0.19, true, bold, INK, PHOTO)
         self._text(left, top + 0.37, arrow + name + percent, plain, ACCENT, PHOTO)
         self._text(left, top + 0.53, file, small, SECONDARY, PHOTO)

@@ -1,4 +1,4 @@
-"""Names that come from a user's files, made to fit into a picture."""
+"""Text from a user's files, fitted into a plot."""
 
 from __future__ import annotations
 
@@ -14,23 +14,22 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
 from lipsformer.system.console import printable
-from lipsformer.system.plotting import STYLE
+from lipsformer.system.plotting import DPI, STYLE
 
 __all__ = ["NAMES_STYLE", "any_script", "elide", "fit", "inches"]
 
-NAMES_STYLE: dict[Any, Any] = {**STYLE, "text.parse_math": False}  # a $ in a name is no formula
+NAMES_STYLE: dict[Any, Any] = {**STYLE, "text.parse_math": False}  # a $ in a name starts no formula
 DOTS = "…"
-DPI = 150  # that `save_figure` draws with: hinted letters are not equally wide at another
 
 
 def inches(text: str, font: FontProperties) -> float:
-    """How wide `text` will be."""
+    """The width of `text` in a saved figure; at another resolution, hinted letters differ in width."""
     pixels: float = _renderer().get_text_width_height_descent(text, font, ismath=False)[0]
     return pixels / DPI
 
 
 def fit(text: str, font: FontProperties, room: float) -> str:
-    """The longest form of `text` that is no wider than `room` inches; one character at least."""
+    """Elide `text` to at most `room` inches, but to no less than one character."""
     text = printable(text)[:1000]
     with any_script():
         if inches(text, font) <= room:
@@ -46,7 +45,7 @@ def fit(text: str, font: FontProperties, room: float) -> str:
 
 
 def elide(text: str, most: int) -> str:
-    """`text` in at most `most` characters, its middle left out."""
+    """Shorten `text` to at most `most` characters by omitting its middle."""
     if len(text) <= most:
         return text
     tail = (most - 1) // 2
@@ -55,7 +54,7 @@ def elide(text: str, most: int) -> str:
 
 @contextmanager
 def any_script() -> Iterator[None]:
-    """Lets names through whose script the font lacks: they become boxes, without a warning for each."""
+    """Draw characters that the font lacks as boxes, without a warning for each."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
         yield

@@ -1,4 +1,4 @@
-"""The files of a report."""
+"""The files of an evaluation report."""
 
 from __future__ import annotations
 
@@ -20,16 +20,21 @@ CLASSES, CONFUSION, MISTAKES = "classes.md", "confusion.png", "mistakes.png"
 
 
 def write_report(
-    folder: Path, outcomes: Predictions, split: Split, classes: Sequence[str], preprocessing: Preprocessing, title: str
+    folder: Path,
+    predictions: Predictions,
+    split: Split,
+    classes: Sequence[str],
+    preprocessing: Preprocessing,
+    title: str,
 ) -> None:
-    """Writes classes.md, confusion.png and mistakes.png into `folder`, each whole or not at all.
+    """Write classes.md, confusion.png and mistakes.png into `folder`, each whole or not at all.
 
-    `outcomes` are those of the images of `split`, in its order; `title` says which model this is, on what.
+    `predictions` belong to the images of `split`, in order. `title` names the model and the data.
 
     Raises:
         InputError: if a file cannot be written.
     """
     with atomic_write(folder / CLASSES) as draft:
-        draft.write_text(class_table(outcomes, classes, title), encoding="utf-8")
-    plot_confusion(folder / CONFUSION, outcomes, classes, title)
-    plot_mistakes(folder / MISTAKES, outcomes, split, classes, preprocessing, title)
+        draft.write_text(class_table(predictions, classes, title), encoding="utf-8")
+    plot_confusion(folder / CONFUSION, predictions, classes, title)
+    plot_mistakes(folder / MISTAKES, predictions, split, classes, preprocessing, title)

@@ -1,4 +1,4 @@
-"""What is to be measured: every model that was named, and for a bundle everything in it that can run."""
+"""The models to measure: each that was given, and of a bundle every file that can run."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from lipsformer.bundle.manifest import MANIFEST_NAME, BundleFile, Manifest, read_manifest
-from lipsformer.bundle.pretrained import resolve_model
 from lipsformer.inference.runtimes import OnnxRuntime
 from lipsformer.model.config import ModelConfig, config_from_dict
 from lipsformer.system.errors import InputError
 
 __all__ = ["Candidate", "Refusal", "find_candidates"]
 
-NOT_FOR_ORT = "the graph that engines are built from; ONNX Runtime has one of its own"
+NOT_FOR_ORT = "the graph that engines are built from; ONNX Runtime has another one"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Candidate:
     """A model to measure.
 
-    `precision` is None where the file does not tell. `max_batch` is the largest batch that its export proved, None for
-    a checkpoint; `proof` the report of the gate that it passed, where it is in a bundle; `optional` that it is measured
-    for its bundle, and may be left out.
+    `precision` is None if the file does not say. `max_batch` is the largest batch that passed the parity check, None
+    for a checkpoint. `parity` is the report of that check, for a file of a bundle. An `optional` one was found in a
+    bundle, and may be left out.
     """
 
     label: str
@@ -32,51 +31,50 @@ class Candidate:
     precision: str | None
     config: ModelConfig
     max_batch: int | None = None
-    proof: Mapping[str, Any] | None = None
+    parity: Mapping[str, Any] | None = None
     optional: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """A part of a bundle that cannot be measured here, and why."""
+    """A file of a bundle that cannot be measured here, and why."""
 
     label: str
     reason: str
 
 
-def find_candidates(models: Iterable[str | Path]) -> list[Candidate | Refusal]:
-    """What `models` stand for, in their order: checkpoints, .onnx files, engines in their bundle, bundles.
+def find_candidates(models: Iterable[tuple[str, Path]]) -> list[Candidate | Refusal]:
+    """The candidates of `models` in order, each a label with its path: checkpoint, .onnx file, engine or bundle.
 
     Raises:
-        InputError: if one of them is none of these or cannot be read.
-        GateError: if a bundle's file does not have the hash that its manifest promises.
+        InputError: if one is none of these, or cannot be read.
+        GateError: if the hash of a bundle's file differs from its manifest.
     """
-    return [candidate for model in models for candidate in _candidates(str(model))]
+    return [candidate for label, path in models for candidate in _candidates(label, path)]
 
 
-def _candidates(model: str) -> Iterator[Candidate | Refusal]:
-    path = resolve_model(model)
+def _candidates(label: str, path: Path) -> Iterator[Candidate | Refusal]:
     if path.is_dir():
         manifest = read_manifest(path)
         for file in manifest.files:
             if file.kind != "report":
-                yield _member(f"{model.rstrip('/')}/{file.name}", path, manifest, file, optional=True)
+                yield _member(f"{label.rstrip('/')}/{file.name}", path, manifest, file, optional=True)
     elif not path.exists():
-        raise InputError(f"{model}: no such file or folder; give a checkpoint, an .onnx file, an engine or a bundle")
+        raise InputError(f"{label}: no such file or folder; give a checkpoint, an .onnx file, an engine or a bundle")
     elif path.suffix == ".engine" or (path.suffix == ".onnx" and path.with_name(MANIFEST_NAME).is_file()):
         manifest = read_manifest(path.parent)
         named = [file for file in manifest.files if file.name == path.name]
         if not named:
-            raise InputError(f"{model}: the manifest beside it does not name it; move it out of the bundle's folder")
-        yield _member(model, path.parent, manifest, named[0], optional=False)
+            raise InputError(f"{label}: the manifest next to it does not list it; move it out of the bundle's folder")
+        yield _member(label, path.parent, manifest, named[0], optional=False)
     elif path.suffix == ".onnx":
-        yield _graph(model, path)
+        yield _graph(label, path)
     elif path.suffix == ".safetensors":
         from lipsformer.checkpoints.checkpoint import read_header
 
-        yield Candidate(label=model, path=path, precision="fp32", config=read_header(path).config)
+        yield Candidate(label=label, path=path, precision="fp32", config=read_header(path).config)
     else:
-        raise InputError(f"{model}: not a model; give a checkpoint, an .onnx file, an engine or a bundle")
+        raise InputError(f"{label}: not a model; give a checkpoint, an .onnx file, an engine or a bundle")
 
 
 def _member(label: str, bundle: Path, manifest: Manifest, file: BundleFile, *, optional: bool) -> Candidate | Refusal:
@@ -88,7 +86,7 @@ def _member(label: str, bundle: Path, manifest: Manifest, file: BundleFile, *, o
         precision=file.precision,
         config=config_from_dict(manifest.model),
         max_batch=manifest.max_batch,
-        proof=file.parity,
+        parity=file.parity,
         optional=optional,
     )
 

@@ -1,59 +1,58 @@
-"""The measurement: a process for each model, which take turns."""
+"""Speed measurement: one process per model, measured in turn."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lipsformer.model.flops import count_multiply_adds
 from lipsformer.system.console import track
 from lipsformer.system.errors import InputError, LipsFormerError
 from lipsformer.system.hardware import check_device, cores
+from lipsformer.system.subprocesses import ProcessDiedError, Subprocess
 
 from .candidates import Candidate, Refusal, find_candidates
-from .process import Worker
 from .report import BenchmarkReport, Measurement, Subject, describe_machine
+from .worker import OPERATIONS, MatrixProduct, MeasuredModel, ModelFacts
 
 __all__ = ["BATCHES", "measure_speed", "parse_batches"]
 
 BATCHES = (1, 8)
 ON_CPU = ("CPUExecutionProvider", "torch-cpu")
-Turn = tuple[int | None, int]  # which model, None for the matrix product; batch size
+Turn = tuple[int | None, int]  # index of the model, None for the matrix product; batch size
 
 
 @dataclasses.dataclass(kw_only=True)
 class Loaded:
-    """A candidate at work in its process: what it said when it was loaded, and the seconds of its calls by batch."""
+    """A candidate loaded in its process, and the seconds of its calls by batch size."""
 
     candidate: Candidate
-    worker: Worker
-    facts: dict[str, Any]
+    process: Subprocess
+    facts: ModelFacts
     rounds: dict[int, list[list[float]]]  # by batch size, the calls of each round
 
 
 def parse_batches(text: str) -> tuple[int, ...]:
-    """The batch sizes that `text` names, such as "1,8".
+    """Read comma-separated batch sizes, such as "1,8".
 
     Raises:
-        InputError: if it names none, one that is not a whole number from 1 on, or one twice.
+        InputError: if there are none, one is not a whole number from 1 on, or one is given twice.
     """
     words = [word.strip() for word in text.split(",")]
     if not all(word.isascii() and word.isdigit() and len(word) < 6 and int(word) > 0 for word in words):
-        raise InputError(f"--batch {text}: whole numbers from 1 on are needed, with commas between them")
+        raise InputError(f"--batch {text}: give whole numbers from 1 on, separated by commas")
     batches = tuple(int(word) for word in words)
     if len(set(batches)) < len(batches):
-        raise InputError(f"--batch {text}: names a batch size twice")
+        raise InputError(f"--batch {text}: a batch size is given twice")
     return batches
 
 
 def measure_speed(
-    models: Sequence[str | Path],
+    models: Sequence[tuple[str, Path]],
     *,
     batches: Sequence[int] = BATCHES,
     rounds: int = 5,
@@ -61,31 +60,32 @@ def measure_speed(
     threads: int | None = None,
     device: str = "auto",
 ) -> BenchmarkReport:
-    """Measures models beside each other.
+    """Measure models side by side.
 
-    Each runs in a process of its own. In each of `rounds` rounds every model has a turn of `seconds` at every batch
-    size, in an order that is shuffled anew, while the others wait: what else the machine does falls on all alike. On a
-    CPU a matrix product has turns too, to know what the cores can do.
+    Each runs in a separate process. Each round measures every model at every batch size for `seconds`, in a new random
+    order, while the others wait. So other load on the machine affects all models alike. A matrix product on the CPU is
+    measured too, as the peak speed of its cores.
 
     Args:
-        models: checkpoints, .onnx files, engines, or bundles, which stand for all in them that can run here.
+        models: labels with their paths: checkpoints, .onnx files, engines, or bundles, of which every file that can run
+            here is measured.
         batches: batch sizes.
-        rounds: how many rounds.
-        seconds: how long a turn lasts; it makes three calls at least.
+        rounds: number of rounds.
+        seconds: for each model and batch size in a round, and three calls at least.
         threads: CPU threads; by default all cores.
         device: "auto", "cpu" or "cuda".
 
     Raises:
-        InputError: if a model cannot be used, or was not exported for a batch as large.
-        GateError: if a file of a bundle does not have the hash that its manifest promises.
+        InputError: if a model cannot be used, or was exported for smaller batches.
+        GateError: if the hash of a bundle's file differs from its manifest.
         LipsFormerError: if a model's process fails.
     """
     if rounds < 1:
-        raise InputError(f"--rounds {rounds}: at least 1 is needed")
-    if not 0 <= seconds <= 3600:  # NaN is refused too
-        raise InputError(f"--seconds {seconds:g}: 0 to 3600 are needed")
+        raise InputError(f"--rounds {rounds}: it must be at least 1")
+    if not 0 <= seconds <= 3600:  # NaN fails too
+        raise InputError(f"--seconds {seconds:g}: it must be from 0 to 3600")
     if threads is not None and threads < 1:
-        raise InputError(f"--threads {threads}: at least 1 is needed")
+        raise InputError(f"--threads {threads}: it must be at least 1")
     check_device(device)
     found = find_candidates(models)
     for candidate in found:
@@ -94,10 +94,10 @@ def measure_speed(
     threads = threads or cores()
     with contextlib.ExitStack() as stack:
         loaded, refused = _load(found, stack, batches=list(batches), threads=threads, device=device)
-        product = stack.enter_context(Worker("the matrix product", threads))
-        operations = product.ask(threads=threads)["operations"]
+        product = stack.enter_context(_process("the matrix product", threads))
+        product.create(MatrixProduct, threads=threads)
         products = _take_turns(loaded, product, batches, rounds, seconds)
-    peak = operations / min(products)
+    peak = OPERATIONS / min(products)
     subjects = [_subject(one, loaded[0]) for one in loaded]
     return BenchmarkReport(
         machine=describe_machine(threads),
@@ -131,36 +131,59 @@ def _load(
     threads: int,
     device: str,
 ) -> tuple[list[Loaded], list[Refusal]]:
-    """Starts a process for each candidate, one after the other; a part of a bundle that does not start is left out."""
+    """Load each candidate in a process, one after the other; a bundle's file that does not load is left out."""
     import torch
 
     loaded: list[Loaded] = []
     refused = [item for item in found if isinstance(item, Refusal)]
-    request: dict[str, Any] = {"device": device, "threads": threads, "batches": batches}
-    request["cuda"] = device != "cpu" and torch.cuda.is_available()
+    cuda = device != "cpu" and torch.cuda.is_available()
     candidates = [item for item in found if isinstance(item, Candidate)]
     with track("loading", len(candidates)) as advance:
         for candidate in candidates:
-            worker = stack.enter_context(Worker(candidate.label, threads))
+            process = stack.enter_context(_process(candidate.label, threads))
             try:
-                facts = worker.ask(model=str(candidate.path.absolute()), **request)
+                with _explained_death(candidate.label):
+                    process.create(
+                        MeasuredModel,
+                        model=candidate.path.absolute(),
+                        device=device,
+                        threads=threads,
+                        batches=batches,
+                        cuda=cuda,
+                    )
+                    facts = process.call("facts")
             except LipsFormerError as error:
                 if not candidate.optional:
                     raise
                 refused.append(Refusal(label=candidate.label, reason=str(error)))
             else:
                 rounds: dict[int, list[list[float]]] = {batch: [] for batch in batches}
-                loaded.append(Loaded(candidate=candidate, worker=worker, facts=facts, rounds=rounds))
+                loaded.append(Loaded(candidate=candidate, process=process, facts=facts, rounds=rounds))
             advance(1, candidate.label)
     if not loaded:
-        raise InputError(f"nothing that can run here: {'; '.join(f'{item.label}: {item.reason}' for item in refused)}")
+        raise InputError(f"nothing can run here: {'; '.join(f'{item.label}: {item.reason}' for item in refused)}")
     return loaded, refused
 
 
+def _process(label: str, threads: int) -> Subprocess:
+    return Subprocess(label, {"OMP_NUM_THREADS": str(threads)})
+
+
+@contextlib.contextmanager
+def _explained_death(label: str) -> Iterator[None]:
+    try:
+        yield
+    except ProcessDiedError as death:
+        hint = "possibly out of memory; " if death.killed else ""
+        raise LipsFormerError(
+            f"{label}: its process ended ({death}); {hint}try a smaller --batch, or omit this model"
+        ) from None
+
+
 def _take_turns(
-    loaded: Sequence[Loaded], product: Worker, batches: Sequence[int], rounds: int, seconds: float
+    loaded: Sequence[Loaded], product: Subprocess, batches: Sequence[int], rounds: int, seconds: float
 ) -> list[float]:
-    """Measures everything once in each round; gives the seconds of the matrix products."""
+    """Measure everything once in each round; return the seconds of the matrix products."""
     turns: list[Turn] = [(index, batch) for index in range(len(loaded)) for batch in batches]
     turns.append((None, 0))
     products: list[float] = []
@@ -170,10 +193,11 @@ def _take_turns(
             for turn in order.permutation(len(turns)):
                 index, batch = turns[turn]
                 if index is None:
-                    products += product.ask()["times"]
+                    products += product.call("turn")
                 else:
                     model = loaded[index]
-                    model.rounds[batch].append(model.worker.ask(batch=batch, seconds=seconds)["times"])
+                    with _explained_death(model.candidate.label):
+                        model.rounds[batch].append(model.process.call("turn", batch=batch, seconds=seconds))
                 advance(1, f"round {round_number + 1} of {rounds}")
     return products
 
@@ -183,22 +207,24 @@ def _subject(model: Loaded, first: Loaded) -> Subject:
     candidate = model.candidate
     return Subject(
         label=candidate.label,
-        provider=model.facts["provider"],
+        provider=model.facts.provider,
         precision=candidate.precision,
         file_bytes=candidate.path.stat().st_size,
         multiply_adds=count_multiply_adds(candidate.config),
         relative_l2=relative,
         top1_agreement=agreement,
-        photos=len(model.facts["logits"]),
-        proof=candidate.proof,
+        photos=len(model.facts.logits),
+        parity=candidate.parity,
     )
 
 
-def _parity(facts: dict[str, Any], first: dict[str, Any]) -> tuple[float | None, float | None]:
-    """The worst photo's relative L2 error against the first model, and the share of equal top-1; None if not alike."""
-    found: NDArray[np.float64]
-    found, wanted = (np.asarray(one["logits"], np.float64) for one in (facts, first))
-    if found.shape != wanted.shape or facts["preprocessing"] != first["preprocessing"]:
+def _parity(facts: ModelFacts, first: ModelFacts) -> tuple[float | None, float | None]:
+    """The worst photo's relative L2 error against the first model, and the share of equal top-1.
+
+    Both are None for different preprocessing or numbers of classes.
+    """
+    found, wanted = facts.logits.astype(np.float64), first.logits.astype(np.float64)
+    if found.shape != wanted.shape or facts.preprocessing != first.preprocessing:
         return None, None
     norms = np.maximum(np.linalg.norm(wanted, axis=1), np.finfo(np.float32).tiny)
     relative = float((np.linalg.norm(found - wanted, axis=1) / norms).max())
@@ -222,7 +248,7 @@ def _measurement(loaded: Sequence[Loaded], index: int, batch: int, subject: Subj
         p99_ms=float(np.percentile(calls, 99, method="higher")) * 1e3,
         images_per_second=batch / median,
         speedup=float(np.median([theirs / ours for ours, theirs in zip(medians, firsts, strict=True)])),
-        memory_bytes=model.facts["memory"][place],
-        gpu_memory_bytes=model.facts["gpu_memory"][place],
+        memory_bytes=model.facts.memory[place],
+        gpu_memory_bytes=model.facts.gpu_memory[place],
         sgemm_share=achieved / peak if subject.precision == "fp32" and subject.provider in ON_CPU else None,
     )

@@ -1,4 +1,4 @@
-"""The picture of `lipsformer benchmark`: milliseconds of a call, a panel for each batch size."""
+"""The plot of `lipsformer benchmark`: milliseconds per call, one panel per batch size."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["plot_speed"]
 COLORS = {"fp32": PRIMARY, "fp16": SECONDARY, "int8": ACCENT}
 WIDTH, NAME_WIDTH = 11.0, 3.0  # inches
 ROW = 0.36  # inches of a bar and its gap
-MOST_TAIL = 1.5  # of the longest median; a 99th percentile beyond leaves the picture, its number stands beside it
+MOST_TAIL = 1.5  # of the longest median; a longer 99th percentile is cut off, and its number is printed
 
 
 def plot_speed(path: Path, report: BenchmarkReport) -> None:
-    """Draws the median call of each model as a bar, up to the 99th percentile as a line, into the PNG file `path`."""
+    """Draw a bar to each model's median call and a line to its 99th percentile, into the PNG file `path`."""
     batches = sorted({row.batch for row in report.measurements})
     height = len(batches) * (len(report.subjects) * ROW + 0.75) + 0.75
     with mpl.rc_context(NAMES_STYLE), any_script():

@@ -1,19 +1,20 @@
-"""What was measured, as data and as tables."""
+"""The result of a speed measurement, as data and as a table."""
 
 from __future__ import annotations
 
 import dataclasses
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lipsformer.system.console import printable
 from lipsformer.system.hardware import installed_versions
+from lipsformer.system.markdown import escape, markdown_table
 
 from .candidates import Refusal
 
-__all__ = ["BenchmarkReport", "Measurement", "Subject", "describe_machine", "render"]
+__all__ = ["BenchmarkReport", "Measurement", "Subject", "describe_machine", "format_speed"]
 
 PACKAGES = ("lipsformer", "torch", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx")
 NONE = "-"
@@ -21,11 +22,11 @@ NONE = "-"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A model that was measured.
+    """A measured model.
 
-    `relative_l2` is the worst sample photo's relative error of the logits against the first model, `top1_agreement` the
-    share of the `photos` with the same top class; None where the two do not see the same pixels or name the same number
-    of classes. `proof` is the report of the gate that a bundle's file passed when it was exported.
+    `relative_l2` is the relative error of the logits against the first model, on the worst sample photo;
+    `top1_agreement` is the share of the `photos` with the same top class. Both are None if the two models differ in
+    their preprocessing or their number of classes. `parity` is the report of the check at export, for a bundle's file.
     """
 
     label: str
@@ -36,17 +37,17 @@ class Subject:
     relative_l2: float | None
     top1_agreement: float | None
     photos: int
-    proof: Mapping[str, Any] | None
+    parity: Mapping[str, Any] | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """A model (`subject` counts them from 0) at one batch size; `rounds_ms` has the median call of each round.
+    """A model (number `subject`, from 0) at one batch size; `rounds_ms` holds the median call of each round.
 
-    Milliseconds are of a call, pixels to logits; `images_per_second` is at the median call. `speedup` is the median,
-    over the rounds, of the first model's median call by this one's. `memory_bytes` is what the process grew by at most
-    once its libraries were loaded: the model, and running it up to this batch; `gpu_memory_bytes` the same on the GPU.
-    `sgemm_share` is the speed of a float32 model on the CPU beside the matrix product's. None: not measured.
+    Milliseconds are per call, from pixels to logits; `images_per_second` follows from the median call. `speedup` is the
+    median over the rounds of the first model's median call divided by this one's. `memory_bytes` is the peak memory
+    growth of the process after imports, for the model and for running it up to this batch; `gpu_memory_bytes` the same
+    on the GPU. `sgemm_share` is a float32 model's share of a matrix product's speed on the CPU. None: not measured.
     """
 
     subject: int
@@ -64,7 +65,7 @@ class Measurement:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchmarkReport:
-    """All models, all measurements (by rising batch), and what could not be measured, with the reasons."""
+    """All models, all measurements by rising batch, and the files that could not be measured, with the reasons."""
 
     machine: Mapping[str, Any]
     device: str
@@ -77,11 +78,14 @@ class BenchmarkReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return dataclasses.asdict(self)
+        data = dataclasses.asdict(self)
+        for subject in data["subjects"]:
+            subject["proof"] = subject.pop("parity")  # the file format's name for it
+        return data
 
 
 def describe_machine(threads: int) -> dict[str, Any]:
-    """What the numbers were measured on."""
+    """The machine and the versions behind the numbers."""
     versions = installed_versions(PACKAGES)
     return {"cpu": _cpu(), "threads": threads, "platform": platform.platform(), "versions": versions}
 
@@ -93,44 +97,45 @@ def _cpu() -> str:
     return names[0] if names else platform.machine()
 
 
-def render(report: BenchmarkReport) -> str:
-    """The report as Markdown that is also readable as it stands."""
+def format_speed(report: BenchmarkReport) -> str:
+    """The report in Markdown."""
     machine, photos = report.machine, report.subjects[0].photos
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     lines = [
         f"# Speed of {printable(report.subjects[0].label)}{' and others' if len(report.subjects) > 1 else ''}",
         "",
         f"{machine['cpu']}, {machine['threads']} threads; {versions}.",
-        f"{report.rounds} rounds, a turn of {report.seconds:g} s for each model and batch size in each.",
+        f"{report.rounds} rounds. In each, every model runs for {report.seconds:g} s at every batch size.",
         "",
-        *_table(_speed_rows(report)),
+        _table(report),
         "",
-        "speed-up: the first model's time by this one's, the median over the rounds. memory: what the model's process",
-        "grew by at most once its libraries were loaded. sgemm: the model's operations per second beside the "
+        "speed-up: the first model's time divided by this one's, median over the rounds. memory: peak memory growth of",
+        "the model's process after imports. sgemm: the model's operations per second, as a share of the "
         f"{report.sgemm_gflops:.0f} G",
-        "of a float32 matrix product on the same cores. relative L2, same top-1: against the first model's answers to",
-        f"{photos} sample photos; the former of the worst of them.",
+        "of a float32 matrix product on the same cores. relative L2, same top-1: against the first model's outputs on",
+        f"{photos} sample photos; relative L2 on the worst of them.",
     ]
-    proved = [subject for subject in report.subjects if subject.proof]
-    if proved:
-        lines += ["", "What was proved against the checkpoint when the bundle was exported:", ""]
-        lines += [f"- {printable(subject.label)}: {_proof(subject.proof or {})}" for subject in proved]
+    checked = [(subject.label, subject.parity) for subject in report.subjects if subject.parity]
+    if checked:
+        lines += ["", "Parity with the checkpoint, as checked when the bundle was exported:", ""]
+        lines += [f"- {printable(label)}: {_parity(parity)}" for label, parity in checked]
     if report.refused:
         lines += ["", "Not measured:", ""]
         lines += [f"- {printable(item.label)}: {printable(item.reason)}" for item in report.refused]
     return "\n".join(lines)
 
 
-def _speed_rows(report: BenchmarkReport) -> list[list[str]]:
+def _table(report: BenchmarkReport) -> str:
     headings = ["model", "runs on", "batch", "p50 ms", "p99 ms", "images/s", "speed-up"]
     headings += ["memory MB", "file MB", "sgemm", "relative L2", "same top-1"]
     gpu = any(row.gpu_memory_bytes is not None for row in report.measurements)
-    rows = [headings[:8] + ["GPU MB"] * gpu + headings[8:]]
+    headings[8:8] = ["GPU MB"] * gpu
+    rows = []
     for row in report.measurements:
         subject = report.subjects[row.subject]
         rows.append(
             [
-                printable(subject.label),
+                escape(subject.label),
                 subject.provider.removesuffix("ExecutionProvider"),
                 str(row.batch),
                 f"{row.p50_ms:.2f}",
@@ -145,26 +150,16 @@ def _speed_rows(report: BenchmarkReport) -> list[list[str]]:
                 NONE if subject.top1_agreement is None else f"{subject.top1_agreement:.1%}",
             ]
         )
-    return rows
+    return markdown_table(headings, rows, "ll" + "r" * (len(headings) - 2))
 
 
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rule = ["-" * width if column < 2 else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
-    padded = [
-        [cell.ljust(width) if column < 2 else cell.rjust(width) for column, (cell, width) in enumerate(cells)]
-        for cells in (list(zip(row, widths, strict=True)) for row in (rows[0], rule, *rows[1:]))
-    ]
-    return ["| " + " | ".join(cells) + " |" for cells in padded]
-
-
-def _proof(proof: Mapping[str, Any]) -> str:
-    """The worst figures of a parity report over its batch sizes, or why there is none."""
-    if not proof.get("passed"):
-        return f"not proved ({printable(str(proof.get('reason')))})"
-    rows = proof["batches"]
+def _parity(parity: Mapping[str, Any]) -> str:
+    """The worst metrics of a parity report over its batch sizes, or why there are none."""
+    if not parity.get("passed"):
+        return f"not checked ({printable(str(parity.get('reason')))})"
+    rows = parity["batches"]
     relative, agreement = max(row["relative_l2"] for row in rows), min(row["top1_agreement"] for row in rows)
-    return f"relative L2 {relative:.1e}, same top-1 {agreement:.2%}, {proof['photos']} photos, {proof['provider']}"
+    return f"relative L2 {relative:.1e}, same top-1 {agreement:.2%}, {parity['photos']} photos, {parity['provider']}"
 
 
 def _megabytes(size: int | None) -> str:

@@ -1,19 +1,13 @@
-"""One model in a process of its own, so that its memory and its threads are its own: loads and measures it when told.
-
-`process.py` starts it. Requests and answers are JSON, a line each, on stdin and stdout; it ends when stdin does.
-"""
+"""The objects that are measured, each in a separate process, so that memory and threads are its alone."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
-import json
-import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +17,9 @@ from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.images.samples import SAMPLES
 from lipsformer.inference.predictor import load_predictor
 from lipsformer.inference.runtimes import Logits, Pixels, open_session
-from lipsformer.system.errors import InputError, LipsFormerError
+from lipsformer.system.errors import InputError
 
-__all__ = ["main"]
+__all__ = ["OPERATIONS", "MatrixProduct", "MeasuredModel", "ModelFacts"]
 
 LIBRARIES = {
     ".safetensors": ("torch", "lipsformer.checkpoints.checkpoint", "lipsformer.model.pixel_norm"),
@@ -35,37 +29,57 @@ LIBRARIES = {
 WARM_UP_CALLS = 3
 LEAST_CALLS = 3  # of a turn, however short
 PRODUCT_SIDE = 2048
+OPERATIONS = 2 * PRODUCT_SIDE**3  # of one matrix product
 
 
-class Subject:
-    """A loaded model, its input, and what it took to load and run it once at each batch size."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """A model once it is loaded: what runs it, its logits (N, K) of the sample photos, and its memory.
 
-    def __init__(self, model: str, device: str, threads: int, batches: Sequence[int], cuda: bool) -> None:
-        for library in LIBRARIES.get(Path(model).suffix, ()):
-            with contextlib.suppress(ImportError):  # whoever needs it says so
+    `memory` and `gpu_memory` are bytes of growth for each batch size, in rising order; None where unknown.
+    """
+
+    provider: str
+    preprocessing: Preprocessing
+    logits: Logits
+    memory: tuple[int | None, ...]
+    gpu_memory: tuple[int | None, ...]
+
+
+class MeasuredModel:
+    """A loaded model and its input. Loading imports its libraries first: their memory does not count."""
+
+    def __init__(self, model: Path, device: str, threads: int, batches: Sequence[int], cuda: bool) -> None:
+        for library in LIBRARIES.get(model.suffix, ()):
+            with contextlib.suppress(ImportError):  # whatever needs it says so
                 importlib.import_module(library)
         memory, gpu_memory = _peak_memory(), _gpu_memory(cuda)
         predictor = load_predictor(model, device, threads=threads)
         self.infer = predictor.runtime.infer
         photos = _photos(predictor.preprocessing)
         self.pixels = photos[np.arange(max(len(photos), *batches)) % len(photos)]
-        self.facts: dict[str, Any] = {
-            "provider": predictor.runtime.provider,
-            "preprocessing": predictor.preprocessing.to_dict(),
-            "memory": [],
-            "gpu_memory": [],
-        }
-        for batch in sorted(batches):  # rising, so that what a larger one needs is not counted for a smaller one
+        growth, gpu_growth = [], []
+        for batch in sorted(batches):  # rising, so that the memory of a larger one does not count for a smaller one
             for _ in range(WARM_UP_CALLS):
                 self.infer(self.pixels[:batch])
-            self.facts["memory"].append(_growth(memory, _peak_memory()))
-            self.facts["gpu_memory"].append(_growth(gpu_memory, _gpu_memory(cuda)))
-        self.facts["logits"] = _answers(self.infer, photos, min(batches)).tolist()
+            growth.append(_growth(memory, _peak_memory()))
+            gpu_growth.append(_growth(gpu_memory, _gpu_memory(cuda)))
+        self._facts = ModelFacts(
+            provider=predictor.runtime.provider,
+            preprocessing=predictor.preprocessing,
+            logits=_in_batches(self.infer, photos, min(batches)),
+            memory=tuple(growth),
+            gpu_memory=tuple(gpu_growth),
+        )
+
+    def facts(self) -> ModelFacts:
+        """What loading and the first calls found."""
+        return self._facts
 
     def turn(self, batch: int, seconds: float) -> list[float]:
-        """Seconds of each call at this batch size, for as long as `seconds`, three calls at least."""
+        """Seconds of each call at this batch size, for at least `seconds` and three calls."""
         pixels = self.pixels[:batch]
-        self.infer(pixels)  # not timed: the caches hold what another model left there
+        self.infer(pixels)  # not timed: the caches hold another model's data
         times: list[float] = []
         end = time.perf_counter() + seconds
         while len(times) < LEAST_CALLS or time.perf_counter() < end:
@@ -76,9 +90,9 @@ class Subject:
 
 
 class MatrixProduct:
-    """What the cores can do: a product of two square float32 matrices, as large as the caches hold.
+    """The peak speed of the cores: a product of two square float32 matrices that fit into the caches.
 
-    By PyTorch and, where it is installed, by ONNX Runtime: which of the two is better depends on the processor.
+    By PyTorch and, if installed, by ONNX Runtime: which one is faster depends on the processor.
     """
 
     def __init__(self, threads: int) -> None:
@@ -90,7 +104,6 @@ class MatrixProduct:
         with contextlib.suppress(InputError):
             session = open_session(_product_graph(b.numpy()), cuda=False, threads=threads)
             self.products.append(lambda: session.run(None, {"a": a.numpy()}))
-        self.facts = {"operations": 2 * PRODUCT_SIDE**3}
 
     def turn(self) -> list[float]:
         """Seconds of each of a few products."""
@@ -114,44 +127,23 @@ def _product_graph(b: NDArray[np.float32]) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def main() -> None:
-    """Answers requests: the first says what to load, each further one asks for a turn."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what a library prints must not come between the answers
-    subject: Subject | MatrixProduct | None = None
-    for line in sys.stdin:
-        request = json.loads(line)
-        answer: dict[str, Any]
-        try:
-            if subject is None:
-                subject = Subject(**request) if "model" in request else MatrixProduct(**request)
-                answer = subject.facts
-            else:
-                answer = {"times": subject.turn(**request)}
-        except LipsFormerError as error:
-            answer = {"error": str(error), "status": error.exit_code}
-        except Exception as error:  # noqa: BLE001 - whatever a runtime raises, the other process must hear of it
-            answer = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", "status": None}
-        print(json.dumps(answer), file=answers, flush=True)
-
-
 def _photos(preprocessing: Preprocessing) -> Pixels:
-    """The sample photos and their mirror images (N, S, S, 3)."""
+    """Pixels of the sample photos and their mirror images (N, S, S, 3)."""
     plain = np.stack([preprocessing.apply(open_image(path)) for path in sorted(SAMPLES.glob("*.jpg"))])
     return np.concatenate([plain, plain[:, :, ::-1]])
 
 
-def _answers(infer: Any, photos: Pixels, batch: int) -> Logits:
-    """Logits (N, K) of all photos, in batches of exactly `batch`; the last is filled up with photos from the start."""
+def _in_batches(infer: Callable[[Pixels], Logits], photos: Pixels, batch: int) -> Logits:
+    """Logits (N, K) of all photos, in batches of exactly `batch`: the last is filled up with the first photos."""
     count = len(photos)
     chunks = [infer(photos[np.arange(start, start + batch) % count]) for start in range(0, count, batch)]
     return np.concatenate(chunks)[:count]
 
 
 def _peak_memory() -> int | None:
-    """The most memory that this process has had, in bytes; None where the system does not tell.
+    """Peak memory of this process in bytes; None where the system does not report it.
 
-    Not getrusage's ru_maxrss: on Linux that starts with what the parent had.
+    Not getrusage's ru_maxrss: on Linux that starts from the parent's.
     """
     status = Path("/proc/self/status")
     if not status.is_file():
@@ -161,7 +153,7 @@ def _peak_memory() -> int | None:
 
 
 def _gpu_memory(cuda: bool) -> int | None:
-    """Bytes of the GPU's memory that are in use, by whomever; None without a GPU or a PyTorch that can ask it."""
+    """Bytes of the GPU's memory in use by all processes; None without a GPU or a PyTorch that sees it."""
     if not cuda:
         return None
     import torch
@@ -172,7 +164,3 @@ def _gpu_memory(cuda: bool) -> int | None:
 
 def _growth(before: int | None, after: int | None) -> int | None:
     return None if before is None or after is None else after - before
-
-
-if __name__ == "__main__":
-    main()

@@ -14,7 +14,7 @@ import numpy as np
 from lipsformer.system.errors import InputError
 from lipsformer.system.hardware import cores
 
-from .base import INPUT_NAME, METADATA_KEY, OUTPUT_NAME, Logits, Pixels
+from .base import INPUT_NAME, ONNX_METADATA_KEY, OUTPUT_NAME, Logits, Pixels
 
 __all__ = ["CUDA", "OnnxRuntime", "import_onnxruntime", "open_session"]
 
@@ -27,7 +27,7 @@ class OnnxRuntime:
 
     Args:
         model: the .onnx file.
-        device: "auto" (CUDA if it works, else the CPU: then `fallback` says why), "cpu" or "cuda".
+        device: "auto" (CUDA if it works, else the CPU; then `fallbacks` says why), "cpu" or "cuda".
         threads: CPU threads for one inference; by default all cores this process may use.
 
     Raises:
@@ -39,12 +39,12 @@ class OnnxRuntime:
             raise InputError(f"{model}: no such file; give the .onnx file that `lipsformer export` wrote")
         self.model = model
         self.session = open_session(model, cuda=device != "cpu", threads=threads)
-        self.provider: str = self.session.get_providers()[0]  # what runs, not what was asked for
+        self.provider: str = self.session.get_providers()[0]  # what actually runs
         if self.provider != CUDA and device == "cuda":
             raise InputError("--device cuda: ONNX Runtime fell back to the CPU; run `lipsformer doctor`")
-        self.fallback: str | None = None  # why it is not the provider that it could have been
+        self.fallbacks: tuple[str, ...] = ()  # why a faster provider was passed over
         if self.provider != CUDA and device == "auto" and CUDA in import_onnxruntime().get_available_providers():
-            self.fallback = "ONNX Runtime is built for CUDA but runs on the CPU here; `lipsformer doctor` says why"
+            self.fallbacks = ("ONNX Runtime is built for CUDA but runs on the CPU here; `lipsformer doctor` says why",)
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         described = [(value.name, value.type, len(value.shape)) for value in (*inputs, *outputs)]
         if described != [(INPUT_NAME, "tensor(uint8)", 4), (OUTPUT_NAME, "tensor(float)", 2)]:
@@ -53,16 +53,16 @@ class OnnxRuntime:
         self.outputs: int = outputs[0].shape[1]
 
     def metadata(self) -> dict[str, Any]:
-        """What the export wrote into the graph: classes, preprocessing, and where it came from.
+        """The metadata that the export wrote into the graph: model, classes, preprocessing, precision, largest batch.
 
         Raises:
-            InputError: if the graph carries none that can be read.
+            InputError: if the graph has no readable metadata.
         """
-        text = self.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "")
+        text = self.session.get_modelmeta().custom_metadata_map.get(ONNX_METADATA_KEY, "")
         try:
             metadata: dict[str, Any] = dict(json.loads(text))
         except (ValueError, TypeError, RecursionError):
-            raise InputError(f"{self.model}: carries no LipsFormer metadata; export it again") from None
+            raise InputError(f"{self.model}: no LipsFormer metadata; export it again") from None
         return metadata
 
     def infer(self, pixels: Pixels) -> Logits:
@@ -72,7 +72,7 @@ class OnnxRuntime:
 
 
 def open_session(model: Path | bytes, *, cuda: bool, threads: int | None = None) -> Any:
-    """An ONNX Runtime session of an .onnx file or of its bytes; its `get_providers()` says what it really runs on.
+    """Open an ONNX Runtime session of an .onnx file or of its bytes; `get_providers()` says what it really runs on.
 
     Raises:
         InputError: if ONNX Runtime is missing or cannot load the model.
@@ -84,9 +84,9 @@ def open_session(model: Path | bytes, *, cuda: bool, threads: int | None = None)
     providers: list[Any] = ["CPUExecutionProvider"]
     if cuda and CUDA in ort.get_available_providers():
         providers.insert(0, (CUDA, {"use_tf32": "0"}))  # float32 means float32: TF32 has fp16's ten bits
-        ort.set_default_logger_severity(FATAL)  # a missing CUDA library is told by our own line, not by four of its
+        ort.set_default_logger_severity(FATAL)  # our own line reports a missing CUDA library; its log would add four
         with contextlib.redirect_stdout(io.StringIO()):
-            ort.preload_dlls()  # from the CUDA packages beside it, where there are any
+            ort.preload_dlls()  # from the installed CUDA packages, if any
     try:
         return ort.InferenceSession(model if isinstance(model, bytes) else os.fspath(model), options, providers)
     except Exception as error:  # noqa: BLE001 - ONNX Runtime raises its own types, without a common base
@@ -95,12 +95,12 @@ def open_session(model: Path | bytes, *, cuda: bool, threads: int | None = None)
 
 
 def import_onnxruntime() -> Any:
-    """The module, kept from calling its makers.
+    """Import ONNX Runtime with its telemetry disabled.
 
     Raises:
         InputError: if it is not installed.
     """
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported; it would call its makers
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at import
     try:
         import onnxruntime
     except ImportError:

@@ -1,4 +1,4 @@
-"""A checkpoint run by PyTorch: what every other runtime is compared with."""
+"""A checkpoint run by PyTorch: the reference for every other runtime."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["TorchRuntime"]
 
 
 class TorchRuntime:
-    """Runs a checkpoint in float32 on `device`: "auto" (CUDA where there is one), "cpu" or "cuda".
+    """Runs a checkpoint in float32 on `device`: "auto" (CUDA if available), "cpu" or "cuda".
 
     Raises:
-        InputError: if the device cannot be had.
+        InputError: if the device is not available.
     """
 
     def __init__(self, checkpoint: Checkpoint, device: str = "cpu") -> None:

@@ -1,56 +1,48 @@
-"""Which file of a bundle runs here, and in which runtime."""
+"""Selection of the fastest file of a bundle that runs on this machine."""
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lipsformer.bundle.manifest import BundleFile, Manifest
 from lipsformer.system.errors import InputError
 
-from . import OnnxRuntime
+from . import OnnxRuntime, RuntimeOptions
 
 if TYPE_CHECKING:
     from .tensorrt import TensorRtRuntime
 
-__all__ = ["Chosen", "open_runtime"]
+__all__ = ["open_best"]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Chosen:
-    """The file of a bundle that runs, the runtime that has it open, and why faster ones were passed over."""
+def open_best(
+    bundle: Path, manifest: Manifest, options: RuntimeOptions
+) -> tuple[BundleFile, OnnxRuntime | TensorRtRuntime, tuple[str, ...]]:
+    """Open the fastest file that runs here: an engine, else the graph on CUDA, else the graph on the CPU.
 
-    file: BundleFile
-    runtime: OnnxRuntime | TensorRtRuntime
-    fallbacks: tuple[str, ...]
-
-
-def open_runtime(
-    bundle: Path, manifest: Manifest, *, device: str, precision: str | None, threads: int | None
-) -> Chosen:
-    """Opens the fastest file of a precision that runs here: an engine, else the graph on CUDA, else on the CPU.
-
-    Never chosen are graphs that engines are built from, which ONNX Runtime would run slowly, and engines that were not
-    proved.
+    Engines that did not pass the parity check are never used, nor are the graphs that engines are built from, which
+    ONNX Runtime would run slowly.
 
     Args:
         bundle: the folder.
         manifest: its manifest, read and so checked.
-        device: "auto"; "cpu" for the graph on the CPU; "cuda" for an engine or the graph on CUDA.
-        precision: by default the bundle's first.
-        threads: CPU threads for one inference; by default all cores.
+        options: device "cpu" means the graph on the CPU, "cuda" an engine or the graph on CUDA.
+
+    Returns:
+        The file, its runtime, and why each faster choice was passed over.
 
     Raises:
-        InputError: if the bundle has no such precision, or `device` cannot be had.
+        InputError: if the bundle does not have the precision, or the device is not available.
     """
-    graph = manifest.graph(precision)
-    engines = manifest.engines(graph.precision or "") if device != "cpu" else ()
+    graph = manifest.graph(options.precision)
+    engines = manifest.engines(graph.precision or "") if options.device != "cpu" else ()
     fallbacks: list[str] = []
     for engine in engines:
         if not (engine.parity or {}).get("passed"):
             fallbacks.append(
-                f"{bundle / engine.name}: never proved, as it could not run where it was exported; not used"
+                f"{bundle / engine.name}: not used, because it never passed the parity check: "
+                "it could not run where it was exported"
             )
             continue
         from .tensorrt import TensorRtRuntime
@@ -60,8 +52,6 @@ def open_runtime(
         except InputError as misfit:
             fallbacks.append(f"{misfit}. Until then ONNX Runtime runs {graph.name}")
         else:
-            return Chosen(file=engine, runtime=runtime, fallbacks=tuple(fallbacks))
-    session = OnnxRuntime(bundle / graph.name, device, threads)
-    if session.fallback:
-        fallbacks.append(session.fallback)
-    return Chosen(file=graph, runtime=session, fallbacks=tuple(fallbacks))
+            return engine, runtime, tuple(fallbacks)
+    session = OnnxRuntime(bundle / graph.name, options.device, options.threads)
+    return graph, session, (*fallbacks, *session.fallbacks)

@@ -1,6 +1,6 @@
-"""An engine run by TensorRT on the GPU, in PyTorch's memory, with a CUDA graph for each batch size that comes.
+"""An engine run by TensorRT on the GPU, in PyTorch's memory, with a CUDA graph for each batch size.
 
-Not one line of this has run on a GPU yet: the tests run it against a stand-in for TensorRT. See docs/tensorrt.md.
+None of this has run on a GPU yet: the tests run it against a stand-in for TensorRT. See docs/tensorrt.md.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_GRAPHS", "TensorRtRuntime"]
 
-MAX_GRAPHS = 16  # each keeps an execution context; batch sizes beyond these run without a graph
+MAX_GRAPHS = 16  # each keeps an execution context; further batch sizes run without a graph
 
 
 class TensorRtRuntime:
-    """Runs an engine on the first GPU that this process sees; calls from several threads take turns.
+    """Runs an engine on the first visible GPU; calls from several threads run one at a time.
 
     Args:
         engine: the .engine file.
-        file: what the bundle's manifest says of it.
+        file: its entry in the bundle's manifest.
 
     Raises:
-        InputError: if TensorRT or the GPU is missing, or the engine was built for others.
-        GateError: if the file's hash is not the manifest's; nothing of it has been loaded then.
+        InputError: if TensorRT or the GPU is missing, or the engine was built for another version or GPU.
+        GateError: if the file's hash differs from the manifest; then none of it is loaded.
     """
 
     def __init__(self, engine: Path, file: BundleFile) -> None:
@@ -62,7 +62,7 @@ class TensorRtRuntime:
         """Logits (N, K) of pixels (N, S, S, 3).
 
         Raises:
-            InputError: if the pixels have another shape or type, or there are more than the engine was built for.
+            InputError: if the pixels have the wrong shape or type, or the batch is too large for the engine.
             LipsFormerError: if TensorRT fails to run them.
         """
         import torch
@@ -83,7 +83,7 @@ class TensorRtRuntime:
         return logits
 
     def _deserialize(self, sha256: str) -> tuple[trt.Runtime, trt.ICudaEngine]:
-        # The bytes whose hash is checked are the bytes that are loaded; the file may change in between.
+        # Load the very bytes whose hash was checked: the file may change in between.
         try:
             content = self.path.read_bytes()
         except OSError as error:
@@ -101,7 +101,7 @@ class TensorRtRuntime:
         return runtime, engine
 
     def _dimensions(self) -> tuple[int, int, int]:
-        """The largest batch, the image size and the number of outputs, once the tensors are those of an export."""
+        """The largest batch, the image size and the number of outputs, after a check of the tensors."""
         engine, library = self._engine, self._library
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         found = {
@@ -118,7 +118,7 @@ class TensorRtRuntime:
         return largest[0], engine.get_tensor_shape(INPUT_NAME)[1], engine.get_tensor_shape(OUTPUT_NAME)[1]
 
     def _allocate(self, device: torch.device) -> None:
-        """Memory for the largest batch on both sides, and the scratch memory that all contexts share."""
+        """Allocate memory for the largest batch on both sides, and the scratch memory that all contexts share."""
         import torch
 
         shape = (self.max_batch, self.image_size, self.image_size, 3)
@@ -133,9 +133,7 @@ class TensorRtRuntime:
     def _context(self) -> trt.IExecutionContext:
         config = self._engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(self._library.ExecutionContextAllocationStrategy.USER_MANAGED)
-        if (
-            self.flavour == RTX
-        ):  # else a CUDA graph would freeze the slow kernels that serve until the fast ones are made
+        if self.flavour == RTX:  # otherwise a CUDA graph would keep the slow kernels that run until fast ones exist
             strategies = self._library.DynamicShapesKernelSpecializationStrategy
             config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
         context = self._engine.create_execution_context(config)
@@ -151,9 +149,9 @@ class TensorRtRuntime:
         if count in self._graphs:
             self._graphs[count][0].replay()
         elif self._capturing and len(self._graphs) < MAX_GRAPHS:
-            # A context of its own: a graph is undefined once the context that it was captured from changes its shape.
+            # A separate context: a graph is undefined once the context that it was captured from changes its shape.
             context = self._context()
-            self._enqueue(context, count)  # the answer; and TensorRT needs one run before a capture
+            self._enqueue(context, count)  # the result; and TensorRT needs one run before a capture
             self._capture(context, count)
         else:
             self._enqueue(self._any_batch, count)

@@ -1,6 +1,6 @@
-"""Whether an engine file can run here, told from what the manifest says of it: asked before the file is touched.
+"""Whether an engine can run here, according to its manifest entry; checked before the file is opened.
 
-An engine is machine code for one version of TensorRT and, unless it was built to be compatible, for one kind of GPU.
+An engine is machine code for one version of TensorRT and, unless built with hardware compatibility, one kind of GPU.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ PLATFORM = f"{sys.platform}-{platform.machine()}".lower()
 
 
 def engine_fits(built: Mapping[str, Any]) -> str | None:
-    """Why an engine cannot run here, in one line with the remedy, or None where it can.
+    """Why an engine cannot run here, in one line with the remedy; None if it can.
 
     Args:
-        built: what the engine was built with, from the manifest.
+        built: the facts about its build, from the manifest.
     """
     flavour = str(built.get("flavour"))
     if flavour not in FLAVOURS:
-        return f"built by '{flavour}', which is not known; export the bundle again"
+        return f"built by '{flavour}', which is unknown; export the bundle again"
     try:
         library = load_tensorrt(flavour)
         gpu = find_gpu(flavour)
@@ -35,13 +35,13 @@ def engine_fits(built: Mapping[str, Any]) -> str | None:
         return str(error)
     version = library.__version__
     if flavour == RTX and not _rtx_knows(library, gpu.capability):
-        return f"{FLAVOURS[RTX].title} {version} is not made for {gpu.name}; {rebuild(TENSORRT)}"
+        return f"{FLAVOURS[RTX].title} {version} does not support {gpu.name}; {rebuild(TENSORRT)}"
     misfit = _misfit(built, flavour, version, gpu)
     return None if misfit is None else f"{misfit}; {rebuild(flavour)}"
 
 
 def rebuild(flavour: str) -> str:
-    """The command that makes an engine for this machine."""
+    """The command that builds an engine for this machine."""
     option = "--trt-rtx" if flavour == RTX else "--trt"
     return f"build it on this machine: lipsformer export CHECKPOINT --output BUNDLE {option}"
 
@@ -61,7 +61,7 @@ def _misfit(built: Mapping[str, Any], flavour: str, version: str, gpu: Gpu) -> s
 
 
 def _rtx_knows(library: TensorRt, here: tuple[int, ...]) -> bool:
-    """TensorRT for RTX leaves data center GPUs out (9.0, 10.0) and promises to run on what comes after its newest."""
+    """Whether TensorRT for RTX supports a GPU: not data center ones (9.0, 10.0), but all after its newest."""
     names = [name.removeprefix("SM") for name in library.ComputeCapability.__members__]
     known = [divmod(int(name), 10) for name in names if name.isdigit()]
     return here in known or here > max(known)

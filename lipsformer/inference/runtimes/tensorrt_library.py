@@ -1,7 +1,7 @@
-"""TensorRT's library, its log, and the GPU: what has to be there before anything of TensorRT may be touched.
+"""TensorRT's library, its log, and the GPU.
 
-The order is the point of this file. Without a GPU, TensorRT's Builder and Runtime take the whole process down with
-them, so the GPU is looked for by PyTorch, which answers with a reason, before either is made.
+Order matters here. Without a GPU, TensorRT's Builder and Runtime crash the whole process. So PyTorch, which fails with
+a reason instead, looks for the GPU before either is created.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import tensorrt as trt
 
     class Log(trt.ILogger):
-        """TensorRT's logger as we keep it: `take` gives the last errors, then the last warnings, and forgets them."""
+        """Our TensorRT logger: `take` returns the last errors, then the last warnings, and clears them."""
 
         def take(self) -> list[str]: ...
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 __all__ = ["FLAVOURS", "RTX", "TENSORRT", "Gpu", "TensorRt", "find_gpu", "load_tensorrt", "log_of", "reason"]
 
 TENSORRT, RTX = "tensorrt", "tensorrt-rtx"  # both are targets of a bundle's files
-MESSAGES = 100  # of its log that are kept; a server runs for months
+MESSAGES = 100  # kept from the log; a server runs for months
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flavour:
-    """One of the two libraries: its name for people, its module, and the extra of ours that installs it."""
+    """One of the two libraries: its display name, its module, and our extra that installs it."""
 
     title: str
     module: str
@@ -50,14 +50,14 @@ FLAVOURS = {
 
 
 class TensorRt(Protocol):
-    """The module of either flavour: the names that we use, which mean the same in both."""
+    """The module of either flavour: the names that we use, with the same meaning in both."""
 
     __version__: str
     Builder: type[trt.Builder]
     BuilderFlag: type[trt.BuilderFlag]
-    ComputeCapability: type[trt.ComputeCapability]  # RTX alone
+    ComputeCapability: type[trt.ComputeCapability]  # RTX only
     DataType: type[trt.DataType]
-    DynamicShapesKernelSpecializationStrategy: type[trt.DynamicShapesKernelSpecializationStrategy]  # RTX alone
+    DynamicShapesKernelSpecializationStrategy: type[trt.DynamicShapesKernelSpecializationStrategy]  # RTX only
     ExecutionContextAllocationStrategy: type[trt.ExecutionContextAllocationStrategy]
     HardwareCompatibilityLevel: type[trt.HardwareCompatibilityLevel]
     ILogger: type[trt.ILogger]
@@ -70,7 +70,7 @@ class TensorRt(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """The first GPU that this process sees; `cuda` is the newest CUDA version that its driver runs, if known."""
+    """The first visible GPU; `cuda` is the newest CUDA version that its driver supports, if known."""
 
     name: str
     compute_capability: str
@@ -78,17 +78,17 @@ class Gpu:
 
     @property
     def capability(self) -> tuple[int, ...]:
-        """The compute capability as numbers: 12.0 is more than 8.0."""
+        """The compute capability as numbers, so that 12.0 is above 8.0."""
         return tuple(int(part) for part in self.compute_capability.split("."))
 
     @property
     def compatible(self) -> bool:
-        """Whether hardware compatibility, in both flavours, covers it: Ampere and what came after."""
+        """Whether hardware compatibility, in both flavours, covers it: Ampere and later."""
         return self.capability >= (8, 0)
 
 
 def load_tensorrt(flavour: str) -> TensorRt:
-    """The module of a flavour; loading it touches no GPU.
+    """Import the module of a flavour, which does not touch the GPU.
 
     Raises:
         InputError: if it is not installed, or does not load.
@@ -98,7 +98,7 @@ def load_tensorrt(flavour: str) -> TensorRt:
         return cast("TensorRt", importlib.import_module(known.module))
     except ModuleNotFoundError:
         raise InputError(f"{known.title} is not installed; pip install 'lipsformer[{known.extra}]'") from None
-    except Exception as error:  # noqa: BLE001 - the wheels without their libraries fail in many ways
+    except Exception as error:  # noqa: BLE001 - wheels without their libraries fail in many ways
         raise InputError(
             f"{known.title} does not load ({reason([str(error)])}); "
             f"pip install --force-reinstall 'lipsformer[{known.extra}]'"
@@ -106,7 +106,7 @@ def load_tensorrt(flavour: str) -> TensorRt:
 
 
 def find_gpu(flavour: str) -> Gpu:
-    """The GPU that an engine would be built or run on.
+    """The GPU to build or run an engine on.
 
     Raises:
         InputError: if PyTorch is missing or sees no GPU, or the driver is too old for PyTorch or for TensorRT.
@@ -121,9 +121,9 @@ def find_gpu(flavour: str) -> Gpu:
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call] # unlike is_available(), it says why not
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"{title} needs a GPU: {reason([str(error)])}; see whether `nvidia-smi` works") from None
+        raise InputError(f"{title} needs a GPU: {reason([str(error)])}; check whether `nvidia-smi` works") from None
     if torch.cuda.device_count() == 0:
-        raise InputError(f"{title} needs a GPU, and none is visible; see `nvidia-smi` and CUDA_VISIBLE_DEVICES")
+        raise InputError(f"{title} needs a GPU, and none is visible; check `nvidia-smi` and CUDA_VISIBLE_DEVICES")
     cuda, needed = _driver_cuda(), _cuda_of(flavour)
     if cuda is not None and needed is not None and cuda[0] < needed:
         raise InputError(
@@ -140,7 +140,7 @@ def find_gpu(flavour: str) -> Gpu:
 
 @functools.cache
 def log_of(flavour: str) -> Log:
-    """The one logger of a library in this process: TensorRT wants no second one.
+    """The only logger of a library in this process: TensorRT rejects a second one.
 
     Raises:
         InputError: if the library is missing.
@@ -165,16 +165,16 @@ def log_of(flavour: str) -> Log:
 
 
 def reason(messages: Iterable[str]) -> str:
-    """The first line among TensorRT's messages that says something, without the places in its source code."""
+    """The first informative line of TensorRT's messages, without its source locations."""
     lines = [line.strip() for message in messages for line in message.splitlines()]
-    # Where there is no GPU, each error drags a CUDA error along that has nothing to do with it.
+    # Without a GPU, an unrelated CUDA error comes with each error.
     telling = [line for line in lines if line and not line.startswith("Invalid Node") and "checkMacros.cpp" not in line]
     text = next(iter(telling or lines), "no reason given")
     return " ".join(re.sub(r"\s*In \w+ at [^\s)]+:\d+", "", text).split())[:300]
 
 
 def _driver_cuda() -> tuple[int, int] | None:
-    """The newest CUDA version that the driver runs."""
+    """The newest CUDA version that the driver supports."""
     version = ctypes.c_int()
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
@@ -186,7 +186,7 @@ def _driver_cuda() -> tuple[int, int] | None:
 
 
 def _cuda_of(flavour: str) -> int | None:
-    """The CUDA version that the installed wheel is for: both flavours have it in the name of a distribution."""
+    """The CUDA version of the installed wheel, from the name of its distribution."""
     for cuda in (12, 13):
         try:
             metadata.version(f"{flavour}-cu{cuda}")
