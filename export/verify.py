@@ -21,7 +21,6 @@ from lipsformer.system.atomic import sha256_of
 from lipsformer.system.console import printable
 from lipsformer.system.errors import GateError, InputError
 from lipsformer.system.hardware import check_device, installed_versions
-from lipsformer.system.renamed_keys import PARITY_KEYS, current_keys
 
 from .bundle import PACKAGES
 
@@ -163,7 +162,7 @@ def _opened(runtime: Callable[[], Runtime]) -> Runtime | InputError:
 
 def _limits(file: BundleFile, photos: int) -> Limits:
     """The limits of the export; if they let the top class of some of many photos differ, one of these few may."""
-    limits = current_keys((file.parity or {}).get("thresholds") or THRESHOLDS[file.precision or ""], PARITY_KEYS)
+    limits = dict((file.parity or {}).get("thresholds") or THRESHOLDS[file.precision or ""])
     agreement = limits.get("top1_agreement", 0.0)
     if agreement < 1.0:
         limits["top1_agreement"] = min(agreement, 1 - 1 / photos)

@@ -1,4 +1,4 @@
-"""LipsFormer: a Lipschitz-continuous vision transformer with training, proven export and serving.
+"""LipsFormer: a Lipschitz-continuous vision transformer, with training, verified export and serving.
 
 The names below are imported when first used, so that importing this package stays cheap.
 """

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import ConfigDict, Field, ValidationError, field_validator
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 from pydantic.dataclasses import dataclass
-from pydantic_core import to_jsonable_python
 
 from lipsformer.model.config import STAGES
 from lipsformer.system.errors import InputError, suggest
@@ -109,7 +108,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; `from_dict` reads it back."""
-        return to_jsonable_python(self)  # type: ignore[no-any-return]
+        return TypeAdapter(Recipe).dump_python(self, mode="json")  # type: ignore[no-any-return]
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:

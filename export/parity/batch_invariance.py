@@ -38,7 +38,7 @@ class BatchInvariance:
 
     def failure(self, limits: Limits) -> str | None:
         """Why the check fails, or None if it passes."""
-        found = self.error or failure({"neighbors": self.neighbors, "order": self.order}, limits)
+        found = self.error or failure({"neighbours": self.neighbors, "order": self.order}, limits)
         return found and f"batch invariance: {found}"
 
 

@@ -97,7 +97,7 @@ class FileParity:
             "photos": len(self.errors),
             "thresholds": dict(self.limits),
             "batches": [{name: value for name, value in row.items() if value is not None} for row in rows],
-            "neighbors": self.invariance.neighbors,
+            "neighbours": self.invariance.neighbors,
             "order": self.invariance.order,
         }
 

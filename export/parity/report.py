@@ -94,7 +94,7 @@ def _overview(file: FileParity) -> dict[str, str]:
         "same top-5": _share(file.worst("top5_agreement")),
         "points lost": _number(file.worst("accuracy_loss"), "+.2f"),
         "hard relative L2": _number(file.worst("hard_relative_l2")),
-        "neighbors": _number(file.invariance.neighbors),
+        "neighbours": _number(file.invariance.neighbors),
         "order": _number(file.invariance.order),
         "verdict": "passed" if file.passed else "FAILED",
     }

@@ -17,7 +17,7 @@ Limits = Mapping[str, float]  # by the name of the metric: see `ParityMetrics` a
 
 ALIKE = tuple(field.name for field in dataclasses.fields(ParityMetrics))
 # All metrics with a possible limit: on photos, on hard inputs, accuracy on labeled photos, batch invariance.
-METRICS = (*ALIKE, *(f"hard_{name}" for name in ALIKE), "accuracy_loss", "neighbors", "order")
+METRICS = (*ALIKE, *(f"hard_{name}" for name in ALIKE), "accuracy_loss", "neighbours", "order")
 # Metrics that must reach their limit; all others must not exceed it.
 AT_LEAST = ("cosine", "top1_agreement", "top5_agreement")
 
@@ -26,7 +26,7 @@ THRESHOLDS: Mapping[str, Limits] = {
         "relative_l2": 1e-5,
         "top1_agreement": 1.0,
         "hard_relative_l2": 1e-4,
-        "neighbors": 1e-6,
+        "neighbours": 1e-6,
         "order": 1e-5,
     },
     "fp16": {
@@ -34,7 +34,7 @@ THRESHOLDS: Mapping[str, Limits] = {
         "top1_agreement": 0.995,
         "accuracy_loss": 0.5,
         "hard_relative_l2": 2e-2,
-        "neighbors": 1e-6,
+        "neighbours": 1e-6,
         "order": 5e-3,
     },
     "int8": {
@@ -43,7 +43,7 @@ THRESHOLDS: Mapping[str, Limits] = {
         "top1_agreement": 0.97,
         "accuracy_loss": 1.0,
         "hard_relative_l2": 1.5,
-        "neighbors": 1e-6,
+        "neighbours": 1e-6,
         "order": 5e-2,
     },
 }

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
-__all__ = ["PARITY_KEYS", "PREPROCESSING_KEYS", "RECIPE_KEYS", "current_keys"]
+__all__ = ["PREPROCESSING_KEYS", "RECIPE_KEYS", "current_keys"]
 
 Value = TypeVar("Value")
 
-PARITY_KEYS = {"neighbours": "neighbors"}
 PREPROCESSING_KEYS = {"crop_fraction": "crop_pct"}
 RECIPE_KEYS = {
     "accumulate": "grad_accum_steps",

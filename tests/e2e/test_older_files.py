@@ -32,7 +32,7 @@ def test_an_older_model_answers_as_it_did(name: str) -> None:
 def test_an_older_bundle_is_verified() -> None:
     parity = verify_bundle(OLDER / "bundle").parity
     assert parity.failures == []
-    assert parity.files[0].limits["neighbors"] == 1e-6  # written as "neighbours"
+    assert parity.files[0].limits["neighbours"] == 1e-6
     assert load_checkpoint(OLDER / "model.safetensors").metrics == {"val_top1": 0.5}
 
 

@@ -112,12 +112,12 @@ def test_an_answer_that_depends_on_its_neighbors_fails(precision: str, reference
         step = max(np.abs(logits).max(), 1) / 1e5
         return np.round(logits / step) * step
 
-    limits = {name: limit for name, limit in THRESHOLDS[precision].items() if name in ("neighbors", "order")}
+    limits = {name: limit for name, limit in THRESHOLDS[precision].items() if name in ("neighbours", "order")}
     found = check_parity(
         Fake(dynamic), reference, file="x", target="ort", precision=precision, max_batch=8, limits=limits
     )
     assert [sentence.partition(" exceeds")[0].rpartition(" ")[0] for sentence in found.failures] == [
-        "batch invariance: neighbors"
+        "batch invariance: neighbours"
     ]
 
 

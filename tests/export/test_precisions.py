@@ -123,4 +123,4 @@ def test_dynamic_quantization_fails_by_its_batch_mates(bundle: Path, tmp_path: P
         max_batch=8,
         limits=THRESHOLDS["int8"],
     )
-    assert any(sentence.startswith("batch invariance: neighbors") for sentence in found.failures)
+    assert any(sentence.startswith("batch invariance: neighbours") for sentence in found.failures)
