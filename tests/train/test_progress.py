@@ -114,7 +114,7 @@ def given_back(terminal: Terminal) -> bool:
     return terminal.getvalue().rfind(SHOW) > terminal.getvalue().rfind(HIDE) >= 0
 
 
-def test_loss_is_a_mean_of_recent_steps_that_skipped_ones_leave_alone() -> None:
+def test_loss_is_a_mean_of_recent_steps_without_skipped_ones() -> None:
     status = Status(run_info(2))
     for step, loss in enumerate((3.0, 2.5, float("nan"), 1.0), start=1):
         status.add(step_metrics(step, loss_sum=64 * loss), now=step)

@@ -113,7 +113,7 @@ def test_both_models_train_by_the_same_recipe(finished: Path) -> None:
 
 
 @pytest.mark.slow
-def test_finished_grid_is_not_trained_again_and_another_is_refused(
+def test_finished_grid_is_not_repeated_and_another_is_refused(
     photos: Path, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in (finished / "runs").rglob("*")}
@@ -199,15 +199,14 @@ def test_input_that_a_training_finds_bad_stops_the_grid(photos: Path, tmp_path: 
 
 
 @pytest.mark.slow
-def test_process_that_fails_is_an_error_and_no_result(photos: Path, tmp_path: Path) -> None:
-    (tmp_path / "grid").mkdir()
-    blocked = tmp_path / "grid" / "runs" / f"{MODELS[0]}-rate0.003-seed0" / "result.json"
-    settings = {**SETTINGS, "epochs": 1, "jobs": 1, "learning_rates": "3e-3"}
-    measure_stability(photos, output=tmp_path / "grid", **settings)
-    blocked.unlink()
-    (blocked.parent / "run" / "metrics.jsonl").write_text("not JSON\n")
+def test_process_that_fails_is_an_error_and_no_result(photos: Path, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "grid")
+    trial = tmp_path / "grid" / "runs" / f"{MODELS[0]}-rate0.003-seed0"
+    (trial / "result.json").unlink()
+    (trial / "run" / "metrics.jsonl").write_text("not JSON\n")
     with pytest.raises(LipsFormerError, match=r"its process ended with status 1 .*log\.txt"):
-        measure_stability(photos, output=tmp_path / "grid", **settings)
+        measure_stability(photos, output=tmp_path / "grid", **SETTINGS)
+    assert not (trial / "result.json").exists()
 
 
 @pytest.mark.parametrize(
