@@ -92,7 +92,13 @@ def open_run(data: Path, *, output: Path, resume: bool, device: str, **choices: 
 
 
 def _open_training(
-    data: Path, folder: RunFolder, distributed: DistributedContext, *, resume: bool, recipe: str | None, **choices: Any
+    data: Path,
+    folder: RunFolder,
+    distributed: DistributedContext,
+    *,
+    resume: bool,
+    recipe: str | None = None,
+    **choices: Any,
 ) -> Training:
     saved = _read_newest_state(folder, distributed, resume)
     chosen = load_recipe(recipe or (saved.recipe if saved else "default"), **choices)

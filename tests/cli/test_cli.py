@@ -225,7 +225,7 @@ def test_bad_data_input(run: Run, tmp_path: Path) -> None:
 
 def test_bad_export_options(run: Run, trained: Trained, tmp_path: Path) -> None:
     export = ("export", trained.checkpoint, "--output", tmp_path / "bundle")
-    assert "--precision fp61: not known; did you mean 'fp16'?" in refused(run, *export, "--precision", "fp32, fp61")
+    assert "--precision fp61: unknown; did you mean 'fp16'?" in refused(run, *export, "--precision", "fp32, fp61")
     assert "int8 needs --calibration DATA" in refused(run, *export, "--precision", "int8")
     assert "did you mean 'fp16.relative_l2'?" in refused(run, *export, "--threshold", "fp16.relative=1")
     assert "nothing: no such folder" in refused(run, *export, "--precision", "int8", "--calibration", "nothing")

@@ -186,7 +186,8 @@ def test_the_answers_are_near_and_do_not_depend_on_batch_mates(
 ) -> None:
     wanted, found = run(floating, pixels[:8]), run(quantized[target], pixels[:8])
     errors = np.linalg.norm(found - wanted, axis=1) / np.linalg.norm(wanted, axis=1)
-    assert 1e-4 < errors.max() < 0.1
+    # TensorRT's weights reach 127: ONNX Runtime's products of int8 saturate on CPUs that have AVX2 and no VNNI.
+    assert 1e-4 < errors.max() < {"ort": 0.1, "tensorrt": 0.2}[target]
     others = pixels[8:16].copy()
     others[3] = pixels[3]
     others[5] = 255  # dynamic quantization would take its scale from this one

@@ -219,9 +219,9 @@ def test_a_failed_run_is_one_line(open_engine: Open, monkeypatch: pytest.MonkeyP
         ({"version": "10.13.0"}, r"built by TensorRT 10\.13\.0, here is 11\.4\.0\.106; build it on this machine"),
         ({"compute_capability": "8.9", "gpu": "NVIDIA L4"}, r"built for NVIDIA L4 \(8\.9\), here is NVIDIA H100 \(9"),
         ({"platform": "win32-amd64"}, r"built on win32-amd64, here is"),
-        ({"flavour": "openvino"}, r"built by 'openvino', which is not known"),
-        ({"flavour": None}, r"which is not known"),
-        ({"flavour": "tensorrt-rtx"}, r"TensorRT for RTX 11.4.0.106 is not made for NVIDIA H100; .*--trt$"),
+        ({"flavour": "openvino"}, r"built by 'openvino', which is unknown"),
+        ({"flavour": None}, r"which is unknown"),
+        ({"flavour": "tensorrt-rtx"}, r"TensorRT for RTX 11.4.0.106 does not support NVIDIA H100; .*--trt$"),
     ],
 )
 def test_a_foreign_engine_is_refused_untouched(open_engine: Open, built: dict[str, Any], why: str) -> None:
@@ -302,7 +302,7 @@ def test_doctor_tells_what_engines_can_be_had(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch.cuda, "init", _raising("Found no NVIDIA driver on your system"))
     report = doctor.examine()
     assert "builds and checks graphs (--trt-check), runs no engines" in report["tensorrt"]["tensorrt-rtx"]["use"]
-    found = "TensorRT needs a GPU: Found no NVIDIA driver on your system; see whether `nvidia-smi` works"
+    found = "TensorRT needs a GPU: Found no NVIDIA driver on your system; check whether `nvidia-smi` works"
     assert found in report["problems"]
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     assert "tensorrt     TensorRT is not installed; pip install 'lipsformer[trt]'" in doctor.render(doctor.examine())

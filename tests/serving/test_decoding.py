@@ -218,7 +218,7 @@ def test_an_image_gets_so_much_memory_and_no_more() -> None:
             error = await refused(made.decode(large()))
             assert (error.reason, str(error)) == (
                 "too_much_memory",
-                "image: takes more memory than there is; scale it down",
+                "image: needs more memory than there is; scale it down",
             )
             assert (await made.decode(encode("JPEG"))).shape == (96, 96, 3)
             assert (deaths, children()) == ([], before)
