@@ -5,7 +5,6 @@ LipsFormer should not need it. It shows where the limits are on your data.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import math
@@ -35,13 +34,11 @@ DIVERGED = 2.0  # times the loss at the lowest rates
 FEWEST = 10  # steps needed for a result
 
 
-def run_lr_range_test(
-    data: Path, *, output: Path, device: str = "auto", quiet: bool = False, **choices: Any
-) -> dict[str, Any]:
+def run_lr_range_test(data: Path, *, output: Path, device: str = "auto", **choices: Any) -> dict[str, Any]:
     """Raises the learning rate from 1e-6 to 1 over 100 steps and returns the report in learning_rate.json.
 
     `output` receives learning_rate.json and learning_rate.png and nothing else, so that a training may follow in it.
-    `choices` are those of `run_training`: model, recipe, epochs, overrides. `quiet` hides the progress bar.
+    `choices` are those of `run_training`: model, recipe, epochs, overrides.
 
     Raises:
         InputError: as `run_training`, or if the recipe has fewer than 10 steps.
@@ -57,8 +54,7 @@ def run_lr_range_test(
         rates: list[float] = []
         losses: list[float] = []
         state.model.train()
-        show = contextlib.nullcontext(lambda *_: None) if quiet else console.track("learning-rate range test", steps)
-        with show as advance:
+        with console.track("learning-rate range test", steps) as advance:
             for rate in np.geomspace(LOWEST, HIGHEST, steps).tolist():
                 step = take_step(state, next(batches), run.context, rate)
                 state.step = step.step

@@ -17,7 +17,7 @@ from .distributed import DistributedContext, init_distributed
 from .initial_weights import StartingPoint
 from .loop import DivergedError
 from .recipe import Recipe, load_recipe
-from .run_folder import BEST, LAST, RunFolder
+from .run_folder import BEST, LAST, UNREADABLE, RunFolder
 from .signals import stop_on_signals
 from .state import SavedState, fingerprint, read_state
 from .training import Training
@@ -36,7 +36,6 @@ def run_training(
     resume: bool = True,
     device: str = "auto",
     tensorboard: bool = False,
-    quiet: bool = False,
 ) -> Path:
     """Trains a classifier on the dataset `data` and returns the path of its best checkpoint.
 
@@ -57,7 +56,6 @@ def run_training(
         resume: whether to resume a training in `output`.
         device: "auto", "cpu" or "cuda".
         tensorboard: also write events for TensorBoard into `output`/tensorboard.
-        quiet: report errors and the final line only.
 
     Raises:
         InputError: if an argument, the recipe or the dataset cannot be used, or `output` holds another training.
@@ -68,10 +66,10 @@ def run_training(
         first, best, last = run.distributed.is_main, output / BEST, output / LAST
         if run.finished and (output / CLASSES).is_file():
             if first:
-                console.say(f"{output}: finished already, after {run.state.epoch} epochs")
+                console.say(f"{output}: finished already, after {run.state.epoch} epochs", always=True)
             return best
         try:
-            run.train(stop, make_listeners(tensorboard=tensorboard, quiet=quiet))
+            run.train(stop, make_listeners(tensorboard=tensorboard))
         except DivergedError:
             if first and not run.state.history:
                 run.folder.discard()
@@ -79,8 +77,10 @@ def run_training(
         finally:
             if first:
                 run.report()
+        if first and run.unreadable:
+            console.say(f"{output / UNREADABLE}: {len(run.unreadable)} images could not be read", always=True)
         if first:
-            console.say(f"{best} and {last.name} are ready, with reports; next: lipsformer export {last}")
+            console.say(f"{best} and {last.name} are ready, with reports; next: lipsformer export {last}", always=True)
         return best
 
 

@@ -61,7 +61,7 @@ class RunFolder:
         problem = ""
         for path in reversed(self.states()):
             if problem:
-                console.say(f"{problem}; using the state before it")
+                console.say(f"{problem}; using the state before it", always=True)
             try:
                 content = path.read_bytes()
                 read_state(path, content)

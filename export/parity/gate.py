@@ -59,7 +59,7 @@ class Gate:
         self, path: Path, *, target: str, precision: str, built: Mapping[str, Any], reason: str
     ) -> None:
         """Admit an engine that cannot run here. The manifest says so, and nothing selects it automatically."""
-        say(f"{path.name}: built, not checked: {reason}")
+        say(f"{path.name}: built, not checked: {reason}", always=True)
         self._add(path, target, precision, {"passed": False, "reason": reason}, built)
 
     def kept(self) -> Reference:

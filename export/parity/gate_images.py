@@ -108,7 +108,10 @@ class ImageSource:
         if not found:
             raise InputError(f"{self.name}: none of {len(problems)} images can be read; the first: {problems[0]}")
         if problems:
-            say(f"{self.name}: {len(problems)} of {len(positions)} images cannot be read; the first: {problems[0]}")
+            say(
+                f"{self.name}: {len(problems)} of {len(positions)} images cannot be read; the first: {problems[0]}",
+                always=True,
+            )
         return np.stack(found), None if self.labels is None else self.labels[kept]
 
     def gate_images(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Device, Json, print_json
+from .options import Device, Json, Quiet, print_json
 
 __all__ = ["benchmark"]
 
@@ -27,6 +27,7 @@ def benchmark(
     output: Annotated[Path | None, typer.Option(help="Folder to write: table, JSON and plot.")] = None,
     device: Device = "auto",
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Compare models: latency, throughput, memory, and how closely their outputs agree."""
     from lipsformer.bundle.pretrained import resolve_model

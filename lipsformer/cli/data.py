@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from .options import Quiet
+
 __all__ = ["data"]
 
 
@@ -16,6 +18,7 @@ def data(
     source: Annotated[
         Path | None, typer.Option(help="File (for fashion-mnist: folder) that you have already downloaded.")
     ] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Download a built-in dataset as class folders.
 

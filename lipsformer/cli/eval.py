@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Data, Device, Json, Model, Precision, print_json
+from .options import Data, Device, Json, Model, Precision, Quiet, print_json
 
 __all__ = ["evaluate_model"]
 
@@ -24,6 +24,7 @@ def evaluate_model(
     device: Device = "auto",
     precision: Precision = None,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Measure a model's accuracy on labeled images, overall and per class."""
     from lipsformer.datasets import open_labeled, resolve_dataset

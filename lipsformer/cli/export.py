@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Json, optional_dataset, print_json
+from .options import Json, Quiet, optional_dataset, print_json
 
 __all__ = ["export"]
 
@@ -55,6 +55,7 @@ def export(
         str | None, typer.Option(metavar="NAME[:VERSION]", help="Also add the bundle to BentoML's model store.")
     ] = None,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Export a checkpoint to a bundle; fails unless the outputs of every file match the checkpoint."""
     from lipsformer.bundle.pretrained import resolve_model

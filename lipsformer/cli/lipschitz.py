@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Json, print_json
+from .options import Json, Quiet, print_json
 
 __all__ = ["lipschitz"]
 
@@ -21,6 +21,7 @@ def lipschitz(
     images: Annotated[int, typer.Option(help="How many of them, evenly spread.")] = 4,
     output: Annotated[Path | None, typer.Option(help="Folder to write: table, JSON and plot.")] = None,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Bound how much a model's output can change with its input, and measure how much it does."""
     from lipsformer.datasets import resolve_dataset

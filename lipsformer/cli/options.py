@@ -21,6 +21,14 @@ __all__ = [
     "print_json",
 ]
 
+
+def _be_quiet(context: typer.Context, wanted: bool) -> None:
+    from lipsformer.system.console import quiet
+
+    if wanted:
+        context.with_resource(quiet())  # until the command has ended
+
+
 Model = Annotated[
     str,
     typer.Argument(help="Checkpoint (.safetensors), .onnx file, bundle folder, or the packaged lipsformer_cifar10."),
@@ -34,7 +42,12 @@ Data = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda; auto uses CUDA if available.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors and the final line only.")]
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet", "-q", callback=_be_quiet, expose_value=False, help="Show no progress, only warnings and the result."
+    ),
+]
 Precision = Annotated[
     str | None, typer.Option(help="Precision to run, of those in the bundle; by default its first.", show_default=False)
 ]

@@ -50,7 +50,6 @@ def stability(
         overrides=overrides or (),
         jobs=jobs,
         device=device,
-        quiet=quiet,
     )
     if as_json:
         print_json(report)

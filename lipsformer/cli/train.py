@@ -43,7 +43,7 @@ def train(
     folder = resolve_dataset(dataset)
     choices: dict[str, Any] = {"model": model, "recipe": recipe, "epochs": epochs, "overrides": overrides or ()}
     if find_lr:
-        found = run_lr_range_test(folder, output=output, device=device, quiet=quiet, **choices)
+        found = run_lr_range_test(folder, output=output, device=device, **choices)
         typer.echo(
             f"suggested learning rate: {found['suggested']:g} (the loss falls fastest there; it is lowest at "
             f"{found['lowest_loss_at']:g}); see {output / 'learning_rate.png'}"
@@ -55,6 +55,5 @@ def train(
         resume=resume == "auto",
         device=device,
         tensorboard=tensorboard,
-        quiet=quiet,
         **choices,
     )

@@ -9,7 +9,7 @@ import typer
 
 from lipsformer.system.errors import GateError
 
-from .options import Json, optional_dataset, print_json
+from .options import Json, Quiet, optional_dataset, print_json
 
 __all__ = ["verify"]
 
@@ -23,6 +23,7 @@ def verify(
     ] = None,
     device: Annotated[str, typer.Option(help="auto (everything that works here), cpu or cuda.")] = "auto",
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Check a bundle on this machine: hashes, and the parity of each file in every runtime that works here."""
     from lipsformer.bundle.pretrained import resolve_model

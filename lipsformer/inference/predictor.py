@@ -202,7 +202,7 @@ def load_predictor(
     options = RuntimeOptions(device=device, precision=precision, threads=threads)
     predictor = _load(resolve_model(model), options)
     for fallback in predictor.fallbacks:
-        say(fallback)
+        say(fallback, always=True)
     return predictor
 
 

@@ -19,7 +19,7 @@ _quiet = False  # not a context variable: threads that a command starts are to b
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silences `say` and `track` in this process, in all its threads, until the block ends. Errors still show."""
+    """Silences `say` and `track` in this process and all its threads. Errors and `say(..., always=True)` still show."""
     global _quiet
     before, _quiet = _quiet, True
     try:
@@ -38,9 +38,9 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
-def say(message: str) -> None:
-    """Prints one line on stderr."""
-    if not _quiet:
+def say(message: str, *, always: bool = False) -> None:
+    """Prints one line on stderr; under `quiet` only with `always`, for warnings and where the result is."""
+    if always or not _quiet:
         print(message, file=sys.stderr, flush=True)  # noqa: T201
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from lipsformer import __version__, cli
+from lipsformer.system.console import is_quiet
+from tests.support.trained import Trained
 
 
 def lipsformer(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -56,3 +60,20 @@ def test_the_shell_completes_commands_and_options() -> None:
 
     assert completed("lipsformer ex") == ["export"]
     assert {"--recipe", "--resume"} <= set(completed("lipsformer train --re"))
+
+
+@pytest.mark.parametrize(
+    "command", ["data", "train", "stability", "eval", "export", "verify", "benchmark", "lipschitz"]
+)
+def test_long_commands_have_quiet(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert re.search(r"--quiet\s+-q", shown(capsys, monkeypatch, command, "--help"))
+
+
+def test_quiet_shows_the_result_and_ends_with_the_command(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = shown(capsys, monkeypatch, "export", str(trained.checkpoint), "--output", str(tmp_path / "bundle"), "-q")
+    assert "Bundle:" in text
+    assert not is_quiet()

@@ -51,11 +51,12 @@ def test_quiet_silences_messages_and_progress(
     with quiet():
         assert is_quiet()
         say("hello")
+        say("a warning", always=True)
         work()
         thread = threading.Thread(target=say, args=("from a thread",))
         thread.start()
         thread.join()
-    assert capsys.readouterr() == ("", "")
+    assert capsys.readouterr() == ("", "a warning\n")
     assert not is_quiet()
 
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from lipsformer import InputError
+from lipsformer.system import console
 from lipsformer.train import run_lr_range_test
 from lipsformer.train.lr_range_test import conclude, smoothed
 from tests.support.tiny_training import TINY, make_photos, one_thread, train_tiny
@@ -36,8 +37,8 @@ def test_smoothing_begins_without_a_bias() -> None:
 
 def test_it_trains_nothing_and_a_training_may_follow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos, output = make_photos(tmp_path / "photos"), tmp_path / "run"
-    with one_thread():
-        report = run_lr_range_test(photos, output=output, overrides=TINY, epochs=5, quiet=True)
+    with one_thread(), console.quiet():
+        report = run_lr_range_test(photos, output=output, overrides=TINY, epochs=5)
     assert capsys.readouterr() == ("", "")
     assert 1e-6 < report["suggested"] < 1.0
     assert json.loads((output / "learning_rate.json").read_text()) == report

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from lipsformer import InputError, LipsFormerError
+from lipsformer.system import console
 from lipsformer.train import load_recipe
 from lipsformer.train.metrics import EpochSums
 from lipsformer.train.stability.grid import measure_stability, parse_rates
@@ -117,7 +118,8 @@ def test_finished_grid_is_not_repeated_and_another_is_refused(
     photos: Path, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in (finished / "runs").rglob("*")}
-    report = measure_stability(photos, output=finished, quiet=True, **{**SETTINGS, "jobs": 1})
+    with console.quiet():
+        report = measure_stability(photos, output=finished, **{**SETTINGS, "jobs": 1})
     assert capsys.readouterr() == ("", f"{finished / 'stability.md'}, stability.png and stability.json are ready\n")
     assert report["machine"]["jobs"] == 1
     measure_stability(photos, output=finished, **SETTINGS)

@@ -14,6 +14,7 @@ from PIL import Image
 from lipsformer import LipsFormerError, Preprocessing, load_checkpoint, load_predictor
 from lipsformer.datasets import open_dataset, open_labeled
 from lipsformer.evaluation.evaluate import evaluate
+from lipsformer.system import console
 from lipsformer.train import load_recipe, loop
 from lipsformer.train import run as run_module
 from lipsformer.train import training as training_module
@@ -316,7 +317,8 @@ def test_a_listener_follows_a_training_and_its_resumption(
 
 
 def test_quiet_prints_the_final_line_only(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train_tiny(photos, tmp_path / "run", epochs=1, quiet=True)
+    with console.quiet():
+        train_tiny(photos, tmp_path / "run", epochs=1)
     out, err = capsys.readouterr()
     assert out == ""
     assert re.fullmatch(r".*best\.safetensors and last\.safetensors are ready.*\n", err)

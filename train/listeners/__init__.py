@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from lipsformer.system.console import is_quiet
+
 from .curves import Curves
 from .listener import Listener
 from .metrics_file import MetricsFile
@@ -11,11 +13,11 @@ from .tensorboard import TensorBoard
 __all__ = ["Listener", "make_listeners"]
 
 
-def make_listeners(*, tensorboard: bool = False, quiet: bool = False) -> list[Listener]:
+def make_listeners(*, tensorboard: bool = False) -> list[Listener]:
     """The listeners of `lipsformer train`.
 
     Raises:
         InputError: if TensorBoard is asked for and not installed.
     """
-    display = [] if quiet else [ProgressDisplay()]
+    display = [] if is_quiet() else [ProgressDisplay()]
     return [MetricsFile(), Curves(), *([TensorBoard()] if tensorboard else []), *display]

@@ -88,7 +88,6 @@ def measure_stability(
     overrides: Sequence[str] = (),
     jobs: int | None = None,
     device: str = "auto",
-    quiet: bool = False,
 ) -> dict[str, Any]:
     """Trains `model` and `baseline` at each learning rate and returns the report in stability.json.
 
@@ -108,7 +107,6 @@ def measure_stability(
         overrides: "key=value" changes to the recipe, for both models.
         jobs: number of parallel trainings, each with its share of the cores. By default one per core, or one on a GPU.
         device: "auto", "cpu" or "cuda".
-        quiet: report errors and the final line only.
 
     Raises:
         InputError: if an argument, the recipe, the dataset or one of its images cannot be used, or `output` holds
@@ -130,7 +128,7 @@ def measure_stability(
     _open_grid(output, grid)
     trials = _trials(grid, output / RUNS)
     jobs = min(jobs or (cores() if target.type == "cpu" else 1), len(trials))
-    run_all(trials, data, target.type, jobs, quiet=quiet)
+    run_all(trials, data, target.type, jobs)
     return _conclude(output, grid, trials, dataset, _machine(target, jobs))
 
 
@@ -232,7 +230,7 @@ def _conclude(
         with atomic_write(output / name) as draft:
             draft.write_text(text, encoding="utf-8")
     plot_stability(output / PLOT, report)
-    console.say(f"{output / TABLE}, {PLOT} and {REPORT} are ready")
+    console.say(f"{output / TABLE}, {PLOT} and {REPORT} are ready", always=True)
     return report
 
 

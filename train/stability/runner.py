@@ -57,19 +57,18 @@ def threads_each(jobs: int) -> int:
     return max(1, cores() // jobs)
 
 
-def run_all(trials: Sequence[Trial], data: Path, device: str, jobs: int, *, quiet: bool = False) -> None:
+def run_all(trials: Sequence[Trial], data: Path, device: str, jobs: int) -> None:
     """Runs the unfinished ones of `trials` on `data`, `jobs` in parallel, each with its share of the cores.
 
-    However this ends, no process is left running. `quiet` prints nothing.
+    However this ends, no process is left running.
 
     Raises:
         InputError: if a training could not use its input.
         LipsFormerError: if the process of a training failed. A training that diverges is not a failure.
     """
-    say = (lambda _: None) if quiet else console.say
     waiting = [trial for trial in trials if trial.result() is None]
     threads, before, begun = threads_each(jobs), len(trials) - len(waiting), time.monotonic()
-    say(
+    console.say(
         f"{len(trials)} trainings{f', {before} already finished' if before else ''}; {jobs} in parallel, each on "
         f"{device} with {threads} thread{'s' if threads > 1 else ''}"
     )
@@ -79,14 +78,14 @@ def run_all(trials: Sequence[Trial], data: Path, device: str, jobs: int, *, quie
             while waiting and len(running) < jobs:
                 trial = waiting.pop(0)
                 running[_start(trial, data, device, threads)] = trial, time.monotonic()
-                say(f"started: {trial}")
+                console.say(f"started: {trial}")
             for process in [process for process in running if process.poll() is not None]:
                 trial, since = running.pop(process)
                 process.communicate()  # closes its standard input
                 end, now, left = _end(trial, process.returncode), time.monotonic(), len(waiting) + len(running)
                 done = len(trials) - left
                 rest = f", about {duration((now - begun) / (done - before) * left)} left" if left else ""
-                say(f"{done} of {len(trials)}{rest}: {trial}: {end}, {duration(now - since)}")
+                console.say(f"{done} of {len(trials)}{rest}: {trial}: {end}, {duration(now - since)}")
             time.sleep(POLL_SECONDS)
     finally:
         for process in running:

@@ -175,7 +175,10 @@ class TensorRtRuntime:
                 self._execute(context)
         except (RuntimeError, LipsFormerError) as error:
             self._capturing = False
-            say(f"{self.path.name}: no CUDA graphs, each batch is launched kernel by kernel ({reason([str(error)])})")
+            say(
+                f"{self.path.name}: no CUDA graphs, each batch is launched kernel by kernel ({reason([str(error)])})",
+                always=True,
+            )
             return
         self._graphs[count] = (graph, context)
 
