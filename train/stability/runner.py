@@ -1,7 +1,7 @@
 """Runs many trainings in parallel, each in a separate process (`trial.py`). Finished ones are not repeated.
 
 The processes are started by hand instead of with `ProcessPoolExecutor`. Its BrokenProcessPool neither names the trial
-whose process died nor spares the others, and before Python 3.14 a pool that starts a fresh process for each task, so
+whose process died nor spares the others, and up to Python 3.14 a pool that starts a fresh process for each task, so
 that the memory of a finished trial is freed, can deadlock (python/cpython#115634).
 """
 
