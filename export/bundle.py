@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 
 from lipsformer.bundle.manifest import BundleFile, Manifest
+from lipsformer.bundle.pretrained import resolve_model
 from lipsformer.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from lipsformer.export.int8.calibration import FEWEST
 from lipsformer.export.int8.quantize import quantize
@@ -45,7 +46,7 @@ def export_bundle(checkpoint: Path, output: Path, settings: ExportSettings | Non
     """Export a checkpoint to the folder `output`: a graph for each precision, the parity report, and the manifest.
 
     Args:
-        checkpoint: a .safetensors checkpoint.
+        checkpoint: a .safetensors checkpoint, or the name of a trained model that the package includes.
         output: the bundle's folder; it must not exist.
         settings: what to export, and how to check it.
 
@@ -59,6 +60,7 @@ def export_bundle(checkpoint: Path, output: Path, settings: ExportSettings | Non
     settings = settings or ExportSettings()
     settings.check_libraries()
     with atomic_directory(output) as draft:
+        checkpoint = resolve_model(checkpoint)
         loaded = load_checkpoint(checkpoint)
         images, calibration = _read_images(loaded, settings)
         gate = Gate(Reference.of(TorchRuntime(loaded), images), settings)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lipsformer.bundle.manifest import BundleFile, Manifest, read_manifest
+from lipsformer.bundle.pretrained import resolve_model
 from lipsformer.checkpoints.checkpoint import load_checkpoint
 from lipsformer.export.parity.check import FileParity, check_parity
 from lipsformer.export.parity.gate_images import ImageSource
@@ -128,6 +129,7 @@ def verify_bundle(
 
 def _computed(bundle: Path, manifest: Manifest, checkpoint: Path, data: Path | None) -> Reference:
     """The checkpoint's logits, computed here."""
+    checkpoint = resolve_model(checkpoint)
     loaded = load_checkpoint(checkpoint)
     if sha256_of(checkpoint) != manifest.checkpoint_sha256:
         raise GateError(f"{checkpoint}: not the checkpoint that {bundle} was made from: its SHA-256 differs")

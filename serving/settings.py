@@ -48,7 +48,7 @@ AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 
 
 class _WorkerCount(BaseModel):
-    """The setting that BentoML needs first; reads the variables LIPSFORMER_<NAME>, of which empty ones are unset."""
+    """The setting that BentoML needs first; reads the variables LIPSFORMER_<NAME>. An empty one counts as unset."""
 
     workers: Count
 

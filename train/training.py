@@ -250,8 +250,10 @@ class Training:
                 self._save_checkpoint(LAST, epoch)
                 if state.best is epoch:
                     self._save_checkpoint(BEST, epoch)
-        self._notify(lambda listener: listener.on_epoch(epoch))
-        self._save_state()
+        try:
+            self._notify(lambda listener: listener.on_epoch(epoch))
+        finally:  # a listener that fails loses no epoch
+            self._save_state()
         if len(self.unreadable) > self._reported:
             self._reported = len(self.unreadable)
             self._say(f"{self._reported} images unreadable so far, listed in {UNREADABLE}")

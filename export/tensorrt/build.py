@@ -6,6 +6,7 @@ engine, and a build gives all its memory back.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from onnx import TensorProto
 
 from lipsformer.inference.runtimes.tensorrt_library import FLAVOURS, RTX, TENSORRT
 from lipsformer.system.console import say
-from lipsformer.system.errors import GateError
+from lipsformer.system.errors import GateError, InputError, LipsFormerError
 from lipsformer.system.subprocesses import ProcessDiedError, Subprocess
 
 from .build_process import EngineBuild, EngineRequest
@@ -84,23 +85,32 @@ def _run(request: EngineRequest) -> dict[str, Any]:
     """Build in another process, step by step, so that a crash can be placed."""
     title = FLAVOURS[request.flavour].title
     step = "it started"
-    try:
-        with Subprocess(request.graph.name) as process:
+    with Subprocess(title) as process:
+        try:
             process.create(EngineBuild, request=request)
             step = "it parsed the graph"
             process.call("parse")
             step = "it built the engine"
-            built: dict[str, Any]
-            built, notes = process.call("build")
-    except ProcessDiedError as death:
-        failure = f"{title} crashed while {step} ({death})"
-    except GateError as error:
-        failure = str(error)
-    else:
-        for note in notes:
-            say(note)
-        return built
+            built: dict[str, Any] = process.call("build")
+        except ProcessDiedError as death:
+            failure = f"{title} crashed while {step} ({death})"
+        except InputError:
+            raise
+        except GateError as error:
+            failure = str(error)
+        except LipsFormerError as error:  # any other exception of the library
+            failure = f"{error}, while {step}"
+        else:
+            _say_notes(process)
+            return built
+        with contextlib.suppress(LipsFormerError):  # there may be no build, or no process
+            _say_notes(process)
     raise GateError(f"{request.graph.name}: {failure}; {_other_target(request.graph) or WITHOUT}")
+
+
+def _say_notes(process: Subprocess) -> None:
+    for note in process.call("take_notes"):
+        say(note, always=True)
 
 
 def _other_target(graph: Path) -> str | None:

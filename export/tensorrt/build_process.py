@@ -86,11 +86,11 @@ class EngineBuild:
             raise GateError(f"not a graph that `lipsformer export` wrote ({INPUT_NAME} of a dynamic batch in)")
         self.network = network
 
-    def build(self) -> tuple[dict[str, Any], list[str]]:
+    def build(self) -> dict[str, Any]:
         """Build and write the engine of the parsed network.
 
         Returns:
-            What the manifest says of it, and notes for the user.
+            What the manifest says of it.
 
         Raises:
             GateError: if it cannot be built; the message says so if memory is short.
@@ -99,7 +99,11 @@ class EngineBuild:
         if self.request.output is not None:
             with atomic_write(self.request.output) as draft:
                 draft.write_bytes(engine)
-        return self._facts(), self.notes
+        return self._facts()
+
+    def take_notes(self) -> list[str]:
+        """What the user should know, also where the build fails."""
+        return self.notes
 
     def _build(self) -> bytes:
         request, library, network = self.request, self.library, self.network

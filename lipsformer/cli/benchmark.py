@@ -33,7 +33,6 @@ def benchmark(
     from lipsformer.bundle.pretrained import resolve_model
     from lipsformer.evaluation.speed.measure import measure_speed, parse_batches
     from lipsformer.evaluation.speed.report import format_speed
-    from lipsformer.evaluation.speed.write import write_report
     from lipsformer.system.atomic import atomic_directory
 
     batches = parse_batches(batch)
@@ -47,6 +46,8 @@ def benchmark(
             device=device,
         )
         if folder is not None:
+            from lipsformer.evaluation.speed.write import write_report
+
             write_report(report, folder)
     if as_json:
         print_json(report.to_dict())

@@ -26,12 +26,14 @@ def lipschitz(
     """Bound how much a model's output can change with its input, and measure how much it does."""
     from lipsformer.datasets import resolve_dataset
     from lipsformer.images.samples import SAMPLES
-    from lipsformer.lipschitz import format_lipschitz, measure_lipschitz, write_report
+    from lipsformer.lipschitz import format_lipschitz, measure_lipschitz
     from lipsformer.system.atomic import atomic_directory
 
     with contextlib.nullcontext() if output is None else atomic_directory(output) as folder:
         report = measure_lipschitz(model, SAMPLES if dataset is None else resolve_dataset(dataset), images)
         if folder is not None:
+            from lipsformer.lipschitz.write import write_report
+
             write_report(report, folder)
     if as_json:
         print_json(report.to_dict())

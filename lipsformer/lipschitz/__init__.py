@@ -3,6 +3,5 @@
 from __future__ import annotations
 
 from .report import format_lipschitz, measure_lipschitz
-from .write import write_report
 
-__all__ = ["format_lipschitz", "measure_lipschitz", "write_report"]
+__all__ = ["format_lipschitz", "measure_lipschitz"]

@@ -107,7 +107,7 @@ class ModelConfig:
         return self.image_size // self.patch_size >> stage
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with `changes`; unknown names are an `InputError` that suggests the near one."""
+        """A copy with `changes`; unknown names are an `InputError` that suggests the nearest."""
         known = setting_names(type(self))
         for name in changes:
             if name not in known:

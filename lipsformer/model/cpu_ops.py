@@ -1,4 +1,4 @@
-"""Training operations with hand-written gradients, tuned on a CPU. Each has the signature of the plain formula.
+"""Training operations tuned for a CPU, most with a hand-written gradient. Each has the plain formula's signature.
 
 The layers choose them by `use_own_backward`, and compute the formula itself everywhere else. The values are the same up
 to rounding.

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from .errors import LipsFormerError
+from .errors import GateError, InputError, LipsFormerError
 
 __all__ = ["ProcessDiedError", "Subprocess"]
 
@@ -27,8 +27,8 @@ class ProcessDiedError(LipsFormerError):
     """The process ended during a call: the message is its signal or exit status, and its last line of output."""
 
     def __init__(self, status: int, output: str) -> None:
-        self.killed = status == -signal.SIGKILL
-        end = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+        end = _signal_name(-status) if status < 0 else f"exit status {status}"
+        self.killed = end == "SIGKILL"
         super().__init__(": ".join([end, *output.strip().splitlines()[-1:]])[:300])
 
 
@@ -84,7 +84,7 @@ class Subprocess:
             pickle.dump((what, arguments), self._process.stdin)
             self._process.stdin.flush()
             answer, error = pickle.load(self._process.stdout)  # noqa: S301 - from our own process
-        except (BrokenPipeError, EOFError, pickle.UnpicklingError):
+        except (OSError, EOFError, pickle.UnpicklingError):
             raise self._death() from None
         if isinstance(error, str):
             raise LipsFormerError(f"{self.label}: {error}")
@@ -96,6 +96,13 @@ class Subprocess:
         status = self._process.wait()
         self._output.seek(0)
         return ProcessDiedError(status, self._output.read().decode(errors="replace"))
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # real-time signals have none
+        return f"signal {number}"
 
 
 def main() -> None:
@@ -115,8 +122,9 @@ def main() -> None:
                 answer = getattr(subject, what)(**arguments)
             else:
                 subject = what(**arguments)
-        except LipsFormerError as ours:
-            error = ours
+        except LipsFormerError as ours:  # as the plain class: subclasses may need more than a message
+            kind = next((kind for kind in (GateError, InputError) if isinstance(ours, kind)), LipsFormerError)
+            error = kind(str(ours))
         except Exception as other:  # noqa: BLE001 - whatever a library raises, the caller must hear of it
             error = f"{type(other).__name__}: {' '.join(str(other).split())[:300]}"
         pickle.dump((answer, error), answers)

@@ -73,7 +73,7 @@ def input_error(
     Args:
         error: from building a pydantic dataclass or model.
         what: names the thing that is built and starts the message, as "recipe"; "" starts with the field itself.
-        known: the fields' names, to suggest the near one for an unknown one.
+        known: the fields' names, to suggest the nearest for an unknown one.
         show: how the message writes a value.
         schema: the JSON schema of what is built; with it a message gives the whole range of a number.
     """
@@ -90,7 +90,7 @@ def input_error(
     if kind == "value_error":  # raised by a validator of ours, with a message for the user
         return InputError(f"{start}{context['error']}")
     limits = {key: f"{value:g}" if isinstance(value, float) else value for key, value in context.items()}
-    needed = _required(schema or {}, place) or NEEDED.get(kind, found["msg"]).format(**limits)
+    needed = _required(schema or {}, place) or (NEEDED[kind].format(**limits) if kind in NEEDED else found["msg"])
     return InputError(f"{start}{name}={_cut(show(found['input']))}: {needed}")
 
 

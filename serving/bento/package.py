@@ -125,7 +125,11 @@ def requirement(distribution: str) -> str:
     Raises:
         InputError: if it requires none, because the installed metadata is older than this code.
     """
-    for line in metadata.requires(lipsformer.__name__) or ():
+    try:
+        lines = metadata.requires(lipsformer.__name__) or ()
+    except metadata.PackageNotFoundError:
+        raise InputError("lipsformer is not installed here, so what it requires is unknown: pip install -e .") from None
+    for line in lines:
         needed, _, marker = line.partition(";")
         if re.split(r"[^\w.-]", needed, maxsplit=1)[0].lower() == distribution:
             marker = re.sub(r"\s*(and\s+)?extra == .*", "", marker).strip()

@@ -84,7 +84,7 @@ class Observer:
         )
 
     def observe(self, record: RequestRecord) -> None:
-        """Reports a request that has ended, with its method as one of a few; never blocks."""
+        """Reports a request that has ended; never blocks. Unknown methods are reported as `_OTHER`."""
         if record.method not in METHODS:
             record.method = "_OTHER"
         self.metrics.observe(record)

@@ -104,9 +104,9 @@ class Tracer:
         )
         if span.is_recording():
             inside = set_span_in_context(span, around)
-            for stage in record.spans:
-                child = self._tracer.start_span(stage.stage, inside, start_time=wall(stage.start))
-                child.end(wall(stage.end))
+            for part in record.spans:
+                child = self._tracer.start_span(part.stage, inside, start_time=wall(part.start))
+                child.end(wall(part.end))
             _mark_failure(span, record)
         span.end(wall(record.end))
 

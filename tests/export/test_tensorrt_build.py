@@ -64,7 +64,7 @@ def build(graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         request = EngineRequest(**{"graph": graph, "output": output, "max_batch": 6, "flavour": "tensorrt", **options})
         process = EngineBuild(request)
         process.parse()
-        return *process.build(), json.loads(output.read_bytes())
+        return process.build(), process.take_notes(), json.loads(output.read_bytes())
 
     return built
 

@@ -98,3 +98,8 @@ def test_one_flipped_byte_is_refused_by_whatever_uses_the_bundle(name: str, bund
 def test_every_file_of_the_bundle_is_tried_above(trained: Trained) -> None:
     assert {path.name for path in trained.bundle.iterdir()} == set(NAMES)
     assert {file.name for file in read_manifest(trained.bundle).files} | {"manifest.json"} == set(NAMES)
+
+
+def test_a_checkpoint_may_be_named(trained: Trained) -> None:
+    with pytest.raises(GateError, match="not the checkpoint that"):
+        verify_bundle(trained.bundle, checkpoint=Path("lipsformer_cifar10"), data=trained.data)

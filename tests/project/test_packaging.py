@@ -38,7 +38,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tree = folder / "tree"
     for part in PARTS:
         shutil.copytree(ROOT / part, tree / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
     subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, tree],
@@ -128,6 +128,18 @@ def classify(url: str, server: subprocess.Popen[bytes]) -> list[dict[str, object
     with urllib.request.urlopen(request, timeout=30) as response:
         predictions: list[dict[str, object]] = json.load(response)["predictions"]
     return predictions
+
+
+def test_a_wheel_without_the_parts_is_refused(tmp_path: Path) -> None:
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "lipsformer", tmp_path / "lipsformer", symlinks=True)
+    (tmp_path / "lipsformer" / "train").unlink()
+    (tmp_path / "lipsformer" / "train").write_text("../train")
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "lipsformer/train is not a link to ../train" in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from lipsformer.images.open import ImageError
 from lipsformer.system.errors import InputError, LipsFormerError
-from lipsformer.system.subprocesses import ProcessDiedError, Subprocess
+from lipsformer.system.subprocesses import ProcessDiedError, Subprocess, _signal_name
 
 
 class Counter:
@@ -34,6 +35,9 @@ class Counter:
 
     def variable(self, name: str) -> str | None:
         return os.environ.get(name)
+
+    def refuse(self) -> None:
+        raise ImageError("damaged", "photo.jpg: damaged")
 
     def die(self, how: str) -> None:
         os.write(2, b"last words\n")
@@ -101,3 +105,13 @@ def test_a_script_without_a_main_guard_is_not_run_again(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["run", "1/2"]
+
+
+def test_an_error_of_several_parts_comes_back_as_its_message(counter: Subprocess) -> None:
+    with pytest.raises(InputError, match=r"^photo\.jpg: damaged$"):
+        counter.call("refuse")
+
+
+def test_signals_without_a_name_have_a_number() -> None:
+    assert _signal_name(signal.SIGKILL) == "SIGKILL"
+    assert _signal_name(signal.SIGRTMIN + 3) == f"signal {signal.SIGRTMIN + 3}"

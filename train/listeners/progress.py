@@ -124,7 +124,7 @@ class Status:
     def finish(self, epoch: EpochMetrics, now: float) -> None:
         """Adds an epoch whose validation ended at `now`."""
         self.history.append(epoch)
-        self._between = now - self._last_step
+        self._between = now - self._last_step if self.recent else 0.0  # resumed at the end of an epoch
 
     @property
     def epoch(self) -> int:

@@ -23,7 +23,6 @@ __all__ = ["plot_mistakes"]
 MOST = 24
 COLUMNS, FEWEST_COLUMNS = 6, 4  # the heading needs width
 PHOTO, GAP, MARGIN, HEADING, CAPTION = 1.8, 0.2, 0.3, 0.85, 0.72  # inches
-POINTS = 72  # of an inch
 
 
 def plot_mistakes(

@@ -193,7 +193,8 @@ def _take_turns(
             for turn in order.permutation(len(turns)):
                 index, batch = turns[turn]
                 if index is None:
-                    products += product.call("turn")
+                    with _explained_death("the matrix product"):
+                        products += product.call("turn")
                 else:
                     model = loaded[index]
                     with _explained_death(model.candidate.label):
