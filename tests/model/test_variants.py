@@ -3,7 +3,7 @@
 Training and checkpoint: the variant's full depth and width, without the division by spectral norms, which takes half of
 the time and which the exported models start with. Export: its full width and a few blocks, since tracing a
 deep graph takes minutes (two, for `lipsformer_cswin_tiny`) and each further block of a stage repeats those before it.
-At that depth "small" is "tiny", and left out; the nano sizes are exported as they are. Images are 64 pixels wide where
+At that depth "small" is "tiny", and left out. tests/export/test_precisions.py exports a nano model in full depth. Images are 64 pixels wide where
 the variant's are larger, and its windows cut so that each stage keeps its kind of window.
 """
 
@@ -83,8 +83,7 @@ def test_trains_one_step_and_comes_back_bit_for_bit(name: str, tmp_path: Path) -
 @pytest.mark.parametrize("name", [name for name in VARIANTS if not name.endswith("small")])
 def test_exports_with_parity(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    shallow = {} if name.endswith("nano") else {"depths": SHALLOW}
-    model = create_model(name, len(CLASSES), **small_images(name), **shallow)
+    model = create_model(name, len(CLASSES), **small_images(name), depths=SHALLOW)
     train_one_step(model)
     checkpoint = save(model, tmp_path / "model.safetensors")
     manifest = export_bundle(checkpoint, tmp_path / "bundle", ExportSettings(max_batch=4))

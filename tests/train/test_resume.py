@@ -20,7 +20,7 @@ from lipsformer.train import run_folder
 from tests.support.tiny_training import TINY, assert_same, make_photos, states, train_tiny
 
 KILLS = 20
-EPOCHS = 6
+EPOCHS = 4
 SETTINGS = ("mixup=0.8", "cutmix=1.0", "rand_augment=9", "random_erasing=0.25", "label_smoothing=0.1")
 
 # Imports once, then forks a child for each command: Python and PyTorch take longer to start than the training takes.
