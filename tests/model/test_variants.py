@@ -4,7 +4,8 @@ Training and checkpoint: the variant's full depth and width, without the divisio
 the time and which the exported models start with. Export: its full width and a few blocks, since tracing a
 deep graph takes minutes (two, for `lipsformer_cswin_tiny`) and each further block of a stage repeats those before it.
 At that depth "small" is "tiny", and left out. tests/export/test_precisions.py exports a nano model in full depth.
-Images are 64 pixels wide where the variant's are larger, and its windows cut so that each stage keeps its kind of window.
+Images are 64 pixels wide where the variant's are larger, and its windows cut so that each stage keeps its kind of
+window.
 """
 
 from __future__ import annotations
