@@ -29,10 +29,10 @@ ROOT = HERE.parents[2]
 PHOTOS = ROOT / "lipsformer" / "images" / "samples"
 COPIES = 40  # of each photo, for an epoch that is long enough to time
 CHECKPOINT = """
-import sys, lipsformer
+import pathlib, sys, lipsformer
 network = lipsformer.create_model("lipsformer_swin_tiny", num_classes=10)
 lipsformer.save_checkpoint(
-    sys.argv[1], config=network.config, weights=network.state_dict(), classes=tuple("abcdefghij"),
+    pathlib.Path(sys.argv[1]), config=network.config, weights=network.state_dict(), classes=tuple("abcdefghij"),
     preprocessing=lipsformer.Preprocessing(image_size=224), metrics={},
 )
 """
