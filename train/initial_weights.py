@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from lipsformer.bundle.pretrained import PRETRAINED, resolve_model
+from lipsformer.bundle.pretrained import PRETRAINED
 from lipsformer.checkpoints.checkpoint import load_checkpoint
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.model.blocks import LipsFormer
@@ -53,7 +53,7 @@ class StartingPoint:
         if name not in PRETRAINED and not name.endswith(".safetensors"):
             config = make_config(name, **changes)
             return cls(name=name, config=config, preprocessing=Preprocessing(image_size=config.image_size))
-        checkpoint = load_checkpoint(resolve_model(name))
+        checkpoint = load_checkpoint(name)
         config = checkpoint.config.replace(**changes)
         return cls(
             name=name,

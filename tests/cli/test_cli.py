@@ -8,17 +8,15 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from lipsformer import cli
 from lipsformer.images.samples import SAMPLES
+from tests.support.command import Run
 from tests.support.trained import Trained
 
 PHOTO = str(SAMPLES / "Kaiser.jpg")
-Run = Callable[..., tuple[int, str, str]]
 COMMANDS = (
     "models",
     "data",
@@ -34,20 +32,6 @@ COMMANDS = (
     "serve",
     "doctor",
 )
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command in this process: (status, stdout, stderr)."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lipsformer", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(stop.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 def refused(run: Run, *arguments: object) -> str:

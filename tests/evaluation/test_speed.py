@@ -7,8 +7,6 @@ import json
 import os
 import shutil
 import signal
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +14,16 @@ import numpy as np
 import onnx
 import pytest
 
-from lipsformer import cli
 from lipsformer.bundle.manifest import BundleFile, read_manifest
 from lipsformer.evaluation.speed.measure import _parity, measure_speed, parse_batches
 from lipsformer.evaluation.speed.worker import ModelFacts
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.system.errors import InputError, LipsFormerError
+from tests.support.command import Run
 from tests.support.trained import Trained
 
-Run = Callable[..., tuple[int, str, str]]
 BATCHES, ROUNDS = (1, 3), 2
 WRONG = "ort-fp16.onnx"  # in the bundle below: a graph that answers wrongly
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command in this process: (status, stdout, stderr)."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lipsformer", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(stop.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 def no_constant(name: str) -> None:
