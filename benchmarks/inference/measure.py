@@ -1,7 +1,7 @@
 """LipsFormer-Swin-Tiny at 224 pixels in ONNX Runtime: as it was trained, folded, in int8, and next to others' code.
 
     git clone https://github.com/IDEA-Research/LipsFormer official
-    pip install --no-deps timm
+    pip install --no-deps timm onnxscript onnx-ir
     python benchmarks/inference/measure.py --official official --timm > benchmarks/inference/README.md
 
 Without --official and --timm ours is measured alone. All are exported by the same function, with the normalization in
@@ -51,7 +51,7 @@ Milliseconds per call, from pixels to logits, of `{NAME}` at 224 pixels and batc
 which does not affect the time. Times are medians over all calls of {{rounds}} rounds, ratios medians over the rounds.
 
     git clone https://github.com/IDEA-Research/LipsFormer official
-    pip install --no-deps timm
+    pip install --no-deps timm onnxscript onnx-ir
     python benchmarks/inference/measure.py --official official --timm > benchmarks/inference/README.md
 
 `{UNFOLDED}` is the network as it is in the checkpoint (`export --no-fold`). The official code has the same weights;
@@ -123,16 +123,17 @@ def export(arguments: argparse.Namespace, folder: Path) -> list[Path]:
     }
     for name, model in peers.items():
         config = ours.config if name == OFFICIAL else make_config(TIMM_NAME)
-        checkpoint = dressed(model, config, ours.preprocessing)
-        graphs[f"{name}{CLEANED}"] = build_graph(checkpoint, max_batch=1, fold=False)
-        graphs[name] = as_pytorch_writes_it(checkpoint, graphs[f"{name}{CLEANED}"])
+        graphs[name] = as_pytorch_writes_it(dressed(model, config, ours.preprocessing))
+        graphs[name].metadata_props.extend(folded.metadata_props)
+        graphs[f"{name}{CLEANED}"] = onnx.ModelProto.FromString(graphs[name].SerializeToString())
+        del graphs[f"{name}{CLEANED}"].graph.value_info[:]
     for name, graph in graphs.items():
         onnx.save(graph, folder / f"{name}.onnx")
     return [folder / f"{name}.onnx" for name in graphs]
 
 
-def as_pytorch_writes_it(checkpoint: Checkpoint, cleaned: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph that torch.onnx.export gives, with the metadata of `cleaned`."""
+def as_pytorch_writes_it(checkpoint: Checkpoint) -> onnx.ModelProto:
+    """The graph that torch.onnx.export gives."""
     size = checkpoint.preprocessing.image_size
     program = torch.onnx.export(
         PixelsToLogits(checkpoint).eval(),
@@ -143,9 +144,7 @@ def as_pytorch_writes_it(checkpoint: Checkpoint, cleaned: onnx.ModelProto) -> on
         dynamic_shapes={"pixels": {0: torch.export.Dim("batch", min=1, max=4096)}},
         verbose=False,
     )
-    graph: onnx.ModelProto = program.model_proto  # type: ignore[union-attr]
-    graph.metadata_props.extend(cleaned.metadata_props)
-    return graph
+    return program.model_proto  # type: ignore[union-attr,no-any-return]
 
 
 def print_table(report: BenchmarkReport) -> None:

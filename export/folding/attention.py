@@ -39,8 +39,9 @@ class Unit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         wide = widen(x)
         length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        squared = length * length + self.epsilon if self.epsilon else length * length
         # The small tensor first: one pass over x.
-        return (wide * (self.factor.to(wide.dtype) / torch.sqrt(length * length + self.epsilon))).to(x.dtype)
+        return (wide * (self.factor.to(wide.dtype) / torch.sqrt(squared))).to(x.dtype)
 
 
 class FoldedWindows(nn.Module):
@@ -99,7 +100,7 @@ class FoldedWindows(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         q = self._to_heads(self.query_unit(self._per_head(self.query(x))))
         k = self._to_heads(self.key_unit(self._per_head(self.key(x))))
-        values = self._to_heads(self._per_head(self.value(x)))
+        values = self._to_heads(self.value(x))
         v = self.value_unit(values)
         scores = q @ k.transpose(-2, -1)
         if self.bias is not None:
@@ -114,8 +115,12 @@ class FoldedWindows(nn.Module):
         return x.reshape(-1, *x.shape[1:3], self.heads, x.shape[-1] // self.heads)
 
     def _to_heads(self, x: Tensor) -> Tensor:
-        """(B, H, W, heads, d) to (B * windows, heads, N, d), or (B, windows, heads, N, d) if windows differ."""
-        _, rows, columns, heads, depth = x.shape
+        """(B, H, W, C') or (B, H, W, heads, d) to (B * windows, heads, N, d).
+
+        To (B, windows, heads, N, d) if windows differ.
+        """
+        rows, columns = x.shape[1:3]
+        heads, depth = self.heads, x.shape[3:].numel() // self.heads
         x = x.reshape(-1, rows // self.height, self.height, columns // self.width, self.width, heads, depth)
         windows = self.bias.shape[:-3] if self.bias is not None else ()
         return x.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, *windows, heads, self.height * self.width, depth)

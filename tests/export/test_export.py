@@ -19,9 +19,9 @@ from onnx import numpy_helper
 
 from lipsformer import export, load_predictor
 from lipsformer.bundle.manifest import read_manifest
-from lipsformer.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from lipsformer.checkpoints.checkpoint import load_checkpoint
 from lipsformer.export import ExportSettings, export_bundle, read_thresholds
-from lipsformer.export.graph import PixelsToLogits, build_graph
+from lipsformer.export.graph import build_graph
 from lipsformer.inference.runtimes import OnnxRuntime
 from lipsformer.system.errors import GateError, InputError
 from tests.support.trained import Trained
@@ -152,19 +152,19 @@ def test_a_spoiled_float16_graph_fails_the_gate(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # inside the exporter
-def test_a_frozen_batch_fails_the_gate(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The official code's trap: `int()` on a batch size bakes the trace's batch into the graph."""
+def test_a_frozen_batch_fails_the_gate(
+    trained: Trained, graph: onnx.ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The official code's trap: `int()` on a batch size bakes the batch of the example, 2 here, into the graph."""
 
-    def freeze(checkpoint: Checkpoint, **_: Any) -> onnx.ModelProto:
-        example = torch.zeros(2, 32, 32, 3, dtype=torch.uint8)
-        model = PixelsToLogits(checkpoint).eval()
-        program = torch.onnx.export(model, (example,), input_names=["pixels"], output_names=["logits"], verbose=False)
-        assert program is not None
-        frozen = program.model_proto
-        for value in (frozen.graph.input[0], frozen.graph.output[0]):
-            value.type.tensor_type.shape.dim[0].dim_param = "batch"  # it claims to be dynamic, and is not
-        del frozen.graph.value_info[:]
+    def freeze(*_: Any, **__: Any) -> onnx.ModelProto:
+        frozen = copy_of(graph)
+        shape = next(node.input[1] for node in reversed(frozen.graph.node) if node.op_type == "Reshape")
+        tensor = next(tensor for tensor in frozen.graph.initializer if tensor.name == shape)
+        target = numpy_helper.to_array(tensor).copy()
+        assert target[0] == -1
+        target[0] = 2
+        tensor.CopyFrom(numpy_helper.from_array(target, shape))
         return frozen
 
     with pytest.raises(GateError, match=r"batch 1: .*batch 3: .*batch 16: "):

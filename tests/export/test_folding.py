@@ -18,7 +18,7 @@ from lipsformer.model.config import ModelConfig
 from lipsformer.model.factory import build_model
 from lipsformer.model.norm import CenterNorm
 from lipsformer.model.variants import VARIANTS
-from tests.support.small_models import CSWIN, PLAIN_CSWIN, PLAIN_SWIN, SWIN, scrambled
+from tests.support.small_models import CSWIN, PLAIN_CSWIN, PLAIN_SWIN, SWIN, scrambled, small_images
 
 EXACT = 1e-12
 SEEN = 1e-6
@@ -105,7 +105,7 @@ def test_every_component_folds(
 def test_every_variant_folds(name: str) -> None:
     """At its own depth and width, with perturbed parameters; in float32, as it is exported."""
     torch.manual_seed(0)
-    config = VARIANTS[name].replace(num_classes=10)
+    config = VARIANTS[name].replace(num_classes=10, **small_images(name))
     model = build_model(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():

@@ -1,7 +1,6 @@
 """TensorRT for RTX parses and builds every graph that an export makes for TensorRT; no GPU is needed.
 
-The tiny models have their full width and few blocks: tracing all of them takes minutes, and each further block of a
-stage repeats those before it.
+The tiny models have their full width and few blocks: each further block of a stage repeats those before it.
 """
 
 from __future__ import annotations

@@ -1,17 +1,13 @@
-"""Every variant trains, comes back from its checkpoint bit for bit, and exports with parity.
+"""Every variant trains, comes back from its checkpoint bit for bit, and exports with parity, in its own width.
 
-Training and checkpoint: the variant's full depth and width, without the division by spectral norms, which takes half of
-the time and which the exported models start with. Export: its full width and a few blocks, since tracing a
-deep graph takes minutes (two, for `lipsformer_cswin_tiny`) and each further block of a stage repeats those before it.
-At that depth "small" is "tiny", and left out. tests/export/test_precisions.py exports a nano model in full depth.
-Images are 64 pixels wide where the variant's are larger, and its windows cut so that each stage keeps its kind of
-window.
+Small and base have few blocks here, with which small is tiny and left out: tests/export/test_folding.py has them all.
+All but the nano models start without the division by spectral norms, which takes half of the time. Images are 64 pixels
+wide where the variant's are larger, and windows cut so that each stage keeps its kind of window.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -23,17 +19,9 @@ from lipsformer.model.blocks import LipsFormer
 from lipsformer.model.variants import VARIANTS
 from lipsformer.train import load_recipe
 from lipsformer.train.optim.optimizers import build_optimizers
+from tests.support.small_models import small_images
 
-# Every other block of Swin is shifted; two in one stage show it.
-SHALLOW = (1, 2, 1, 1)
 CLASSES = tuple(f"kind {number}" for number in range(14))
-
-
-def small_images(name: str) -> dict[str, Any]:
-    """Settings that make variant `name` affordable; stages of 16, 8, 4 and 2 tokens a side."""
-    if name.endswith("nano"):
-        return {}
-    return {"image_size": 64, **({"split_sizes": (1, 2, 2, 7)} if "cswin" in name else {"window_size": 2})}
 
 
 def train_one_step(model: LipsFormer) -> None:
@@ -61,15 +49,16 @@ def save(model: LipsFormer, path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", VARIANTS)
-def test_trains_one_step_and_comes_back_bit_for_bit(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [name for name in VARIANTS if not name.endswith("small")])
+def test_trains_one_step_comes_back_bit_for_bit_and_exports_with_parity(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     init = VARIANTS[name].init if name.endswith("nano") else "xavier"
-    model = create_model(name, len(CLASSES), **small_images(name), init=init)
-    assert model.config.depths == VARIANTS[name].depths
+    depths = (1, 2, 1, 1) if name.endswith("base") else VARIANTS[name].depths  # every other block of Swin is shifted
+    model = create_model(name, len(CLASSES), **small_images(name), init=init, depths=depths)
     assert model.config.embed_dim == VARIANTS[name].embed_dim
     train_one_step(model)
-    loaded = load_checkpoint(save(model, tmp_path / "model.safetensors"))
+    checkpoint = save(model, tmp_path / "model.safetensors")
+    loaded = load_checkpoint(checkpoint)
     assert loaded.config == model.config
     written, read = model.state_dict(), loaded.model.state_dict()
     assert written.keys() == read.keys()
@@ -79,14 +68,6 @@ def test_trains_one_step_and_comes_back_bit_for_bit(name: str, tmp_path: Path) -
     with torch.no_grad():
         assert torch.equal(model.eval()(image), loaded.model(image))
 
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in VARIANTS if not name.endswith("small")])
-def test_exports_with_parity(name: str, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model = create_model(name, len(CLASSES), **small_images(name), depths=SHALLOW)
-    train_one_step(model)
-    checkpoint = save(model, tmp_path / "model.safetensors")
     manifest = export_bundle(checkpoint, tmp_path / "bundle", ExportSettings(max_batch=4))
     parity = manifest.graph().parity
     assert parity is not None

@@ -13,7 +13,18 @@ from lipsformer.model.factory import build_model
 from lipsformer.model.variants import PLAIN
 from tests.support.dense_forward import dense_forward
 
-__all__ = ["CSWIN", "EQUAL", "PLAIN_CSWIN", "PLAIN_SWIN", "SEEN", "SWIN", "disagreement", "random_images", "scrambled"]
+__all__ = [
+    "CSWIN",
+    "EQUAL",
+    "PLAIN_CSWIN",
+    "PLAIN_SWIN",
+    "SEEN",
+    "SWIN",
+    "disagreement",
+    "random_images",
+    "scrambled",
+    "small_images",
+]
 
 EQUAL = 1e-9  # relative error below which two ways of computing in float64 agree
 SEEN = 1000 * EQUAL  # and above which a mistake stands out
@@ -53,3 +64,10 @@ def disagreement(model: LipsFormer, weights: Mapping[str, torch.Tensor] | None =
     found = model.forward_features(image), model(image)
     errors = [(f - w).norm(dim=1) / w.norm(dim=1) for f, w in zip(found, wanted, strict=True)]
     return float(torch.stack(errors).max())
+
+
+def small_images(name: str) -> dict[str, Any]:
+    """Settings that make variant `name` affordable: stages of 16, 8, 4 and 2 tokens a side."""
+    if name.endswith("nano"):
+        return {}
+    return {"image_size": 64, **({"split_sizes": (1, 2, 2, 7)} if "cswin" in name else {"window_size": 2})}

@@ -1,0 +1,1 @@
+"""Tracing of a network to an ONNX graph."""
