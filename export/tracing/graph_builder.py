@@ -91,7 +91,7 @@ class GraphBuilder:
 
     def _constant(self, tensor: Tensor, name: str = "") -> str:
         value = tensor.contiguous().numpy()
-        key = (name, value.dtype, value.shape, hashlib.sha256(value).digest())
+        key = (name, value.dtype, value.shape, hashlib.sha256(value.data).digest())
         if key not in self._constants:
             self._constants[key] = self._unique(name or "constant")
             self._initializers.append(numpy_helper.from_array(value, self._constants[key]))
