@@ -30,7 +30,7 @@ SETTINGS = (
     "random_erasing=0.25",
     "precision=float64",
 )
-STEPS = 50
+STEPS = 16
 
 
 @pytest.fixture(scope="module")
