@@ -17,6 +17,7 @@ from lipsformer.bundle.pretrained import resolve_model
 from lipsformer.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from lipsformer.export.int8.calibration import FEWEST
 from lipsformer.export.int8.quantize import quantize
+from lipsformer.export.parity.float16_range import check_float16_range
 from lipsformer.export.parity.gate import Gate
 from lipsformer.export.parity.gate_images import GateImages, ImageSource, spread
 from lipsformer.export.parity.reference import REFERENCE_NAME, Reference
@@ -64,7 +65,7 @@ def export_bundle(checkpoint: Path, output: Path, settings: ExportSettings | Non
         loaded = load_checkpoint(checkpoint)
         images, calibration = _read_images(loaded, settings)
         gate = Gate(Reference.of(TorchRuntime(loaded), images), settings)
-        for target, precision, graph in _graphs(loaded, settings, calibration):
+        for target, precision, graph in _graphs(loaded, settings, images, calibration):
             path = draft / f"{target}-{precision}.onnx"
             onnx.save(graph, path)
             if settings.trt_check and path == _source_of_engine(draft, precision):
@@ -130,11 +131,14 @@ def _read_images(loaded: Checkpoint, settings: ExportSettings) -> tuple[GateImag
 
 
 def _graphs(
-    loaded: Checkpoint, settings: ExportSettings, calibration: Pixels
+    loaded: Checkpoint, settings: ExportSettings, images: GateImages, calibration: Pixels
 ) -> Iterator[tuple[str, str, onnx.ModelProto]]:
     """Each graph with its target and precision, in the order of the manifest.
 
     TensorRT builds float engines from the graphs that ONNX Runtime runs; for int8 it needs another kind.
+
+    Raises:
+        GateError: if a value of the network is beyond float16's range, and fp16 is requested.
     """
 
     @functools.cache
@@ -146,7 +150,10 @@ def _graphs(
             for target in settings.targets:
                 yield target, precision, quantize(floating("fp32"), calibration, target=target)
         else:
-            yield "ort", precision, floating(precision)
+            graph = floating(precision)
+            if precision == "fp16":
+                check_float16_range(graph, floating("fp32"), images, "ort-fp16.onnx")
+            yield "ort", precision, graph
 
 
 def _source_of_engine(folder: Path, precision: str) -> Path:

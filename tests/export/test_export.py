@@ -17,7 +17,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from lipsformer import export, load_predictor
+from lipsformer import export, load_predictor, save_checkpoint
 from lipsformer.bundle.manifest import read_manifest
 from lipsformer.checkpoints.checkpoint import load_checkpoint
 from lipsformer.export import ExportSettings, export_bundle, read_thresholds
@@ -139,17 +139,44 @@ def without_a_cast(graph: onnx.ModelProto) -> None:
 def test_a_spoiled_float16_graph_fails_the_gate(
     spoil: Callable[[onnx.ModelProto], None],
     told: str,
+    graph: onnx.ModelProto,
     half: onnx.ModelProto,
     trained: Trained,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    spoiled = copy_of(half)
-    spoil(spoiled)
-    monkeypatch.setattr("lipsformer.export.bundle.build_graph", lambda *_, **__: spoiled)
+    graphs = {"fp32": graph, "fp16": copy_of(half)}
+    spoil(graphs["fp16"])
+    monkeypatch.setattr("lipsformer.export.bundle.build_graph", lambda *_, precision, **__: graphs[precision])
     with pytest.raises(GateError, match=told):
         export_bundle(trained.checkpoint, tmp_path / "bundle", ExportSettings(precisions=("fp16",)))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_values_beyond_the_range_of_float16_fail_the_gate(trained: Trained, tmp_path: Path) -> None:
+    """A CPU computes float16 in float32: without a look at the range, the bundle would only fail on a GPU."""
+    checkpoint = load_checkpoint(trained.checkpoint)
+    layer = checkpoint.model.layers[0].blocks[0].attn
+    with torch.no_grad():  # values 30,000 times as large, and the projection makes up for it
+        layer.qkv.weight[-16:] *= 30_000
+        layer.qkv.bias[-16:] *= 30_000
+        layer.proj.weight /= 30_000
+    spoiled = tmp_path / "large.safetensors"
+    save_checkpoint(
+        spoiled,
+        config=checkpoint.config,
+        weights=checkpoint.model.state_dict(),
+        classes=checkpoint.classes,
+        preprocessing=checkpoint.preprocessing,
+        metrics={},
+    )
+    told = (
+        r"ort-fp16\.onnx: no bundle written: the network's values reach \d+,\d+ \('\w+'\), and float16 ends at 65,504"
+    )
+    with pytest.raises(GateError, match=told):
+        export_bundle(spoiled, tmp_path / "bundle", ExportSettings(precisions=("fp16",)))
+    assert [path.name for path in tmp_path.iterdir()] == ["large.safetensors"]
+    export_bundle(spoiled, tmp_path / "bundle", ExportSettings(precisions=("fp32",)))
 
 
 def test_a_frozen_batch_fails_the_gate(
