@@ -1,7 +1,8 @@
 """Traces a network to an ONNX graph by running it once and writing down every function of PyTorch that it calls.
 
-What does not depend on the input is a constant of the graph, with the value that the run gave it. `torch.onnx.export`
-gives the same nodes for these networks, but takes minutes where this takes seconds.
+What does not depend on the input is a constant of the graph, with the value that the run gave it. For these networks
+`torch.onnx.export` gives the same nodes, but takes minutes where this takes seconds, and its optimizer drops an epsilon
+of 1e-8 or less, so that zeros become NaN (findings/torch_onnx_drops_a_small_epsilon.sh).
 """
 
 from __future__ import annotations

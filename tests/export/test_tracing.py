@@ -77,6 +77,14 @@ def test_it_computes_the_same_for_any_batch(name: str) -> None:
         torch.testing.assert_close(torch.from_numpy(found), wanted)
 
 
+def test_a_tiny_epsilon_is_kept() -> None:
+    """torch.onnx.export drops one of 1e-8 or less, and zeros become NaN."""
+    graph = graph_of(lambda _, x: x / torch.sqrt(x.square().sum(dim=-1, keepdim=True) + 1e-24), torch.ones(1, 3, 4))
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"in": np.zeros((2, 3, 4), np.float32)})
+    assert not found.any()
+
+
 def test_what_does_not_depend_on_the_input_is_a_constant() -> None:
     graph = graph_of(lambda m, x: x @ torch.softmax(m.weight * 2, dim=1).t() + m.table.sum(), torch.zeros(1, 3, 4))
     assert [node.op_type for node in graph.graph.node] == ["MatMul", "Add"]
