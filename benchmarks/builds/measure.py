@@ -2,15 +2,14 @@
 
     python benchmarks/builds/measure.py --old ../old --old-python ../old/.venv/bin/python > benchmarks/builds/README.md
 
-Each build gets a process in its environment. They take turns in an order that alternates; a ratio is the old time over
-the new one in the same round (for rates the other way around), so above 1 the new build is faster. Medians over rounds.
-Only what both builds share is used: the public API and the commands.
+In each round, each build gets fresh processes in its environment. They take turns in an order that alternates; a ratio
+is the old time over the new one in the same round (for rates the other way around), so above 1 the new build is faster.
+Medians over rounds. Only what both builds share is used: the public API and the commands.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import os
@@ -21,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__)
@@ -133,23 +132,19 @@ def train_rate(build: Build, data: Path, scratch: Path) -> float:
     return float(last["images_per_second"])
 
 
-@contextlib.contextmanager
-def served(build: Build, bundle: Path, log: Path) -> Iterator[str]:
-    """The URL of POST /classify of `lipsformer serve`."""
+def serve_rate(build: Build, bundle: Path, expected: dict[str, str], seconds: float, log: Path) -> float:
+    """Correct answers per second of a fresh `lipsformer serve` to 16 clients.
+
+    Fresh, since a server chooses its batch size at its start, by what it measures then.
+    """
+    from load import Load, generate
     from servers import free_port, running
 
     port = free_port()
     command = [build.python, "-P", "-m", "lipsformer", "serve", str(bundle), "--port", str(port)]
     with running(command, port, log, ready="/readyz", environment=build.environment) as server:
-        yield server.url
-
-
-def serve_rate(url: str, expected: dict[str, str], seconds: float) -> float:
-    """Correct answers per second to 16 clients."""
-    from load import Load, generate
-
-    load = Load(url=url, mix={"raw": 1}, expected=expected, seconds=seconds + 1, warm_up=1, clients=16)
-    return float(generate(load)["per_second"])
+        load = Load(url=server.url, mix={"raw": 1}, expected=expected, seconds=seconds + 1, warm_up=1, clients=16)
+        return float(generate(load)["per_second"])
 
 
 def in_turn(builds: list[Build], number: int, measure: Callable[[Build], float]) -> dict[str, float]:
@@ -177,30 +172,28 @@ def measure(builds: list[Build], rounds: int, seconds: float, scratch: Path) -> 
         build.run("export", model, "--output", scratch / f"tiny-{build.name}")
         build.run("export", "lipsformer_cifar10", "--output", scratch / f"cifar10-{build.name}")
     expected = expectations(lipsformer.load_predictor(scratch / "cifar10-new"))
-    workers = {build.name: Worker(build, scratch / f"tiny-{build.name}") for build in builds}
-    rows = []
-    for task in TASKS:
-        print(task, file=sys.stderr)
-        times = [in_turn(builds, number, lambda build: workers[build.name].seconds(task)) for number in range(rounds)]  # noqa: B023
-        rows.append(row(task, "ms", times, 1000))
-    for worker in workers.values():
-        worker.close()
+    times: dict[str, list[dict[str, float]]] = {task: [] for task in TASKS}
+    for number in range(rounds):
+        workers = {build.name: Worker(build, scratch / f"tiny-{build.name}") for build in builds}
+        for task in TASKS:
+            found = in_turn(builds, number, lambda build: workers[build.name].seconds(task))  # noqa: B023
+            times[task].append(found)
+        for worker in workers.values():
+            worker.close()
+    rows = [row(task, "ms", found, 1000) for task, found in times.items()]
     rates = [
         in_turn(builds, number, lambda build: train_rate(build, data, scratch / f"run-{build.name}"))
         for number in range(rounds)
     ]
     rows.append(row("`lipsformer train`, `lipsformer_swin_nano` at 64 px, 200 photos", "images/s", rates))
-    with contextlib.ExitStack() as stack:
-        urls = {
-            build.name: stack.enter_context(
-                served(build, scratch / f"cifar10-{build.name}", scratch / f"{build.name}.log")
-            )
-            for build in builds
-        }
-        rates = [
-            in_turn(builds, number, lambda build: serve_rate(urls[build.name], expected, seconds))
-            for number in range(rounds)
-        ]
+    rates = [
+        in_turn(
+            builds,
+            number,
+            lambda build: serve_rate(build, scratch / f"cifar10-{build.name}", expected, seconds, scratch / "log"),
+        )
+        for number in range(rounds)
+    ]
     rows.append(row("`lipsformer serve`, `lipsformer_cifar10`, 16 clients", "answers/s", rates))
     return rows
 
