@@ -17,7 +17,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from lipsformer.images.open import ImageError, ImageLimits, open_image
-from lipsformer.images.preprocessing import to_rgb
+from lipsformer.images.rgb import to_rgb
 from lipsformer.system.errors import InputError
 from tests.support.images.files import encode, png
 
