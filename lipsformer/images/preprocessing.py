@@ -73,15 +73,7 @@ class Preprocessing:
         Raises:
             ImageError: if the image cannot be converted to RGB.
         """
-        image = self.to_8bit(image)
-        shorter = round(self.image_size / self.crop_pct)
-        # The crop box is in source coordinates, so that only its pixels are resampled, once. Multiplying first keeps a
-        # full side exact; rounded up it would exceed the image.
-        side = min(image.size) * self.image_size / shorter
-        left, top = (image.width - side) / 2, (image.height - side) / 2
-        size = (self.image_size, self.image_size)
-        resized = image.resize(size, FILTERS[self.interpolation], box=(left, top, left + side, top + side))
-        return np.asarray(self.to_srgb(resized))
+        return self.crop(self.to_8bit(image))
 
     def to_8bit(self, image: Image.Image) -> Image.Image:
         """The first step: the image upright, opaque and in 8 bits, but in its own color space.
@@ -91,8 +83,19 @@ class Preprocessing:
         """
         return to_8bit(image, pixel_range=self.pixel_range, color_management=self.color_management)
 
+    def crop(self, image: Image.Image) -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:
+        """The second step: the center crop of what `to_8bit` returned, as `apply` returns it."""
+        shorter = round(self.image_size / self.crop_pct)
+        # The crop box is in source coordinates, so that only its pixels are resampled, once. Multiplying first keeps a
+        # full side exact; rounded up it would exceed the image.
+        side = min(image.size) * self.image_size / shorter
+        left, top = (image.width - side) / 2, (image.height - side) / 2
+        size = (self.image_size, self.image_size)
+        resized = image.resize(size, FILTERS[self.interpolation], box=(left, top, left + side, top + side))
+        return np.asarray(self.to_srgb(resized))
+
     def to_srgb(self, image: Image.Image) -> Image.Image:
-        """The last step, for the few pixels of a crop: what `to_8bit` returned, in sRGB."""
+        """The last step, for the few pixels of a crop: the colors of what `to_8bit` returned, in sRGB."""
         return to_srgb(image) if self.color_management else image
 
     def to_dict(self) -> dict[str, Any]:
