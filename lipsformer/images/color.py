@@ -20,10 +20,11 @@ MAX_TRANSFORMS = 8  # in memory; the photos of one source have the same few prof
 SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # of a profile, to the mode of the images that it is for
 CLASSES = ("scnr", "mntr", "prtr", "spac")  # profiles of devices and color spaces: input, display, output, conversion
 GRAY_MODES = ("L", "LA", "La", "I", "F")
+FLAGS = {"L": ImageCms.Flags.GRIDPOINTS(255)}  # the default number misses dark levels by up to 10 of 255
 SAME = 1  # levels of 255 by which a profile may differ from sRGB to be taken for it: those of rounding
 
-# What little CMS and its binding raise on a damaged profile.
-PROFILE_ERRORS = (ImageCms.PyCMSError, OSError, ValueError, TypeError, AttributeError)
+# What little CMS and its binding raise on a damaged profile, or a Pillow that was built without it.
+PROFILE_ERRORS = (ImageCms.PyCMSError, ImportError, OSError, ValueError, TypeError, AttributeError)
 
 
 def kept_mode(image: Image.Image) -> str:
@@ -61,7 +62,9 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
         space, kind = source.profile.xcolor_space.strip(), source.profile.device_class.strip()
         if SPACES.get(space) != mode or kind not in CLASSES:
             return None
-        transform = ImageCms.ImageCmsTransform(source, _srgb(), mode, "RGB", ImageCms.Intent.PERCEPTUAL)
+        transform = ImageCms.ImageCmsTransform(
+            source, _srgb(), mode, "RGB", ImageCms.Intent.PERCEPTUAL, flags=FLAGS.get(mode, ImageCms.Flags.NONE)
+        )
         samples = _samples(mode)
         changed = np.asarray(transform.apply(samples), int) - np.asarray(samples.convert("RGB"), int)
     except PROFILE_ERRORS:
