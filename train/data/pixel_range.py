@@ -73,7 +73,7 @@ def measure_pixel_range(split: Split) -> ChosenRange:
     if len(measured) < len(found):
         note += "; the others have 8 bits and are read as they are"
     lower, upper = np.quantile(np.concatenate([values.some for values in measured]), (TAIL, 1 - TAIL)).tolist()
-    if upper - lower < FEW * (pixel_range[1] - pixel_range[0]):
+    if 0 < upper - lower < FEW * (pixel_range[1] - pixel_range[0]):
         note += (
             f"; {1 - 2 * TAIL:.1%} of the values are within {lower:g} to {upper:g}: if the others are outliers, "
             f"--set 'pixel_range=[{lower:g}, {upper:g}]'"
