@@ -1,6 +1,6 @@
 """Color profiles: what an embedded ICC profile makes of an image's colors in sRGB.
 
-A conversion takes 30 to 100 ms for each megapixel, more than decoding (benchmarks/data), so it is meant for the few
+A conversion takes 30 ms for each megapixel, twice as long as decoding it (benchmarks/data), so it is meant for the few
 pixels that are left of a photo when it is resized. A profile that is broken, of another color space than the image, or
 larger than any real one is ignored, as viewers do.
 """

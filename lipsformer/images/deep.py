@@ -18,7 +18,7 @@ __all__ = ["LOW_BYTES", "PixelRange", "correct_tiles", "deep_values", "full_rang
 
 PixelRange = tuple[float, float]
 
-LOW_BYTES = "lipsformer_low_bytes"  # in `Image.info`: the lower bytes of 16-bit color, or None if they cannot be had
+LOW_BYTES = "lipsformer_low_bytes"  # in `Image.info`: the lower bytes of 16-bit color, or None if Pillow cannot read them
 FULL_RANGE = "lipsformer_full_range"  # in `Image.info`: the lowest and the highest value that the file's type can hold
 
 FULL_RANGES: dict[str, PixelRange] = {"I;12": (0, 4095), "I;16S": (-32768, 32767), "I;16NS": (-32768, 32767),
