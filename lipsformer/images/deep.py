@@ -18,8 +18,9 @@ __all__ = ["LOW_BYTES", "PixelRange", "correct_tiles", "deep_values", "full_rang
 
 PixelRange = tuple[float, float]
 
-LOW_BYTES = "lipsformer_low_bytes"  # in `Image.info`: the lower bytes of 16-bit color, or None if Pillow cannot read them
-FULL_RANGE = "lipsformer_full_range"  # in `Image.info`: the lowest and the highest value that the file's type can hold
+# Keys of `Image.info`: the lower bytes of 16-bit color, as an image, or None if Pillow cannot read them; the lowest and
+# the highest value that the file's type can hold.
+LOW_BYTES, FULL_RANGE = "lipsformer_low_bytes", "lipsformer_full_range"
 
 FULL_RANGES: dict[str, PixelRange] = {"I;12": (0, 4095), "I;16S": (-32768, 32767), "I;16NS": (-32768, 32767),
                                       "I;16BS": (-32768, 32767)}  # fmt: skip
@@ -42,7 +43,10 @@ def correct_tiles(image: ImageFile.ImageFile) -> None:
 
 
 def lower_bytes(image: ImageFile.ImageFile, reopen: Callable[[], ImageFile.ImageFile]) -> Callable[[], None] | None:
-    """How to add the lower bytes of 16-bit color to `image`, to be called when it is loaded; None if it has none."""
+    """How to add the lower bytes of 16-bit color to `image`, to be called when it is loaded; None if it has none.
+
+    `reopen` opens the same file again, as far as `correct_tiles`.
+    """
     raws = [COLOR_16.fullmatch(raw) for raw in _raw_modes(image)]
     if not raws or image.mode not in ("RGB", "RGBA") or not all(raws):
         return None
@@ -52,7 +56,6 @@ def lower_bytes(image: ImageFile.ImageFile, reopen: Callable[[], ImageFile.Image
 
     def add() -> None:
         other = reopen()
-        correct_tiles(other)
         other.tile = [tile._replace(args=_with_raw_mode(tile, _low(tile))) for tile in other.tile]
         other.load()
         gray = other.getchannel("G")
@@ -62,8 +65,8 @@ def lower_bytes(image: ImageFile.ImageFile, reopen: Callable[[], ImageFile.Image
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether the image has more than 8 bits per channel."""
-    return image.mode.startswith("I") or image.mode == "F" or LOW_BYTES in image.info
+    """Whether the image has values of more than 8 bits per channel."""
+    return image.mode.startswith("I") or image.mode == "F" or image.info.get(LOW_BYTES) is not None
 
 
 def full_range(image: Image.Image) -> PixelRange:
@@ -77,10 +80,10 @@ def full_range(image: Image.Image) -> PixelRange:
 
 def deep_values(image: Image.Image) -> NDArray[np.float64]:
     """The values of a deep image without its alpha channel: (H, W), or (H, W, 3) in color; not a number becomes NaN."""
-    if LOW_BYTES not in image.info:
-        return np.asarray(image, dtype=np.float64)
-    high = np.asarray(image, dtype=np.float64)[..., :3]
-    return high * 256 + np.asarray(image.info[LOW_BYTES], dtype=np.float64)[..., :3]
+    values = np.asarray(image, dtype=np.float64)
+    if (low := image.info.get(LOW_BYTES)) is None:
+        return values
+    return values[..., :3] * 256 + np.asarray(low, dtype=np.float64)[..., :3]
 
 
 def scaled(values: NDArray[np.float64], pixel_range: PixelRange) -> NDArray[np.uint8]:

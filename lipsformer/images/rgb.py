@@ -65,7 +65,12 @@ def to_8bit(
 
 
 def _to_mode(image: Image.Image, mode: str, pixel_range: PixelRange | Literal["full"] | None) -> Image.Image:
-    if is_deep(image) and pixel_range is not None:
+    if pixel_range is not None and image.info.get(LOW_BYTES, image) is None:
+        raise ImageError(
+            "damaged",
+            "only the upper bytes of its separate 16-bit planes can be read; save it with interleaved channels",
+        )
+    if pixel_range is not None and is_deep(image):
         limits = full_range(image) if pixel_range == "full" else pixel_range
         return _by_strips(image, lambda strip: _scaled(strip, limits), mode)
     if image.mode.startswith("I") or image.mode == "F":
@@ -95,10 +100,6 @@ def _with_low_bytes(image: Image.Image, change: Callable[[Image.Image], Image.Im
 
 
 def _scaled(strip: Image.Image, limits: PixelRange) -> Image.Image:
-    if strip.info.get(LOW_BYTES, strip) is None:
-        raise ImageError(
-            "damaged", "image: only the upper bytes of its 16-bit planes can be read; save it with interleaved channels"
-        )
     result = Image.fromarray(scaled(deep_values(strip), limits))
     if strip.mode == "RGBA":
         result.putalpha(strip.getchannel("A"))

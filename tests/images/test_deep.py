@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ def test_separate_planes(order: str, deflate: bool) -> None:
         assert np.array_equal(deep_values(open_image(content)), COLOR)
         return
     with pytest.raises(
-        ImageError, match="only the upper bytes of its 16-bit planes can be read; save it with"
+        ImageError, match="only the upper bytes of its separate 16-bit planes can be read; save it with"
     ) as failure:
         levels(content, "full")
     assert failure.value.reason == "damaged"
@@ -116,13 +117,10 @@ def test_neighbors_of_one_set_are_read_alike() -> None:
 def packed(values: list[int]) -> bytes:
     """A TIFF of one row of 12-bit values, two to three bytes."""
     data = int("".join(f"{value:012b}" for value in values), 2).to_bytes(len(values) * 3 // 2)
-    content = deep_tiff(np.zeros((1, len(data)), np.uint8))
-    header = content[: -len(data)].replace(
-        np.array([256, 4, 1, 0, len(data)], "<u2").tobytes()[:4] + np.array([1, len(data)], "<u4").tobytes(),
-        np.array([256, 4], "<u2").tobytes() + np.array([1, len(values)], "<u4").tobytes(),
-    )
-    bits = np.array([258, 3], "<u2").tobytes() + np.array([1], "<u4").tobytes()
-    return header.replace(bits + b"\x08", bits + b"\x0c") + data
+    content = deep_tiff(np.frombuffer(data, np.uint8)[None])  # of 8 bits, until its width and depth are changed
+    for tag, kind, before, after in ((256, 4, len(data), len(values)), (258, 3, 8, 12)):
+        content = content.replace(struct.pack("<HHII", tag, kind, 1, before), struct.pack("<HHII", tag, kind, 1, after))
+    return content
 
 
 @pytest.mark.parametrize(

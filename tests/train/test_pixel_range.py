@@ -87,6 +87,16 @@ def test_the_range_holds_all_values(
     assert "8 bits" not in found.note
 
 
+def test_color_whose_lower_bytes_cannot_be_read_is_not_measured(tmp_path: Path) -> None:
+    def planes(values: np.ndarray) -> bytes:
+        return deep_tiff(np.stack([values] * 3, -1).astype(np.uint16), planes=True, deflate=True)
+
+    split = split_of(folder(tmp_path, planes, 0, 4000, ending=".tif"))
+    assert measure_pixel_range(split).pixel_range == "full"
+    message = ValidationImages(split, Preprocessing(image_size=16, pixel_range="full"))[0].unreadable[0]
+    assert message.startswith(f"{split.where(0)}: only the upper bytes of its separate 16-bit planes can be read")
+
+
 @pytest.mark.parametrize("ending", [".jpg", ".png", ".tif"])
 def test_without_deep_images_there_is_nothing_to_say(ending: str, tmp_path: Path) -> None:
     def write(values: np.ndarray) -> bytes:
