@@ -18,7 +18,7 @@ OF_A_FORM = ("missing_field", "malformed_form", "bad_top_k", "slow_upload", "too
              "not_a_file", "overloaded", "stopping", "deadline_exceeded")  # fmt: skip
 
 RAW_TYPES = ("image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "image/tiff", "image/avif",
-             "application/octet-stream")  # fmt: skip
+             "image/heic", "image/heif", "image/jxl", "application/octet-stream")  # fmt: skip
 TOP_K = {"type": "integer", "minimum": 1, "maximum": 999_999_999, "default": 5}
 TEXT = {"type": "string"}
 FILE = {"type": "string", "contentMediaType": "application/octet-stream"}

@@ -40,6 +40,7 @@ PositiveShare = Annotated[float, Field(gt=0, le=1)]
 # TOML and JSON have lists where the fields promise tuples.
 Betas = Annotated[tuple[BelowOne, BelowOne], Field(strict=False)]
 Range = Annotated[tuple[PositiveShare, PositiveShare], Field(strict=False)]
+PixelRange = Annotated[tuple[float, float], Field(strict=False)]
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
@@ -74,6 +75,8 @@ class Recipe:
     cutmix: NotNegative
     random_erasing: Share
     crop_pct: PositiveShare
+    pixel_range: Literal["auto", "full"] | PixelRange = "auto"  # older recipes lack these two
+    color_management: bool = True
     balanced: bool
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     workers: NotNegativeInt
@@ -85,6 +88,13 @@ class Recipe:
     def _check_crop_scale(cls, value: tuple[float, float]) -> tuple[float, float]:
         if value[0] > value[1]:
             raise ValueError(f"crop_scale={_toml(value)}: the first number must not be above the second")
+        return value
+
+    @field_validator("pixel_range")
+    @classmethod
+    def _check_pixel_range(cls, value: str | tuple[float, float]) -> str | tuple[float, float]:
+        if not isinstance(value, str) and value[0] >= value[1]:
+            raise ValueError(f"pixel_range={_toml(value)}: the first number must be below the second")
         return value
 
     @field_validator("model")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lipsformer.datasets import ImageDataset, open_dataset
 from lipsformer.evaluation.report.write import CLASSES
+from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.system import console
 from lipsformer.system.errors import InputError
+from lipsformer.train.data.pixel_range import measure_pixel_range
 from lipsformer.train.listeners import make_listeners
 
 from .distributed import DistributedContext, init_distributed
@@ -108,10 +112,43 @@ def _open_training(
     distributed.check_same(digest, f"the dataset {data}")
     if saved is not None:
         _check_same(saved, chosen, dataset, digest)
-    run = Training(chosen, start, dataset, digest, folder, distributed)
+    preprocessing, note = _preprocessing(saved, chosen, start, dataset, distributed)
+    run = Training(chosen, start, preprocessing, dataset, digest, folder, distributed, note=note)
     if saved is not None:
         run.state.load(saved, run.labels)
     return run
+
+
+def _preprocessing(
+    saved: SavedState | None,
+    recipe: Recipe,
+    start: StartingPoint,
+    dataset: ImageDataset,
+    distributed: DistributedContext,
+) -> tuple[Preprocessing, str]:
+    """The preprocessing of a training, and a note on its pixel range. A resumed training keeps what it started with."""
+    preprocessing = dataclasses.replace(start.preprocessing, crop_pct=recipe.crop_pct)
+    if saved is not None:
+        if saved.preprocessing is not None:  # else it is older than pixel ranges and color profiles
+            preprocessing = Preprocessing.from_dict(saved.preprocessing)
+        return preprocessing, _note(preprocessing)
+    note, pixel_range = "", recipe.pixel_range
+    if pixel_range == "auto":
+        # Only the main process measures: another could fail to read an image.
+        found = measure_pixel_range(dataset.train) if distributed.is_main else None
+        sent = distributed.broadcast(None if found is None else json.dumps(found.pixel_range).encode())
+        pixel_range, note = json.loads(sent or b"null"), found.note if found else ""
+    preprocessing = dataclasses.replace(
+        preprocessing, pixel_range=pixel_range, color_management=recipe.color_management
+    )
+    return preprocessing, note or _note(preprocessing)
+
+
+def _note(preprocessing: Preprocessing) -> str:
+    if not isinstance(preprocessing.pixel_range, tuple):
+        return ""
+    low, high = preprocessing.pixel_range
+    return f"deep pixels are read as {low:g} (black) to {high:g} (white)"
 
 
 def _read_newest_state(folder: RunFolder, distributed: DistributedContext, resume: bool) -> SavedState | None:

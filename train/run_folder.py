@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lipsformer.evaluation.report.write import CLASSES, CONFUSION, MISTAKES
+from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.system import console
 from lipsformer.system.atomic import atomic_write
 from lipsformer.system.errors import InputError
@@ -75,10 +76,10 @@ class RunFolder:
         """The state files, oldest first."""
         return sorted(self.path.glob(STATES))
 
-    def save_state(self, state: TrainingState, recipe: Recipe, dataset: str) -> None:
+    def save_state(self, state: TrainingState, recipe: Recipe, preprocessing: Preprocessing, dataset: str) -> None:
         """Saves a state, named by its step, and keeps the newest two."""
         with self.writing():
-            save_state(self.path / STATES.replace("*", f"{state.step:09d}"), state, recipe, dataset)
+            save_state(self.path / STATES.replace("*", f"{state.step:09d}"), state, recipe, preprocessing, dataset)
             for old in self.states()[:-KEPT_STATES]:
                 old.unlink(missing_ok=True)
 

@@ -23,6 +23,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from lipsformer.datasets import ImageDataset
 from lipsformer.evaluation.predictions import Predictions
+from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.model.blocks import LipsFormer
 from lipsformer.system.atomic import atomic_write
 from lipsformer.system.errors import InputError
@@ -102,10 +103,11 @@ class TrainingState:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SavedState:
-    """The content of a state file, not yet loaded into a model."""
+    """The content of a state file, not yet loaded into a model. Older files have no `preprocessing`."""
 
     path: Path
     recipe: Recipe
+    preprocessing: dict[str, Any] | None
     dataset: str
     step: int
     history: list[EpochMetrics]
@@ -124,7 +126,7 @@ def fingerprint(dataset: ImageDataset) -> str:
     return digest.hexdigest()
 
 
-def save_state(path: Path, state: TrainingState, recipe: Recipe, dataset: str) -> None:
+def save_state(path: Path, state: TrainingState, recipe: Recipe, preprocessing: Preprocessing, dataset: str) -> None:
     """Writes `state` atomically. `dataset` is the fingerprint of its dataset."""
     tensors = {MODEL + name: tensor for name, tensor in state.model.state_dict().items()}
     tensors |= {AVERAGE + name: tensor for name, tensor in state.average.state_dict().items()}
@@ -135,6 +137,7 @@ def save_state(path: Path, state: TrainingState, recipe: Recipe, dataset: str) -
     metadata = {
         "format": FORMAT,
         "recipe": recipe.to_dict(),
+        "preprocessing": preprocessing.to_dict(),
         "dataset": dataset,
         "step": state.step,
         "history": [epoch.to_dict() for epoch in state.history],
@@ -165,6 +168,7 @@ def read_state(path: Path, content: bytes) -> SavedState:
         return SavedState(
             path=path,
             recipe=Recipe.from_dict(metadata["recipe"]),
+            preprocessing=metadata.get("preprocessing"),
             dataset=metadata["dataset"],
             step=metadata["step"],
             history=[EpochMetrics(**epoch) for epoch in metadata["history"]],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import signal
 import time
@@ -18,6 +17,7 @@ from lipsformer.checkpoints.checkpoint import save_checkpoint
 from lipsformer.datasets import ImageDataset
 from lipsformer.evaluation.predictions import Predictions
 from lipsformer.evaluation.report.write import write_report
+from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.model.pixel_norm import PixelNormalize
 from lipsformer.system.errors import InputError
 from lipsformer.train.augment.pipeline import Augmentation
@@ -53,16 +53,22 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class Training:
-    """The training of `recipe` on `dataset`, whose fingerprint is `digest`, in `folder`."""
+    """The training of `recipe` on `dataset`, whose fingerprint is `digest`, in `folder`.
+
+    `note` is what to say about the preprocessing when it starts.
+    """
 
     def __init__(
         self,
         recipe: Recipe,
         start: StartingPoint,
+        preprocessing: Preprocessing,
         dataset: ImageDataset,
         digest: str,
         folder: RunFolder,
         distributed: DistributedContext,
+        *,
+        note: str = "",
     ) -> None:
         self.recipe = recipe
         self.dataset = dataset
@@ -71,7 +77,8 @@ class Training:
         self.distributed = distributed
         self.title = f"{recipe.model['name']} on {dataset.root.resolve().name}"
         self.labels = np.asarray(dataset.validation.labels)
-        self.preprocessing = dataclasses.replace(start.preprocessing, crop_pct=recipe.crop_pct)
+        self.preprocessing = preprocessing
+        self.note = note
         sampler = EpochSampler(np.asarray(dataset.train.labels), recipe)
         sampler.check_shares(distributed.world_size)
         self.context = TrainContext(
@@ -199,6 +206,8 @@ class Training:
             f"validating on {len(validation)} ({validation.name}): {self.recipe.epochs} epochs of "
             f"{self.context.sampler.steps_per_epoch} steps on {self.distributed.device.type}{many}"
         )
+        if self.note:
+            self._say(self.note)
         if self.state.step:
             self._say(
                 f"{self.folder.path}: resumed at step {self.state.step} of {self.context.sampler.total}, "
@@ -225,7 +234,7 @@ class Training:
         self.unreadable = set(self.distributed.all_gather(sorted(self.unreadable)))
         if self.distributed.is_main:
             self.folder.save_unreadable(self.unreadable)
-            self.folder.save_state(self.state, self.recipe, self.digest)
+            self.folder.save_state(self.state, self.recipe, self.preprocessing, self.digest)
 
     def _finish_epoch(self, predictions: Predictions, started: float) -> None:
         """Writes an epoch. The state comes last: if the process is killed before, the epoch's end is repeated."""

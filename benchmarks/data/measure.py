@@ -22,11 +22,13 @@ from pathlib import Path
 
 import numpy as np
 import PIL
-from PIL import Image, features
+from PIL import Image, ImageCms, features
 
 from lipsformer.datasets import Split, open_dataset, resolve_dataset
 from lipsformer.datasets import listing_cache as index
 from lipsformer.datasets.folder import FolderListing
+from lipsformer.images import color
+from lipsformer.images.open import open_image
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.train.data.crops import GAP, Crops
 from lipsformer.train.data.dataset import TrainingImages
@@ -190,6 +192,52 @@ def print_shards(scratch: Path, split: Split) -> None:
         print(f"| {size} px | {files:.0f} | {tars:.0f} |")
 
 
+def cpu_ms(function: Callable[[], object], rounds: int) -> float:
+    """CPU time of a call in ms: the best of `rounds`."""
+    times = []
+    for _ in range(rounds):
+        started = time.process_time()
+        function()
+        times.append((time.process_time() - started) * 1000)
+    return min(times)
+
+
+def other_profile() -> bytes:
+    """A profile of sRGB whose red is another one."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    entry = profile.index(b"rXYZ")
+    at = int.from_bytes(profile[entry + 4 : entry + 8]) + 8
+    profile[at : at + 4] = (33_000).to_bytes(4)
+    return bytes(profile)
+
+
+def print_profiles() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (2000, 3000, 3)).astype(np.uint8)
+    photo = Image.fromarray(noise).resize((3000, 2000), Image.Resampling.BOX)
+    buffer = io.BytesIO()
+    photo.save(buffer, "JPEG", quality=90)
+    photo.info["icc_profile"] = other_profile()
+    crop = photo.resize((224, 224))
+
+    def first() -> None:
+        color._transform.cache_clear()
+        color.to_srgb(crop)
+
+    start, small = cpu_ms(first, 20), cpu_ms(lambda: color.to_srgb(crop), 100)
+    whole = cpu_ms(lambda: color.to_srgb(photo), 5)
+    decoded = cpu_ms(lambda: open_image(buffer.getvalue()), 5)
+    print("\n## Color profiles\n")
+    print(
+        "CPU time of the conversion to sRGB in ms. It takes place once a photo is resized, so it does not depend on the"
+    )
+    print("photo's size; the last two rows are for comparison.\n")
+    print("| | ms |\n|---|---:|")
+    print(f"| a crop of 224 px | {small:.1f} |")
+    print(f"| the first crop with a profile | {start:.1f} |")
+    print(f"| a whole photo of 6 megapixels | {whole:.0f} |")
+    print(f"| decoding that photo, of pure noise | {decoded:.0f} |")
+
+
 def main() -> None:
     fruit = open_dataset(resolve_dataset("fruit")).train
     with tempfile.TemporaryDirectory(prefix="lipsformer-") as folder:
@@ -207,6 +255,7 @@ def main() -> None:
         print_exactness(sources)
         print_listing(scratch)
         print_shards(scratch, fruit)
+        print_profiles()
 
 
 if __name__ == "__main__":

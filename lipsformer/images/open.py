@@ -15,10 +15,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from lipsformer.system.errors import InputError
 
+from . import jxl
+from .deep import correct_tiles, lower_bytes
+from .formats import EXTENSIONS, NAMES, OPTIONAL, load_plugin, pillow_formats, readable, signature
 from .structure_limits import CountedReads, TooComplex, check_structure
 
 __all__ = [
@@ -32,11 +35,6 @@ __all__ = [
     "orientation",
     "too_much_memory",
 ]
-
-# Formats by content, not by file name. JPEG includes MPO, the JPEG with appended views that phones write. PPM is left
-# out: Pillow reads the comments of its text form in quadratic time, ten seconds for one MB.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 
 # The transpose that turns an image upright, by EXIF orientation.
 ORIENTATIONS = {
@@ -70,7 +68,11 @@ Reason = Literal[
 DECODER_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, AssertionError,
                   AttributeError, RuntimeError, struct.error, zlib.error, Warning)  # fmt: skip
 
-OUT_OF_MEMORY = ("decoder error -9", "Out of memory")  # messages of Pillow's decoders and of libavif
+OUT_OF_MEMORY = (
+    "decoder error -9",
+    "Out of memory",
+    "Security limit exceeded",
+)  # of Pillow's decoders, libavif and libheif
 
 # Pillow warns about odd files without naming them, which is noise among our one-line messages. The filter is for the
 # whole process, because `warnings.catch_warnings` is not thread-safe.
@@ -119,17 +121,20 @@ def open_image(
     """
     limits = limits or ImageLimits()
     label = name or (str(source) if isinstance(source, Path) else "image")
-    content = _read(source, limits, label)
-    with _image_errors(label, limits, "damaged image header"):
-        check_structure(content)
-        image = Image.open(CountedReads(content), formats=FORMATS)
-    if image.width * image.height > limits.max_pixels:
-        raise _too_many_pixels(label, limits, image.size)
-    if image.width == 0 or image.height == 0:
-        raise ImageError("damaged", f"{label}: no pixels; send another image")
-    if smallest is not None:
-        _reduce(image, smallest, limits, label)
-    _load(image, limits, label)
+    file = _File(content=_read(source, limits, label), limits=limits, label=label)
+    image = file.open()
+    add_lower_bytes = lower_bytes(image, file.open)
+    reduced = smallest is not None and _reduce(image, smallest, file)
+    try:
+        file.load(image)
+    except ImageError as error:
+        if not reduced or error.reason != "damaged":
+            raise
+        image = file.open()  # some kinds of JPEG, such as lossless ones, are decoded in full only
+        file.load(image)
+    if add_lower_bytes is not None:
+        with file.errors("damaged or cut off"):
+            add_lower_bytes()
     return image
 
 
@@ -142,51 +147,96 @@ def orientation(image: Image.Image) -> int:
     return found if found in ORIENTATIONS else 1
 
 
-def _reduce(image: Image.Image, smallest: MinSizeFn, limits: ImageLimits, label: str) -> None:
-    """Prepares a JPEG to be decoded at the smallest size that will do."""
+def _reduce(image: ImageFile.ImageFile, smallest: MinSizeFn, file: _File) -> bool:
+    """Prepares a JPEG to be decoded at the smallest size that will do, and returns whether that is not its own."""
     if image.format not in REDUCIBLE:
-        _load(image, limits, label)  # Pillow finds a PNG's orientation only after its pixels
+        file.load(image)  # Pillow finds a PNG's orientation only after its pixels
     sideways = orientation(image) in SIDEWAYS
     width, height = smallest(image.size[::-1] if sideways else image.size)
     if sideways:
         width, height = height, width
     if image.format not in REDUCIBLE:
-        return
+        return False
     for factor in REDUCTIONS:
         if image.width >= max(width, 1) * factor and image.height >= max(height, 1) * factor:
-            image.draft(None, (image.width // factor, image.height // factor))
-            return
+            return image.draft(None, (image.width // factor, image.height // factor)) is not None
+    return False
 
 
-def _load(image: Image.Image, limits: ImageLimits, label: str) -> None:
-    with _image_errors(label, limits, "damaged or cut off"):
-        image.load()
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _File:
+    """An encoded image, its limits, and its name in messages."""
 
+    content: bytes
+    limits: ImageLimits
+    label: str
 
-@contextlib.contextmanager
-def _image_errors(label: str, limits: ImageLimits, damage: str) -> Iterator[None]:
-    """Turns what Pillow raises into an `ImageError`."""
-    try:
-        yield
-    except UnidentifiedImageError:
-        raise ImageError("not_an_image", f"{label}: not an image of a known format; send {_known()}") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _too_many_pixels(label, limits) from None
-    except MemoryError:
-        raise too_much_memory(label) from None
-    except TooComplex as error:
-        raise ImageError("too_complex", f"{label}: {error}, far more than in any photo; save it again") from None
-    except DECODER_ERRORS as error:
-        if any(sign in str(error) for sign in OUT_OF_MEMORY):
-            raise too_much_memory(label) from None
-        raise ImageError("damaged", f"{label}: {damage} ({_line(error)}); save it again") from None
+    def open(self) -> ImageFile.ImageFile:
+        """Reads the header and checks the limits."""
+        kind = signature(self.content)
+        if kind in OPTIONAL and not load_plugin(kind):
+            raise ImageError(
+                "not_an_image",
+                f"{self.label}: {NAMES[kind]} needs the package {OPTIONAL[kind][0]} (pip install "
+                f"'lipsformer[formats]'); install it, or send {readable()}",
+            )
+        with self.errors("damaged image header"):
+            check_structure(self.content)
+            content = self.content
+            if kind == "JXL":
+                content = jxl.codestream(content)
+                self._check_pixels(jxl.pixel_size(content))  # it is decoded when it is opened
+            image = Image.open(CountedReads(content), formats=pillow_formats(kind))
+            assert isinstance(image, ImageFile.ImageFile)  # noqa: S101 - for the type checker
+            correct_tiles(image)
+        self._check_pixels(image.size)
+        return image
+
+    def load(self, image: Image.Image) -> None:
+        """Decodes the pixels."""
+        with self.errors("damaged or cut off"):
+            image.load()
+
+    def _check_pixels(self, size: tuple[int, int]) -> None:
+        if size[0] * size[1] > self.limits.max_pixels:
+            raise _too_many_pixels(self.label, self.limits, size)
+        if 0 in size:
+            raise ImageError("damaged", f"{self.label}: no pixels; send another image")
+
+    @contextlib.contextmanager
+    def errors(self, damage: str) -> Iterator[None]:
+        """Turns what Pillow raises into an `ImageError`."""
+        try:
+            yield
+        except ImageError:
+            raise
+        except UnidentifiedImageError:
+            raise ImageError("not_an_image", self._unknown()) from None
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            raise _too_many_pixels(self.label, self.limits) from None
+        except MemoryError:
+            raise too_much_memory(self.label) from None
+        except TooComplex as error:
+            raise ImageError(
+                "too_complex", f"{self.label}: {error}, far more than in any photo; save it again"
+            ) from None
+        except DECODER_ERRORS as error:
+            if any(sign in str(error) for sign in OUT_OF_MEMORY):
+                raise too_much_memory(self.label) from None
+            raise ImageError("damaged", f"{self.label}: {damage} ({_line(error)}); save it again") from None
+
+    def _unknown(self) -> str:
+        kind = signature(self.content)
+        if kind is None:
+            return f"{self.label}: not an image of a known format; send {readable()}"
+        return f"{self.label}: damaged, or of a kind of {NAMES[kind]} that cannot be read; save it as {readable(kind)}"
 
 
 def _read(source: Path | bytes, limits: ImageLimits, label: str) -> bytes:
     try:
         size = len(source) if isinstance(source, bytes) else source.stat().st_size
         if size == 0:
-            raise ImageError("empty", f"{label}: empty; send {_known()}")
+            raise ImageError("empty", f"{label}: empty; send {readable()}")
         check_bytes(size, label, limits)
         return source if isinstance(source, bytes) else source.read_bytes()
     except FileNotFoundError:
@@ -218,7 +268,3 @@ def _too_many_pixels(label: str, limits: ImageLimits, size: tuple[int, int] | No
 
 def _line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _known() -> str:
-    return "JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"

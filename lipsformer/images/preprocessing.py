@@ -7,22 +7,23 @@ parameters. Normalization is not part of it: the network takes uint8, and export
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from lipsformer.system.errors import InputError, check_fields
 from lipsformer.system.renamed_keys import PREPROCESSING_KEYS, current_keys
 
-from .open import DECODER_ERRORS, ORIENTATIONS, ImageError, orientation, too_much_memory
+from .color import to_srgb
+from .deep import PixelRange
+from .rgb import to_8bit
 
-__all__ = ["Preprocessing", "to_rgb"]
+__all__ = ["Preprocessing"]
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-STRIP = 1_000_000  # pixels of a large image to convert at a time
+SINCE_0_2 = ("pixel_range", "color_management")  # fields that older files lack: their defaults are what it did then
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,10 @@ class Preprocessing:
     `image_size / crop_pct` pixels with `interpolation`, followed by a square center crop of `image_size` pixels. `mean`
     and `std` (of RGB in 0..1, ImageNet's by default) are applied by the network.
 
+    `pixel_range` says which values of deep pixels (16-bit, floating point) become 0 and 255: two numbers, or the "full"
+    range of the file's type. With `color_management`, embedded color profiles are converted to sRGB. The defaults of
+    both are for models from before they existed: see `to_8bit`.
+
     Raises:
         InputError: if a field is out of range.
     """
@@ -42,6 +47,8 @@ class Preprocessing:
     interpolation: str = "bicubic"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    pixel_range: PixelRange | Literal["full"] | None = None
+    color_management: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(self.mean))
@@ -55,6 +62,10 @@ class Preprocessing:
         three = len(self.mean) == 3 and len(self.std) == 3
         if not three or not np.isfinite(self.mean + self.std).all() or min(self.std) <= 0:
             raise InputError("preprocessing: mean and std need three finite numbers each, std above 0")
+        if self.pixel_range not in (None, "full"):
+            object.__setattr__(self, "pixel_range", _checked_range(self.pixel_range))
+        if not isinstance(self.color_management, bool):
+            raise InputError(f"preprocessing: color_management={self.color_management!r} must be true or false")
 
     def apply(self, image: Image.Image) -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:
         """Returns pixels (image_size, image_size, 3), uint8 RGB.
@@ -62,15 +73,30 @@ class Preprocessing:
         Raises:
             ImageError: if the image cannot be converted to RGB.
         """
-        rgb = to_rgb(image)
+        return self.crop(self.to_8bit(image))
+
+    def to_8bit(self, image: Image.Image) -> Image.Image:
+        """The first step: the image upright, opaque and in 8 bits, but in its own color space.
+
+        Raises:
+            ImageError: if it cannot be converted.
+        """
+        return to_8bit(image, pixel_range=self.pixel_range, color_management=self.color_management)
+
+    def crop(self, image: Image.Image) -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:
+        """The second step: the center crop of what `to_8bit` returned, as `apply` returns it."""
         shorter = round(self.image_size / self.crop_pct)
         # The crop box is in source coordinates, so that only its pixels are resampled, once. Multiplying first keeps a
         # full side exact; rounded up it would exceed the image.
-        side = min(rgb.size) * self.image_size / shorter
-        left, top = (rgb.width - side) / 2, (rgb.height - side) / 2
+        side = min(image.size) * self.image_size / shorter
+        left, top = (image.width - side) / 2, (image.height - side) / 2
         size = (self.image_size, self.image_size)
-        resized = rgb.resize(size, FILTERS[self.interpolation], box=(left, top, left + side, top + side))
-        return np.asarray(resized)
+        resized = image.resize(size, FILTERS[self.interpolation], box=(left, top, left + side, top + side))
+        return np.asarray(self.to_srgb(resized))
+
+    def to_srgb(self, image: Image.Image) -> Image.Image:
+        """The last step, for the few pixels of a crop: the colors of what `to_8bit` returned, in sRGB."""
+        return to_srgb(image) if self.color_management else image
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; `from_dict` reads it back."""
@@ -85,76 +111,18 @@ class Preprocessing:
         """
         try:
             data = current_keys(data, PREPROCESSING_KEYS)
-            check_fields(data, [field.name for field in dataclasses.fields(cls)], "preprocessing field")
+            names = [field.name for field in dataclasses.fields(cls)]
+            check_fields(data, [name for name in names if name in data or name not in SINCE_0_2], "preprocessing field")
             return cls(**data)
         except TypeError as error:
             raise InputError(f"preprocessing: {error}") from None
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Converts an image to upright 8-bit RGB; one that is so already is returned itself.
-
-    The EXIF orientation is applied. Transparency is composited on white. 16-bit grayscale keeps its upper 8 bits.
-    32-bit integers are read as 16-bit. Floating point is read as 0..1, or as 0..255 where it exceeds 1. CMYK and other
-    color spaces are converted without color profiles.
-
-    Raises:
-        ImageError: if the pixel mode cannot be converted.
-    """
-    image = _upright(image)
-    try:
-        if image.mode.startswith("I") or image.mode == "F":
-            return _from_deep_gray(image)
-        if image.has_transparency_data:
-            return _by_strips(image, _on_white)
-        return image if image.mode == "RGB" else image.convert("RGB")
-    except MemoryError:
-        raise too_much_memory("image") from None
-    except DECODER_ERRORS as error:
-        raise ImageError(
-            "damaged", f"image of mode {image.mode} cannot be converted to RGB ({error!r}); save it again"
-        ) from None
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    # Not ImageOps.exif_transpose: it rewrites the EXIF block, and fails on camera blocks that it cannot write.
-    found = orientation(image)
-    return image.transpose(ORIENTATIONS[found]) if found in ORIENTATIONS else image
-
-
-def _from_deep_gray(image: Image.Image) -> Image.Image:
-    scale = 1 / 256
-    if image.mode == "F":
-        largest = max(float(_numbers(strip).max(initial=0.0)) for _, strip in _strips(image))
-        scale = 255.0 if largest <= 1.0 else 1.0
-
-    def gray(strip: Image.Image) -> Image.Image:
-        values = _numbers(strip) * scale
-        return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
-
-    return _by_strips(image, gray)
-
-
-def _numbers(image: Image.Image) -> NDArray[np.float64]:
-    return np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=np.inf)
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    rgba = image.convert("RGBA")
-    white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-    return Image.alpha_composite(white, rgba)
-
-
-def _by_strips(image: Image.Image, change: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """Applies the pixelwise `change` strip by strip, to RGB, without intermediate images of full size."""
-    rgb = Image.new("RGB", image.size)
-    for box, strip in _strips(image):
-        rgb.paste(change(strip).convert("RGB"), box)
-    return rgb
-
-
-def _strips(image: Image.Image) -> Iterator[tuple[tuple[int, int, int, int], Image.Image]]:
-    rows = max(1, STRIP // image.width)
-    for top in range(0, image.height, rows):
-        box = (0, top, image.width, min(top + rows, image.height))
-        yield box, image.crop(box)
+def _checked_range(value: Any) -> PixelRange:
+    numbers = tuple(value) if isinstance(value, (list, tuple)) else ()
+    fits = len(numbers) == 2 and all(type(number) in (int, float) and np.isfinite(number) for number in numbers)
+    if not fits or not numbers[0] < numbers[1]:
+        raise InputError(
+            f'preprocessing: pixel_range={value!r} must be "full" or two finite numbers, the lower one first'
+        )
+    return float(numbers[0]), float(numbers[1])

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import AvifImagePlugin, Image
 
+from lipsformer.images.formats import load_plugins
 from lipsformer.images.open import ImageError, ImageLimits, open_image, too_much_memory
 from lipsformer.images.preprocessing import Preprocessing
 
@@ -64,6 +65,7 @@ def main() -> None:
 def _warm_up(preprocessing: Preprocessing) -> None:
     """Imports what is imported lazily, so that the first image neither waits for it nor fails at the limits."""
     Image.init()
+    load_plugins()
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # the processes are the parallelism
     preprocessing.apply(Image.new("RGB", (2, 2)))
 

@@ -15,7 +15,7 @@ import pytest
 
 from lipsformer import load_predictor
 from lipsformer.images.open import ImageError, ImageLimits, open_image
-from lipsformer.images.preprocessing import to_rgb
+from lipsformer.images.rgb import to_rgb
 from lipsformer.images.samples import SAMPLES
 from tests.support.images.files import encode
 from tests.support.images.odd import FILE_NAMES, Odd, collection

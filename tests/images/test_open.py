@@ -17,12 +17,12 @@ import pytest
 from PIL import Image, ImageFile
 
 from lipsformer.images.open import ImageError, ImageLimits, open_image
-from lipsformer.images.preprocessing import to_rgb
+from lipsformer.images.rgb import to_rgb
 from lipsformer.system.errors import InputError
 from tests.support.images.files import encode, png
 
 OUTCOMES = {"image", "empty", "not_an_image", "too_many_pixels", "too_complex", "too_much_memory", "damaged"}
-PHOTO_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+PHOTO_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "JXL")
 SMALL = (40, 30)
 
 

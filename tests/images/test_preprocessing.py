@@ -10,9 +10,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from lipsformer.images import preprocessing
+from lipsformer.images import rgb
 from lipsformer.images.open import open_image
-from lipsformer.images.preprocessing import Preprocessing, to_rgb
+from lipsformer.images.preprocessing import Preprocessing
+from lipsformer.images.rgb import to_rgb
 from lipsformer.system.errors import InputError
 from tests.support.images.files import encode, exif_orientation
 
@@ -174,9 +175,13 @@ def test_the_first_view_of_an_mpo_and_the_first_frame_of_a_gif() -> None:
     assert np.abs(rgb_of(gif) - np.asarray(scene())).mean() < 12
 
 
-def test_a_mode_that_is_no_photo_is_refused() -> None:
-    with pytest.raises(InputError, match="image of mode La cannot be converted to RGB"):
-        to_rgb(Image.new("La", (3, 3)))
+def test_what_cannot_be_converted_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> Image.Image:
+        raise ValueError("conversion not supported")
+
+    monkeypatch.setattr(Image.Image, "convert", refuse)
+    with pytest.raises(InputError, match="image of mode HSV cannot be converted to RGB"):
+        to_rgb(Image.new("HSV", (3, 3)))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (2, 3), (63, 64), (65, 97), (500, 333), (49, 50)])
@@ -278,14 +283,14 @@ def test_an_image_that_is_converted_by_strips_is_the_same(mode: str, monkeypatch
     assert image.mode == mode
     whole = np.asarray(to_rgb(image))
     assert whole.std() > 10
-    monkeypatch.setattr(preprocessing, "STRIP", 30 * 7)
+    monkeypatch.setattr(rgb, "STRIP", 30 * 7)
     assert np.array_equal(np.asarray(to_rgb(image)), whole)
 
 
 def test_the_largest_value_of_all_strips_tells_the_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.full((20, 5), 0.5, np.float32)
     values[-1] = 200.0
-    monkeypatch.setattr(preprocessing, "STRIP", 5)
+    monkeypatch.setattr(rgb, "STRIP", 5)
     assert to_rgb(Image.fromarray(values)).getpixel((0, 0)) == (0, 0, 0)
 
 

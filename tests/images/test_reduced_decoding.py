@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from lipsformer.images.open import ORIENTATIONS, ImageError, open_image
-from lipsformer.images.preprocessing import to_rgb
+from lipsformer.images.rgb import to_rgb
 from tests.support.images.files import encode, exif_orientation, gradient
 
 

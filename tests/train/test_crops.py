@@ -14,9 +14,10 @@ from lipsformer.datasets import Split
 from lipsformer.datasets.folder import FolderSplit
 from lipsformer.datasets.packed_names import PackedNames
 from lipsformer.images.open import ORIENTATIONS
+from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.system.errors import InputError
 from lipsformer.train.data import crops
-from lipsformer.train.data.crops import GAP, Crops, random_box, read_rgb
+from lipsformer.train.data.crops import GAP, Crops, random_box, read_8bit
 
 WHOLE = 10**6  # a gap that no decode can be reduced by
 
@@ -34,7 +35,7 @@ def split_of(*paths: Path) -> Split:
 
 
 def crops_of(size: int, **changes: object) -> Crops:
-    standard = Crops(size=size, scale=(0.2, 1.0), hflip=0.5, resample=Image.Resampling.BICUBIC)
+    standard = Crops(preprocessing=Preprocessing(image_size=size), scale=(0.2, 1.0), hflip=0.5)
     return dataclasses.replace(standard, **changes)  # type: ignore[arg-type]
 
 
@@ -53,11 +54,11 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     found = []
 
     def recorded(*arguments: object) -> Image.Image:
-        image = read_rgb(*arguments)  # type: ignore[arg-type]
+        image = read_8bit(*arguments)  # type: ignore[arg-type]
         found.append(image.size)
         return image
 
-    monkeypatch.setattr(crops, "read_rgb", recorded)
+    monkeypatch.setattr(crops, "read_8bit", recorded)
     return found
 
 

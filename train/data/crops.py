@@ -11,10 +11,10 @@ from PIL import Image, ImageOps
 
 from lipsformer.datasets import Split
 from lipsformer.images.open import MinSizeFn
-from lipsformer.images.preprocessing import to_rgb
+from lipsformer.images.preprocessing import FILTERS, Preprocessing
 from lipsformer.system.errors import InputError
 
-__all__ = ["Crops", "random_box", "read_rgb"]
+__all__ = ["Crops", "random_box", "read_8bit"]
 
 CROP_RATIO = (3 / 4, 4 / 3)  # width / height, as in Inception's random resized crop (Szegedy et al. 2015)
 
@@ -28,32 +28,32 @@ Box = tuple[float, float, float, float]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Crops:
-    """Random resized crops of `size` pixels a side, resized with `resample`; see `random_box` for `scale`.
+    """Random resized crops of `preprocessing`'s size, filter and colors; see `random_box` for `scale`.
 
-    Each is mirrored with probability `hflip`. The decoder gives at least `gap` times `size` pixels a side. A crop with
-    more than `reducing_gap` times `size` is first shrunk by a whole factor: faster, with hardly a difference.
+    Each is mirrored with probability `hflip`. The decoder gives at least `gap` times the size in pixels a side. A crop
+    with more than `reducing_gap` times the size is first shrunk by a whole factor: faster, with hardly a difference.
     """
 
-    size: int
+    preprocessing: Preprocessing
     scale: tuple[float, float]
     hflip: float
-    resample: Image.Resampling
     gap: float = GAP
     reducing_gap: float | None = 2.0
 
     def read(self, split: Split, index: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-        """A random crop of image `index`: pixels (size, size, 3).
+        """A random crop of image `index`: pixels (image_size, image_size, 3).
 
         Raises:
             InputError: if the image cannot be read; the message names it.
         """
         plan = _Plan(crops=self, rng=rng)
-        image = read_rgb(split, index, plan)
+        image = read_8bit(split, index, self.preprocessing, plan)
         # The decoder rounds sides up, so the factor is taken as the nearest power of two.
         factor = 2 ** round(math.log2(plan.full[0] / image.width))
         left, top, right, bottom = (edge / factor for edge in plan.box)
         box = (left, top, right, bottom)
-        crop = image.resize((self.size, self.size), self.resample, box, reducing_gap=self.reducing_gap)
+        size, resample = (self.preprocessing.image_size,) * 2, FILTERS[self.preprocessing.interpolation]
+        crop = self.preprocessing.to_srgb(image.resize(size, resample, box, reducing_gap=self.reducing_gap))
         return np.asarray(ImageOps.mirror(crop) if rng.random() < self.hflip else crop)
 
 
@@ -69,7 +69,7 @@ class _Plan:
     def __call__(self, full: tuple[int, int]) -> tuple[float, float]:
         self.full, self.box = full, random_box(self.rng, full, self.crops.scale)
         side = min(self.box[2] - self.box[0], self.box[3] - self.box[1])
-        spare = max(side / (self.crops.gap * self.crops.size), 1.0)
+        spare = max(side / (self.crops.gap * self.crops.preprocessing.image_size), 1.0)
         return full[0] / spare, full[1] / spare
 
 
@@ -86,14 +86,14 @@ def random_box(rng: np.random.Generator, size: tuple[int, int], scale: tuple[flo
     return left, top, left + width, top + height
 
 
-def read_rgb(split: Split, index: int, smallest: MinSizeFn | None = None) -> Image.Image:
-    """Image `index`, upright and in RGB, at a fraction of its size if `smallest` allows.
+def read_8bit(split: Split, index: int, preprocessing: Preprocessing, smallest: MinSizeFn | None = None) -> Image.Image:
+    """Image `index` as `Preprocessing.to_8bit` gives it, at a fraction of its size if `smallest` allows.
 
     Raises:
         InputError: if it cannot be read; the message names it.
     """
     image = split.open(index, smallest=smallest)
     try:
-        return to_rgb(image)
+        return preprocessing.to_8bit(image)
     except InputError as error:
         raise InputError(f"{split.where(index)}: {error}") from None

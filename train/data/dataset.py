@@ -17,13 +17,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lipsformer.datasets import Split
-from lipsformer.images.preprocessing import FILTERS, Preprocessing
+from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.system.errors import InputError
 from lipsformer.system.hardware import cores
 from lipsformer.train.distributed import DistributedContext
 from lipsformer.train.recipe import Recipe
 
-from .crops import Crops, read_rgb
+from .crops import Crops, read_8bit
 from .rng import Stream, generator
 from .sampler import EpochSampler, split_batch
 
@@ -75,12 +75,7 @@ class TrainingImages(Dataset[LoadedImage]):
     def __init__(self, split: Split, recipe: Recipe, preprocessing: Preprocessing) -> None:
         self.split = split
         self.recipe = recipe
-        self.crops = Crops(
-            size=preprocessing.image_size,
-            scale=recipe.crop_scale,
-            hflip=recipe.hflip,
-            resample=FILTERS[preprocessing.interpolation],
-        )
+        self.crops = Crops(preprocessing=preprocessing, scale=recipe.crop_scale, hflip=recipe.hflip)
 
     def __getitem__(self, key: Key) -> LoadedImage:
         epoch, position, index = key
@@ -109,7 +104,8 @@ class ValidationImages(Dataset[LoadedImage]):
 
     def __getitem__(self, index: int) -> LoadedImage:
         try:
-            return LoadedImage(pixels=self.preprocessing.apply(read_rgb(self.split, index)), label=index)
+            image = read_8bit(self.split, index, self.preprocessing)
+            return LoadedImage(pixels=self.preprocessing.crop(image), label=index)
         except InputError as error:
             return LoadedImage(pixels=None, label=index, unreadable=(str(error),))
 

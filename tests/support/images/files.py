@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageDraw
 
+from lipsformer.images.formats import OPTIONAL, load_plugin
+
 __all__ = ["encode", "exif_orientation", "gradient", "picture", "png", "png_chunk"]
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -34,6 +36,10 @@ def gradient(size: tuple[int, int]) -> Image.Image:
 def encode(kind: str, image: Image.Image | tuple[int, int] = (48, 36), **options: Any) -> bytes:
     """`image`, or a picture of that size, as a file of format `kind`."""
     source = picture(size=image) if isinstance(image, tuple) else image
+    if kind in OPTIONAL:
+        load_plugin(kind)
+        if isinstance(options.get("exif"), Image.Exif):
+            options["exif"] = options["exif"].tobytes()
     if kind == "MPO":
         options = {"save_all": True, "append_images": [picture()], **options}
     buffer = io.BytesIO()

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import random
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
 
+import numpy as np
 from PIL import Image, PngImagePlugin
 
 from tests.support.images.bombs import CHEAP, COSTLY, arithmetic_jpeg, tiff
+from tests.support.images.deep import deep_png, deep_tiff
 from tests.support.images.files import encode, exif_orientation, picture, png, png_chunk
+from tests.support.images.lossless_jpeg import lossless_jpeg
+from tests.support.images.profiles import SWAPPED, cmyk_profile, gray_profile, matrix_profile
 
 __all__ = ["FILE_NAMES", "FORMATS", "REFUSALS", "Odd", "collection"]
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "JXL")
 REFUSALS = {  # every reason to reject an image, with its status
     "empty": 400, "too_many_bytes": 413, "too_many_pixels": 413, "too_much_memory": 413, "not_an_image": 415,
     "damaged": 422, "too_slow": 422, "too_complex": 422,
@@ -61,6 +66,7 @@ def _modes() -> Iterator[File]:
     modes = {
         "PNG": "1 L LA P RGB RGBA I;16", "JPEG": "1 L RGB CMYK YCbCr", "WEBP": "RGB RGBA L P", "GIF": "1 L P RGB RGBA",
         "BMP": "1 L P RGB RGBA", "TIFF": "1 L LA P RGB RGBA CMYK YCbCr LAB I;16 I F PA", "AVIF": "RGB RGBA L",
+        "HEIF": "RGB RGBA L LA I;16", "JXL": "RGB RGBA L LA I;16 F",
     }  # fmt: skip
     for kind, names in modes.items():
         for mode in names.split():
@@ -70,6 +76,16 @@ def _modes() -> Iterator[File]:
     yield "2-bit.png", png(8, 2, zlib.compress(b"\0\x1b\xe4" * 2), depth=2), GOOD
     yield "transparent.png", encode("PNG", picture("P"), transparency=bytes(range(256))), GOOD
     yield "color-key.png", encode("PNG", transparency=(250, 120, 10)), GOOD
+    levels = np.linspace(0, 60_000, 24 * 32 * 3).reshape(24, 32, 3)
+    for order, kind, deflate in itertools.product("<>", ("u2", "i2", "f4"), (False, True)):
+        values = levels[..., 0].astype(kind)
+        yield f"{kind}-{order}-{deflate}.tiff", deep_tiff(values, order=order, deflate=deflate), GOOD
+    yield "color.tiff", deep_tiff(levels.astype("u2")), GOOD
+    yield "planes.tiff", deep_tiff(levels.astype("u2"), planes=True), GOOD
+    yield "compressed-planes.tiff", deep_tiff(levels.astype("u2"), planes=True, deflate=True), ODD_OR_REFUSED
+    yield "color.png", deep_png(levels.astype("u2")), GOOD
+    for kind in ("f2", "f8"):
+        yield f"{kind}.tiff", deep_tiff(levels[..., 0].astype(kind)), FOREIGN
     yield "without-palette.png", png(2, 2, zlib.compress(bytes(6)), color=3), ODD_OR_REFUSED
     interlaced = zlib.compress(bytes([0, 9, 0, 8, 0, 7, 6, 0, 5, 4, 0, 3, 2, 0, 1, 0, 7, 7, 7, 7]))
     yield "interlaced.png", png(4, 4, interlaced, interlaced=True), ODD_OR_REFUSED
@@ -77,7 +93,7 @@ def _modes() -> Iterator[File]:
 
 def _orientations() -> Iterator[File]:
     for value in range(10):
-        for kind in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF"):
+        for kind in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIF", "JXL"):
             if kind == "JPEG" or value == 6:
                 yield f"orientation-{value}.{kind.lower()}", encode(kind, exif=exif_orientation(value)), GOOD
     head = b"Exif\0\0MM\0*\0\0\0\x08"
@@ -107,6 +123,9 @@ def _kinds() -> Iterator[File]:
     yield "restarts.jpg", encode("JPEG", restart_marker_blocks=1), GOOD
     yield "comment.jpg", encode("JPEG", comment=b"\xff" * 65_000), GOOD
     yield "arithmetic.jpg", arithmetic_jpeg(), ODD_OR_REFUSED
+    for mode in ("L", "RGB"):
+        yield f"lossless-{mode}.jpg", lossless_jpeg(picture(mode)), GOOD
+    yield "compressed-metadata.jxl", encode("JXL", exif=b"II*\0" + bytes(10**7), compress_metadata=True), GOOD
     yield "big.tiff", encode("TIFF", big_tiff=True), GOOD
     for compression in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg", "lzma", "zstd"):
         yield f"{compression}.tiff", encode("TIFF", compression=compression), ODD_OR_REFUSED
@@ -118,6 +137,10 @@ def _kinds() -> Iterator[File]:
     for name, profile in {"nonsense": b"not a profile", "large": bytes(range(256)) * 400, "zeros": bytes(128)}.items():
         for kind in ("JPEG", "PNG", "WEBP", "TIFF"):
             yield f"profile-{name}.{kind.lower()}", encode(kind, icc_profile=profile), GOOD
+    profiles = {"rgb": matrix_profile(SWAPPED), "gray": gray_profile(1.8), "inks": cmyk_profile()}
+    for name, profile in profiles.items():
+        for mode in ("L", "RGB", "CMYK"):
+            yield f"profile-{name}-{mode}.tiff", encode("TIFF", picture(mode), icc_profile=profile), GOOD
     info = PngImagePlugin.PngInfo()
     info.add_text("Comment", "x" * 9000, zip=True)
     yield "text.png", encode("PNG", pnginfo=info), GOOD
@@ -182,7 +205,6 @@ def _foreign() -> Iterator[File]:
         "mvg": b"push graphic-context\nimage over 0,0 0,0 'https://127.0.0.1/x'\npop graphic-context",
         "postscript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(%pipe%id) (r) file\n",
         "ppm-comments": b"P3\n" + b"#\n" * 100_000 + b"1 1 255 0 0 0", "psd": b"8BPS\0\1" + bytes(60),
-        "jxl": b"\xff\x0a" + bytes(60), "jxl-box": b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(60),
         "mp4": b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + bytes(60), "tar": bytes(257) + b"ustar\x0000" + bytes(249),
         "path": b"/etc/passwd", "address": b"http://127.0.0.1:1/photo.jpg",
         "data": b"data:image/png;base64,iVBORw0KGgo=",
@@ -190,6 +212,8 @@ def _foreign() -> Iterator[File]:
     }  # fmt: skip
     for name, content in texts.items():
         yield f"foreign-{name}", content, FOREIGN if content else ("empty",)
+    for name, start in {"jxl": b"\xff\x0a", "jxl-box": b"\0\0\0\x0cJXL \r\n\x87\n"}.items():
+        yield f"foreign-{name}", start + bytes(60), ("not_an_image", "damaged")
     heic = b"\0\0\0\x1cftypheic\0\0\0\0mif1heicmiaf" + bytes(60)
     yield "foreign-heic", heic, ("not_an_image", "damaged")
     yield "foreign-heif", heic.replace(b"ftypheic", b"ftypmif1"), ("not_an_image", "damaged")
