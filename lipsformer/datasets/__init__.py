@@ -4,9 +4,19 @@ A `Reader` finds the splits of a dataset and lists each as a `Split`. Training, 
 `Split`, so they do not depend on how images are stored.
 """
 
-from .dataset import ImageDataset, open_dataset, open_labeled
+from .dataset import ImageDataset, open_dataset, open_labeled, open_reader
+from .left_out import LeftOut
 from .reader import Split
 from .resolve import resolve_dataset
 from .walk import find_images
 
-__all__ = ["ImageDataset", "Split", "find_images", "open_dataset", "open_labeled", "resolve_dataset"]
+__all__ = [
+    "ImageDataset",
+    "LeftOut",
+    "Split",
+    "find_images",
+    "open_dataset",
+    "open_labeled",
+    "open_reader",
+    "resolve_dataset",
+]

@@ -13,22 +13,27 @@ import numpy as np
 from lipsformer.system.errors import InputError
 
 from .folder import FolderReader
+from .left_out import LeftOut
 from .reader import SPLITS, Reader, Split
 from .tar_shards import ShardReader, is_pattern
 
-__all__ = ["ImageDataset", "open_dataset", "open_labeled"]
+__all__ = ["ImageDataset", "open_dataset", "open_labeled", "open_reader"]
 
 HELD_OUT_PERCENT = 10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageDataset:
-    """A dataset to train on. `validation` is val/, else test/, else a tenth of train, chosen by file name."""
+    """A dataset to train on. `validation` is val/, else test/, else a tenth of train, chosen by file name.
+
+    `left_out` counts what was found in the dataset and is not used.
+    """
 
     root: Path
     classes: tuple[str, ...]
     train: Split
     validation: Split
+    left_out: LeftOut
 
 
 def open_dataset(root: Path) -> ImageDataset:
@@ -52,14 +57,20 @@ def open_dataset(root: Path) -> ImageDataset:
     for label, count in zip(train.classes, train.counts(), strict=True):
         if not count:
             raise InputError(f"{reader.place(name)}/{label}: no images; add some or remove this class")
+    left_out = LeftOut()
+    for part in (reader.left_out, train.left_out):
+        left_out.update(part)
     for name in ("val", "test"):
         if name in reader.splits:
             validation = _relabeled(reader.read(name), train.classes)
             if not len(validation):
                 raise InputError(f"{reader.place(name)}: no images; add some or remove this split")
-            return ImageDataset(root=reader.root, classes=train.classes, train=train, validation=validation)
+            left_out.update(validation.left_out)
+            return ImageDataset(
+                root=reader.root, classes=train.classes, train=train, validation=validation, left_out=left_out
+            )
     kept, held_out = _hold_out(train, root)
-    return ImageDataset(root=reader.root, classes=train.classes, train=kept, validation=held_out)
+    return ImageDataset(root=reader.root, classes=train.classes, train=kept, validation=held_out, left_out=left_out)
 
 
 def open_labeled(root: Path, classes: Sequence[str], split: str | None = None) -> Split:
@@ -79,6 +90,7 @@ def open_labeled(root: Path, classes: Sequence[str], split: str | None = None) -
     else:
         name = next((name for name in ("test", "val", "train") if name in reader.splits), None)
     labeled = _relabeled(reader.read(name), tuple(classes))
+    labeled.left_out.update(reader.left_out)
     if not len(labeled):
         raise InputError(f"{reader.place(name)}: no images; add some as {reader.example(name)}")
     return labeled

@@ -14,6 +14,7 @@ from PIL import Image
 
 from lipsformer.images.open import EXTENSIONS, MinSizeFn, open_image
 
+from .left_out import LeftOut
 from .listing_cache import load_listing, save_listing, settled
 from .packed_names import PackedNames
 from .reader import SPLITS, Split
@@ -31,6 +32,7 @@ class FolderReader:
 
     root: Path
     splits: dict[str, Path]
+    left_out: LeftOut = dataclasses.field(default_factory=LeftOut)
 
     @classmethod
     def find(cls, root: Path) -> Self:

@@ -14,6 +14,8 @@ from PIL import Image
 
 from lipsformer.images.open import MinSizeFn
 
+from .left_out import LeftOut
+
 __all__ = ["SPLITS", "Reader", "Split"]
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -29,6 +31,10 @@ class Reader(Protocol):
     @property
     def splits(self) -> Collection[str]:
         """Names of the splits that were found."""
+
+    @property
+    def left_out(self) -> LeftOut:
+        """What belongs to no split. What a split leaves out is in its own `left_out`."""
 
     def place(self, split: str | None) -> str:
         """Where a split is stored, for messages."""
@@ -49,12 +55,14 @@ class Split(abc.ABC):
     """N labeled images. Worker processes receive a copy, so a split is plain data.
 
     `labels` (N,) int64 are indices into `classes`. `members` (N,) int64 are the images' positions in storage.
+    `left_out` counts what was found there and is not used.
     """
 
     name: str
     classes: tuple[str, ...]
     labels: NDArray[np.int64]
     members: NDArray[np.int64]
+    left_out: LeftOut = dataclasses.field(default_factory=LeftOut)
 
     def __len__(self) -> int:
         return len(self.labels)

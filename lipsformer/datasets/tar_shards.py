@@ -18,6 +18,7 @@ from lipsformer.system.console import track
 from lipsformer.system.errors import InputError
 
 from .braces import expand
+from .left_out import LeftOut
 from .packed_names import PackedNames
 from .reader import SPLITS, Split
 from .shard_listing import COMPRESSED, ShardListing
@@ -35,6 +36,7 @@ class ShardReader:
 
     root: Path
     shards: dict[str | None, tuple[str, ...]]
+    left_out: LeftOut = dataclasses.field(default_factory=LeftOut)
 
     @property
     def splits(self) -> Collection[str]:
