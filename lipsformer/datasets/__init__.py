@@ -6,11 +6,13 @@ A `Reader` finds the splits of a dataset and lists each as a `Split`. Training, 
 
 from .dataset import ImageDataset, open_dataset, open_labeled, open_reader
 from .left_out import LeftOut
+from .options import DatasetOptions
 from .reader import Split
 from .resolve import resolve_dataset
 from .walk import find_images
 
 __all__ = [
+    "DatasetOptions",
     "ImageDataset",
     "LeftOut",
     "Split",
