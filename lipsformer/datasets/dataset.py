@@ -20,7 +20,10 @@ from .shards.tar_shards import ShardReader, is_pattern
 from .split_names import split_of
 from .tables import TableReader, is_table
 
-__all__ = ["ImageDataset", "open_dataset", "open_labeled", "open_reader"]
+__all__ = ["HELD_OUT", "ImageDataset", "open_dataset", "open_labeled", "open_reader"]
+
+
+HELD_OUT = "held-out"  # a split of `open_labeled`
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,16 +71,16 @@ def open_labeled(
 ) -> Split:
     """Lists the labeled images to evaluate a model of `classes` on.
 
-    `split` names a split; by default test, else val, else train, else all images of a dataset without splits. If
-    `options` has a group or a fold, the default is what they hold out of the training split. "all" is everything in a
-    dataset without splits.
+    `split` names a split; by default test, else what a group or fold of `options` holds out of the training split, else
+    val, else train, else all images of a dataset without splits. "held-out" is what training holds out, and "all" is
+    everything in a dataset without splits.
 
     Raises:
         InputError: if the folder, the split or the images are missing, or the model does not know a class.
     """
     options = options or DatasetOptions()
     reader = open_reader(root, options, known=classes, split=split)
-    if split is None and options.held_out:
+    if split == HELD_OUT or (split is None and options.held_out and "test" not in reader.splits):
         train = _relabeled(reader.read(_named(reader, root, "train") if reader.splits else None), tuple(classes))
         labeled = hold_out(train, options, root)[1]
     elif split is not None and (reader.splits or split != "all"):

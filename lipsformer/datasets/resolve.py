@@ -13,7 +13,7 @@ from .shards.remote_shards import fetch_shards, is_url
 from .shards.tar_shards import is_pattern
 from .tables import is_table
 
-__all__ = ["resolve_dataset"]
+__all__ = ["check_output", "resolve_dataset"]
 
 
 def resolve_dataset(data: str) -> Path:
@@ -43,3 +43,16 @@ def resolve_dataset(data: str) -> Path:
             if not cached.is_dir():  # else another process has just finished it
                 raise
     return cached
+
+
+def check_output(output: Path | None, *inputs: Path | None) -> None:
+    """Checks that an output is outside of the folders that are read: later its files would be part of the dataset.
+
+    Raises:
+        InputError: if it is inside one of them.
+    """
+    for folder in inputs:
+        if output is not None and folder is not None and folder.is_dir():
+            inside, outer = output.resolve(), folder.resolve()
+            if outer in (inside, *inside.parents):
+                raise InputError(f"--output {output}: inside of the input {folder}; choose a folder outside of it")

@@ -55,8 +55,11 @@ class PackedImages:
             InputError: if it cannot be read, or the cache folder cannot be written.
         """
         state = np.array([*path_state(table), table.stat().st_size], np.int64)
-        name = hashlib.sha256(os.fsencode(f"{os.path.realpath(table)} {column} {state.tolist()}")).hexdigest()[:32]
-        file, kind = cache_folder() / "parquet" / f"{name}.images", f"{KIND} {column}"
+        name, version = (
+            hashlib.sha256(os.fsencode(text)).hexdigest()[:32]
+            for text in (f"{os.path.realpath(table)} {column}", str(state.tolist()))
+        )
+        file, kind = cache_folder() / "parquet" / f"{name}-{version}.images", f"{KIND} {column}"
         arrays = load_listing(kind, table)
         if arrays is not None and np.array_equal(arrays.get("state", np.zeros(0)), state) and file.is_file():
             found = cls._from_arrays(file, arrays)
@@ -65,6 +68,9 @@ class PackedImages:
         say(f"{table}: unpacking its images into {file.parent}")
         with atomic_write(file) as draft:
             found = cls._unpack(table, column, draft, file)
+        for old in file.parent.glob(f"{name}-*.images"):
+            if old != file:
+                old.unlink(missing_ok=True)
         arrays = {"state": state, "offsets": found.offsets, "sizes": found.sizes, **found.paths.to_arrays("paths")}
         save_listing(kind, table, arrays)
         return found

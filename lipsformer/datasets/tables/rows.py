@@ -155,7 +155,8 @@ def _text_file(path: Path) -> Any:
 
 def _lines(path: Path, file: Any) -> Iterator[str]:
     try:
-        yield from file
+        for line in file:  # noqa: UP028 - `yield from` would close the file with this generator
+            yield line
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 ({error.reason}); save it as UTF-8") from None
 
