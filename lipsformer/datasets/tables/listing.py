@@ -81,6 +81,7 @@ class Rows:
 
     def __init__(self, tables: Sequence[Path], columns: Columns, images: Path, left_out: LeftOut) -> None:
         self.tables, self.columns, self.images, self.left_out = tables, columns, images, left_out
+        self._root = os.path.abspath(images) + "/"  # noqa: PTH100 - without following links
         self.names: list[bytes] = []
         self.rows, self.table = array.array("q"), array.array("i")
         self.labels = Codes(label_text)
@@ -116,8 +117,7 @@ class Rows:
             raise InputError(f"{table}: {place} names the URL {path}; download the images, and give paths of files")
         path = path if "/" in path else path.replace("\\", "/")
         name = posixpath.normpath(source.folder + path if not path.startswith("/") else path)
-        if name.startswith(f"{self.images}/"):
-            name = name[len(f"{self.images}/") :]
+        name = name.removeprefix(self._root)
         for form in (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)):
             if os.path.isfile(os.path.join(self.images, form)):  # noqa: PTH113, PTH118 - called 100,000 times
                 return os.fsencode(form)
