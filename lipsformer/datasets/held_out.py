@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import hashlib
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from lipsformer.system.errors import InputError
 from .options import DatasetOptions
 from .reader import Split
 
-__all__ = ["hold_out"]
+__all__ = ["groups_of", "hold_out"]
 
 HELD_OUT_PERCENT = 10
 
@@ -36,7 +37,7 @@ def hold_out(train: Split, options: DatasetOptions, root: object) -> tuple[Split
     if fold is None and group is None:
         chosen, name = _tenth(train), "held-out tenth of train"
     else:
-        groups = list(train.names()) if group is None else _groups(train, group)
+        groups = list(train.names()) if group is None else groups_of(train, group)
         folds = _folds(groups, train.labels, fold[1] if fold else 100 // HELD_OUT_PERCENT, pin=fold is None)
         chosen = folds == (fold[0] if fold else _nearest(folds))
         part = "held-out tenth" if fold is None else f"fold {options.fold}"
@@ -81,7 +82,7 @@ def _folds(groups: Sequence[str], labels: NDArray[np.int64], count: int, *, pin:
         shares = [(label, number / int(totals[label])) for label, number in classes.items()]
         fold = min(
             range(count),
-            key=lambda fold: (sum(share * filled[fold][label] for label, share in shares), sizes[fold], fold),
+            key=lambda fold: (math.fsum(share * filled[fold][label] for label, share in shares), sizes[fold], fold),
         )
         filled[fold].update(classes)
         sizes[fold] += len(members[group])
@@ -105,8 +106,12 @@ def _check(train: Split, chosen: NDArray[np.bool_], root: object, name: str) -> 
         )
 
 
-def _groups(train: Split, group: str) -> list[str]:
-    """The group of each image: of the table's column, or by the regular expression `group` in the images' names."""
+def groups_of(train: Split, group: str) -> list[str]:
+    """The group of each image: of the table's column, or by the regular expression `group` in the images' names.
+
+    Raises:
+        InputError: if `group` is neither, or the expression does not match a name.
+    """
     column = train.groups(group)
     if column is not None:
         return column

@@ -86,7 +86,7 @@ class Rows:
         self.rows, self.table = array.array("q"), array.array("i")
         self.labels = Codes(label_text)
         self.splits = Codes(lambda text: split_of(text) or text)
-        self.groups = Codes(str)
+        self.groups = Codes(lambda text: text.encode("utf-8", "backslashreplace").decode())
 
     def add(self, number: int, source: Source, packed: PackedImages | None, first: int) -> int:
         """Adds the rows of table `number`, of which the first has the number `first`; returns that of the next one."""
@@ -106,7 +106,9 @@ class Rows:
                 self.table.append(number)
                 self.labels.append(text)
                 self.splits.append(source.split or self.splits.read(split) or "")
-                self.groups.append(group or os.fsdecode(name))  # without a group, an image is one by itself
+                self.groups.append(
+                    self.groups.read(group) or os.fsdecode(name)
+                )  # without a group, an image is one by itself
         return row
 
     def _file(self, path: str | None, source: Source, table: Path, place: str) -> bytes | None:
