@@ -16,7 +16,7 @@ from .options import (
     Device,
     Fold,
     Group,
-    Images,
+    ImageRoot,
     Json,
     Model,
     Precision,
@@ -46,7 +46,7 @@ def evaluate_model(
     group: Group = None,
     fold: Fold = None,
     column: Column = None,
-    images: Images = None,
+    image_root: ImageRoot = None,
     classes: Classes = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -68,7 +68,7 @@ def evaluate_model(
         group=group,
         fold=fold,
         columns=DatasetOptions.parse_columns(column or ()),
-        images=images,
+        image_root=image_root,
         classes=classes,
     )
     check_output(output, data)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Classes, Column, Images, Json, Quiet, optional_dataset, print_json
+from .options import Classes, Column, ImageRoot, Json, Quiet, optional_dataset, print_json
 
 __all__ = ["export"]
 
@@ -55,7 +55,7 @@ def export(
         str | None, typer.Option(metavar="NAME[:VERSION]", help="Also add the bundle to BentoML's model store.")
     ] = None,
     column: Column = None,
-    images: Images = None,
+    image_root: ImageRoot = None,
     classes: Classes = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -81,7 +81,7 @@ def export(
         fold=fold,
         max_batch=max_batch,
         dataset_options=DatasetOptions(
-            columns=DatasetOptions.parse_columns(column or ()), images=images, classes=classes
+            columns=DatasetOptions.parse_columns(column or ()), image_root=image_root, classes=classes
         ),
     )
     for folder in (output, triton):

@@ -17,7 +17,7 @@ __all__ = [
     "Device",
     "Fold",
     "Group",
-    "Images",
+    "ImageRoot",
     "Json",
     "Model",
     "Precision",
@@ -60,7 +60,7 @@ Column = Annotated[
     list[str] | None,
     typer.Option(metavar="ROLE=NAME", help="Column of the table with the path, label or split. Repeatable."),
 ]
-Images = Annotated[
+ImageRoot = Annotated[
     Path | None, typer.Option(help="Folder that the table's paths are relative to. Default: the table's.")
 ]
 Classes = Annotated[

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from .options import Classes, ClassesFrom, Column, Data, Device, Fold, Group, Images, Quiet
+from .options import Classes, ClassesFrom, Column, Data, Device, Fold, Group, ImageRoot, Quiet
 
 __all__ = ["train"]
 
@@ -40,7 +40,7 @@ def train(
     group: Group = None,
     fold: Fold = None,
     column: Column = None,
-    images: Images = None,
+    image_root: ImageRoot = None,
     classes: Classes = None,
     quiet: Quiet = False,
 ) -> None:
@@ -55,7 +55,7 @@ def train(
         group=group,
         fold=fold,
         columns=DatasetOptions.parse_columns(column or ()),
-        images=images,
+        image_root=image_root,
         classes=classes,
     )
     folder = resolve_dataset(dataset)

@@ -74,7 +74,7 @@ def open_dataset(root: Path, options: DatasetOptions | None = None) -> ImageData
         validation = _relabeled(reader.read(name), train.classes)
         left_out.update(validation.left_out)
         if not len(validation):
-            raise InputError(f"{reader.place(name)}: no images; add some or remove this split")
+            raise InputError(f"{reader.place(name)}: no images; add some or remove this split{_left_out(validation)}")
     return ImageDataset(root=reader.root, classes=train.classes, train=train, validation=validation, left_out=left_out)
 
 
@@ -104,7 +104,7 @@ def open_labeled(
         labeled = _relabeled(reader.read(name), tuple(classes))
     labeled.left_out.update(reader.left_out)
     if not len(labeled):
-        raise InputError(f"{reader.place(split)}: no images; add some as {reader.example(split)}")
+        raise InputError(f"{reader.place(split)}: no images; add some as {reader.example(split)}{_left_out(labeled)}")
     return labeled
 
 
@@ -170,7 +170,9 @@ def _read_train(reader: Reader, root: Path, options: DatasetOptions) -> Split:
         raise InputError(f"{reader.place(name)}: {found}, at least 2 are needed; add images as {reader.example(name)}")
     for label, count in zip(train.classes, train.counts(), strict=True):
         if not count:
-            raise InputError(f"{reader.place(name)}/{label}: no images; add some or remove this class")
+            raise InputError(
+                f"{reader.place(name)}/{label}: no images; add some or remove this class{_left_out(train)}"
+            )
     return train
 
 
@@ -188,6 +190,11 @@ def _validation_split(reader: Reader, root: Path, options: DatasetOptions) -> st
             )
         return None
     return next((name for name in ("val", "test") if name in reader.splits), None)
+
+
+def _left_out(split: Split) -> str:
+    """The end of a message about missing images: what was found instead."""
+    return f" ({split.left_out})" if split.left_out else ""
 
 
 def _named(reader: Reader, root: Path, split: str) -> str:

@@ -74,6 +74,9 @@ class LeftOut:
     def _add(self, reason: Reason, count: int, names: tuple[str, ...]) -> None:
         self.reasons.setdefault(reason, Examples()).add(count, names)
 
+    def __str__(self) -> str:
+        return "; ".join(line.removeprefix(": ") for line in self.lines(""))
+
     def lines(self, where: object) -> list[str]:
         """A line for each reason, with the count and an example. `where` is the dataset."""
         return [

@@ -25,7 +25,7 @@ class DatasetOptions:
         train_split: the split to train on, instead of train.
         val_split: the split to validate on, instead of val or test.
         columns: the columns of a table, by role: path, label and split.
-        images: the folder that the paths of a table are relative to, instead of the table's folder.
+        image_root: the folder that the paths of a table are relative to, instead of the table's folder.
         classes: a file of class names, for a table with numbers as labels.
         group: images that stay on one side of the automatic split: the column of a table, or a regular expression whose
             first group is searched for in the images' names.
@@ -36,7 +36,7 @@ class DatasetOptions:
     train_split: str | None = None
     val_split: str | None = None
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    images: Path | None = None
+    image_root: Path | None = None
     classes: Path | None = None
     group: str | None = None
     fold: str | None = None
@@ -74,7 +74,7 @@ class DatasetOptions:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Reads what `to_dict` gave."""
-        paths = {name: Path(data[name]) for name in ("images", "classes") if name in data}
+        paths = {name: Path(data[name]) for name in ("image_root", "classes") if name in data}
         return cls(**{**data, **paths})
 
     @staticmethod

@@ -137,6 +137,6 @@ def test_folds_are_written_as_two_of_five(fold: str) -> None:
 
 
 def test_options_survive_a_round_trip() -> None:
-    options = DatasetOptions(fold="1/2", group="(.)", columns={"path": "a"}, images=Path("x"), classes=Path("y"))
+    options = DatasetOptions(fold="1/2", group="(.)", columns={"path": "a"}, image_root=Path("x"), classes=Path("y"))
     assert DatasetOptions.from_dict(options.to_dict()) == options
     assert DatasetOptions().to_dict() == {}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lipsformer.datasets import LeftOut, find_images, open_dataset, open_labeled
+from lipsformer.datasets import DatasetOptions, LeftOut, find_images, open_dataset, open_labeled
 from lipsformer.datasets.left_out import KEPT
 from lipsformer.system.errors import InputError
 from tests.support.shards import gray_jpeg, write_shard
@@ -70,6 +70,16 @@ def test_entries_are_left_out_for_a_reason(file: str, reason: str, tmp_path: Pat
     found = LeftOut()
     assert len(find_images(root, found)) == 8 + (reason == "stray")
     assert bool(found) == (reason != "stray")
+
+
+@pytest.mark.parametrize("files", [["b/1.heic", "b/2.heic"], ["b/clip.mov"], ["b/1.JXL", "b/3.psd", "b/4.raw"]])
+def test_a_class_of_other_files_is_refused_with_what_was_found(files: list[str], tmp_path: Path) -> None:
+    root = plant(tmp_path, "a/1.jpg", "a/2.jpg", *(f"{file}x" for file in files))
+    with pytest.raises(InputError, match="b: no images; add some or remove this class") as failure:
+        open_dataset(root)
+    assert "left out, with no image extension: b/" in str(failure.value)
+    with pytest.raises(InputError, match=r"no images; .* left out, with no image extension: b/"):
+        open_labeled(root, ["b"], None, DatasetOptions(classes_from="b/"))
 
 
 def test_links_and_special_files_are_counted(tmp_path: Path) -> None:

@@ -216,7 +216,7 @@ def test_columns_can_be_named_and_the_folder_of_the_images_too(photos: Path, tmp
     rows = [{"a": row["path"], "label": "wrong", "b": row["label"], "c": "train"} for row in rows_of(photos)]
     path = write_csv(tmp_path / "elsewhere" / "labels.csv", rows)
     columns = DatasetOptions.parse_columns(["path=a", "label=b", "split=c"])
-    data = open_dataset(path, DatasetOptions(columns=columns, images=photos))
+    data = open_dataset(path, DatasetOptions(columns=columns, image_root=photos))
     assert data.classes == ("ant", "bee", "c at")
     assert "no column of images found among 'a', 'label', 'b', 'c'; name it with --column path=NAME" in refusal(path)
     wrong = DatasetOptions(columns={"label": "labels"})

@@ -210,6 +210,6 @@ def _refuse(table: Path, images: Path, left_out: LeftOut) -> None:
     if "missing" in reasons:
         raise InputError(
             f"{table}: none of its images exists; the first is {reasons['missing'].names[0]}, sought in {images}; give "
-            "the folder that the paths are relative to with --images"
+            "the folder that the paths are relative to with --image-root"
         )
     raise InputError(f"{table}: no rows with {'labels' if 'no_label' in reasons else 'images'}; add some")

@@ -134,8 +134,8 @@ class TableReader:
         tables = [root / source.name for source in sources]
         packed = tuple(PackedImages.open(table, columns.content) for table in tables) if columns.content else ()
         images, left_out = root, LeftOut()
-        if options.images is not None:
-            images, sources = options.images, [dataclasses.replace(source, folder="") for source in sources]
+        if options.image_root is not None:
+            images, sources = options.image_root, [dataclasses.replace(source, folder="") for source in sources]
         listing = list_rows(tables, sources, columns, images, packed, left_out)
         if first.name in METADATA and not packed:
             _count_unnamed(images, sources, listing, left_out)
