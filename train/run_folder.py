@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from lipsformer.datasets import DatasetOptions
 from lipsformer.evaluation.report.write import CLASSES, CONFUSION, MISTAKES
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.system import console
@@ -76,10 +77,13 @@ class RunFolder:
         """The state files, oldest first."""
         return sorted(self.path.glob(STATES))
 
-    def save_state(self, state: TrainingState, recipe: Recipe, preprocessing: Preprocessing, dataset: str) -> None:
+    def save_state(
+        self, state: TrainingState, recipe: Recipe, preprocessing: Preprocessing, dataset: str, options: DatasetOptions
+    ) -> None:
         """Saves a state, named by its step, and keeps the newest two."""
+        path = self.path / STATES.replace("*", f"{state.step:09d}")
         with self.writing():
-            save_state(self.path / STATES.replace("*", f"{state.step:09d}"), state, recipe, preprocessing, dataset)
+            save_state(path, state, recipe, preprocessing, dataset, options)
             for old in self.states()[:-KEPT_STATES]:
                 old.unlink(missing_ok=True)
 

@@ -21,7 +21,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from lipsformer.datasets import ImageDataset
+from lipsformer.datasets import DatasetOptions, ImageDataset
 from lipsformer.evaluation.predictions import Predictions
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.model.blocks import LipsFormer
@@ -109,6 +109,7 @@ class SavedState:
     recipe: Recipe
     preprocessing: dict[str, Any] | None
     dataset: str
+    options: DatasetOptions
     step: int
     history: list[EpochMetrics]
     sums: dict[str, Any]
@@ -126,8 +127,15 @@ def fingerprint(dataset: ImageDataset) -> str:
     return digest.hexdigest()
 
 
-def save_state(path: Path, state: TrainingState, recipe: Recipe, preprocessing: Preprocessing, dataset: str) -> None:
-    """Writes `state` atomically. `dataset` is the fingerprint of its dataset."""
+def save_state(
+    path: Path,
+    state: TrainingState,
+    recipe: Recipe,
+    preprocessing: Preprocessing,
+    dataset: str,
+    options: DatasetOptions,
+) -> None:
+    """Writes `state` atomically. `dataset` is the fingerprint of its dataset, which was opened with `options`."""
     tensors = {MODEL + name: tensor for name, tensor in state.model.state_dict().items()}
     tensors |= {AVERAGE + name: tensor for name, tensor in state.average.state_dict().items()}
     tensors |= {OPTIMIZERS + name: tensor for name, tensor in state.optimizers.state_dict().items()}
@@ -139,6 +147,7 @@ def save_state(path: Path, state: TrainingState, recipe: Recipe, preprocessing: 
         "recipe": recipe.to_dict(),
         "preprocessing": preprocessing.to_dict(),
         "dataset": dataset,
+        "dataset_options": options.to_dict(),
         "step": state.step,
         "history": [epoch.to_dict() for epoch in state.history],
         "sums": state.sums.to_dict(),
@@ -170,6 +179,7 @@ def read_state(path: Path, content: bytes) -> SavedState:
             recipe=Recipe.from_dict(metadata["recipe"]),
             preprocessing=metadata.get("preprocessing"),
             dataset=metadata["dataset"],
+            options=DatasetOptions.from_dict(metadata.get("dataset_options", {})),
             step=metadata["step"],
             history=[EpochMetrics(**epoch) for epoch in metadata["history"]],
             sums=metadata["sums"],

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lipsformer.datasets import Split, find_images, open_labeled
-from lipsformer.images.open import open_image
+from lipsformer.datasets import DatasetOptions, LeftOut, Split, open_labeled, open_unlabeled
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.inference.runtimes import Pixels
 from lipsformer.system.console import say, track
@@ -45,7 +44,7 @@ class GateImages:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageSource:
-    """All images of a folder or of shards, not yet decoded: `open` gives image i of `count`.
+    """All images of a dataset, not yet decoded: `open` gives image i of `count`. `left_out` has what is not used.
 
     `labels` (count,) are classes of the checkpoint; None if the data has no labels.
     """
@@ -54,9 +53,12 @@ class ImageSource:
     open: Callable[[int], Image.Image]
     labels: NDArray[np.int64] | None
     name: str
+    left_out: LeftOut
 
     @classmethod
-    def find(cls, data: Path, classes: Sequence[str], split: str | None = None) -> ImageSource:
+    def find(
+        cls, data: Path, classes: Sequence[str], split: str | None = None, options: DatasetOptions | None = None
+    ) -> ImageSource:
         """Find the images of `data`, with labels if it is a dataset with the checkpoint's classes.
 
         Takes `split` if it exists; else test, else val, else all images.
@@ -66,18 +68,25 @@ class ImageSource:
         """
         if split is not None:
             with contextlib.suppress(InputError):
-                return cls._labeled(data, open_labeled(data, classes, split))
+                return cls._labeled(data, open_labeled(data, classes, split, options))
         try:
-            return cls._labeled(data, open_labeled(data, classes))
+            return cls._labeled(data, open_labeled(data, classes, options=options))
         except InputError as reason:
-            paths = find_images(data) if data.is_dir() else []
-            if not paths:
+            try:
+                found = open_unlabeled(data, options)
+            except InputError:
                 raise InputError(f"{data}: no usable images ({reason}); give a folder of real photos") from None
-            return cls(count=len(paths), open=lambda i: open_image(paths[i]), labels=None, name=str(data))
+            return cls(count=len(found.names), open=found.open, labels=None, name=str(data), left_out=found.left_out)
 
     @classmethod
     def _labeled(cls, data: Path, split: Split) -> ImageSource:
-        return cls(count=len(split), open=split.open, labels=split.labels, name=f"{data} ({split.name})")
+        return cls(
+            count=len(split),
+            open=split.open,
+            labels=split.labels,
+            name=f"{data} ({split.name})",
+            left_out=split.left_out,
+        )
 
     def decode(
         self, positions: NDArray[np.int64], preprocessing: Preprocessing

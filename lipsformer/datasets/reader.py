@@ -14,9 +14,9 @@ from PIL import Image
 
 from lipsformer.images.open import MinSizeFn
 
-__all__ = ["SPLITS", "Reader", "Split"]
+from .left_out import LeftOut
 
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+__all__ = ["Grouping", "Reader", "Split"]
 
 
 class Reader(Protocol):
@@ -29,6 +29,10 @@ class Reader(Protocol):
     @property
     def splits(self) -> Collection[str]:
         """Names of the splits that were found."""
+
+    @property
+    def left_out(self) -> LeftOut:
+        """What belongs to no split. What a split leaves out is in its own `left_out`."""
 
     def place(self, split: str | None) -> str:
         """Where a split is stored, for messages."""
@@ -45,16 +49,28 @@ class Reader(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Grouping:
+    """A column of a table: the image at position i in storage has `values[codes[i]]`."""
+
+    column: str
+    codes: NDArray[np.int32]
+    values: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Split(abc.ABC):
     """N labeled images. Worker processes receive a copy, so a split is plain data.
 
     `labels` (N,) int64 are indices into `classes`. `members` (N,) int64 are the images' positions in storage.
+    `left_out` counts what was found there and is not used.
     """
 
     name: str
     classes: tuple[str, ...]
     labels: NDArray[np.int64]
     members: NDArray[np.int64]
+    left_out: LeftOut = dataclasses.field(default_factory=LeftOut)
+    grouping: Grouping | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -66,6 +82,12 @@ class Split(abc.ABC):
     def counts(self) -> NDArray[np.int64]:
         """The number of images of each class."""
         return np.bincount(self.labels, minlength=len(self.classes))
+
+    def groups(self, column: str) -> list[str] | None:
+        """The value of each image in the column that was read for groups; None if it is another one."""
+        if self.grouping is None or self.grouping.column != column:
+            return None
+        return [self.grouping.values[code] for code in self.grouping.codes[self.members].tolist()]
 
     def select(self, indices: NDArray[np.int64]) -> Self:
         """The images at these indices, in this order."""
