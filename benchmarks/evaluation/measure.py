@@ -2,9 +2,9 @@
 
     python benchmarks/evaluation/measure.py
 
-Each row is the fastest of three processes. 100,000 images, of which 30% are classified as a random class, so that there are as
-many different mistakes as can be. The report is classes.md, both plots, the JSON and the text for the terminal. To
-measure another checkout, put its folder into PYTHONPATH.
+Each row is the fastest of three processes. Of 100,000 images, 30% are classified as a random class, so that there are
+as many different mistakes as can be. The report is classes.md, both plots, the JSON and the text for the terminal. To
+measure another checkout, put its folder into PYTHONPATH. One that keeps whole matrices needs over 15 GB.
 """
 
 from __future__ import annotations
