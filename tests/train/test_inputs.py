@@ -168,8 +168,8 @@ def test_a_run_that_cannot_be_resumed_says_how_to_train_further(
             photos,
             output=tmp_path / "further",
             model=str(run / "last.safetensors"),
+            recipe=str(run / "recipe.toml"),
             epochs=1,
-            overrides=["batch_size=5"],
         )
     assert load_checkpoint(best).config == load_checkpoint(run / "last.safetensors").config
     (run / "last.safetensors").unlink()  # as in the first epoch
