@@ -79,8 +79,9 @@ def verify_bundle(
     """Check the hashes of a bundle, and the parity of each graph and engine in every runtime that works here.
 
     Args:
-        bundle: the folder.
-        checkpoint: the checkpoint of the bundle, to compute its logits again; by default the bundle's copy is used.
+        bundle: the folder, or `bentoml:NAME:VERSION` in BentoML's model store.
+        checkpoint: the checkpoint of the bundle, or its name, to compute its logits again; by default the bundle's copy
+            is used.
         data: photos to compare on, with `checkpoint`; by default the sample photos of the package.
         device: "auto" for everything that works here; "cpu" for the graphs on the CPU; "cuda" for engines and CUDA.
 
@@ -92,6 +93,7 @@ def verify_bundle(
     if data is not None and checkpoint is None:
         raise InputError("--data needs --checkpoint: the bundle holds the logits of its photos only")
     import_onnxruntime()
+    bundle = resolve_model(bundle)
     manifest = read_manifest(bundle)
     reference = (
         Reference.load(bundle / REFERENCE_NAME) if checkpoint is None else _computed(bundle, manifest, checkpoint, data)

@@ -15,7 +15,7 @@ OF_AN_IMAGE = ("empty", "too_many_bytes", "too_many_pixels", "too_much_memory", 
                "too_complex", "internal_error")  # fmt: skip
 IN_A_BATCH = [*OF_AN_IMAGE, "overloaded", "stopping", "deadline_exceeded"]
 OF_A_FORM = ("missing_field", "malformed_form", "bad_top_k", "slow_upload", "too_many_images", "wrong_content_type",
-             "not_a_file", "overloaded", "stopping", "deadline_exceeded")  # fmt: skip
+             "wrong_content_encoding", "not_a_file", "overloaded", "stopping", "deadline_exceeded")  # fmt: skip
 
 RAW_TYPES = ("image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "image/tiff", "image/avif",
              "image/heic", "image/heif", "image/jxl", "application/octet-stream")  # fmt: skip
@@ -30,6 +30,8 @@ HEADERS = {
     "X-Content-Type-Options": {"required": True, "schema": {"const": "nosniff"}},
 }  # fmt: skip
 RETRY_AFTER = {"description": "Seconds to wait.", "required": True, "schema": {"type": "integer", "minimum": 1}}
+ACCEPTED = {"description": "The accepted content encodings, if that of the request is not.", "required": False,
+            "schema": {"const": "identity"}}  # fmt: skip
 CHALLENGE = {"description": "How to send a key.", "required": True, "schema": {"type": "string"}}
 
 Schema = dict[str, Any]
@@ -141,7 +143,9 @@ def _refusals(*reasons: str, keys: bool) -> Schema:
 
 def _refusal(status: int, reasons: list[str]) -> Schema:
     later = {"Retry-After": RETRY_AFTER}
-    extra = {401: {"WWW-Authenticate": CHALLENGE}, 503: later, 504: later}.get(status, {})
+    extra = {
+        401: {"WWW-Authenticate": CHALLENGE}, 415: {"Accept-Encoding": ACCEPTED}, 503: later, 504: later,
+    }.get(status, {})  # fmt: skip
     schema = _closed(type={"type": "string"}, **_problem_fields([status], reasons))
     return {
         "description": HTTPStatus(status).phrase,

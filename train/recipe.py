@@ -6,7 +6,7 @@ A recipe is a TOML file with the values that differ from the recipe that it `ext
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import ConfigDict, Field, TypeAdapter, field_validator
 from pydantic.dataclasses import dataclass
 
 from lipsformer.model.config import STAGES
 from lipsformer.system.errors import InputError, suggest
 from lipsformer.system.renamed_keys import RECIPE_KEYS, current_keys
-from lipsformer.system.validation import input_error
+from lipsformer.system.validation import one_line_errors
 
 __all__ = ["Recipe", "load_recipe", "recipe_names"]
 
@@ -43,12 +43,20 @@ Range = Annotated[tuple[PositiveShare, PositiveShare], Field(strict=False)]
 PixelRange = Annotated[tuple[float, float], Field(strict=False)]
 
 
+def _toml(value: Any) -> str:
+    return "unset" if value is None else json.dumps(value, ensure_ascii=False, default=str)
+
+
+@functools.partial(one_line_errors, what="recipe", show=_toml, ranges=False)
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
 class Recipe:
     """Training settings; `recipes/default.toml` explains each one.
 
     `model` holds `name`, a variant or a checkpoint to start from, and the fields of its configuration to change. Only
     `StartingPoint.resolve` checks those: a recipe opens no file.
+
+    Raises:
+        InputError: if a value is unknown (suggests the nearest key), missing or invalid.
     """
 
     epochs: Count
@@ -125,13 +133,9 @@ class Recipe:
         """The recipe with the values of `data`, which must be complete.
 
         Raises:
-            InputError: if a value is unknown (suggests the nearest key), missing or invalid.
+            InputError: as the constructor.
         """
-        try:
-            return cls(**current_keys(data, RECIPE_KEYS))
-        except ValidationError as error:
-            known = [field.name for field in dataclasses.fields(cls)]
-            raise input_error(error, "recipe", known, show=_toml) from None
+        return cls(**current_keys(data, RECIPE_KEYS))
 
     def to_toml(self) -> str:
         """The recipe as a TOML file that `load_recipe` reads."""
@@ -166,7 +170,7 @@ def load_recipe(
     model: str | None = None,
     epochs: int | None = None,
 ) -> Recipe:
-    """Reads a recipe, then applies `model`, `overrides` and `epochs`, in this order.
+    """Reads a recipe, then applies `model`, `epochs` and `overrides`, in this order.
 
     Args:
         base: a packaged recipe, the path of a TOML file, or a recipe to start from.
@@ -175,18 +179,22 @@ def load_recipe(
         epochs: the number of epochs.
 
     Raises:
-        InputError: if there is no such recipe, or it or an override cannot be read or is invalid.
+        InputError: if there is no such recipe, or it or an override cannot be read or is invalid, or an override
+            contradicts `model` or `epochs`.
     """
     data = base.to_dict() if isinstance(base, Recipe) else _read_chain(_find(str(base)))
     if not isinstance(overrides, Mapping):
         overrides = dict(_parse(text) for text in overrides)
-    chosen = {} if model is None else {"model.name": model}
-    last = {} if epochs is None else {"epochs": epochs}
-    for key, value in (*chosen.items(), *current_keys(overrides, RECIPE_KEYS).items(), *last.items()):
+    options = {"--model": ("model.name", model), "--epochs": ("epochs", epochs)}
+    chosen = {key: value for key, value in options.values() if value is not None}
+    for key, value in (*chosen.items(), *current_keys(overrides, RECIPE_KEYS).items()):
         table, _, field = key.rpartition(".")
         if table not in ("", "model"):
             raise InputError(f"recipe: unknown key '{key}': only model.<field> has a dot")
         _merge(data, {table: {field: value}} if table else {field: value})
+    for option, (key, value) in options.items():
+        if (found := _flat(data)[key]) != chosen.get(key, found):
+            raise InputError(f"{option} {value}: --set {key}={_toml(found)} contradicts it; give only one of the two")
     return Recipe.from_dict(data)
 
 
@@ -251,7 +259,3 @@ def _parse(text: str) -> tuple[str, Any]:
 def _flat(data: Mapping[str, Any]) -> dict[str, Any]:
     model = {f"model.{name}": value for name, value in data["model"].items()}
     return {name: value for name, value in data.items() if name != "model"} | model
-
-
-def _toml(value: Any) -> str:
-    return "unset" if value is None else json.dumps(value, ensure_ascii=False, default=str)

@@ -121,7 +121,7 @@ def _open_training(
     digest = fingerprint(dataset)
     distributed.check_same(digest, f"the dataset {data}")
     if saved is not None:
-        _check_same(saved, chosen, dataset, digest)
+        _check_same(saved, chosen, dataset, digest, folder)
     preprocessing, note = _preprocessing(saved, chosen, start, dataset, distributed)
     run = Training(chosen, start, preprocessing, dataset, digest, folder, distributed, options, note=note)
     if saved is not None:
@@ -170,12 +170,14 @@ def _read_newest_state(folder: RunFolder, distributed: DistributedContext, resum
     return read_state(folder.path if found is None else found[0], content)
 
 
-def _check_same(saved: SavedState, recipe: Recipe, dataset: ImageDataset, digest: str) -> None:
+def _check_same(saved: SavedState, recipe: Recipe, dataset: ImageDataset, digest: str, folder: RunFolder) -> None:
     differences = saved.recipe.differences(recipe)
     if differences:
+        last = folder.path / LAST
+        further = f"; there, --model {last} starts from the weights of this run" if last.is_file() else ""
         raise InputError(
             f"{saved.path}: made with another recipe ({'; '.join(differences)}); use the same one, "
-            "or train into another --output"
+            f"or train into another --output{further}"
         )
     if saved.dataset != digest:
         raise InputError(

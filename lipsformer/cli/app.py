@@ -44,8 +44,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 
 EXIT_STATUS = (
-    "Exit status: 0 done; 1 a check failed or a training diverged; 2 bad input or usage; 130 interrupted; 143 ended by "
-    "SIGTERM. `lipsformer COMMAND --help` explains a command."
+    "Exit status: 0 done; 1 a check failed, a training diverged or some images were rejected; 2 bad input or usage; "
+    "130 interrupted; 143 ended by SIGTERM. `lipsformer COMMAND --help` explains a command."
 )
 
 app = typer.Typer(

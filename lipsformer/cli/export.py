@@ -61,7 +61,6 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     """Export a checkpoint to a bundle; fails unless the outputs of every file match the checkpoint."""
-    from lipsformer.bundle.pretrained import resolve_model
     from lipsformer.datasets import DatasetOptions, check_output
     from lipsformer.export import ExportSettings, export_bundle, read_thresholds, write_triton
     from lipsformer.system.atomic import atomic_directory
@@ -91,7 +90,7 @@ def export(
 
         check_tag(bentoml)
     with contextlib.nullcontext() if triton is None else atomic_directory(triton) as repository:
-        manifest = export_bundle(resolve_model(checkpoint), output, settings)
+        manifest = export_bundle(checkpoint, output, settings)
         if repository is not None:
             say(f"{triton}: a model repository for Triton with {', '.join(write_triton(output, repository))}")
     if bentoml is not None:

@@ -1,6 +1,7 @@
 """Runs the command line, and turns what goes wrong into an exit status and one line on stderr, never a traceback.
 
-Exit status: 0 done, 1 a check failed or a training diverged, 2 bad input or usage, 130 interrupted, 143 SIGTERM.
+Exit status: 0 done, 1 a check failed, a training diverged or some images were rejected, 2 bad input or usage,
+130 interrupted, 143 SIGTERM.
 """
 
 from __future__ import annotations

@@ -26,12 +26,11 @@ def verify(
     quiet: Quiet = False,
 ) -> None:
     """Check a bundle on this machine: hashes, and the parity of each file in every runtime that works here."""
-    from lipsformer.bundle.pretrained import resolve_model
     from lipsformer.export import verify_bundle
 
     found = verify_bundle(
         bundle,
-        checkpoint=None if checkpoint is None else resolve_model(checkpoint),
+        checkpoint=checkpoint,
         data=optional_dataset(dataset),
         device=device,
     )

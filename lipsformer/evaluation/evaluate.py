@@ -84,7 +84,7 @@ class Evaluation:
         )
 
     def _class_to_dict(self, row: ClassPredictions) -> dict[str, Any]:
-        found = dataclasses.asdict(row)
+        found = dict(vars(row))
         mistaken = found.pop("confused_with")
         names = {"class": self.classes[found.pop("index")]}
         return names | found | {"confused_with": None if mistaken is None else self.classes[mistaken]}

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["UNREAD", "ClassPredictions", "Predictions"]
+__all__ = ["UNREAD", "ClassPredictions", "ConfusionPairs", "Predictions"]
 
 UNREAD = -1  # the predicted class of an image that could not be read
 
@@ -33,6 +33,23 @@ class ClassPredictions:
     f1: float | None
     confused_with: int | None
     confused: int
+
+
+class ConfusionPairs(NamedTuple):
+    """The cells of a confusion matrix that are not 0, row by row: with many classes nearly all are 0.
+
+    `images[i]` images of class `true[i]` were classified as `predicted[i]`; all three are int64 (P,).
+    """
+
+    true: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    images: NDArray[np.int64]
+
+    def mistakes(self) -> ConfusionPairs:
+        """The pairs of two different classes, the most frequent first; ties row by row."""
+        wrong = np.flatnonzero(self.true != self.predicted)
+        order = wrong[np.argsort(-self.images[wrong], kind="stable")]
+        return ConfusionPairs(self.true[order], self.predicted[order], self.images[order])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -146,28 +163,35 @@ class Predictions:
         """Mean cross entropy in nats; not finite if it is not for one image."""
         return self._mean(self.loss)
 
-    def confusion(self) -> NDArray[np.int64]:
-        """Confusion matrix (K, K): rows are true classes, columns predicted ones."""
-        cells = self.labels[self.counted] * self.classes + self.predicted[self.counted]
-        return np.bincount(cells, minlength=self.classes**2).reshape(self.classes, self.classes)
+    def confusion(self) -> ConfusionPairs:
+        """The confusion matrix, sparse."""
+        cells, images = np.unique(
+            self.labels[self.counted] * self.classes + self.predicted[self.counted], return_counts=True
+        )
+        return ConfusionPairs(*np.divmod(cells, self.classes), images)
 
     def per_class(self) -> tuple[ClassPredictions, ...]:
         """The metrics of each class, in order."""
-        counts = self.confusion()
-        mistakes = counts - np.diag(np.diag(counts))
-        worst = mistakes.argmax(axis=1)
-        images, predicted = counts.sum(axis=1), counts.sum(axis=0)
+        images, predicted, correct = (
+            np.bincount(classes, minlength=self.classes)
+            for classes in (self.labels[self.counted], self.predicted[self.counted], self.labels[self.correct])
+        )
+        mistakes = self.confusion().mistakes()
+        mistaken, first = np.unique(mistakes.true, return_index=True)
+        most = zip(mistakes.predicted[first].tolist(), mistakes.images[first].tolist(), strict=True)
+        worst = dict(zip(mistaken.tolist(), most, strict=True))
         return tuple(
             ClassPredictions(
                 index=k,
                 images=int(images[k]),
-                accuracy=_share(counts[k, k], images[k]),
-                precision=_share(counts[k, k], predicted[k]),
-                f1=_share(2 * counts[k, k], images[k] + predicted[k]),
-                confused_with=int(worst[k]) if mistakes[k, worst[k]] else None,
-                confused=int(mistakes[k, worst[k]]),
+                accuracy=_share(correct[k], images[k]),
+                precision=_share(correct[k], predicted[k]),
+                f1=_share(2 * correct[k], images[k] + predicted[k]),
+                confused_with=confused_with,
+                confused=confused,
             )
             for k in range(self.classes)
+            for confused_with, confused in (worst.get(k, (None, 0)),)
         )
 
     def calibration_error(self, bins: int = 15) -> float:

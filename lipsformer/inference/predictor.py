@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["Prediction", "Predictor", "load_predictor", "softmax"]
 
 DEFAULT_BATCH = 16
+
+ImageSource = str | Path | bytes | Image.Image
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -178,15 +180,39 @@ class Predictor:
         order = np.argsort(-scores, kind="stable")[:top_k]
         return [Prediction(label=self.classes[i], index=int(i), score=float(scores[i])) for i in order]
 
-    def predict(self, images: Iterable[str | Path | bytes | Image.Image], top_k: int = 5) -> list[list[Prediction]]:
+    def predict(self, images: Iterable[ImageSource], top_k: int = 5) -> list[list[Prediction]]:
         """The `top_k` classes of each image with the highest scores, best first.
 
         Raises:
             InputError: if an image cannot be used (the message names it) or `top_k` is below 1.
         """
-        pixels = (self.prepare(Path(image) if isinstance(image, str) else image) for image in images)
-        batches = iter(lambda: list(itertools.islice(pixels, self.max_batch)), [])
-        return [self.rank(logits, top_k) for batch in batches for logits in self.runtime.infer(np.stack(batch))]
+        answers = []
+        for answer in self.predict_each(images, top_k):
+            if isinstance(answer, InputError):
+                raise answer
+            answers.append(answer)
+        return answers
+
+    def predict_each(self, images: Iterable[ImageSource], top_k: int = 5) -> Iterator[list[Prediction] | InputError]:
+        """For each image in order, what `predict` gives, or why it cannot be used. Yields a batch at a time.
+
+        Raises:
+            InputError: if `top_k` is below 1.
+        """
+        prepared = map(self._try_to_prepare, images)
+        for batch in iter(lambda: list(itertools.islice(prepared, self.max_batch)), []):
+            pixels = [found for found in batch if not isinstance(found, InputError)]
+            logits = iter(self.runtime.infer(np.stack(pixels)) if pixels else ())
+            for found in batch:
+                yield found if isinstance(found, InputError) else self.rank(next(logits), top_k)
+
+    def _try_to_prepare(self, image: ImageSource) -> Pixels | InputError:
+        try:
+            return self.prepare(Path(image) if isinstance(image, str) else image)
+        except InputError as error:
+            if isinstance(image, str | Path) and str(image) not in str(error):
+                return InputError(f"{image}: {error}")
+            return error
 
 
 def load_predictor(

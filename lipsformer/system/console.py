@@ -35,6 +35,8 @@ def is_quiet() -> bool:
 
 def printable(text: str) -> str:
     """Replaces control characters, which a terminal would obey: names read from a file may hold them."""
+    if text.isprintable():
+        return text
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 

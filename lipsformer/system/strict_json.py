@@ -15,8 +15,10 @@ def finite(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
+    if value is None or isinstance(value, str | int):  # the most frequent first: a report has 100,000 values
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return finite(value)
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return [_finite(entry) for entry in value] if isinstance(value, Sequence) else value

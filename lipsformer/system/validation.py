@@ -44,8 +44,11 @@ BOUNDS = {
 }
 
 
-def one_line_errors(cls: type[T]) -> type[T]:
-    """Class decorator: the constructor of a pydantic dataclass raises `InputError` for an invalid field."""
+def one_line_errors(cls: type[T], *, what: str = "", show: Callable[[Any], str] = repr, ranges: bool = True) -> type[T]:
+    """Class decorator: the constructor of a pydantic dataclass raises `InputError` for an invalid field.
+
+    `what` and `show` are those of `input_error`; with `ranges`, its messages give the whole range of a number.
+    """
     init = cls.__init__
 
     @functools.wraps(init)
@@ -54,7 +57,7 @@ def one_line_errors(cls: type[T]) -> type[T]:
             init(self, **fields)
         except ValidationError as error:
             schema = TypeAdapter(cls).json_schema()
-            raise input_error(error, "", schema["properties"], schema=schema) from None
+            raise input_error(error, what, schema["properties"], show=show, schema=schema if ranges else None) from None
 
     cls.__init__ = checked  # type: ignore[assignment]
     return cls

@@ -18,7 +18,7 @@ from lipsformer.serving.observability import Classified, RequestRecord
 from lipsformer.serving.observability.background import Background
 from lipsformer.system.errors import InputError
 
-__all__ = ["BentoMonitor"]
+__all__ = ["BentoMonitor", "create_monitoring_folder"]
 
 logger = logging.getLogger("lipsformer.serving")
 
@@ -41,14 +41,7 @@ class BentoMonitor:
     def __init__(self, folder: Path) -> None:
         from bentoml._internal.configuration.containers import BentoMLContainer
 
-        if "'" in str(folder) or not str(folder).isprintable():
-            raise InputError(f"LIPSFORMER_MONITORING={str(folder)!r}: BentoML cannot use this name; choose another")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"LIPSFORMER_MONITORING={folder}: cannot be created ({error.strerror})") from None
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise InputError(f"LIPSFORMER_MONITORING={folder}: not writable; change its permissions")
+        create_monitoring_folder(folder)
         BentoMLContainer.config.monitoring.options.log_path.set(str(folder))
         self._failures = 0
         self._records = Background(self._write_all, name="monitoring", capacity=WAITING_RECORDS)
@@ -77,6 +70,24 @@ class BentoMonitor:
         self._failures += 1
         if self._failures & (self._failures - 1) == 0:  # the 1st, 2nd, 4th, 8th: a full disk must not fill the log
             logger.warning("predictions could not be monitored, %d so far: %s", self._failures, error)
+
+
+def create_monitoring_folder(folder: Path) -> None:
+    """Creates the folder for predictions, unless it exists.
+
+    Raises:
+        InputError: if it cannot be created or written, or BentoML cannot use its name.
+    """
+    if "'" in str(folder) or not str(folder).isprintable():
+        raise InputError(f"LIPSFORMER_MONITORING={str(folder)!r}: BentoML cannot use this name; choose another")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"LIPSFORMER_MONITORING={folder}: cannot be created ({error.strerror}); choose another folder"
+        ) from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"LIPSFORMER_MONITORING={folder}: not writable; change its permissions")
 
 
 def _write(record: RequestRecord, classified: Classified) -> None:

@@ -24,7 +24,7 @@ from lipsformer.system.errors import LipsFormerError
 from lipsformer.system.hardware import visible_gpus
 
 from .http_protocol import use_limited_http_protocol
-from .monitoring import BentoMonitor
+from .monitoring import BentoMonitor, create_monitoring_folder
 from .signals import end_with_master, ignore_hangups, on_hangup, prepare_master
 
 __all__ = ["Classifier"]
@@ -49,7 +49,9 @@ class FrontedService(Service[Any]):  # type: ignore[misc]
         app: ASGIApp = super().to_asgi(is_main)
 
         async def front(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] == "http" and scope["path"] not in HEALTH:
+            if scope["type"] == "http" and (path := scope["path"].rstrip("/")) in HEALTH:
+                await app({**scope, "path": path}, receive, send)
+            elif scope["type"] == "http":
                 ours = bentoml.get_current_service().app
                 await ours(scope, receive, send)
             elif scope["type"] == "websocket":
@@ -71,16 +73,18 @@ class Classifier:
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     @staticmethod
     def check() -> None:
-        """Runs once, before any worker: a bundle that cannot be served ends the server, not every worker in turn.
+        """Runs once, before any worker: a bad setting or bundle ends the server, and not each worker in turn.
 
         It loads the bundle, hashes included, and discards it. Each worker hashes the files again, because they may
         change between this check and a later restart of a worker.
         """
         try:
             settings = Settings.from_environment(os.environ)
-            loaded = LoadedBundle.load(settings, on_fault=lambda _: None)
             if settings.api_keys_file is not None:
                 KeyRing(settings.api_keys_file)
+            if settings.monitoring is not None:
+                create_monitoring_folder(settings.monitoring)
+            loaded = LoadedBundle.load(settings, on_fault=lambda _: None)
         except LipsFormerError as error:
             say(f"lipsformer: {error}")
             raise SystemExit(error.exit_code) from None

@@ -18,7 +18,7 @@ from lipsformer.serving.pipeline.model_manager import ModelManager
 from lipsformer.serving.settings import Settings
 
 from .multipart import FORM_TYPE, Upload, is_image_type, one_image, several_images
-from .problems import Problem, as_problem
+from .problems import Problem, as_problem, shown
 from .request_body import BodyReader, while_connected
 from .request_middleware import record_of
 
@@ -210,13 +210,13 @@ def _media_type(content_type: str) -> str:
 
 
 def _wrong_type(media_type: str, wanted: str) -> Problem:
-    detail = f"content type {(media_type[:100] or 'none')!a} cannot be classified; send {wanted}"
-    return Problem(415, "wrong_content_type", detail)
+    given = f"content type {shown(media_type)}" if media_type else "a body without a content type"
+    return Problem(415, "wrong_content_type", f"{given} cannot be classified; send {wanted}")
 
 
 def _parse_top_k(text: str | None) -> int | None:
     if text is None:
         return None
     if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
-        raise Problem(400, "bad_top_k", f"top_k={text[:20]!a}: a whole number of at least 1 is needed")
+        raise Problem(400, "bad_top_k", f"top_k={shown(text, most=20)}: a whole number of at least 1 is needed")
     return int(text)

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse
 from lipsformer.images.open import ImageError
 from lipsformer.serving.pipeline.admission import Overloaded
 
-__all__ = ["CLIENT_CLOSED_REQUEST", "REASONS", "Problem", "as_problem", "problem_of"]
+__all__ = ["CLIENT_CLOSED_REQUEST", "REASONS", "Problem", "as_problem", "problem_of", "shown"]
 
 logger = logging.getLogger("lipsformer.serving")
 
@@ -36,6 +36,7 @@ REASONS = {
     "too_many_images": 413,
     "too_much_memory": 413,
     "not_an_image": 415,
+    "wrong_content_encoding": 415,
     "wrong_content_type": 415,
     "damaged": 422,
     "not_a_file": 422,
@@ -79,14 +80,19 @@ def problem_of(request: Request, error: Exception) -> Problem | None:
         case ClientDisconnect():
             return None
         case HTTPException(status_code=404):
-            return Problem(
-                404, "not_found", f"nothing is at {request.url.path[:200]!a}; POST an image to /classify, or open /"
-            )
+            path = shown(request.url.path, most=200)
+            return Problem(404, "not_found", f"nothing is at {path}; POST an image to /classify, or open /")
         case HTTPException():
-            detail = f"{request.method} {request.url.path[:200]!a}: {error.detail}"
+            allowed = " or ".join(sorted((error.headers or {}).get("Allow", "another method").split(", ")))
+            detail = f"{request.url.path} does not support {shown(request.method)}; use {allowed}"
             return Problem(error.status_code, "refused", detail, error.headers)
         case _:
             return as_problem(error)
+
+
+def shown(text: str, most: int = 100) -> str:
+    """A value from a request, for a problem's detail: quoted, in ASCII, at most `most` characters of it."""
+    return f"{text[:most]!a}{'...' if len(text) > most else ''}"
 
 
 def as_problem(error: Exception) -> Problem:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from lipsformer.serving.observability import Metrics
 from lipsformer.serving.pipeline.admission import Overloaded
 
-from .problems import Problem
+from .problems import Problem, shown
 
 __all__ = ["BodyReader", "while_connected"]
 
@@ -45,12 +45,13 @@ class BodyReader:
         the rest for a while: a client that is still sending when it closes may never see the response.
 
         Raises:
-            Problem: 413 if it is longer, 408 if it takes too long.
+            Problem: 415 if it is compressed, 413 if it is longer, 408 if it takes too long.
             Overloaded: if too much is held already.
         """
+        _check_encoding(request.headers.getlist("content-encoding"))
         declared = request.headers.get("content-length", "")
         if declared.isdigit() and int(declared[:20]) > limit:
-            raise _too_long(limit)
+            raise _too_long(f"the body has {declared[:20]} bytes", limit)
         body = bytearray()
         try:
             await self._read(request, body, limit)
@@ -67,21 +68,33 @@ class BodyReader:
             async with asyncio.timeout(self.timeout):
                 async for chunk in request.stream():
                     if len(body) + len(chunk) > limit:
-                        raise _too_long(limit)
+                        raise _too_long(f"the body has at least {len(body) + len(chunk)} bytes", limit)
                     if self.held + len(chunk) > self.max_bytes:
                         raise Overloaded(f"{self.held} bytes are held already")
                     body += chunk
                     self.held += len(chunk)
         except TimeoutError:
-            detail = f"the body did not arrive within {self.timeout:g} seconds; send it again, or a smaller image"
+            expected = request.headers.get("content-length", "an unknown number")[:20]
+            detail = (
+                f"{len(body)} bytes of {expected} arrived within {self.timeout:g} seconds; "
+                "send the body again, or a smaller image"
+            )
             raise Problem(408, "slow_upload", detail) from None
         finally:
             self.reading -= 1
             self._metrics.reading.dec()
 
 
-def _too_long(limit: int) -> Problem:
-    return Problem(413, "too_many_bytes", f"the body is over {limit} bytes; scale the image down")
+def _check_encoding(values: Iterable[str]) -> None:
+    """Checks that a body is sent as it is; `values` are those of its Content-Encoding headers (RFC 9110, 8.4)."""
+    codings = [coding.strip() for value in values for coding in value.split(",")]
+    if wrong := ", ".join(coding for coding in codings if coding.lower() not in ("", "identity")):
+        detail = f"content encoding {shown(wrong)} is not accepted; send the body uncompressed, without that header"
+        raise Problem(415, "wrong_content_encoding", detail, {"Accept-Encoding": "identity"})
+
+
+def _too_long(found: str, limit: int) -> Problem:
+    return Problem(413, "too_many_bytes", f"{found}, limit {limit}; scale images down, or send fewer in a request")
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:

@@ -19,13 +19,11 @@ __all__ = ["RequestMiddleware", "record_of"]
 
 RECORD = "lipsformer.record"
 SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-UNAUTHORIZED = Problem(
-    401,
-    "unauthorised",
-    "a key is needed: send 'Authorization: Bearer KEY' or 'X-API-Key: KEY'; in a browser, the key is the password",
-    # Basic first: Chromium only considers the first scheme, and asks for no password if it does not know it.
-    {"WWW-Authenticate": 'Basic realm="lipsformer", Bearer realm="lipsformer"'},
-)
+HOW = "send 'Authorization: Bearer KEY' or 'X-API-Key: KEY'; in a browser, the key is the password"
+# Basic first: Chromium only considers the first scheme, and asks for no password if it does not know it.
+CHALLENGE = {"WWW-Authenticate": 'Basic realm="lipsformer", Bearer realm="lipsformer"'}
+NO_KEY = Problem(401, "unauthorised", f"a key is needed: {HOW}", CHALLENGE)
+WRONG_KEY = Problem(401, "unauthorised", f"the key that was sent is not valid: {HOW}", CHALLENGE)
 
 
 class RequestMiddleware:
@@ -55,7 +53,13 @@ class RequestMiddleware:
         self._observer = observer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one HTTP request."""
+        """Answers one HTTP request. A path with a slash at its end is the one without.
+
+        Starlette would redirect, to an address that lacks the prefix that a proxy has taken off.
+        """
+        path = scope["path"].rstrip("/") or "/"
+        if path in self._routes:
+            scope = {**scope, "path": path}
         record = scope[RECORD] = self._record(scope)
 
         async def send_with_headers(message: Message) -> None:
@@ -78,8 +82,10 @@ class RequestMiddleware:
             self._observer.observe(record)
 
     def _refusal(self, scope: Scope) -> Problem | None:
-        if self._keys is not None and not self._keys.allows(given_keys(scope["headers"])):
-            return UNAUTHORIZED
+        if self._keys is not None:
+            given = given_keys(scope["headers"])
+            if not self._keys.allows(given):
+                return WRONG_KEY if given else NO_KEY
         return self._rejection() if scope["method"] == "POST" and scope["path"] in self._routes else None
 
     def _record(self, scope: Scope) -> RequestRecord:

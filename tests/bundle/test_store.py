@@ -18,6 +18,7 @@ from lipsformer import InputError, load_predictor
 from lipsformer.bundle.manifest import read_manifest
 from lipsformer.bundle.pretrained import resolve_model
 from lipsformer.bundle.store import check_tag, register_bundle
+from lipsformer.export import verify_bundle
 from lipsformer.images.samples import SAMPLES
 from lipsformer.serving.pipeline.inference import LoadedBundle
 from lipsformer.serving.settings import Settings
@@ -50,6 +51,7 @@ def test_a_stored_bundle_answers_as_the_bundle_does(trained: Trained, store: Pat
     wanted = load_predictor(trained.bundle, "cpu").predict([PHOTO])
     assert load_predictor("bentoml:fruit:v1", "cpu").predict([PHOTO]) == wanted
 
+    assert verify_bundle(Path("bentoml:fruit:v1")).bundle == path
     settings = Settings.from_environment({"LIPSFORMER_BUNDLE": "bentoml:fruit"})
     loaded = LoadedBundle.load(settings, on_fault=lambda _: None)
     assert loaded.manifest.classes == trained.classes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -37,6 +38,14 @@ def found() -> Predictions:
     return Predictions.of(*answers())
 
 
+def dense(predictions: Predictions) -> np.ndarray:
+    """The confusion matrix (K, K)."""
+    counts = np.zeros((predictions.classes, predictions.classes), np.int64)
+    true, predicted, images = predictions.confusion()
+    counts[true, predicted] = images
+    return counts
+
+
 def test_rank_prediction_and_shares_are_those_of_a_stable_sort(found: Predictions) -> None:
     logits, labels = answers()
     hits = np.argsort(-logits, axis=1, kind="stable") == labels[:, None]
@@ -58,7 +67,7 @@ def test_loss_and_confidence_are_those_of_torch(found: Predictions) -> None:
 def test_confusion_and_class_figures_are_those_of_torchmetrics(found: Predictions) -> None:
     predicted, labels = torch.from_numpy(found.predicted), torch.from_numpy(found.labels)
     counts = multiclass_confusion_matrix(predicted, labels, CLASSES).numpy()
-    assert (found.confusion() == counts).all()
+    assert (dense(found) == counts).all()
     rows = found.per_class()
     for name, metric in (
         ("accuracy", multiclass_recall),
@@ -72,6 +81,43 @@ def test_confusion_and_class_figures_are_those_of_torchmetrics(found: Prediction
         others = np.delete(counts[row.index], row.index)
         assert row.confused == others.max() == counts[row.index, row.confused_with]
         assert row.confused_with != row.index
+
+
+@pytest.mark.parametrize(("images", "classes"), [(60, 2), (400, 5), (500, 40), (300, 900)])
+def test_class_figures_are_those_of_the_whole_matrix(images: int, classes: int) -> None:
+    generator = np.random.default_rng(classes)
+    labels, logits = generator.integers(0, classes, images), generator.normal(size=(images, classes))
+    found = Predictions.of(logits, labels, generator.random(images) < 0.9)
+    counts = dense(found)
+    assert counts.sum() == found.images
+    mistakes = counts - np.diag(np.diag(counts))
+    for row in found.per_class():
+        k, right = row.index, counts[row.index, row.index]
+        assert row.images == counts[k].sum()
+        assert row.accuracy == (right / counts[k].sum() if counts[k].any() else None)
+        assert row.precision == (right / counts[:, k].sum() if counts[:, k].any() else None)
+        assert row.confused == mistakes[k].max()
+        assert row.confused_with == (mistakes[k].argmax() if row.confused else None)  # of equal counts, the first
+    true, predicted, images_each = found.confusion().mistakes()
+    expected = np.argsort(-mistakes, axis=None, kind="stable")[: len(true)]
+    assert (true * classes + predicted).tolist() == expected.tolist()
+    assert images_each.tolist() == mistakes.ravel()[expected].tolist()
+
+
+@pytest.mark.parametrize("classes", [4_000, 10_000, 21_841])
+def test_memory_does_not_grow_with_the_square_of_the_classes(classes: int) -> None:
+    labels = np.arange(50_000) % classes
+    predicted = np.where(labels % 3, labels, np.arange(50_000) * 7919 % classes)
+    zeros = np.zeros(len(labels))
+    found = Predictions(
+        labels=labels, predicted=predicted, rank=zeros, loss=zeros, confidence=zeros, classes=classes
+    )  # fmt: skip
+    tracemalloc.start()
+    try:
+        assert sum(row.confused > 0 for row in found.per_class()) > classes / 4
+        assert tracemalloc.get_traced_memory()[1] < 40e6  # a matrix of 4,000 classes takes 128 MB
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_class_without_images_has_no_accuracy(found: Predictions) -> None:
@@ -123,7 +169,7 @@ def test_images_that_could_not_be_read_count_in_nothing(found: Predictions) -> N
     assert partly.images == readable.sum() == len(alone)
     assert partly.unreadable.tolist() == np.flatnonzero(~readable).tolist()
     assert (partly.top1, partly.top5, partly.mean_loss) == (alone.top1, alone.top5, alone.mean_loss)
-    assert (partly.confusion() == alone.confusion()).all()
+    assert (dense(partly) == dense(alone)).all()
     assert partly.per_class() == alone.per_class()
     assert partly.calibration_error() == alone.calibration_error()
     assert readable[partly.worst(1000)].all()
@@ -135,7 +181,7 @@ def test_nothing_readable_is_not_a_number() -> None:
     none = Predictions.of(np.zeros((2, 3)), [0, 1], [False, False])
     assert (none.images, len(none)) == (0, 2)
     assert all(np.isnan(value) for value in (none.top1, none.top5, none.mean_loss, none.calibration_error()))
-    assert none.confusion().sum() == 0
+    assert dense(none).sum() == 0
 
 
 def test_a_diverged_model_names_nothing_rightly_by_accident() -> None:

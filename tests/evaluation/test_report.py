@@ -123,6 +123,32 @@ def test_very_many_classes_are_named_where_they_are_mistaken(tmp_path: Path, tex
     assert [text for text in texts if "kind" in text] == ["kind 7", "→ kind 5", "kind 8", "→ kind 9"]
 
 
+def half_taken_for_the_last(classes: int) -> Predictions:
+    """Two images of each class: one is right, the other is taken for the last class."""
+    labels = np.arange(2 * classes) % classes
+    predicted = np.where(np.arange(len(labels)) < classes, labels, classes - 1)
+    zeros = np.zeros(len(labels))
+    return Predictions(labels=labels, predicted=predicted, rank=zeros, loss=zeros, confidence=zeros, classes=classes)
+
+
+@pytest.mark.parametrize(("classes", "merged"), [(61, 1), (1000, 1), (1001, 5), (5003, 21), (21_841, 88)])
+def test_neighboring_classes_share_a_cell_if_there_are_too_many(classes: int, merged: int) -> None:
+    shares, found = confusion._shares(half_taken_for_the_last(classes).confusion(), classes)
+    side = -(-classes // merged)
+    assert (found, shares.shape) == (merged, (side, side))
+    assert shares.sum(axis=1) == pytest.approx(1)
+    assert np.diag(shares)[:-1] == pytest.approx(0.5)
+    assert shares[:-1, -1] == pytest.approx(0.5)
+
+
+def test_the_matrix_of_too_many_classes_says_what_a_cell_is(tmp_path: Path, texts: list[str]) -> None:
+    names = [f"kind {k}" for k in range(2600)]
+    confusion.plot_confusion(tmp_path / "c.png", half_taken_for_the_last(2600), names, "title")
+    assert "predicted (number of the class; 11 in each cell)" in texts
+    assert {"2500", "kind 24", "→ kind 2599"} <= set(texts)
+    assert "kind 25" not in texts  # only the worst 25 pairs are named
+
+
 def test_the_sheet_shows_the_worst_mistakes(tmp_path: Path, texts: list[str]) -> None:
     split = photos(tmp_path / "data", 2, ("cat", "dog"))
     predictions = answers((0, 0), (0, 1), (1, None), (1, 0), classes=2)

@@ -100,7 +100,12 @@ def test_with_keys_all_but_health_is_closed(keyed: Keyed) -> None:
             answer = client.get(closed)
             assert (answer.status_code, answer.json()["reason"]) == (401, "unauthorised")
             assert "Basic" in answer.headers["www-authenticate"]
-        assert client.post("/classify", content=photo, headers=kind).status_code == 401
+        none = client.post("/classify", content=photo, headers=kind)
+        assert (none.status_code, none.json()["detail"].partition(":")[0]) == (401, "a key is needed")
+        for wrong in ({"X-API-Key": KEY[1:]}, {"Authorization": f"Bearer {KEY}x"}, {"Authorization": "Basic eDp5"}):
+            detail = client.post("/classify", content=photo, headers=kind | wrong).json()["detail"]
+            assert detail.startswith("the key that was sent is not valid: send 'Authorization")
+            assert KEY[1:] not in detail
         for header in ({"Authorization": f"Bearer {KEY}"}, {"X-API-Key": KEY}):
             assert client.post("/classify", content=photo, headers=kind | header).status_code == 200
         assert client.get("/", auth=("", KEY)).headers["content-type"].startswith("text/html")

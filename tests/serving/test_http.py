@@ -93,7 +93,9 @@ def test_slow_bodies_end_and_keep_nobody_out(hasty: App) -> None:
             assert answer.status_code == 200
         for answered in await asyncio.gather(*slow):
             assert answered.startswith(b"HTTP/1.1 408")
-            assert json.loads(answered.partition(b"\r\n\r\n")[2])["reason"] == "slow_upload"
+            problem = json.loads(answered.partition(b"\r\n\r\n")[2])
+            assert problem["reason"] == "slow_upload"
+            assert "bytes of 9999 arrived within 1 seconds" in problem["detail"]
 
     asyncio.run(main())
 

@@ -541,3 +541,29 @@ def test_a_folder_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
         BentoMonitor(tmp_path / "file" / "in")
     with pytest.raises(InputError, match="BentoML cannot use this name"):
         BentoMonitor(tmp_path / "it's")
+
+
+CHECKED = """
+import os, sys
+from lipsformer.serving.bento.service import Classifier
+
+for folder in sys.argv[1:]:
+    os.environ["LIPSFORMER_MONITORING"] = folder
+    try:
+        Classifier.inner.check()
+    except SystemExit as stop:
+        print(stop.code)
+"""
+
+
+def test_a_server_that_cannot_write_predictions_does_not_start(tmp_path: Path) -> None:
+    """Found by its first check: a worker that ends is started again and again."""
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    folders = [tmp_path / "file", tmp_path / "file" / "in", tmp_path / "loop", tmp_path / "it's", "/proc/predictions"]
+    command = [sys.executable, "-c", CHECKED, *folders]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ})
+    assert done.stdout.split() == ["2"] * len(folders)
+    lines = done.stderr.splitlines()
+    assert [line.startswith(f"lipsformer: LIPSFORMER_MONITORING={folder}") or "it's" in line
+            for line, folder in zip(lines, folders, strict=True)] == [True] * len(folders)  # fmt: skip

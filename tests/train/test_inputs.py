@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import torch
 from lipsformer import InputError, load_checkpoint
 from lipsformer.system.errors import LipsFormerError
 from lipsformer.train import run_lr_range_test, run_training
-from tests.support.tiny_training import contents, make_photos, states, train_tiny
+from tests.support.tiny_training import blank_plots, contents, make_photos, one_thread, states, train_tiny
 
 
 @pytest.fixture
@@ -183,6 +184,27 @@ def test_resume_as_another_run(finished: Path, tmp_path: Path) -> None:
     (photos / "train" / "Orange" / "0.jpg").rename(photos / "train" / "Orange" / "9.jpg")
     assert "another dataset" in refusal(photos, run, epochs=3)
     assert [path.read_bytes() for path in states(run)] == before
+
+
+@pytest.mark.parametrize("changes", [{"epochs": 5}, {"overrides": ["seed=3"]}, {"overrides": ["weight_decay=0.1"]}])
+def test_a_run_that_cannot_be_resumed_says_how_to_train_further(
+    finished: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    run, photos = shutil.copytree(finished, tmp_path / "run"), finished.with_name("photos")
+    again = {"epochs": 3, "overrides": [], **changes}
+    message = refusal(photos, run, *again["overrides"], epochs=again["epochs"])
+    assert message.endswith(f"; there, --model {run / 'last.safetensors'} starts from the weights of this run")
+    with one_thread(), blank_plots():
+        best = run_training(
+            photos,
+            output=tmp_path / "further",
+            model=str(run / "last.safetensors"),
+            recipe=str(run / "recipe.toml"),
+            epochs=1,
+        )
+    assert load_checkpoint(best).config == load_checkpoint(run / "last.safetensors").config
+    (run / "last.safetensors").unlink()  # as in the first epoch
+    assert "--model" not in refusal(photos, run, *again["overrides"], epochs=again["epochs"])
 
 
 def spoil(path: Path, how: str) -> None:

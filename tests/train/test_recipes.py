@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,11 +89,42 @@ def test_recipes_extend_each_other(tmp_path: Path) -> None:
         load_recipe(str(tmp_path / "a.toml"))
 
 
-def test_model_and_epochs_are_merged_around_the_overrides() -> None:
-    overrides = ["model.drop_path=0.3", "epochs=5", "model.image_size=64"]
+def test_the_model_is_merged_before_the_overrides() -> None:
+    overrides = ["model.drop_path=0.3", "epochs=7", "model.image_size=64"]
     recipe = load_recipe("default", overrides, model="lipsformer_swin_nano", epochs=7)
     assert recipe.model == {"name": "lipsformer_swin_nano", "drop_path": 0.3, "image_size": 64}
     assert recipe.epochs == 7
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["model.name=lipsformer_swin_tiny"], '--set model.name="lipsformer_swin_tiny" contradicts it'),
+        (["seed=3", "model.name=none.safetensors"], '--set model.name="none.safetensors" contradicts it'),
+        (['model={name = "lipsformer_swin_small"}'], '--set model.name="lipsformer_swin_small" contradicts it'),
+        (["epochs=5"], "--epochs 7: --set epochs=5 contradicts it"),
+        (["epochs=7.5"], "--epochs 7: --set epochs=7.5 contradicts it"),
+        ({"epochs": None}, "--epochs 7: --set epochs=unset contradicts it"),
+    ],
+)
+def test_an_override_that_contradicts_an_option_is_refused(overrides: Any, words: str) -> None:
+    with pytest.raises(InputError, match=re.escape(words)):
+        load_recipe("default", overrides, model="lipsformer_swin_nano", epochs=7)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "recipe: epochs=0: it must be at least 1"),
+        ({"betas": (0.9, 1)}, "recipe: betas[1]=1: it must be below 1"),
+        ({"crop_scale": (0.9, 0.1)}, "recipe: crop_scale=[0.9, 0.1]: the first number must not be above the second"),
+        ({"model": {}}, "recipe: the [model] table needs the name of a variant or checkpoint"),
+        ({"learning_rte": 1.0}, "unknown recipe key 'learning_rte': did you mean 'learning_rate'?"),
+    ],
+)
+def test_a_recipe_in_python_is_refused_in_one_line(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=f"^{re.escape(message)}"):
+        Recipe(**{**load_recipe("default").to_dict(), **change})
 
 
 def test_a_recipe_opens_no_file() -> None:
