@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lipsformer.images.open import EXTENSIONS, MinSizeFn, open_image
+from lipsformer.images.open import EXTENSIONS, MinSizeFn, check_bytes, open_image
+from lipsformer.system.errors import InputError
 
 from .left_out import LeftOut
 from .listing_cache import load_listing, save_listing, settled
@@ -85,6 +86,16 @@ class FolderSplit(Split):
     def where(self, index: int) -> str:
         """See `Split`."""
         return str(self.root / self.image_name(index))
+
+    def encoded(self, index: int) -> bytes:
+        """See `Split`."""
+        where = self.where(index)
+        try:
+            check_bytes(os.stat(where).st_size, where)  # noqa: PTH116 - called for every image
+            with open(where, "rb") as file:  # noqa: PTH123
+                return file.read()
+        except OSError as error:
+            raise InputError(f"{where}: cannot be read ({error.strerror}); check its permissions") from None
 
     def open(self, index: int, *, smallest: MinSizeFn | None = None) -> Image.Image:
         """See `Split`."""

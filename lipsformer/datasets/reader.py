@@ -88,6 +88,15 @@ class Split(abc.ABC):
         """The path of image `index`, for messages."""
 
     @abc.abstractmethod
+    def encoded(self, index: int) -> bytes:
+        """The encoded image `index`: the content of its file.
+
+        Raises:
+            ImageError: if it is larger than an image may be.
+            InputError: if it cannot be read.
+        """
+
+    @abc.abstractmethod
     def open(self, index: int, *, smallest: MinSizeFn | None = None) -> Image.Image:
         """Decodes image `index`, at a fraction of its size where `smallest` allows; see `images.open_image`.
 

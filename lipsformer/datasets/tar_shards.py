@@ -169,7 +169,7 @@ class ShardSplit(Split):
         """See `Split`."""
         return str(self.root / self.image_name(index))
 
-    def open(self, index: int, *, smallest: MinSizeFn | None = None) -> Image.Image:
+    def encoded(self, index: int) -> bytes:
         """See `Split`."""
         where, position = self.where(index), int(self.members[index])
         size = int(self.sizes[position])
@@ -183,7 +183,11 @@ class ShardSplit(Split):
             raise InputError(f"{where}: cannot be read ({error.strerror}); check the shard") from None
         if len(content) != size:
             raise InputError(f"{where}: the shard is shorter than when it was listed; fetch or write it again")
-        return open_image(content, name=where, smallest=smallest)
+        return content
+
+    def open(self, index: int, *, smallest: MinSizeFn | None = None) -> Image.Image:
+        """See `Split`."""
+        return open_image(self.encoded(index), name=self.where(index), smallest=smallest)
 
 
 def is_pattern(data: str) -> bool:
