@@ -68,9 +68,9 @@ class Scan:
         split, position = self.place(index)
         return split.image_name(position)
 
-    def group_of(self) -> NDArray[np.int64] | None:
-        """(N,) the group of each image, such as its patient, as a number; None if the dataset has no groups."""
-        return None
+    def groups(self) -> dict[str, NDArray[np.int64]]:
+        """The images (M,) of each group, such as a patient; empty if the dataset has no groups."""
+        return {}
 
 
 def read_splits(data: Path) -> tuple[tuple[Split, ...], LeftOut]:
