@@ -116,7 +116,7 @@ def _read_images(loaded: Checkpoint, settings: ExportSettings) -> tuple[GateImag
     calibration = np.empty((0, spec.image_size, spec.image_size, 3), np.uint8)
     calibrated, used = None, None
     if settings.calibration is not None:
-        source = ImageSource.find(settings.calibration, classes, "train")
+        source = ImageSource.find(settings.calibration, classes, "train", settings.dataset_options)
         calibrated, used = source.name, spread(min(CALIBRATION_IMAGES, max(FEWEST, source.count // 2)), source.count)
         calibration, _ = source.decode(used, spec)
         if len(calibration) < FEWEST:
@@ -125,7 +125,7 @@ def _read_images(loaded: Checkpoint, settings: ExportSettings) -> tuple[GateImag
     if data is None:
         source = dataclasses.replace(ImageSource.find(SAMPLES, ()), name="sample photos of the package")
     else:
-        source = ImageSource.find(data, classes)
+        source = ImageSource.find(data, classes, options=settings.dataset_options)
     return source.gate_images(settings.parity_images, spec, used if source.name == calibrated else None), calibration
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lipsformer.bundle.manifest import PRECISIONS
+from lipsformer.datasets import DatasetOptions
 from lipsformer.export.parity.thresholds import THRESHOLDS, Limits
 from lipsformer.inference.runtimes import import_onnxruntime
 from lipsformer.inference.runtimes.tensorrt_library import RTX, TENSORRT, find_gpu, load_tensorrt
@@ -33,6 +34,7 @@ class ExportSettings:
         workspace: bytes of GPU memory that a layer of an engine may use in addition to its data; no limit by default.
         hardware_compatibility: make TensorRT's engines run on every GPU from Ampere on, but slower.
         thresholds: the limits of the gate by precision; see `read_thresholds`.
+        dataset_options: how to read `calibration` and `parity_data`.
 
     Raises:
         InputError: if a setting is invalid, or two do not fit together.
@@ -50,6 +52,7 @@ class ExportSettings:
     workspace: int | None = None
     hardware_compatibility: bool = False
     thresholds: Mapping[str, Limits] = dataclasses.field(default_factory=lambda: THRESHOLDS)
+    dataset_options: DatasetOptions = dataclasses.field(default_factory=DatasetOptions)
 
     def __post_init__(self) -> None:
         if not self.precisions:

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lipsformer.datasets import ImageDataset, open_dataset
+from lipsformer.datasets import DatasetOptions, ImageDataset, check_output, open_dataset
 from lipsformer.evaluation.report.write import CLASSES
 from lipsformer.system import console
-from lipsformer.system.errors import InputError
+from lipsformer.system.errors import InputError, LipsFormerError
 from lipsformer.train.listeners import make_listeners
 
 from .distributed import DistributedContext, init_distributed
@@ -36,6 +36,7 @@ def run_training(
     resume: bool = True,
     device: str = "auto",
     tensorboard: bool = False,
+    options: DatasetOptions | None = None,
 ) -> Path:
     """Trains a classifier on the dataset `data` and returns the path of its best checkpoint.
 
@@ -46,7 +47,7 @@ def run_training(
     Under `torchrun` the processes share each batch, and the main process writes.
 
     Args:
-        data: class folders or shards, or train/ and val/ or test/ with them.
+        data: class folders or shards, or train/ and val/ or test/ with them, or a table of labels.
         output: the run folder: empty, absent, or that of the same training. That one resumes from its last state, and
             ends with the same weights as an uninterrupted run on the same machine.
         model: a variant, or a checkpoint to start from; by default the recipe's.
@@ -56,12 +57,14 @@ def run_training(
         resume: whether to resume a training in `output`.
         device: "auto", "cpu" or "cuda".
         tensorboard: also write events for TensorBoard into `output`/tensorboard.
+        options: how to read and split the dataset; by default those of the resumed run.
 
     Raises:
         InputError: if an argument, the recipe or the dataset cannot be used, or `output` holds another training.
-        LipsFormerError: if the training diverges or is stopped by a signal.
+        LipsFormerError: if the training diverges or is stopped by a signal, or at its end if no image of a class could
+            be read.
     """
-    choices = {"model": model, "recipe": recipe, "epochs": epochs, "overrides": overrides}
+    choices = {"model": model, "recipe": recipe, "epochs": epochs, "overrides": overrides, "options": options}
     with stop_on_signals() as stop, open_run(data, output=output, resume=resume, device=device, **choices) as run:
         first, best, last = run.distributed.is_main, output / BEST, output / LAST
         if run.finished and (output / CLASSES).is_file():
@@ -81,12 +84,15 @@ def run_training(
             console.say(f"{output / UNREADABLE}: {len(run.unreadable)} images could not be read", always=True)
         if first:
             console.say(f"{best} and {last.name} are ready, with reports; next: lipsformer export {last}", always=True)
+        if first and (lost := run.lost()):
+            raise LipsFormerError("; ".join(lost))
         return best
 
 
 @contextlib.contextmanager
 def open_run(data: Path, *, output: Path, resume: bool, device: str, **choices: Any) -> Iterator[Training]:
     """The training that `run_training`'s arguments describe, in the state saved in `output`, or at its start."""
+    check_output(output, data)
     with init_distributed(device) as distributed:
         yield _open_training(data, RunFolder(output), distributed, resume=resume, **choices)
 
@@ -98,17 +104,21 @@ def _open_training(
     *,
     resume: bool,
     recipe: str | None = None,
+    options: DatasetOptions | None = None,
     **choices: Any,
 ) -> Training:
     saved = _read_newest_state(folder, distributed, resume)
     chosen = load_recipe(recipe or (saved.recipe if saved else "default"), **choices)
     start = StartingPoint.resolve(chosen.model)  # before any data is read: it may have to be refused
-    dataset = open_dataset(data)
+    options = options or (saved.options if saved else DatasetOptions())
+    dataset = open_dataset(data, options)
+    if distributed.is_main:
+        dataset.left_out.report(data)
     digest = fingerprint(dataset)
     distributed.check_same(digest, f"the dataset {data}")
     if saved is not None:
         _check_same(saved, chosen, dataset, digest)
-    run = Training(chosen, start, dataset, digest, folder, distributed)
+    run = Training(chosen, start, dataset, digest, folder, distributed, options)
     if saved is not None:
         run.state.load(saved, run.labels)
     return run

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from lipsformer.datasets import DatasetOptions
 from lipsformer.evaluation.report.write import CLASSES, CONFUSION, MISTAKES
 from lipsformer.system import console
 from lipsformer.system.atomic import atomic_write
@@ -75,10 +76,10 @@ class RunFolder:
         """The state files, oldest first."""
         return sorted(self.path.glob(STATES))
 
-    def save_state(self, state: TrainingState, recipe: Recipe, dataset: str) -> None:
+    def save_state(self, state: TrainingState, recipe: Recipe, dataset: str, options: DatasetOptions) -> None:
         """Saves a state, named by its step, and keeps the newest two."""
         with self.writing():
-            save_state(self.path / STATES.replace("*", f"{state.step:09d}"), state, recipe, dataset)
+            save_state(self.path / STATES.replace("*", f"{state.step:09d}"), state, recipe, dataset, options)
             for old in self.states()[:-KEPT_STATES]:
                 old.unlink(missing_ok=True)
 

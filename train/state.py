@@ -21,7 +21,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from lipsformer.datasets import ImageDataset
+from lipsformer.datasets import DatasetOptions, ImageDataset
 from lipsformer.evaluation.predictions import Predictions
 from lipsformer.model.blocks import LipsFormer
 from lipsformer.system.atomic import atomic_write
@@ -107,6 +107,7 @@ class SavedState:
     path: Path
     recipe: Recipe
     dataset: str
+    options: DatasetOptions
     step: int
     history: list[EpochMetrics]
     sums: dict[str, Any]
@@ -124,8 +125,8 @@ def fingerprint(dataset: ImageDataset) -> str:
     return digest.hexdigest()
 
 
-def save_state(path: Path, state: TrainingState, recipe: Recipe, dataset: str) -> None:
-    """Writes `state` atomically. `dataset` is the fingerprint of its dataset."""
+def save_state(path: Path, state: TrainingState, recipe: Recipe, dataset: str, options: DatasetOptions) -> None:
+    """Writes `state` atomically. `dataset` is the fingerprint of its dataset, which was opened with `options`."""
     tensors = {MODEL + name: tensor for name, tensor in state.model.state_dict().items()}
     tensors |= {AVERAGE + name: tensor for name, tensor in state.average.state_dict().items()}
     tensors |= {OPTIMIZERS + name: tensor for name, tensor in state.optimizers.state_dict().items()}
@@ -136,6 +137,7 @@ def save_state(path: Path, state: TrainingState, recipe: Recipe, dataset: str) -
         "format": FORMAT,
         "recipe": recipe.to_dict(),
         "dataset": dataset,
+        "dataset_options": options.to_dict(),
         "step": state.step,
         "history": [epoch.to_dict() for epoch in state.history],
         "sums": state.sums.to_dict(),
@@ -166,6 +168,7 @@ def read_state(path: Path, content: bytes) -> SavedState:
             path=path,
             recipe=Recipe.from_dict(metadata["recipe"]),
             dataset=metadata["dataset"],
+            options=DatasetOptions.from_dict(metadata.get("dataset_options", {})),
             step=metadata["step"],
             history=[EpochMetrics(**epoch) for epoch in metadata["history"]],
             sums=metadata["sums"],

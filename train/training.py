@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from lipsformer.checkpoints.checkpoint import save_checkpoint
-from lipsformer.datasets import ImageDataset
+from lipsformer.datasets import DatasetOptions, ImageDataset
 from lipsformer.evaluation.predictions import Predictions
 from lipsformer.evaluation.report.write import write_report
 from lipsformer.model.pixel_norm import PixelNormalize
@@ -45,6 +45,7 @@ from .recipe import Recipe
 from .run_folder import BEST, LAST, UNREADABLE, RunFolder
 from .signals import StoppedError, StopRequest
 from .state import TrainingState
+from .unreadable import lost_classes
 from .validation import validate
 
 __all__ = ["Training"]
@@ -53,7 +54,10 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class Training:
-    """The training of `recipe` on `dataset`, whose fingerprint is `digest`, in `folder`."""
+    """The training of `recipe` on `dataset`, whose fingerprint is `digest`, in `folder`.
+
+    `options` are those that `dataset` was opened with.
+    """
 
     def __init__(
         self,
@@ -63,10 +67,12 @@ class Training:
         digest: str,
         folder: RunFolder,
         distributed: DistributedContext,
+        options: DatasetOptions,
     ) -> None:
         self.recipe = recipe
         self.dataset = dataset
         self.digest = digest
+        self.options = options
         self.folder = folder
         self.distributed = distributed
         self.title = f"{recipe.model['name']} on {dataset.root.resolve().name}"
@@ -91,6 +97,7 @@ class Training:
         self.state = self._initial_state(start)
         self.unreadable = folder.unreadable() if distributed.is_main else set()
         self._reported = len(self.unreadable)
+        self._noted: set[str] = set()  # of `unreadable`, what this process has met: the others may have been repaired
         self._listeners: Sequence[Listener] = ()
 
     @property
@@ -219,13 +226,15 @@ class Training:
         if batch.unreadable and not self.unreadable:
             self._say(f"{batch.unreadable[0]}; it is left out, as others will be: {UNREADABLE} lists them")
         self.unreadable.update(batch.unreadable)
+        self._noted.update(batch.unreadable)
 
     def _save_state(self) -> None:
         """Makes the run resumable from here."""
         self.unreadable = set(self.distributed.all_gather(sorted(self.unreadable)))
+        self._noted = set(self.distributed.all_gather(sorted(self._noted)))
         if self.distributed.is_main:
             self.folder.save_unreadable(self.unreadable)
-            self.folder.save_state(self.state, self.recipe, self.digest)
+            self.folder.save_state(self.state, self.recipe, self.digest, self.options)
 
     def _finish_epoch(self, predictions: Predictions, started: float) -> None:
         """Writes an epoch. The state comes last: if the process is killed before, the epoch's end is repeated."""
@@ -257,6 +266,20 @@ class Training:
         if len(self.unreadable) > self._reported:
             self._reported = len(self.unreadable)
             self._say(f"{self._reported} images unreadable so far, listed in {UNREADABLE}")
+            for problem in self.lost():
+                self._say(problem)
+
+    def lost(self) -> list[str]:
+        """A line for each split that has classes without a single readable image."""
+        lines = []
+        for split in (self.dataset.train, self.dataset.validation):
+            if found := lost_classes(split, self._noted):
+                names = ", ".join(map(repr, found[:3])) + (", ..." if len(found) > 3 else "")
+                lines.append(
+                    f"{self.dataset.root}: {split.name}: no image can be read of {len(found)} of {len(split.classes)} "
+                    f"classes ({names}); repair the files in {UNREADABLE}"
+                )
+        return lines
 
     def _save_checkpoint(self, name: str, epoch: EpochMetrics) -> None:
         metrics: dict[str, Any] = {
@@ -267,6 +290,7 @@ class Training:
             "epochs": self.recipe.epochs,
             "top1": epoch.val_top1,
             "loss": epoch.val_loss,
+            **self.options.held_out,
         }
         save_checkpoint(
             self.folder.path / name,

@@ -26,7 +26,7 @@ from PIL import Image, features
 
 from lipsformer.datasets import Split, open_dataset, resolve_dataset
 from lipsformer.datasets import listing_cache as index
-from lipsformer.datasets.folder import FolderListing
+from lipsformer.datasets.folders.folder import FolderListing
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.train.data.crops import GAP, Crops
 from lipsformer.train.data.dataset import TrainingImages

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lipsformer.datasets import Split, find_images, open_labeled
+from lipsformer.datasets import DatasetOptions, LeftOut, Split, find_images, open_labeled
 from lipsformer.images.open import open_image
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.inference.runtimes import Pixels
@@ -56,7 +56,9 @@ class ImageSource:
     name: str
 
     @classmethod
-    def find(cls, data: Path, classes: Sequence[str], split: str | None = None) -> ImageSource:
+    def find(
+        cls, data: Path, classes: Sequence[str], split: str | None = None, options: DatasetOptions | None = None
+    ) -> ImageSource:
         """Find the images of `data`, with labels if it is a dataset with the checkpoint's classes.
 
         Takes `split` if it exists; else test, else val, else all images.
@@ -66,17 +68,20 @@ class ImageSource:
         """
         if split is not None:
             with contextlib.suppress(InputError):
-                return cls._labeled(data, open_labeled(data, classes, split))
+                return cls._labeled(data, open_labeled(data, classes, split, options))
         try:
-            return cls._labeled(data, open_labeled(data, classes))
+            return cls._labeled(data, open_labeled(data, classes, options=options))
         except InputError as reason:
-            paths = find_images(data) if data.is_dir() else []
+            left_out = LeftOut()
+            paths = find_images(data, left_out) if data.is_dir() else []
             if not paths:
                 raise InputError(f"{data}: no usable images ({reason}); give a folder of real photos") from None
+            left_out.report(data)
             return cls(count=len(paths), open=lambda i: open_image(paths[i]), labels=None, name=str(data))
 
     @classmethod
     def _labeled(cls, data: Path, split: Split) -> ImageSource:
+        split.left_out.report(data)
         return cls(count=len(split), open=split.open, labels=split.labels, name=f"{data} ({split.name})")
 
     def decode(

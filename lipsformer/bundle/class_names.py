@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 
 from lipsformer.system.errors import InputError
 
-__all__ = ["parse_class_names", "read_classes"]
+__all__ = ["normalized", "parse_class_names", "read_classes"]
 
 
 def parse_class_names(value: object) -> tuple[str, ...]:
-    """Class names from JSON data.
+    """Class names from JSON data. Bytes that are not UTF-8, of folders that older versions accepted, become escapes.
 
     Raises:
         TypeError: if `value` is not a list of strings.
     """
     if not isinstance(value, list) or not all(isinstance(label, str) for label in value):
         raise TypeError("its class names are not a list of strings")
-    return tuple(value)
+    return tuple(label.encode("utf-8", "backslashreplace").decode() for label in value)
 
 
 def read_classes(path: Path, count: int | None = None) -> tuple[str, ...]:
@@ -41,3 +42,8 @@ def read_classes(path: Path, count: int | None = None) -> tuple[str, ...]:
     if count is not None and len(names) != count:
         raise InputError(f"{path}: {len(names)} class names for {count} outputs; give one per output, in order")
     return names
+
+
+def normalized(name: str) -> str:
+    """The name in Unicode's form NFC: macOS writes file names in NFD, other systems as they are typed."""
+    return unicodedata.normalize("NFC", name)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Json, Quiet, optional_dataset, print_json
+from .options import Classes, Column, Images, Json, Quiet, optional_dataset, print_json
 
 __all__ = ["export"]
 
@@ -54,11 +54,15 @@ def export(
     bentoml: Annotated[
         str | None, typer.Option(metavar="NAME[:VERSION]", help="Also add the bundle to BentoML's model store.")
     ] = None,
+    column: Column = None,
+    images: Images = None,
+    classes: Classes = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Export a checkpoint to a bundle; fails unless the outputs of every file match the checkpoint."""
     from lipsformer.bundle.pretrained import resolve_model
+    from lipsformer.datasets import DatasetOptions, check_output
     from lipsformer.export import ExportSettings, export_bundle, read_thresholds, write_triton
     from lipsformer.system.atomic import atomic_directory
     from lipsformer.system.console import say
@@ -76,7 +80,12 @@ def export(
         hardware_compatibility=hardware_compatibility,
         fold=fold,
         max_batch=max_batch,
+        dataset_options=DatasetOptions(
+            columns=DatasetOptions.parse_columns(column or ()), images=images, classes=classes
+        ),
     )
+    for folder in (output, triton):
+        check_output(folder, settings.calibration, settings.parity_data)
     if bentoml is not None:
         from lipsformer.bundle.store import check_tag, register_bundle
 

@@ -24,13 +24,15 @@ def lipschitz(
     quiet: Quiet = False,
 ) -> None:
     """Bound how much a model's output can change with its input, and measure how much it does."""
-    from lipsformer.datasets import resolve_dataset
+    from lipsformer.datasets import check_output, resolve_dataset
     from lipsformer.images.samples import SAMPLES
     from lipsformer.lipschitz import format_lipschitz, measure_lipschitz
     from lipsformer.system.atomic import atomic_directory
 
+    data = SAMPLES if dataset is None else resolve_dataset(dataset)
+    check_output(output, data)
     with contextlib.nullcontext() if output is None else atomic_directory(output) as folder:
-        report = measure_lipschitz(model, SAMPLES if dataset is None else resolve_dataset(dataset), images)
+        report = measure_lipschitz(model, data, images)
         if folder is not None:
             from lipsformer.lipschitz.write import write_report
 

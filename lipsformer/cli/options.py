@@ -10,8 +10,14 @@ import typer
 
 __all__ = [
     "Bundle",
+    "Classes",
+    "ClassesFrom",
+    "Column",
     "Data",
     "Device",
+    "Fold",
+    "Group",
+    "Images",
     "Json",
     "Model",
     "Precision",
@@ -38,7 +44,37 @@ Bundle = Annotated[
 ]
 Data = Annotated[
     str,
-    typer.Argument(metavar="DATA", help="Folder of class folders or tar shards, URL of shards, or built-in dataset."),
+    typer.Argument(
+        metavar="DATA",
+        help="Folder of class folders or tar shards, table (CSV, JSON lines, Parquet), URL, or built-in dataset.",
+    ),
+]
+ClassesFrom = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Folder in DATA whose sub-folders are all classes, none of them a split; . is DATA itself.",
+    ),
+]
+Column = Annotated[
+    list[str] | None,
+    typer.Option(metavar="ROLE=NAME", help="Column of the table with the path, label or split. Repeatable."),
+]
+Images = Annotated[
+    Path | None, typer.Option(help="Folder that the table's paths are relative to. Default: the table's.")
+]
+Classes = Annotated[
+    Path | None, typer.Option(help="File of class names, one per line, if the table's labels are numbers.")
+]
+Group = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN|REGEX",
+        help="Hold out whole groups: by a column of the table, or what the first parentheses match in image names.",
+    ),
+]
+Fold = Annotated[
+    str | None, typer.Option(metavar="K/N", help="Validate on fold K of N of the training images. Stratified.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda; auto uses CUDA if available.")]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from .options import Data, Device, Quiet
+from .options import Classes, ClassesFrom, Column, Data, Device, Fold, Group, Images, Quiet
 
 __all__ = ["train"]
 
@@ -34,14 +34,33 @@ def train(
     find_lr: Annotated[
         bool, typer.Option("--find-lr", help="Run a learning-rate range test instead of a training.")
     ] = False,
+    classes_from: ClassesFrom = None,
+    train_split: Annotated[str | None, typer.Option(help="Split to train on. Default: train.")] = None,
+    val_split: Annotated[str | None, typer.Option(help="Split to validate on. Default: val, else test.")] = None,
+    group: Group = None,
+    fold: Fold = None,
+    column: Column = None,
+    images: Images = None,
+    classes: Classes = None,
     quiet: Quiet = False,
 ) -> None:
     """Train a model. Writes checkpoints, metrics and plots to the run folder."""
-    from lipsformer.datasets import resolve_dataset
+    from lipsformer.datasets import DatasetOptions, resolve_dataset
     from lipsformer.train import run_lr_range_test, run_training
 
+    options = DatasetOptions(
+        classes_from=classes_from,
+        train_split=train_split,
+        val_split=val_split,
+        group=group,
+        fold=fold,
+        columns=DatasetOptions.parse_columns(column or ()),
+        images=images,
+        classes=classes,
+    )
     folder = resolve_dataset(dataset)
     choices: dict[str, Any] = {"model": model, "recipe": recipe, "epochs": epochs, "overrides": overrides or ()}
+    choices["options"] = options if options.to_dict() else None
     if find_lr:
         found = run_lr_range_test(folder, output=output, device=device, **choices)
         typer.echo(

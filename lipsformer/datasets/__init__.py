@@ -4,16 +4,20 @@ A `Reader` finds the splits of a dataset and lists each as a `Split`. Training, 
 `Split`, so they do not depend on how images are stored.
 """
 
-from .dataset import ImageDataset, open_dataset, open_labeled, open_reader
+from .dataset import HELD_OUT, ImageDataset, open_dataset, open_labeled, open_reader
 from .left_out import LeftOut
+from .options import DatasetOptions
 from .reader import Split
-from .resolve import resolve_dataset
+from .resolve import check_output, resolve_dataset
 from .walk import find_images
 
 __all__ = [
+    "HELD_OUT",
+    "DatasetOptions",
     "ImageDataset",
     "LeftOut",
     "Split",
+    "check_output",
     "find_images",
     "open_dataset",
     "open_labeled",

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from lipsformer.bundle.class_names import normalized
 from lipsformer.system.errors import InputError
 
-from .folder import FolderReader
+from .folders.folder import FolderReader
+from .held_out import hold_out
 from .left_out import LeftOut
-from .reader import SPLITS, Reader, Split
-from .tar_shards import ShardReader, is_pattern
+from .options import DatasetOptions
+from .reader import Reader, Split
+from .shards.tar_shards import ShardReader, is_pattern
+from .split_names import split_of
+from .tables import TableReader, is_table
 
-__all__ = ["ImageDataset", "open_dataset", "open_labeled", "open_reader"]
+__all__ = ["HELD_OUT", "ImageDataset", "open_dataset", "open_labeled", "open_reader"]
 
-HELD_OUT_PERCENT = 10
+
+HELD_OUT = "held-out"  # a split of `open_labeled`
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,82 +40,133 @@ class ImageDataset:
     left_out: LeftOut
 
 
-def open_dataset(root: Path) -> ImageDataset:
+def open_dataset(root: Path, options: DatasetOptions | None = None) -> ImageDataset:
     """Lists the images of a dataset to train on. The classes are those of the training split.
 
-    `root` is a folder of class folders or of tar shards, or the path of shards with braces.
+    `root` is a folder of class folders or of tar shards, the path of shards with braces, or a table of labels.
 
     Raises:
-        InputError: if there is no such folder, a class is empty, there are fewer than two, or another split has a
+        InputError: if there is no such dataset, a class is empty, there are fewer than two, or another split has a
             class that the training split lacks.
     """
-    reader = open_reader(root)
-    if reader.splits and "train" not in reader.splits:
-        found = ", ".join(sorted(reader.splits))
-        raise InputError(f"{root}: has {found} but no train split; add {reader.example('train')}")
-    name = "train" if reader.splits else None
-    train = dataclasses.replace(reader.read(name), name="train")
+    options = options or DatasetOptions()
+    reader = open_reader(root, options)
+    train = _read_train(reader, root, options)
+    left_out = LeftOut()
+    for part in (reader.left_out, train.left_out):
+        left_out.update(part)
+    name = _validation_split(reader, root, options)
+    if name is None:
+        train, validation = hold_out(train, options, root)
+    else:
+        validation = _relabeled(reader.read(name), train.classes)
+        left_out.update(validation.left_out)
+        if not len(validation):
+            raise InputError(f"{reader.place(name)}: no images; add some or remove this split")
+    return ImageDataset(root=reader.root, classes=train.classes, train=train, validation=validation, left_out=left_out)
+
+
+def open_labeled(
+    root: Path, classes: Sequence[str], split: str | None = None, options: DatasetOptions | None = None
+) -> Split:
+    """Lists the labeled images to evaluate a model of `classes` on.
+
+    `split` names a split; by default test, else what a group or fold of `options` holds out of the training split, else
+    val, else train, else all images of a dataset without splits. "held-out" is what training holds out, and "all" is
+    everything in a dataset without splits.
+
+    Raises:
+        InputError: if the folder, the split or the images are missing, or the model does not know a class.
+    """
+    options = options or DatasetOptions()
+    reader = open_reader(root, options, known=classes, split=split)
+    if split == HELD_OUT or (split is None and options.held_out and "test" not in reader.splits):
+        train = _relabeled(reader.read(_named(reader, root, "train") if reader.splits else None), tuple(classes))
+        labeled = hold_out(train, options, root)[1]
+    elif split is not None and (reader.splits or split != "all"):
+        labeled = _relabeled(reader.read(_named(reader, root, split)), tuple(classes))
+    else:
+        name = next((name for name in ("test", "val", "train") if name in reader.splits), None)
+        if reader.splits and name is None:
+            raise InputError(f"{root}: has the splits {', '.join(sorted(reader.splits))}; choose one with --split")
+        labeled = _relabeled(reader.read(name), tuple(classes))
+    labeled.left_out.update(reader.left_out)
+    if not len(labeled):
+        raise InputError(f"{reader.place(split)}: no images; add some as {reader.example(split)}")
+    return labeled
+
+
+def open_reader(
+    root: Path, options: DatasetOptions | None = None, *, known: Collection[str] = (), split: str | None = None
+) -> Reader:
+    """The reader for `root`: of a table, of tar shards or of class folders.
+
+    `known` are the classes of a model and `split` a split, if there are: they say which folders are classes or splits.
+
+    Raises:
+        InputError: if there is no such dataset, a shard is missing, or the layout is unclear.
+    """
+    options = options or DatasetOptions()
+    if is_table(root):
+        return TableReader.open(root, options)
+    if root.is_dir():
+        if options.classes_from is not None:
+            return FolderReader.from_classes(root, options.classes_from)
+        named = [name for name in (options.train_split, options.val_split, split) if name is not None]
+        found = TableReader.find(root, options) or ShardReader.find(root)
+        return found or FolderReader.find(root, {normalized(name) for name in known}, named)
+    if is_pattern(str(root)):
+        return ShardReader.from_pattern(root)
+    raise InputError(f"{root}: no such folder; give one with a sub-folder of images for each class")
+
+
+def _read_train(reader: Reader, root: Path, options: DatasetOptions) -> Split:
+    name = None
+    if options.train_split is not None:
+        name = _named(reader, root, options.train_split)
+    elif reader.splits:
+        if "train" not in reader.splits:
+            found = ", ".join(sorted(reader.splits))
+            raise InputError(f"{root}: has {found} but no train split; add {reader.example('train')}")
+        name = "train"
+    train = dataclasses.replace(reader.read(name), name=name or "train")
     if len(train.classes) < 2:
         found = f"{len(train.classes)} class{'' if len(train.classes) == 1 else 'es'} found"
         raise InputError(f"{reader.place(name)}: {found}, at least 2 are needed; add images as {reader.example(name)}")
     for label, count in zip(train.classes, train.counts(), strict=True):
         if not count:
             raise InputError(f"{reader.place(name)}/{label}: no images; add some or remove this class")
-    left_out = LeftOut()
-    for part in (reader.left_out, train.left_out):
-        left_out.update(part)
-    for name in ("val", "test"):
-        if name in reader.splits:
-            validation = _relabeled(reader.read(name), train.classes)
-            if not len(validation):
-                raise InputError(f"{reader.place(name)}: no images; add some or remove this split")
-            left_out.update(validation.left_out)
-            return ImageDataset(
-                root=reader.root, classes=train.classes, train=train, validation=validation, left_out=left_out
+    return train
+
+
+def _validation_split(reader: Reader, root: Path, options: DatasetOptions) -> str | None:
+    """The split to validate on; None if images of the training split are to be held out."""
+    if options.val_split is not None:
+        if options.held_out:
+            raise InputError("--val-split: with --fold and --group, training images are held out; omit it or these")
+        return _named(reader, root, options.val_split)
+    if options.held_out:
+        if "val" in reader.splits:
+            raise InputError(
+                f"{root}: has a val split, so --fold and --group have nothing to hold out; omit them, or move its "
+                "images to train"
             )
-    kept, held_out = _hold_out(train, root)
-    return ImageDataset(root=reader.root, classes=train.classes, train=kept, validation=held_out, left_out=left_out)
+        return None
+    return next((name for name in ("val", "test") if name in reader.splits), None)
 
 
-def open_labeled(root: Path, classes: Sequence[str], split: str | None = None) -> Split:
-    """Lists the labeled images to evaluate a model of `classes` on.
-
-    `split` names a split; by default test, else val, else train, else all images of a dataset without splits.
-
-    Raises:
-        InputError: if the folder, the split or the images are missing, or the model does not know a class.
-    """
-    reader = open_reader(root)
-    if split is not None:
-        name: str | None = SPLITS.get(split, split)
-        if name not in reader.splits:
-            found = ", ".join(sorted(reader.splits)) or "none"
-            raise InputError(f"{root}: no split '{split}'; choose one of: {found}")
-    else:
-        name = next((name for name in ("test", "val", "train") if name in reader.splits), None)
-    labeled = _relabeled(reader.read(name), tuple(classes))
-    labeled.left_out.update(reader.left_out)
-    if not len(labeled):
-        raise InputError(f"{reader.place(name)}: no images; add some as {reader.example(name)}")
-    return labeled
-
-
-def open_reader(root: Path) -> Reader:
-    """The reader for `root`: of tar shards or of class folders.
-
-    Raises:
-        InputError: if there is no such folder, or a shard is missing.
-    """
-    if root.is_dir():
-        return ShardReader.find(root) or FolderReader.find(root)
-    if is_pattern(str(root)):
-        return ShardReader.from_pattern(root)
-    raise InputError(f"{root}: no such folder; give one with a sub-folder of images for each class")
+def _named(reader: Reader, root: Path, split: str) -> str:
+    """The split that the user calls `split`."""
+    name = split if split in reader.splits else split_of(split)
+    if name is None or name not in reader.splits:
+        found = ", ".join(sorted(reader.splits)) or "none"
+        raise InputError(f"{root}: no split '{split}'; choose one of: {found}")
+    return name
 
 
 def _relabeled(split: Split, classes: tuple[str, ...]) -> Split:
     """The split with its labels as indices into `classes`. A class without images may be unknown."""
-    index = {label: position for position, label in enumerate(classes)}
+    index = {normalized(label): position for position, label in enumerate(classes)}
     for label, count in enumerate(split.counts()):
         name = split.classes[label]
         if count and name not in index:
@@ -120,21 +175,3 @@ def _relabeled(split: Split, classes: tuple[str, ...]) -> Split:
             raise InputError(f"{where}: unknown class '{name}'; rename or remove the class (known: {known})")
     renumbered = np.array([index.get(label, -1) for label in split.classes], np.int64)
     return dataclasses.replace(split, classes=classes, labels=renumbered[split.labels])
-
-
-def _hold_out(train: Split, root: Path) -> tuple[Split, Split]:
-    """Holds out a tenth of each class (at least one image of those that have two), by a hash of the image's name.
-
-    The choice does not depend on the order, the machine or the seed, so it is the same for every run.
-    """
-    ranks = [hashlib.sha256(os.fsencode(name)).digest() for name in train.names()]
-    chosen = np.zeros(len(train), bool)
-    by_class = np.argsort(train.labels, kind="stable")
-    for positions in np.split(by_class, np.flatnonzero(np.diff(train.labels[by_class])) + 1):
-        members = sorted(positions.tolist(), key=ranks.__getitem__)
-        count = max(1, round(len(members) * HELD_OUT_PERCENT / 100)) if len(members) > 1 else 0
-        chosen[members[:count]] = True
-    if not chosen.any():
-        raise InputError(f"{root}: one image per class leaves none to validate on; add images")
-    held_out = dataclasses.replace(train.select(np.flatnonzero(chosen)), name="held-out tenth of train")
-    return train.select(np.flatnonzero(~chosen)), held_out

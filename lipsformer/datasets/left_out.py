@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, Self, get_args
+import json
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lipsformer.system.console import printable, say
 
@@ -11,7 +14,7 @@ __all__ = ["Examples", "LeftOut", "Reason"]
 
 Reason = Literal[
     "extension", "hidden", "system", "broken_link", "visited_link", "special_file", "missing", "no_label", "stray",
-    "split",
+    "split", "repeated",
 ]  # fmt: skip
 
 MEANINGS: dict[Reason, str] = {
@@ -23,6 +26,7 @@ MEANINGS: dict[Reason, str] = {
     "special_file": "neither a plain file nor a folder",
     "missing": "named in the table, but there is no such file",
     "no_label": "without a label",
+    "repeated": "named in another row already",
     "stray": "outside the class folders or samples",
     "split": "of a split that is not used",
 }
@@ -58,6 +62,10 @@ class LeftOut:
         """Counts `count` entries, of which `name` is the first."""
         self._add(reason, count, (name,))
 
+    def count(self, reason: Reason) -> int:
+        """The number of entries left out for `reason`."""
+        return self.reasons[reason].count if reason in self.reasons else 0
+
     def update(self, other: LeftOut, prefix: str = "") -> None:
         """Counts all of `other`'s entries too; `prefix` goes before their names."""
         for reason, found in other.reasons.items():
@@ -80,22 +88,26 @@ class LeftOut:
             say(line, always=True)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; `from_dict` reads it back."""
+        """Plain data for JSON."""
         return {reason: {"count": found.count, "examples": list(found.names)} for reason, found in self.reasons.items()}
 
+    def to_array(self) -> NDArray[np.uint8]:
+        """The content as bytes, for a cached listing; `from_array` reads them back."""
+        return np.frombuffer(json.dumps(self.to_dict()).encode(), np.uint8)
+
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Reads what `to_dict` gave.
+    def from_array(cls, array: NDArray[np.uint8]) -> Self:
+        """Reads what `to_array` gave.
 
         Raises:
             ValueError: if it is something else.
         """
         found = cls()
-        for reason, entry in data.items():
-            if reason not in get_args(Reason) or not isinstance(entry, dict):
-                raise ValueError(reason)
-            count, names = entry.get("count"), entry.get("examples")
-            if not isinstance(count, int) or not isinstance(names, list) or not all(isinstance(n, str) for n in names):
-                raise ValueError(reason)
-            found._add(reason, count, tuple(names))  # type: ignore[arg-type]
+        try:
+            for reason, entry in json.loads(array.tobytes()).items():
+                found.reasons[reason] = Examples(int(entry["count"]), tuple(map(str, entry["examples"])))
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(str(error)) from None
+        if not found.reasons.keys() <= MEANINGS.keys():
+            raise ValueError("unknown reasons")
         return found

@@ -12,13 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lipsformer.images.open import MinSizeFn
+from lipsformer.images.open import MinSizeFn, open_image
 
 from .left_out import LeftOut
 
-__all__ = ["SPLITS", "Reader", "Split"]
-
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+__all__ = ["Grouping", "Reader", "Split"]
 
 
 class Reader(Protocol):
@@ -51,6 +49,15 @@ class Reader(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Grouping:
+    """A column of a table: the image at position i in storage has `values[codes[i]]`."""
+
+    column: str
+    codes: NDArray[np.int32]
+    values: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Split(abc.ABC):
     """N labeled images. Worker processes receive a copy, so a split is plain data.
 
@@ -63,6 +70,7 @@ class Split(abc.ABC):
     labels: NDArray[np.int64]
     members: NDArray[np.int64]
     left_out: LeftOut = dataclasses.field(default_factory=LeftOut)
+    grouping: Grouping | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -74,6 +82,12 @@ class Split(abc.ABC):
     def counts(self) -> NDArray[np.int64]:
         """The number of images of each class."""
         return np.bincount(self.labels, minlength=len(self.classes))
+
+    def groups(self, column: str) -> list[str] | None:
+        """The value of each image in the column that was read for groups; None if it is another one."""
+        if self.grouping is None or self.grouping.column != column:
+            return None
+        return [self.grouping.values[code] for code in self.grouping.codes[self.members].tolist()]
 
     def select(self, indices: NDArray[np.int64]) -> Self:
         """The images at these indices, in this order."""
@@ -96,7 +110,6 @@ class Split(abc.ABC):
             InputError: if it cannot be read.
         """
 
-    @abc.abstractmethod
     def open(self, index: int, *, smallest: MinSizeFn | None = None) -> Image.Image:
         """Decodes image `index`, at a fraction of its size where `smallest` allows; see `images.open_image`.
 
@@ -104,3 +117,4 @@ class Split(abc.ABC):
             ImageError: if it is empty, over a limit, damaged or not an image. The message names it.
             InputError: if it cannot be read.
         """
+        return open_image(self.encoded(index), name=self.where(index), smallest=smallest)

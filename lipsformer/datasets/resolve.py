@@ -9,14 +9,15 @@ from lipsformer.system.errors import InputError, suggest
 from lipsformer.system.hardware import cache_folder
 
 from .builtin import BUILT_IN, fetch_dataset
-from .remote_shards import fetch_shards, is_url
-from .tar_shards import is_pattern
+from .shards.remote_shards import fetch_shards, is_url
+from .shards.tar_shards import is_pattern
+from .tables import is_table
 
-__all__ = ["resolve_dataset"]
+__all__ = ["check_output", "resolve_dataset"]
 
 
 def resolve_dataset(data: str) -> Path:
-    """The dataset that `data` names: an existing folder, a built-in dataset, or tar shards by path or URL.
+    """The dataset that `data` names: a folder, a built-in dataset, a table of labels, or tar shards by path or URL.
 
     Several shards are named with braces. Built-in and remote datasets are downloaded on first use into `datasets/` and
     `shards/` of the cache folder, $LIPSFORMER_CACHE, by default ~/.cache/lipsformer. For shards the result is their
@@ -28,7 +29,7 @@ def resolve_dataset(data: str) -> Path:
     if is_url(data):
         return fetch_shards(data)
     path = Path(data)
-    if path.is_dir() or is_pattern(data):
+    if path.is_dir() or is_pattern(data) or is_table(path):
         return path
     if data not in BUILT_IN:
         kind = "a file, not a folder" if path.exists() else "no such folder"
@@ -42,3 +43,16 @@ def resolve_dataset(data: str) -> Path:
             if not cached.is_dir():  # else another process has just finished it
                 raise
     return cached
+
+
+def check_output(output: Path | None, *inputs: Path | None) -> None:
+    """Checks that an output is outside of the folders that are read: later its files would be part of the dataset.
+
+    Raises:
+        InputError: if it is inside one of them.
+    """
+    for folder in inputs:
+        if output is not None and folder is not None and folder.is_dir():
+            inside, outer = output.resolve(), folder.resolve()
+            if outer in (inside, *inside.parents):
+                raise InputError(f"--output {output}: inside of the input {folder}; choose a folder outside of it")

@@ -1,4 +1,4 @@
-"""Walking folders of images. Links are followed, hidden entries are left out, and loops end."""
+"""Walking folders of images. Links are followed and loops end; what is left out is counted."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from lipsformer.images.open import EXTENSIONS
 from lipsformer.system.errors import InputError
+
+from .left_out import LeftOut, Reason
+from .system_files import is_system_file
 
 __all__ = ["Folder", "find_images", "path_state", "read_folder", "walk"]
 
@@ -17,7 +21,7 @@ State = tuple[int, int, int, int]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Folder:
-    """The entries of one folder, without hidden ones: sub-folders, and files with the requested endings, sorted.
+    """The entries of one folder: sub-folders, and files with the requested endings, sorted. `left_out` has the others.
 
     `name` is relative to the root of the walk: "", or ending with "/". `state` is its `path_state` from just before
     it was read. `dangling` means that it holds a broken link: the target may appear without changing the folder.
@@ -28,23 +32,30 @@ class Folder:
     folders: tuple[str, ...]
     files: tuple[str, ...]
     dangling: bool
+    left_out: LeftOut
 
 
-def find_images(root: Path) -> list[Path]:
+def find_images(root: Path, left_out: LeftOut | None = None) -> list[Path]:
     """All image files below `root`, by file name extension, sorted. Hidden files and folders are left out.
 
-    Links are followed. A folder that several links point to is read once, so loops end.
+    Links are followed. A folder that several links point to is read once, so loops end. What is left out is added to
+    `left_out`.
 
     Raises:
         InputError: if there is no such folder.
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give a folder of images")
-    return sorted(root / (folder.name + image) for folder in walk(root) for image in folder.files)
+    found = []
+    for folder in walk(root):
+        found += [root / (folder.name + image) for image in folder.files]
+        if left_out is not None:
+            left_out.update(folder.left_out)
+    return sorted(found)
 
 
 def walk(root: Path) -> Iterator[Folder]:
-    """Yields each folder from `root` down, with the images directly in it.
+    """Yields each folder from `root` down, with the images directly in it. Names in `left_out` start at `root`.
 
     Raises:
         InputError: if a folder cannot be read.
@@ -54,7 +65,9 @@ def walk(root: Path) -> Iterator[Folder]:
     while remaining:
         folder = read_folder(root, remaining.pop())
         if folder.state[:2] in visited:
-            continue
+            left_out = LeftOut()
+            left_out.add("visited_link", folder.name)
+            folder = dataclasses.replace(folder, folders=(), files=(), dangling=False, left_out=left_out)
         visited.add(folder.state[:2])
         remaining += [f"{folder.name}{name}/" for name in reversed(folder.folders)]
         yield folder
@@ -67,22 +80,47 @@ def read_folder(root: Path, name: str = "", endings: tuple[str, ...] = EXTENSION
         InputError: if it cannot be read.
     """
     path = root / name
-    folders, files, dangling = [], [], False
+    folders, files, dangling, left_out = [], [], False, LeftOut()
     try:
         state = path_state(path)
         with os.scandir(path) as found:
-            for entry in found:
-                if entry.name.startswith("."):
-                    continue
-                if _is_folder(entry):
+            for entry in sorted(found, key=lambda entry: entry.name):
+                kind, broken = _kind(entry, endings)
+                dangling |= broken
+                if kind == "folder":
                     folders.append(entry.name)
-                    continue
-                if entry.name.lower().endswith(endings):
+                elif kind == "file":
                     files.append(entry.name)
-                dangling = dangling or (entry.is_symlink() and not os.path.exists(entry.path))  # noqa: PTH110
+                else:
+                    left_out.add(kind, name + entry.name)
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions") from None
-    return Folder(name=name, state=state, folders=tuple(sorted(folders)), files=tuple(sorted(files)), dangling=dangling)
+    return Folder(
+        name=name,
+        state=state,
+        folders=tuple(folders),
+        files=tuple(files),
+        dangling=dangling,
+        left_out=left_out,
+    )
+
+
+def _kind(entry: os.DirEntry[str], endings: tuple[str, ...]) -> tuple[Literal["folder", "file"] | Reason, bool]:
+    """What an entry is, or why it is left out; and whether it is a broken link that is not hidden."""
+    if is_system_file(entry.name):
+        return "system", False
+    if entry.name.startswith("."):
+        return "hidden", False
+    try:
+        if entry.is_dir():
+            return "folder", False
+        plain = entry.is_file()
+    except OSError:  # a link to itself
+        plain = False
+    broken = not plain and entry.is_symlink() and not os.path.exists(entry.path)  # noqa: PTH110
+    if entry.name.lower().endswith(endings):
+        return ("file" if plain or broken else "special_file"), broken  # opening a broken link names it
+    return ("broken_link" if broken else "extension"), broken
 
 
 def path_state(path: Path | str) -> State:
@@ -92,13 +130,6 @@ def path_state(path: Path | str) -> State:
     """
     found = os.stat(path)  # noqa: PTH116 - called 100,000 times; Path objects would be slow
     return _signed(found.st_dev), _signed(found.st_ino), found.st_mtime_ns, found.st_ctime_ns
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
 
 
 def _signed(number: int) -> int:

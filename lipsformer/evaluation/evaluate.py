@@ -14,7 +14,7 @@ from lipsformer.datasets import Split
 from lipsformer.inference.predictor import Predictor
 from lipsformer.inference.runtimes import Pixels
 from lipsformer.system.console import printable, track
-from lipsformer.system.errors import InputError
+from lipsformer.system.errors import GateError, InputError
 from lipsformer.system.hardware import cores
 from lipsformer.system.strict_json import finite
 
@@ -41,6 +41,28 @@ class Evaluation:
         """Throughput, including reading and decoding."""
         return self.predictions.images / self.seconds
 
+    def lost_classes(self) -> list[str]:
+        """The classes of the split of which no image could be read."""
+        found, classes = self.predictions, len(self.classes)
+        left = np.bincount(found.labels[found.counted], minlength=classes)
+        return [
+            self.classes[index]
+            for index in np.flatnonzero((np.bincount(found.labels, minlength=classes) > 0) & (left == 0))
+        ]
+
+    def check_classes(self) -> None:
+        """Checks that an image of every class could be read: without that, the accuracy says nothing about the class.
+
+        Raises:
+            GateError: if a class lost all its images.
+        """
+        if lost := self.lost_classes():
+            names = ", ".join(map(repr, lost[:3])) + (", ..." if len(lost) > 3 else "")
+            raise GateError(
+                f"{self.split}: no image can be read of {len(lost)} of its classes ({names}), so the accuracy leaves "
+                "them out; repair or replace the files"
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for strict JSON: numbers that are not finite become None."""
         found = self.predictions
@@ -50,6 +72,7 @@ class Evaluation:
                 "images": found.images,
                 "unreadable": len(self.unreadable),
                 "unreadable_files": [file for file, _ in self.unreadable],
+                "lost_classes": self.lost_classes(),
                 "top1": found.top1,
                 "top5": found.top5,
                 "loss": found.mean_loss,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +45,8 @@ class Predictor:
     """A runtime together with its preprocessing and its class names.
 
     `file` is the file that runs, in `precision`. `fallbacks` says why faster files of its bundle were passed over.
-    `max_batch` is the largest batch to run; for an export, the largest that passed the parity check.
+    `max_batch` is the largest batch to run; for an export, the largest that passed the parity check. `metrics` are
+    those of the training.
     """
 
     runtime: Runtime
@@ -55,6 +56,7 @@ class Predictor:
     precision: str
     max_batch: int = DEFAULT_BATCH
     fallbacks: tuple[str, ...] = ()
+    metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def from_bundle(cls, bundle: Path, options: RuntimeOptions, manifest: Manifest | None = None) -> Self:
@@ -75,6 +77,7 @@ class Predictor:
             precision=str(file.precision),
             max_batch=manifest.max_batch,
             fallbacks=fallbacks,
+            metrics=manifest.metrics,
         )
 
     @classmethod
@@ -101,6 +104,7 @@ class Predictor:
                     file=path,
                     precision=str(file.precision),
                     max_batch=manifest.max_batch,
+                    metrics=manifest.metrics,
                 )
         raise InputError(f"{path}: the manifest next to it lists no such engine; keep it in the bundle it came in")
 
@@ -148,6 +152,7 @@ class Predictor:
             classes=checkpoint.classes,
             file=path,
             precision="fp32",
+            metrics=checkpoint.metrics,
         )
 
     def prepare(self, image: Path | bytes | Image.Image, limits: ImageLimits | None = None) -> Pixels:

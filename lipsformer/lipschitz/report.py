@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from lipsformer.checkpoints.checkpoint import load_checkpoint
-from lipsformer.datasets import find_images
+from lipsformer.datasets import LeftOut, find_images
 from lipsformer.images.open import open_image
 from lipsformer.model.pixel_norm import PixelNormalize
 from lipsformer.system.console import track
@@ -74,7 +74,9 @@ def measure_lipschitz(model: str | Path, folder: Path, images: int) -> Lipschitz
             raise InputError(
                 f"{model}: {name} has values that are not finite; use a checkpoint from before it diverged"
             )
-    paths = find_images(folder)
+    left_out = LeftOut()
+    paths = find_images(folder, left_out)
+    left_out.report(folder)
     if not paths:
         raise InputError(f"{folder}: no images found; give a folder of photos")
     chosen = [paths[index * len(paths) // images] for index in range(images)] if images < len(paths) else paths

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lipsformer.datasets import folder, open_dataset
-from lipsformer.datasets.folder import FolderListing
+from lipsformer.datasets import open_dataset
+from lipsformer.datasets.folders import folder
+from lipsformer.datasets.folders.folder import FolderListing
 from lipsformer.datasets.listing_cache import load_listing, save_listing, settled
 
 FILES = ("a/1.jpg", "a/2.jpg", "a/deep/er/3.jpg", "b/4.jpg", "b c/5.png", "empty/readme.txt")

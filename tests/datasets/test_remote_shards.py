@@ -12,8 +12,8 @@ import pytest
 
 from lipsformer.datasets import download as download_module
 from lipsformer.datasets import open_dataset, resolve_dataset
-from lipsformer.datasets import remote_shards as remote
 from lipsformer.datasets.download import DownloadError, download
+from lipsformer.datasets.shards import remote_shards as remote
 from lipsformer.system.errors import InputError
 from tests.support.shards import members, write_shard
 

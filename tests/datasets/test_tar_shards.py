@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lipsformer.datasets import Split, open_dataset, open_labeled, shard_listing
-from lipsformer.datasets.braces import expand
-from lipsformer.datasets.shard_listing import ShardListing
-from lipsformer.datasets.tar_shards import ShardSplit
+from lipsformer.datasets import Split, open_dataset, open_labeled
+from lipsformer.datasets.shards import tar_members
+from lipsformer.datasets.shards.braces import expand
+from lipsformer.datasets.shards.shard_listing import ShardListing
+from lipsformer.datasets.shards.tar_shards import ShardSplit
 from lipsformer.images.open import ImageError
 from lipsformer.system.errors import InputError
 from tests.support.shards import gray_jpeg, members, write_shard
@@ -258,7 +259,7 @@ def test_members_that_cannot_be_opened_are_named(tmp_path: Path) -> None:
         assert reason in str(failure.value)
     assert split.open(0, smallest=lambda _: (1, 1)).size == (1, 1)
     os.truncate(path, 100)
-    with pytest.raises(InputError, match=r"0\.tar:a\.jpg: the shard is shorter than when it was listed"):
+    with pytest.raises(InputError, match=r"0\.tar:a\.jpg: 0.tar is shorter than when it was listed"):
         split.open(0)
     path.unlink()
     with pytest.raises(InputError, match=r"0\.tar:a\.jpg: cannot be read"):
@@ -283,7 +284,7 @@ def walked(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         found.append(arguments)
         return opened(*arguments, **options)  # type: ignore[call-overload]
 
-    monkeypatch.setattr(shard_listing.tarfile, "open", recorded)
+    monkeypatch.setattr(tar_members.tarfile, "open", recorded)
     return found
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 import lipsformer
-from lipsformer.datasets import ImageDataset, open_dataset
+from lipsformer.datasets import ImageDataset, check_output, open_dataset
 from lipsformer.model.factory import build_model
 from lipsformer.model.variants import make_config
 from lipsformer.system import console
@@ -113,12 +113,14 @@ def measure_stability(
             a different grid.
         LipsFormerError: if the process of a training fails.
     """
+    check_output(output, data)
     target = torch_device(device)
     if seeds < 1 or (jobs is not None and jobs < 1):
         raise InputError(f"--{'seeds' if seeds < 1 else 'jobs'}: at least 1 is needed")
     rates = parse_rates(learning_rates)
     shared = _shared_recipe(recipe, (model, baseline), epochs, overrides, rates[0])
     dataset = open_dataset(data)
+    dataset.left_out.report(data)
     grid = Grid(
         recipes=shared,
         learning_rates=rates,

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from lipsformer.images.open import ORIENTATIONS, ImageError, open_image, orientation
+from lipsformer.images.open import ORIENTATIONS, open_image, orientation
 from lipsformer.images.preprocessing import to_rgb
 
 __all__ = ["RECORD", "SCALE", "Photo", "describe", "mirrored", "read_photo"]

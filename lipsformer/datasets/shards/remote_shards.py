@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path, PurePosixPath
 
+from lipsformer.datasets.download import DownloadError, download
+from lipsformer.datasets.labels import CLASS_FILES
 from lipsformer.system.console import say, track
 from lipsformer.system.errors import InputError
 from lipsformer.system.hardware import cache_folder
 
 from .braces import expand
-from .download import DownloadError, download
-from .tar_shards import CLASS_FILES, fixed_part
+from .tar_shards import fixed_part
 
 __all__ = ["fetch_shards", "is_url"]
 

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from lipsformer.bundle.class_names import read_classes
-from lipsformer.images.open import MinSizeFn, check_bytes, open_image
+from lipsformer.datasets.file_part import read_part
+from lipsformer.datasets.labels import classes_of, find_class_file
+from lipsformer.datasets.left_out import LeftOut
+from lipsformer.datasets.packed_names import PackedNames
+from lipsformer.datasets.reader import Split
+from lipsformer.datasets.split_names import looks_like_split, split_within
+from lipsformer.datasets.walk import read_folder, walk
 from lipsformer.system.console import track
 from lipsformer.system.errors import InputError
 
 from .braces import expand
-from .left_out import LeftOut
-from .packed_names import PackedNames
-from .reader import SPLITS, Split
 from .shard_listing import COMPRESSED, ShardListing
-from .walk import read_folder, walk
 
-__all__ = ["CLASS_FILES", "ShardReader", "ShardSplit", "fixed_part", "is_pattern"]
+__all__ = ["ShardReader", "ShardSplit", "fixed_part", "is_pattern"]
 
-CLASS_FILES = ("classes.txt", "classes.json")
 ENDINGS = (".tar", *COMPRESSED)
 
 
@@ -45,13 +43,24 @@ class ShardReader:
 
     @classmethod
     def find(cls, root: Path) -> Self | None:
-        """Looks for shards in `root` and its split folders; None if there are none, or images in sub-folders."""
-        found = []
-        for folder in ("", *(f"{name}/" for name in read_folder(root).folders if _split_of(name))):
-            found += [f"{folder}{name}" for name in read_folder(root, folder, ENDINGS).files]
+        """Looks for shards in `root` and its split folders; None if there are none, or images in sub-folders.
+
+        Raises:
+            InputError: if it is unclear to which split a shard belongs.
+        """
+        top, left_out = read_folder(root, "", ENDINGS), LeftOut()
+        found = list(top.files)
+        for folder in top.folders:
+            names = [f"{folder}/{name}" for name in read_folder(root, f"{folder}/", ENDINGS).files]
+            if _split_of(folder):
+                found += names
+            elif names:
+                left_out.add("split", names[0], len(names))
+        if not found and len(top.folders) == 1:
+            return cls.find(root / top.folders[0])  # a folder around the dataset
         if not found or any(folder.name and folder.files for folder in walk(root)):
             return None
-        return cls._of(root, found)
+        return cls._of(root, found, left_out)
 
     @classmethod
     def from_pattern(cls, pattern: Path) -> Self:
@@ -67,10 +76,10 @@ class ShardReader:
             raise InputError(
                 f"{missing[0]}: no such shard ({len(missing)} of {len(paths)} are missing); check {pattern}"
             )
-        return cls._of(root, [path.relative_to(root).as_posix() for path in paths])
+        return cls._of(root, [path.relative_to(root).as_posix() for path in paths], LeftOut())
 
     @classmethod
-    def _of(cls, root: Path, names: list[str]) -> Self:
+    def _of(cls, root: Path, names: list[str], left_out: LeftOut) -> Self:
         shards: dict[str | None, tuple[str, ...]] = {}
         for name in sorted(set(names)):
             path = PurePosixPath(name)
@@ -82,7 +91,13 @@ class ShardReader:
                 f"{root / shards[None][0]}: belongs to no split, though others do ({known}); "
                 "put train, val or test into its name, or remove it"
             )
-        return cls(root=root, shards=shards)
+        suggested = {looks_like_split(name.partition(".")[0]) for name in shards.get(None, ())} - {None}
+        if len(suggested) > 1 and "train" in suggested:
+            raise InputError(
+                f"{root}: its shards look like splits ({shards[None][0]}, ...), not like one set; put train, val or "
+                "test into their names, as in train-000.tar"
+            )
+        return cls(root=root, shards=shards, left_out=left_out)
 
     def place(self, split: str | None) -> str:
         """See `Reader`."""
@@ -101,7 +116,14 @@ class ShardReader:
                 listings.append(ShardListing.open(self.root / name))
                 advance(1, name)
         counts = [len(listing.names) for listing in listings]
-        texts = self._classes({text for listing in listings for text in listing.texts})
+        left_out = LeftOut()
+        for listing in listings:
+            left_out.update(listing.left_out)
+        first = self.shards[next(iter(self.shards))][0]
+        texts = classes_of(
+            {text for listing in listings for text in listing.texts},
+            file=find_class_file(self.root, (self.root / first).parent),
+        )
         numbers = {text: number for number, text in enumerate(texts)}
         labels = [np.array([numbers[text] for text in one.texts], np.int64)[one.labels] for one in listings]
         return ShardSplit(
@@ -109,6 +131,7 @@ class ShardReader:
             classes=tuple(texts.values()),
             labels=np.concatenate(labels),
             members=np.arange(sum(counts), dtype=np.int64),
+            left_out=left_out,
             root=self.root,
             shards=names,
             files=PackedNames.joined(listing.names for listing in listings),
@@ -116,33 +139,6 @@ class ShardReader:
             offsets=np.concatenate([listing.offsets for listing in listings]),
             sizes=np.concatenate([listing.sizes for listing in listings]),
         )
-
-    def _classes(self, texts: set[str]) -> dict[str, str]:
-        """The class of each label text, in class order.
-
-        Raises:
-            InputError: if a file of class names lacks one for a number, or gives the same to two.
-        """
-        if not all(text.isascii() and text.isdecimal() for text in texts):
-            return {text: text for text in sorted(texts)}
-        file = self._class_file()
-        names = None if file is None else read_classes(file)
-        found: dict[str, str] = {}
-        for text in sorted(texts, key=lambda text: (int(text), text)):
-            if names is not None and int(text) >= len(names):
-                raise InputError(f"{file}: {len(names)} class names, but label {text} occurs; name classes 0 to {text}")
-            found[text] = f"class {int(text)}" if names is None else names[int(text)]
-        by_name = {name: text for text, name in reversed(found.items())}
-        for text, name in found.items():
-            if by_name[name] != text:
-                raise InputError(f"{file}: '{name}' names both {by_name[name]} and {text}; give each its own name")
-        return found
-
-    def _class_file(self) -> Path | None:
-        """A file of class names in `root`, or in the folder of the first shard."""
-        first = next(iter(self.shards.values()))[0]
-        folders = (self.root, (self.root / first).parent)
-        return next((folder / name for folder in folders for name in CLASS_FILES if (folder / name).is_file()), None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -171,23 +167,9 @@ class ShardSplit(Split):
 
     def encoded(self, index: int) -> bytes:
         """See `Split`."""
-        where, position = self.where(index), int(self.members[index])
-        size = int(self.sizes[position])
-        check_bytes(size, where)
-        try:
-            # Opened for each image: worker processes share no handle, and it is cheap compared with decoding.
-            with (self.root / self.shards[self.shard[position]]).open("rb", buffering=0) as file:
-                file.seek(int(self.offsets[position]))
-                content = file.read(size)
-        except OSError as error:
-            raise InputError(f"{where}: cannot be read ({error.strerror}); check the shard") from None
-        if len(content) != size:
-            raise InputError(f"{where}: the shard is shorter than when it was listed; fetch or write it again")
-        return content
-
-    def open(self, index: int, *, smallest: MinSizeFn | None = None) -> Image.Image:
-        """See `Split`."""
-        return open_image(self.encoded(index), name=self.where(index), smallest=smallest)
+        position = int(self.members[index])
+        path = self.root / self.shards[self.shard[position]]
+        return read_part(path, int(self.offsets[position]), int(self.sizes[position]), self.where(index))
 
 
 def is_pattern(data: str) -> bool:
@@ -202,4 +184,5 @@ def fixed_part(pattern: str) -> str:
 
 def _split_of(name: str) -> str | None:
     """The split that a word of `name` stands for: "imagenet-val-000012" belongs to "val"."""
-    return next((SPLITS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in SPLITS), None)
+    found = split_within(name)
+    return None if found is None else found[0]

@@ -5,70 +5,143 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from pathlib import Path
+from collections.abc import Collection, Mapping
+from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from lipsformer.images.open import EXTENSIONS, MinSizeFn, check_bytes, open_image
+from lipsformer.bundle.class_names import normalized
+from lipsformer.datasets.left_out import LeftOut
+from lipsformer.datasets.listing_cache import load_listing, save_listing, settled
+from lipsformer.datasets.packed_names import PackedNames
+from lipsformer.datasets.reader import Split
+from lipsformer.datasets.split_names import split_of
+from lipsformer.datasets.walk import path_state, read_folder, walk
+from lipsformer.images.open import EXTENSIONS, check_bytes
 from lipsformer.system.errors import InputError
 
-from .left_out import LeftOut
-from .listing_cache import load_listing, save_listing, settled
-from .packed_names import PackedNames
-from .reader import SPLITS, Split
-from .walk import path_state, read_folder, walk
+from .folder_layout import find_layout
 
 __all__ = ["FolderListing", "FolderReader", "FolderSplit"]
 
-KIND = f"class folders 1 {' '.join(EXTENSIONS)}"  # other extensions make another listing
+KIND = f"class folders 2 {' '.join(EXTENSIONS)}"  # other extensions make another listing
 CACHED_FROM = 10_000  # images; fewer are listed in no time
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FolderReader:
-    """Class folders: `splits` maps each split to its folder in `root`. Without any, `root` holds the class folders."""
+    """Class folders: `splits` maps each split to its folder in `root`. Without any, `root`/`base` has the classes."""
 
     root: Path
-    splits: dict[str, Path]
+    splits: Mapping[str, str]
+    base: str = ""
     left_out: LeftOut = dataclasses.field(default_factory=LeftOut)
 
     @classmethod
-    def find(cls, root: Path) -> Self:
-        """Looks for split folders in `root`. A folder of that name without sub-folders is a class."""
-        found: dict[str, Path] = {}
-        for folder in read_folder(root).folders:
-            name = SPLITS.get(folder.lower())
-            if name and name not in found and read_folder(root / folder).folders:
-                found[name] = root / folder
-        return cls(root=root, splits=found)
+    def find(cls, root: Path, known: Collection[str] = (), named: Collection[str] = ()) -> Self:
+        """Looks for split folders in `root`, see `find_layout`.
+
+        Raises:
+            InputError: if it is unclear which folders are splits and which are classes.
+        """
+        layout = find_layout(root, known, named)
+        return cls(root=layout.root, splits=layout.splits, left_out=layout.left_out)
+
+    @classmethod
+    def from_classes(cls, root: Path, base: str) -> Self:
+        """All folders in `root`/`base` as classes, whatever their names.
+
+        Raises:
+            InputError: if there is no such folder.
+        """
+        folder = PurePosixPath(base)
+        if folder.is_absolute() or ".." in folder.parts or not (root / folder).is_dir():
+            raise InputError(f"--classes-from {base}: no such folder in {root}; give one, or . for {root} itself")
+        return cls(root=root, splits={}, base="" if folder == PurePosixPath() else str(folder))
 
     def place(self, split: str | None) -> str:
         """See `Reader`."""
-        return str(self._folder(split))
+        return str(self.root / self._folder(split))
 
     def example(self, split: str | None) -> str:
         """See `Reader`."""
-        return f"{self.root / split if split else self.root}/<class>/*.jpg"
+        return f"{self.root / self.splits.get(split or '', split or self.base)}/<class>/*.jpg"
 
     def read(self, split: str | None) -> FolderSplit:
         """See `Reader`."""
         folder = self._folder(split)
-        listing = FolderListing.open(folder)
+        prefix = f"{folder}/" if folder else ""
+        listing = FolderListing.open(self.root / folder)
+        if self.base == "" and split is None:
+            _check_classes(self.root, listing)
+        if listing.left_out.count("stray") > len(listing.labels) > 0:
+            raise InputError(
+                f"{self.root / folder}: {listing.left_out.count('stray'):,} images are outside of its class folders, "
+                f"which have {len(listing.labels):,}; move them into class folders, or away"
+            )
+        left_out = LeftOut()
+        left_out.update(listing.left_out, prefix)
+        names = _class_names(self.root / folder, listing.classes)
+        classes = tuple(sorted(names))
+        numbers = {name: number for number, name in enumerate(classes)}
         return FolderSplit(
             name=split or "all",
-            classes=listing.classes,
-            labels=listing.labels,
+            classes=classes,
+            labels=np.array([numbers[name] for name in names], np.int64)[listing.labels],
             members=np.arange(len(listing.labels), dtype=np.int64),
+            left_out=left_out,
             root=self.root,
-            prefix=f"{folder.name}/" if split in self.splits else "",
+            prefix=prefix,
             files=listing.names,
         )
 
-    def _folder(self, split: str | None) -> Path:
-        return self.root if split is None else self.splits.get(split, self.root)
+    def _folder(self, split: str | None) -> str:
+        return self.base if split is None else self.splits[split]
+
+
+def _class_names(root: Path, folders: tuple[str, ...]) -> tuple[str, ...]:
+    """The class of each folder: its name in Unicode's form NFC.
+
+    Raises:
+        InputError: if a name is not UTF-8, or two are the same class.
+    """
+    found: dict[str, str] = {}
+    for folder in folders:
+        try:
+            folder.encode()
+        except UnicodeEncodeError:
+            raise InputError(
+                f"{root}: the name of the class folder {os.fsencode(folder)!r} is not UTF-8; rename it, for example by "
+                f"`convmv -f latin1 -t utf8 --notest {root}/*`"
+            ) from None
+        name = normalized(folder)
+        if name in found:
+            raise InputError(
+                f"{root}: two class folders are named '{name}', in different Unicode forms ({found[name]!a} and "
+                f"{folder!a}); merge them"
+            )
+        found[name] = folder
+    return tuple(found)
+
+
+def _check_classes(root: Path, listing: FolderListing) -> None:
+    """Checks that the class folders have no split folders in them.
+
+    Raises:
+        InputError: if several splits occur there.
+    """
+    below: dict[str, str] = {}
+    for index in range(1, len(listing.folders)):
+        parts = listing.folders.text(index).split("/")
+        if parts[1] and (split := split_of(parts[1])):
+            below.setdefault(split, "/".join(parts[:2]))
+    if len(below) > 1 and "train" in below:
+        raise InputError(
+            f"{root}: the class folders have splits in them ({', '.join(below.values())}); move the splits up, as in "
+            f"{root}/train/{below['train'].partition('/')[0]}, or pass --classes-from . to use all images as one set"
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -95,11 +168,7 @@ class FolderSplit(Split):
             with open(where, "rb") as file:  # noqa: PTH123
                 return file.read()
         except OSError as error:
-            raise InputError(f"{where}: cannot be read ({error.strerror}); check its permissions") from None
-
-    def open(self, index: int, *, smallest: MinSizeFn | None = None) -> Image.Image:
-        """See `Split`."""
-        return open_image(self.root / self.image_name(index), smallest=smallest)
+            raise InputError(f"{where}: cannot be read ({error.strerror}); check the path and its permissions") from None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -115,6 +184,7 @@ class FolderListing:
     names: PackedNames
     folders: PackedNames
     states: NDArray[np.int64]
+    left_out: LeftOut
 
     @classmethod
     def open(cls, root: Path) -> Self:
@@ -137,7 +207,10 @@ class FolderListing:
     def _scan(cls, root: Path) -> tuple[Self, bool]:
         """Lists `root`, and whether it holds a broken link."""
         top = read_folder(root)
-        folders, states, dangling = [""], [top.state], top.dangling
+        folders, states, dangling, left_out = [""], [top.state], top.dangling, LeftOut()
+        left_out.update(top.left_out)
+        if top.files:
+            left_out.add("stray", top.files[0], len(top.files))
         names: list[bytes] = []
         counts = []
         for label in top.folders:
@@ -147,6 +220,7 @@ class FolderListing:
                 states.append(folder.state)
                 found += [os.fsencode(f"{label}/{folder.name}{image}") for image in folder.files]
                 dangling |= folder.dangling
+                left_out.update(folder.left_out, f"{label}/")
             names += sorted(found, key=lambda name: name.replace(b"/", b"\0"))  # as paths: "a/1" before "a b/1"
             counts.append(len(found))
         listing = cls(
@@ -155,6 +229,7 @@ class FolderListing:
             names=PackedNames.of(names),
             folders=PackedNames.of(map(os.fsencode, folders)),
             states=np.array(states, np.int64),
+            left_out=left_out,
         )
         return listing, dangling
 
@@ -171,7 +246,11 @@ class FolderListing:
 
     def _to_arrays(self) -> dict[str, NDArray[Any]]:
         classes = PackedNames.of(map(os.fsencode, self.classes))
-        arrays = {"labels": self.labels, "states": self.states}
+        arrays: dict[str, NDArray[Any]] = {
+            "labels": self.labels,
+            "states": self.states,
+            "left_out": self.left_out.to_array(),
+        }
         for name, names in (("classes", classes), ("names", self.names), ("folders", self.folders)):
             arrays |= names.to_arrays(name)
         return arrays
@@ -184,6 +263,7 @@ class FolderListing:
                 PackedNames.from_arrays(name, arrays) for name in ("classes", "names", "folders")
             )
             labels, states = arrays["labels"], arrays["states"]
+            left_out = LeftOut.from_array(arrays["left_out"])
         except (KeyError, ValueError):
             return None
         fits = labels.shape == (len(names),) and states.shape == (len(folders), 4) and len(folders) > 0
@@ -191,4 +271,6 @@ class FolderListing:
             return None
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
             return None
-        return cls(classes=classes.texts(), labels=labels, names=names, folders=folders, states=states)
+        return cls(
+            classes=classes.texts(), labels=labels, names=names, folders=folders, states=states, left_out=left_out
+        )

@@ -1,0 +1,1 @@
+"""Datasets in class folders, with or without splits."""

@@ -1,0 +1,1 @@
+"""Datasets in uncompressed tar shards, as files or by URL."""
