@@ -30,8 +30,7 @@ SCALE = 254  # of the vector of length 1, kept in int8: a term above 0.5 is very
 GRAY = 4.0  # levels: below them a color difference is rounding and compression
 
 ROWS, COLUMNS = (
-    order.astype(np.intp)
-    for order in np.nonzero(np.add.outer(np.arange(ORDERS), np.arange(ORDERS)) < ORDERS)
+    order.astype(np.intp) for order in np.nonzero(np.add.outer(np.arange(ORDERS), np.arange(ORDERS)) < ORDERS)
 )  # the order in y and in x of each term
 ROWS, COLUMNS = ROWS[1:], COLUMNS[1:]  # without the mean
 
@@ -114,7 +113,7 @@ def mirrored(shapes: NDArray[np.int8]) -> NDArray[np.int8]:
 def _basis() -> NDArray[np.float32]:
     """The first `ORDERS` rows of the orthonormal discrete cosine transform (DCT-II)."""
     places = np.arange(SIDE) + 0.5
-    rows = np.cos(np.pi * np.outer(np.arange(ORDERS), places) / SIDE) * np.sqrt(2 / SIDE)
+    rows: NDArray[np.float64] = np.cos(np.pi * np.outer(np.arange(ORDERS), places) / SIDE) * np.sqrt(2 / SIDE)
     rows[0] /= np.sqrt(2)
     return rows.astype(np.float32)
 

@@ -66,4 +66,5 @@ def _meetings(keys: NDArray[np.int64], others: NDArray[np.int64]) -> Iterator[Pa
 
 def _squares(left: Points, right: Points) -> NDArray[np.int64]:
     difference = left.astype(np.int16) - right
-    return np.einsum("ij,ij->i", difference, difference, dtype=np.int64)
+    squares: NDArray[np.int64] = np.einsum("ij,ij->i", difference, difference, dtype=np.int64)
+    return squares

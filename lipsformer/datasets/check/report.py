@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lipsformer.datasets.held_out import groups_of
 from lipsformer.datasets.left_out import LeftOut
+from lipsformer.datasets.options import DatasetOptions
+from lipsformer.datasets.reader import Split
 
 from .duplicates import Cluster, find_clusters
 from .odd import Oddity, SmallClass, find_odd, find_small_classes
@@ -27,7 +31,7 @@ class Check:
     scan: Scan
     left_out: LeftOut
     clusters: list[Cluster]
-    groups: dict[str, NDArray[np.int64]]
+    groups: dict[str, list[int]]
     small_classes: list[SmallClass]
     odd: dict[Oddity, NDArray[np.int64]]
 
@@ -94,7 +98,7 @@ class Check:
                 }
                 for cluster in self.clusters
             ],
-            "groups_across_splits": {name: self._images(images.tolist()) for name, images in self.groups.items()},
+            "groups_across_splits": {name: self._images(images) for name, images in self.groups.items()},
             "small_classes": [dataclasses.asdict(found) for found in self.small_classes],
             "sizes": self.sizes(),
             **{f"{what}s": self.tally(what) for what in NAMED},
@@ -113,29 +117,38 @@ class Check:
         ]
 
 
-def check_dataset(data: Path, title: str | None = None) -> Check:
+def check_dataset(data: Path, options: DatasetOptions | None = None, title: str | None = None) -> Check:
     """Reads every image of a dataset, of all its splits, and looks for what would spoil a training or its evaluation.
 
     Args:
-        data: a folder of class folders or tar shards, or the path of shards.
+        data: the dataset, as for `open_dataset`.
+        options: how to read it. `group` names the groups that should not be in several splits.
         title: its name in the result; by default the path.
 
     Raises:
-        InputError: if there is no such dataset, or it has no images.
+        InputError: if there is no such dataset, it has no images, or the groups are unknown.
     """
-    splits, left_out = read_splits(data)
+    options = options or DatasetOptions()
+    splits, left_out = read_splits(data, options)
+    groups = {} if options.group is None else _split_groups(splits, options.group)
     found = scan(splits)
     return Check(
         data=title or str(data),
         scan=found,
         left_out=left_out,
         clusters=find_clusters(found),
-        groups=_split_groups(found),
+        groups=groups,
         small_classes=find_small_classes(found),
         odd=find_odd(found),
     )
 
 
-def _split_groups(found: Scan) -> dict[str, NDArray[np.int64]]:
-    """Groups with images in several splits: their images by name."""
-    return {name: images for name, images in found.groups().items() if len(np.unique(found.split_of[images])) > 1}
+def _split_groups(splits: Sequence[Split], group: str) -> dict[str, list[int]]:
+    """The groups with images in several splits: their images, as indices over all splits."""
+    names = [groups_of(split, group) for split in splits]
+    shared = {name for name, count in Counter(name for part in names for name in set(part)).items() if count > 1}
+    found: dict[str, list[int]] = {}
+    for index, name in enumerate(name for part in names for name in part):
+        if name in shared:
+            found.setdefault(name, []).append(index)
+    return found

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lipsformer.datasets.dataset import open_reader
 from lipsformer.datasets.left_out import LeftOut
+from lipsformer.datasets.options import DatasetOptions
 from lipsformer.datasets.reader import Split
 from lipsformer.images.open import ImageError
 from lipsformer.system.console import track
@@ -23,6 +24,7 @@ from .fingerprint import RECORD, Photo, describe, read_photo
 
 __all__ = ["NAMED", "READ", "Scan", "read_splits", "scan"]
 
+FEW = 20  # messages kept for each reason
 CHUNK = 64  # images that a thread reads at a time
 NAMED = ("format", "mode", "profile")  # properties of a photo that are names
 USUAL_ORDER = ("train", "val", "test")
@@ -33,10 +35,9 @@ READ, UNREADABLE_FILE = "", "cannot_be_read"
 class Scan:
     """N images of all splits, in their order. `records` (N,) of type `RECORD` are zero for images that cannot be read.
 
-    `labels` (N,) are indices into `classes`, `split_of` (N,) into `splits`. `codes` maps each of `NAMED` and "reason" to
-    indices (N,) into `names` of it; an image that was read has the reason "". `turned` (N,) says whether the EXIF
-    orientation is another than upright. `problems` has the message of each image that cannot be read, up to 20 for each
-    reason.
+    `labels` (N,) are indices into `classes`, `split_of` (N,) into `splits`. `codes` maps each of `NAMED` and "reason"
+    to indices (N,) into `names` of it; an image that was read has the reason "". `turned` (N,) says whether the EXIF
+    orientation is another than upright. `problems` has the messages of unreadable images, up to `FEW` for each reason.
     """
 
     splits: tuple[Split, ...]
@@ -56,7 +57,8 @@ class Scan:
     @property
     def read(self) -> NDArray[np.bool_]:
         """(N,) whether the image could be read."""
-        return self.codes["reason"] == self.names["reason"].index(READ)
+        read: NDArray[np.bool_] = np.equal(self.codes["reason"], self.names["reason"].index(READ))
+        return read
 
     def place(self, index: int) -> tuple[Split, int]:
         """The split of an image, and its index there."""
@@ -68,19 +70,15 @@ class Scan:
         split, position = self.place(index)
         return split.image_name(position)
 
-    def groups(self) -> dict[str, NDArray[np.int64]]:
-        """The images (M,) of each group, such as a patient; empty if the dataset has no groups."""
-        return {}
 
-
-def read_splits(data: Path) -> tuple[tuple[Split, ...], LeftOut]:
+def read_splits(data: Path, options: DatasetOptions) -> tuple[tuple[Split, ...], LeftOut]:
     """All splits of a dataset, and what was left out of them.
 
     Raises:
         InputError: if it cannot be read, or has no images.
     """
-    reader = open_reader(data)
-    names = sorted(reader.splits, key=lambda name: (name not in USUAL_ORDER, (*USUAL_ORDER, name).index(name), name))
+    reader = open_reader(data, options)
+    names = sorted(reader.splits, key=lambda name: ((*USUAL_ORDER, name).index(name), name))
     splits = tuple(reader.read(name) for name in names or (None,))
     left_out = LeftOut()
     for part in (reader.left_out, *(split.left_out for split in splits)):
@@ -111,7 +109,7 @@ def scan(splits: Sequence[Split]) -> Scan:
         else:
             reason = found.reason if isinstance(found, ImageError) else UNREADABLE_FILE
             named[reason] += 1
-            if named[reason] <= 20:
+            if named[reason] <= FEW:
                 problems[index] = str(found)
         codes["reason"][index] = names["reason"].setdefault(reason, len(names["reason"]))
 

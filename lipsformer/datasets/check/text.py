@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 from lipsformer.system.console import printable
 
@@ -19,7 +19,7 @@ MANY = 3  # names in a line
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that was looked for: `anchor` is its section of the page, `text` what was found, `level` how bad it is."""
+    """One thing that was looked for: what was found, how bad it is, and its section of the page (`anchor`)."""
 
     anchor: str
     title: str
@@ -79,7 +79,7 @@ def _clusters(check: Check, clusters: Sequence[Cluster]) -> str:
     return f"{count(len(clusters), 'cluster')} of {images:,} images, such as {shown}"
 
 
-def _sum(counts: dict[str, int]) -> str:
+def _sum(counts: Mapping[Any, int]) -> str:
     parts = ", ".join(f"{number:,} {what.replace('_', ' ')}" for what, number in counts.items())
     return f"{sum(counts.values()):,} ({parts})" if counts else ""
 

@@ -19,7 +19,7 @@ from lipsformer.datasets.packed_names import PackedNames
 from lipsformer.datasets.reader import Split
 from lipsformer.datasets.split_names import split_of
 from lipsformer.datasets.walk import path_state, read_folder, walk
-from lipsformer.images.open import EXTENSIONS, check_bytes
+from lipsformer.images.open import EXTENSIONS, read_image
 from lipsformer.system.errors import InputError
 
 from .folder_layout import find_layout
@@ -162,13 +162,7 @@ class FolderSplit(Split):
 
     def encoded(self, index: int) -> bytes:
         """See `Split`."""
-        where = self.where(index)
-        try:
-            check_bytes(os.stat(where).st_size, where)  # noqa: PTH116 - called for every image
-            with open(where, "rb") as file:  # noqa: PTH123
-                return file.read()
-        except OSError as error:
-            raise InputError(f"{where}: cannot be read ({error.strerror}); check the path and its permissions") from None
+        return read_image(Path(self.where(index)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
