@@ -19,7 +19,7 @@ __all__ = ["data"]
 class DataGroup(TyperGroup):
     """The commands of `data`. Without one, `data NAME --output DIR` means `data fetch NAME --output DIR`."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         """Completes the command line."""
         first = args[0] if args else "--help"
         if first not in ("-h", "--help") and not difflib.get_close_matches(first, self.commands):

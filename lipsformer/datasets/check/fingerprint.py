@@ -1,9 +1,9 @@
 """Fingerprints: a small record of each image, from which duplicates and odd images are found without the pixels.
 
 A picture is described by its gray levels in `SIDE` by `SIDE` pixels: their discrete cosine transform below order
-`ORDERS`, without the mean, times the frequency, scaled to length 1. Compression, scaling, brightness and contrast hardly
-change it. In photos the terms fall with the frequency, so weighted by it they count about equally: unlike pictures on the
-same background, or of the same outline, remain distinct.
+`ORDERS`, without the mean, times the frequency, scaled to length 1. Compression, scaling, brightness and contrast
+hardly change it. In photos the terms fall with the frequency, so weighted by it they count about equally: different
+pictures on the same background, or with the same outline, remain distinct.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from PIL import Image, ImageCms
 from lipsformer.images.open import ORIENTATIONS, open_image, orientation
 from lipsformer.images.preprocessing import to_rgb
 
-__all__ = ["RECORD", "SCALE", "Photo", "describe", "mirrored", "read_photo"]
+__all__ = ["RECORD", "SCALE", "Photo", "describe", "mirrored", "read_photo", "viewable"]
 
 SIDE = 32  # pixels
 DECODED = 2 * SIDE  # a JPEG is decoded at a fraction of its size that has at least these many pixels on each side
@@ -34,8 +34,8 @@ ROWS, COLUMNS = (
 )  # the order in y and in x of each term
 ROWS, COLUMNS = ROWS[1:], COLUMNS[1:]  # without the mean
 
-# `shape` is the vector described above, `contrast` the root mean square of its gray levels around their mean, `color` the
-# mean of Cb and Cr around 0, `colored` whether any color is stronger than `GRAY`.
+# `shape` is the vector described above, `contrast` the root mean square of the gray levels around their mean, `color`
+# the mean of Cb and Cr around 0, `colored` whether any color is stronger than `GRAY`.
 RECORD = np.dtype(
     [
         ("digest", np.uint64), ("width", np.uint32), ("height", np.uint32), ("contrast", np.float32),
@@ -109,6 +109,21 @@ def mirrored(shapes: NDArray[np.int8]) -> NDArray[np.int8]:
     return shapes * np.where(COLUMNS % 2, -1, 1).astype(np.int8)
 
 
+def viewable(image: Image.Image) -> Image.Image:
+    """The image upright in RGB; deep gray levels between its own lowest and highest one.
+
+    Raises:
+        ImageError: if it cannot be converted.
+    """
+    if not image.mode.startswith(("I", "F")):
+        return to_rgb(image)
+    values = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0)
+    low, high = float(values.min()), float(values.max())
+    gray = Image.fromarray(((values - low) * (255 / max(high - low, 1e-30))).astype(np.uint8)).convert("RGB")
+    turn = orientation(image)
+    return gray.transpose(ORIENTATIONS[turn]) if turn in ORIENTATIONS else gray
+
+
 @functools.cache
 def _basis() -> NDArray[np.float32]:
     """The first `ORDERS` rows of the orthonormal discrete cosine transform (DCT-II)."""
@@ -119,10 +134,9 @@ def _basis() -> NDArray[np.float32]:
 
 
 def _thumbnail(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
-    turn = orientation(image)
-    rgb = to_rgb(_stretched(image) if image.mode.startswith(("I", "F")) else image)
-    # Reduced decoding rounds the sides up: leave out the fraction of a pixel that is no part of the image. It was on the
-    # right and at the bottom before the image was turned upright.
+    turn, rgb = orientation(image), viewable(image)
+    # Reduced decoding rounds the sides up: leave out the fraction of a pixel that is no part of the image. It was on
+    # the right and at the bottom before the image was turned upright.
     factor = max(1, round(size[0] / rgb.width))
     width, height = size[0] / factor, size[1] / factor
     left = rgb.width - width if turn in (2, 3, 6, 7) else 0.0
@@ -131,15 +145,6 @@ def _thumbnail(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
     return np.asarray(
         rgb.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=(left, top, left + width, top + height)), np.uint8
     )
-
-
-def _stretched(image: Image.Image) -> Image.Image:
-    """A deep gray image, upright, with its own lowest and highest values as black and white."""
-    values = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0)
-    low, high = float(values.min()), float(values.max())
-    gray = Image.fromarray(((values - low) * (255 / max(high - low, 1e-30))).astype(np.uint8))
-    turn = orientation(image)
-    return gray.transpose(ORIENTATIONS[turn]) if turn in ORIENTATIONS else gray
 
 
 @functools.lru_cache(maxsize=64)

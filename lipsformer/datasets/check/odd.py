@@ -13,7 +13,7 @@ from .scan import Scan
 
 __all__ = ["FEW", "ODD", "Oddity", "SmallClass", "find_odd", "find_small_classes"]
 
-Oddity = Literal["blank", "small", "large", "narrow", "mode", "profile"]
+Oddity = Literal["blank", "small", "large", "narrow", "rare_mode", "rare_profile"]
 
 SIZE_FACTOR = 4  # of the median shorter side
 NARROW, NARROW_FACTOR = 3.0, 2.0  # longer side by shorter one, and its factor relative to the median
@@ -25,8 +25,8 @@ ODD: dict[Oddity, str] = {
     "small": f"shorter side below 1/{SIZE_FACTOR} of the median",
     "large": f"shorter side above {SIZE_FACTOR} times the median",
     "narrow": f"longer side more than {NARROW:g} times the shorter one, unlike most",
-    "mode": f"a pixel mode that at most {RARE:.0%} of the images have",
-    "profile": f"a color profile that at most {RARE:.0%} of the images have",
+    "rare_mode": f"a pixel mode that at most {RARE:.0%} of the images have",
+    "rare_profile": f"a color profile that at most {RARE:.0%} of the images have",
 }
 
 
@@ -52,8 +52,8 @@ def find_odd(scan: Scan) -> dict[Oddity, NDArray[np.int64]]:
         "small": shorter * SIZE_FACTOR < np.median(shorter),
         "large": shorter > SIZE_FACTOR * np.median(shorter),
         "narrow": (ratio > NARROW) & (ratio > NARROW_FACTOR * np.median(ratio)),
-        "mode": _rare(scan.codes["mode"][read]),
-        "profile": _rare(scan.codes["profile"][read]),
+        "rare_mode": _rare(scan.codes["mode"][read]),
+        "rare_profile": _rare(scan.codes["profile"][read]),
     }
     return {what: read[found] for what, found in odd.items() if found.any()}
 

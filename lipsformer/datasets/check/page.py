@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from lipsformer.images.preprocessing import to_rgb
+from lipsformer.datasets.reader import Split
 from lipsformer.system.atomic import atomic_directory
 from lipsformer.system.console import printable
+from lipsformer.system.errors import InputError
 
 from .duplicates import Cluster
+from .fingerprint import viewable
 from .odd import FEW, ODD
 from .report import Check
-from .scan import NAMED
+from .scan import NAMED, Scan
 from .text import findings, headline
 
 __all__ = ["JSON", "PAGE", "write_check"]
@@ -31,17 +32,18 @@ HERE = Path(__file__).parent
 MOST_CLUSTERS, MOST_PHOTOS = 24, 8  # in a section; photos of a cluster, or of a kind of odd images
 MOST_ROWS = 200  # of a table
 THUMBNAIL = 176  # pixels
-KINDS = {"exact": "the same file", "near": "nearly the same picture", "mirrored": "the same picture, mirrored"}
+KINDS = {"exact": "Exact duplicates", "near": "Near duplicates", "mirrored": "Mirrored duplicates"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tile:
-    """A photo on the page: its thumbnail as a data URI (empty if it cannot be read now), and what stands below it."""
+    """A photo on the page: its thumbnail as a data URI, empty if it cannot be read, and what stands below it."""
 
     source: str
     name: str
     split: str
     label: str
+    note: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,7 +87,10 @@ def render(check: Check) -> str:
         headline=headline(check),
         findings=findings(check),
         clusters=_cluster_sections(check),
-        odd=[_row(check, f"{what.capitalize()}: {ODD[what]}", images.tolist()) for what, images in check.odd.items()],
+        odd=[
+            _row(check, f"{what.replace('_', ' ').capitalize()}: {ODD[what]}", images.tolist(), what)
+            for what, images in check.odd.items()
+        ],
         few=FEW,
         most=MOST_ROWS,
         json=JSON,
@@ -96,28 +101,25 @@ def render(check: Check) -> str:
 def _cluster_sections(check: Check) -> list[dict[str, Any]]:
     """Sections of rows of photos that belong together."""
     groups = [
-        _row(check, f"group {name}", images)
+        _row(check, f"Group {name}", images)
         for name, images in sorted(check.groups.items(), key=lambda item: -len(item[1]))[:MOST_CLUSTERS]
     ]
-    inside = [cluster for cluster in check.clusters if len(cluster.splits) == 1 and not cluster.conflict]
+    inside = [cluster for cluster in check.clusters if len(cluster.splits) == 1]
     return [
-        _section("leaks", check.leaks, _rows(check, check.leaks)),
+        {"anchor": "leaks", "total": len(check.leaks), "rows": _rows(check, check.leaks)},
         {"anchor": "groups", "total": len(check.groups), "rows": groups},
-        _section("conflicts", check.conflicts, _rows(check, check.conflicts)),
-        _section("duplicates", inside, _rows(check, inside)),
+        {"anchor": "conflicts", "total": len(check.conflicts), "rows": _rows(check, check.conflicts)},
+        {"anchor": "duplicates", "total": len(inside), "rows": _rows(check, inside)},
     ]
-
-
-def _section(anchor: str, clusters: Sequence[Cluster], rows: list[Row]) -> dict[str, Any]:
-    return {"anchor": anchor, "total": len(clusters), "rows": rows}
 
 
 def _rows(check: Check, clusters: Sequence[Cluster]) -> list[Row]:
     return [_row(check, KINDS[cluster.kind], cluster.members) for cluster in clusters[:MOST_CLUSTERS]]
 
 
-def _row(check: Check, title: str, images: Sequence[int]) -> Row:
-    return Row(title=title, total=len(images), tiles=[_tile(check, index) for index in _varied(check, images)])
+def _row(check: Check, title: str, images: Sequence[int], what: str = "") -> Row:
+    """Images in a row; `what` is what is odd about them."""
+    return Row(title=title, total=len(images), tiles=[_tile(check, index, what) for index in _varied(check, images)])
 
 
 def _varied(check: Check, images: Sequence[int]) -> Iterable[int]:
@@ -130,24 +132,31 @@ def _varied(check: Check, images: Sequence[int]) -> Iterable[int]:
     return sorted([*chosen, *(index for index, _ in zip(rest, range(MOST_PHOTOS - len(chosen)), strict=False))])
 
 
-def _tile(check: Check, index: int) -> Tile:
-    split, position = check.scan.place(index)
+def _tile(check: Check, index: int, what: str) -> Tile:
+    scan = check.scan
+    split, position = scan.place(index)
     return Tile(
-        source=_thumbnail(split.open(position, smallest=lambda _: (THUMBNAIL, THUMBNAIL)))
-        if _readable(check, index)
-        else "",
+        source=_thumbnail(split, position),
         name=split.image_name(position),
         split=split.name,
-        label=check.scan.classes[check.scan.labels[index]],
+        label=scan.classes[scan.labels[index]],
+        note=_note(scan, index, what),
     )
 
 
-def _readable(check: Check, index: int) -> bool:
-    return bool(check.scan.read[index])
+def _note(scan: Scan, index: int, what: str) -> str:
+    """The property of an image that is odd."""
+    if what in ("small", "large", "narrow"):
+        return f"{scan.records[index]['width']} × {scan.records[index]['height']}"  # noqa: RUF001
+    name = what.removeprefix("rare_")
+    return scan.names[name][scan.codes[name][index]] if name in NAMED else ""
 
 
-def _thumbnail(image: Image.Image) -> str:
-    rgb = to_rgb(image)
+def _thumbnail(split: Split, position: int) -> str:
+    try:
+        rgb = viewable(split.open(position, smallest=lambda _: (THUMBNAIL, THUMBNAIL)))
+    except InputError:  # unreadable, or gone since it was checked
+        return ""
     rgb.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
     rgb.save(buffer, "JPEG", quality=80)

@@ -166,11 +166,11 @@ def test_all_odd_and_unreadable_files_are_found_and_no_others(found: dict[str, A
         "small": {f"{folder}/thumb.png"},
         "large": {f"{folder}/large.jpg"},
         "narrow": {f"{folder}/narrow.jpg"},
-        "mode": {
+        "rare_mode": {
             f"{folder}/print.jpg",
             *(f"test/apple/near-{name}" for name in ("gray.jpg", "palette.gif", "deep.tif")),
         },
-        "profile": {f"{folder}/profiled.jpg"},
+        "rare_profile": {f"{folder}/profiled.jpg"},
     }
     unreadable = {reason: [entry["image"] for entry in images] for reason, images in found["unreadable"].items()}
     assert unreadable == {
