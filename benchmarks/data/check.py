@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import json
 import os
-import resource
+import re
 import subprocess
 import sys
 import tempfile
@@ -90,17 +90,19 @@ def measure(way: str, root: Path) -> dict[str, float]:
 def worker(way: str, root: Path) -> None:
     started, cpu = time.perf_counter(), time.process_time()
     WAYS[way](root)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"cpu": time.process_time() - cpu, "wall": time.perf_counter() - started, "peak": peak}))
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - started
+    # Not getrusage's ru_maxrss: it starts with the memory of the process that started this one.
+    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    print(json.dumps({"cpu": cpu, "wall": wall, "peak": int(peak) / 1024}))
 
 
 def main() -> None:
     sources = [Image.open(path).convert("RGB") for path in sorted(SAMPLES.glob("*.jpg"))]
     print("# Checking a dataset\n")
     print("    python benchmarks/data/check.py > benchmarks/data/check.md\n")
-    print(f"`lipsformer data check` on photos of {SIZE[0]} by {SIZE[1]} pixels made of the sample photos, compared with")
-    print(f"decoding them alone, with the same threads: the best of {ROUNDS} interleaved rounds of CPU time, and the")
-    print(f"wall time of that round. Pillow {PIL.__version__}, libjpeg-turbo {features.version('libjpeg_turbo')},")
+    print(f"`lipsformer data check` on photos of {SIZE[0]} by {SIZE[1]} pixels made of the sample photos, compared")
+    print(f"with decoding them alone, with the same threads: the best of {ROUNDS} interleaved rounds of CPU time, and")
+    print(f"the wall time of that round. Pillow {PIL.__version__}, libjpeg-turbo {features.version('libjpeg_turbo')},")
     print(f"{cores()} virtual cores, other work on them. Decoding at a fraction of the size is what data check does.\n")
     print("| photos | | CPU seconds | wall seconds | peak memory, MiB | CPU relative to decoding |")
     print("|---:|---|---:|---:|---:|---:|")

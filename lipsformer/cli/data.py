@@ -94,8 +94,5 @@ def check(
         typer.echo(format_check(found))
         if output is not None:
             typer.echo(f"\nReport: {output / 'index.html'}")
-    if strict and (found.leaks or found.groups):
-        raise GateError(
-            f"{dataset}: {len(found.leaks):,} clusters of duplicates and {len(found.groups):,} groups are in several "
-            "splits; keep each in one"
-        )
+    if strict and (leaks := found.leakage()):
+        raise GateError(f"{dataset}: {leaks}; keep each in one")

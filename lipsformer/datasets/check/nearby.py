@@ -48,7 +48,7 @@ def within(points: Points, others: Points, pairs: Pairs, radius: float) -> NDArr
 def _sides(points: Points, planes: NDArray[np.float32]) -> NDArray[np.int64]:
     """On which sides of the `planes` (D, B) the points lie, as a number of B bits for each."""
     weights = 1 << np.arange(planes.shape[1], dtype=np.int64)
-    blocks = (points[start : start + ROWS] for start in range(0, len(points), ROWS))
+    blocks = (points[start : start + ROWS] for start in range(0, max(1, len(points)), ROWS))
     return np.concatenate([(block.astype(np.float32) @ planes > 0) @ weights for block in blocks])
 
 

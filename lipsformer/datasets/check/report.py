@@ -40,6 +40,14 @@ class Check:
         """Clusters of duplicates with images in several splits."""
         return [cluster for cluster in self.clusters if len(cluster.splits) > 1]
 
+    def leakage(self) -> str:
+        """What is in several splits, in words; empty if nothing is."""
+        clusters, groups = len(self.leaks), len(self.groups)
+        parts = [f"{clusters:,} cluster{'' if clusters == 1 else 's'} of duplicates"] if clusters else []
+        parts += [f"{groups:,} group{'' if groups == 1 else 's'}"] if groups else []
+        verb = "is" if clusters + groups == 1 else "are"
+        return f"{' and '.join(parts)} {verb} in several splits" if parts else ""
+
     @property
     def conflicts(self) -> list[Cluster]:
         """Clusters of duplicates of several classes."""
