@@ -117,6 +117,7 @@ def _read_images(loaded: Checkpoint, settings: ExportSettings) -> tuple[GateImag
     calibrated, used = None, None
     if settings.calibration is not None:
         source = ImageSource.find(settings.calibration, classes, "train", settings.dataset_options)
+        source.left_out.report(settings.calibration)
         calibrated, used = source.name, spread(min(CALIBRATION_IMAGES, max(FEWEST, source.count // 2)), source.count)
         calibration, _ = source.decode(used, spec)
         if len(calibration) < FEWEST:
@@ -126,6 +127,8 @@ def _read_images(loaded: Checkpoint, settings: ExportSettings) -> tuple[GateImag
         source = dataclasses.replace(ImageSource.find(SAMPLES, ()), name="sample photos of the package")
     else:
         source = ImageSource.find(data, classes, options=settings.dataset_options)
+        if settings.parity_data is not None:
+            source.left_out.report(data)
     return source.gate_images(settings.parity_images, spec, used if source.name == calibrated else None), calibration
 
 

@@ -133,8 +133,10 @@ def _computed(bundle: Path, manifest: Manifest, checkpoint: Path, data: Path | N
     loaded = load_checkpoint(checkpoint)
     if sha256_of(checkpoint) != manifest.checkpoint_sha256:
         raise GateError(f"{checkpoint}: not the checkpoint that {bundle} was made from: its SHA-256 differs")
-    images = ImageSource.find(data or SAMPLES, loaded.classes).gate_images(IMAGES, loaded.preprocessing)
-    return Reference.of(TorchRuntime(loaded), images)
+    source = ImageSource.find(data or SAMPLES, loaded.classes)
+    if data is not None:
+        source.left_out.report(data)
+    return Reference.of(TorchRuntime(loaded), source.gate_images(IMAGES, loaded.preprocessing))
 
 
 def _runtimes(bundle: Path, manifest: Manifest, device: str) -> Iterator[tuple[BundleFile, Runtime | InputError]]:

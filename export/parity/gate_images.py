@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lipsformer.datasets import DatasetOptions, LeftOut, Split, find_images, open_labeled
-from lipsformer.images.open import open_image
+from lipsformer.datasets import DatasetOptions, LeftOut, Split, open_labeled, open_unlabeled
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.inference.runtimes import Pixels
 from lipsformer.system.console import say, track
@@ -45,7 +44,7 @@ class GateImages:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageSource:
-    """All images of a folder or of shards, not yet decoded: `open` gives image i of `count`.
+    """All images of a dataset, not yet decoded: `open` gives image i of `count`. `left_out` has what is not used.
 
     `labels` (count,) are classes of the checkpoint; None if the data has no labels.
     """
@@ -54,6 +53,7 @@ class ImageSource:
     open: Callable[[int], Image.Image]
     labels: NDArray[np.int64] | None
     name: str
+    left_out: LeftOut
 
     @classmethod
     def find(
@@ -72,17 +72,21 @@ class ImageSource:
         try:
             return cls._labeled(data, open_labeled(data, classes, options=options))
         except InputError as reason:
-            left_out = LeftOut()
-            paths = find_images(data, left_out) if data.is_dir() else []
-            if not paths:
+            try:
+                found = open_unlabeled(data, options)
+            except InputError:
                 raise InputError(f"{data}: no usable images ({reason}); give a folder of real photos") from None
-            left_out.report(data)
-            return cls(count=len(paths), open=lambda i: open_image(paths[i]), labels=None, name=str(data))
+            return cls(count=len(found.names), open=found.open, labels=None, name=str(data), left_out=found.left_out)
 
     @classmethod
     def _labeled(cls, data: Path, split: Split) -> ImageSource:
-        split.left_out.report(data)
-        return cls(count=len(split), open=split.open, labels=split.labels, name=f"{data} ({split.name})")
+        return cls(
+            count=len(split),
+            open=split.open,
+            labels=split.labels,
+            name=f"{data} ({split.name})",
+            left_out=split.left_out,
+        )
 
     def decode(
         self, positions: NDArray[np.int64], preprocessing: Preprocessing

@@ -29,8 +29,10 @@ def lipschitz(
     from lipsformer.lipschitz import format_lipschitz, measure_lipschitz
     from lipsformer.system.atomic import atomic_directory
 
-    data = SAMPLES if dataset is None else resolve_dataset(dataset)
-    check_output(output, data)
+    data = SAMPLES
+    if dataset is not None:
+        data = resolve_dataset(dataset)
+        check_output(output, data)
     with contextlib.nullcontext() if output is None else atomic_directory(output) as folder:
         report = measure_lipschitz(model, data, images)
         if folder is not None:

@@ -4,7 +4,7 @@ A `Reader` finds the splits of a dataset and lists each as a `Split`. Training, 
 `Split`, so they do not depend on how images are stored.
 """
 
-from .dataset import HELD_OUT, ImageDataset, open_dataset, open_labeled, open_reader
+from .dataset import HELD_OUT, ImageDataset, open_dataset, open_labeled, open_reader, open_unlabeled
 from .left_out import LeftOut
 from .options import DatasetOptions
 from .reader import Split
@@ -22,5 +22,6 @@ __all__ = [
     "open_dataset",
     "open_labeled",
     "open_reader",
+    "open_unlabeled",
     "resolve_dataset",
 ]

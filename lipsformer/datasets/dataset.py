@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from lipsformer.bundle.class_names import normalized
+from lipsformer.images.open import open_image
 from lipsformer.system.errors import InputError
 
 from .folders.folder import FolderReader
@@ -19,8 +21,9 @@ from .reader import Reader, Split
 from .shards.tar_shards import ShardReader, is_pattern
 from .split_names import split_of
 from .tables import TableReader, is_table
+from .walk import find_images
 
-__all__ = ["HELD_OUT", "ImageDataset", "open_dataset", "open_labeled", "open_reader"]
+__all__ = ["HELD_OUT", "ImageDataset", "open_dataset", "open_labeled", "open_reader", "open_unlabeled"]
 
 
 HELD_OUT = "held-out"  # a split of `open_labeled`
@@ -37,6 +40,15 @@ class ImageDataset:
     classes: tuple[str, ...]
     train: Split
     validation: Split
+    left_out: LeftOut
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UnlabeledImages:
+    """Images without labels: `open` decodes the one at a position of `names`."""
+
+    names: Sequence[str]
+    open: Callable[[int], Image.Image]
     left_out: LeftOut
 
 
@@ -94,6 +106,29 @@ def open_labeled(
     if not len(labeled):
         raise InputError(f"{reader.place(split)}: no images; add some as {reader.example(split)}")
     return labeled
+
+
+def open_unlabeled(root: Path, options: DatasetOptions | None = None) -> UnlabeledImages:
+    """Lists all images of a folder, of shards or of a table, whatever their labels and splits.
+
+    Raises:
+        InputError: if there are none, or `root` cannot be read.
+    """
+    if root.is_dir() and (paths := find_images(root, left_out := LeftOut())):
+        return UnlabeledImages(names=[*map(str, paths)], open=lambda index: open_image(paths[index]), left_out=left_out)
+    reader = open_reader(root, options)
+    splits = [reader.read(name) for name in (*reader.splits,) or (None,)]
+    at = [(split, index) for split in splits for index in range(len(split))]
+    if not at:
+        raise InputError(f"{root}: no images found; give a folder of photos")
+    left_out = LeftOut()
+    for part in (reader.left_out, *(split.left_out for split in splits)):
+        left_out.update(part)
+    return UnlabeledImages(
+        names=[split.where(index) for split, index in at],
+        open=lambda index: at[index][0].open(at[index][1]),
+        left_out=left_out,
+    )
 
 
 def open_reader(

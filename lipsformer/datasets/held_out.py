@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import hashlib
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -81,7 +82,7 @@ def _folds(groups: Sequence[str], labels: NDArray[np.int64], count: int, *, pin:
         shares = [(label, number / int(totals[label])) for label, number in classes.items()]
         fold = min(
             range(count),
-            key=lambda fold: (sum(share * filled[fold][label] for label, share in shares), sizes[fold], fold),
+            key=lambda fold: (math.fsum(share * filled[fold][label] for label, share in shares), sizes[fold], fold),
         )
         filled[fold].update(classes)
         sizes[fold] += len(members[group])
@@ -109,7 +110,7 @@ def groups_of(train: Split, group: str) -> list[str]:
     """The group of each image: of the table's column, or by the regular expression `group` in the images' names.
 
     Raises:
-        InputError: if there is no such column, and it is no regular expression with a group or does not match a name.
+        InputError: if `group` is neither, or the expression does not match a name.
     """
     column = train.groups(group)
     if column is not None:

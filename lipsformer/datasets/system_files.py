@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["is_system_file"]
+__all__ = ["PREFIXES", "is_system_file"]
 
 # In lower case. Synology, QNAP, Windows, macOS, Linux desktops, ext4, Jupyter, Picasa, Android, Lightroom, Dropbox.
 NAMES = frozenset(

@@ -12,9 +12,11 @@ from lipsformer.images.open import EXTENSIONS
 from lipsformer.system.errors import InputError
 
 from .left_out import LeftOut, Reason
-from .system_files import is_system_file
+from .system_files import PREFIXES, is_system_file
 
 __all__ = ["Folder", "find_images", "path_state", "read_folder", "walk"]
+
+SUSPECT = (".", *PREFIXES)  # no plain image file begins like this
 
 State = tuple[int, int, int, int]
 
@@ -80,11 +82,15 @@ def read_folder(root: Path, name: str = "", endings: tuple[str, ...] = EXTENSION
         InputError: if it cannot be read.
     """
     path = root / name
-    folders, files, dangling, left_out = [], [], False, LeftOut()
+    folders, files, others, dangling = [], [], list[tuple[str, Reason]](), False
     try:
         state = path_state(path)
         with os.scandir(path) as found:
-            for entry in sorted(found, key=lambda entry: entry.name):
+            for entry in found:
+                lower = entry.name.lower()
+                if lower.endswith(endings) and not lower.startswith(SUSPECT) and entry.is_file(follow_symlinks=False):
+                    files.append(entry.name)
+                    continue
                 kind, broken = _kind(entry, endings)
                 dangling |= broken
                 if kind == "folder":
@@ -92,14 +98,17 @@ def read_folder(root: Path, name: str = "", endings: tuple[str, ...] = EXTENSION
                 elif kind == "file":
                     files.append(entry.name)
                 else:
-                    left_out.add(kind, name + entry.name)
+                    others.append((entry.name, kind))
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions") from None
+    left_out = LeftOut()
+    for entry_name, reason in sorted(others):
+        left_out.add(reason, name + entry_name)
     return Folder(
         name=name,
         state=state,
-        folders=tuple(folders),
-        files=tuple(files),
+        folders=tuple(sorted(folders)),
+        files=tuple(sorted(files)),
         dangling=dangling,
         left_out=left_out,
     )

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from lipsformer.checkpoints.checkpoint import load_checkpoint
-from lipsformer.datasets import LeftOut, find_images
-from lipsformer.images.open import open_image
+from lipsformer.datasets import open_unlabeled
+from lipsformer.images.samples import SAMPLES
 from lipsformer.model.pixel_norm import PixelNormalize
 from lipsformer.system.console import track
 from lipsformer.system.errors import InputError
@@ -60,11 +60,11 @@ class LipschitzReport:
         }
 
 
-def measure_lipschitz(model: str | Path, folder: Path, images: int) -> LipschitzReport:
-    """Bound the checkpoint `model` for all images, and measure it at `images` of those in `folder`, evenly spread.
+def measure_lipschitz(model: str | Path, data: Path, images: int) -> LipschitzReport:
+    """Bound the checkpoint `model` for all images, and measure it at `images` of those in `data`, evenly spread.
 
     Raises:
-        InputError: if the checkpoint or an image cannot be read, or `folder` has no images.
+        InputError: if the checkpoint or an image cannot be read, or `data` has no images.
     """
     if images < 1:
         raise InputError(f"--images {images}: it must be at least 1")
@@ -74,21 +74,20 @@ def measure_lipschitz(model: str | Path, folder: Path, images: int) -> Lipschitz
             raise InputError(
                 f"{model}: {name} has values that are not finite; use a checkpoint from before it diverged"
             )
-    left_out = LeftOut()
-    paths = find_images(folder, left_out)
-    left_out.report(folder)
-    if not paths:
-        raise InputError(f"{folder}: no images found; give a folder of photos")
-    chosen = [paths[index * len(paths) // images] for index in range(images)] if images < len(paths) else paths
-    prepared = [torch.from_numpy(checkpoint.preprocessing.apply(open_image(path)).copy()) for path in chosen]
+    found = open_unlabeled(data)
+    if data != SAMPLES:
+        found.left_out.report(data)
+    total = len(found.names)
+    chosen = [index * total // images for index in range(images)] if images < total else [*range(total)]
+    prepared = [torch.from_numpy(checkpoint.preprocessing.apply(found.open(index)).copy()) for index in chosen]
     inputs = PixelNormalize(checkpoint.preprocessing)(torch.stack(prepared))
     with track("lipschitz", len(chosen) + 2) as advance:
         upper = bound_network(checkpoint.model)
         advance(1, "upper bound")
         lower = {}
-        for path, image in zip(chosen, inputs, strict=True):
-            lower[str(path)] = _log10(local_norm(checkpoint.model, image))
-            advance(1, path.name)
+        for index, image in zip(chosen, inputs, strict=True):
+            lower[found.names[index]] = _log10(local_norm(checkpoint.model, image))
+            advance(1, found.names[index].rpartition("/")[2])
         profile = tuple(map(_log10, local_profile(checkpoint.model, inputs[0])))
     return LipschitzReport(
         model=str(model),

@@ -144,7 +144,14 @@ def test_bad_export_input(run: Run, trained: Trained, tmp_path: Path) -> None:
     output = tmp_path / "bundle"
     assert "no such checkpoint" in refused(run, "export", tmp_path / "none.safetensors", "--output", output)
     assert "--max-batch 0" in refused(run, "export", trained.checkpoint, "--output", output, "--max-batch", 0)
-    assert "no images" in refused(run, "export", trained.checkpoint, "--output", output, "--parity-data", tmp_path)
+    (tmp_path / "empty").mkdir()
+    parity = ("--parity-data", tmp_path / "empty")
+    assert "no images" in refused(run, "export", trained.checkpoint, "--output", output, *parity)
+    for option, place in (("--output", "empty/bundle"), ("--triton", "empty/deep/er")):
+        outputs = {"--output": output} | {option: tmp_path / place}
+        words = [word for pair in outputs.items() for word in pair]
+        assert "inside of the input" in refused(run, "export", trained.checkpoint, *parity, *words)
+    (tmp_path / "empty").rmdir()
     assert "exists already" in refused(run, "export", trained.checkpoint, "--output", trained.bundle)
     assert list(tmp_path.iterdir()) == []
 
@@ -188,7 +195,9 @@ def test_a_photo_that_cannot_be_read_is_named_by_train(run: Run, trained: Traine
         (photos / "Kaiser" / name).write_bytes(Path(PHOTO).read_bytes()[:4000])
     small = ("--model", "lipsformer_swin_nano", "--set", "model.embed_dim=16", "--set", "model.image_size=32")
     status, _, err = run("train", photos, "--output", output, "--epochs", 1, *small)
-    assert status == 0
+    assert status == 1  # the class has lost all its images
+    assert "no image can be read of 1 of 14 classes ('Kaiser')" in err
+    assert (output / "last.safetensors").is_file()
     assert f"{photos / 'Kaiser'}" in err
     assert "2 images unreadable" in err
     listed = (output / "unreadable.txt").read_text().splitlines()

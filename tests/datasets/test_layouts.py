@@ -94,6 +94,13 @@ def test_classes_from_says_that_folders_are_classes(tmp_path: Path) -> None:
         assert f"--classes-from {wrong}: no such folder in" in refusal(root, DatasetOptions(classes_from=wrong))
 
 
+def test_classes_from_takes_splits_in_class_folders_as_one_set(tmp_path: Path) -> None:
+    root = plant(tmp_path, *(f"{label}/{split}/1.jpg" for label in "ab" for split in ("train", "test")))
+    data = open_dataset(root, DatasetOptions(classes_from="."))
+    assert data.classes == ("a", "b")
+    assert len(data.train) + len(data.validation) == 4
+
+
 def test_a_split_can_be_named(tmp_path: Path) -> None:
     root = plant(tmp_path, *classes_in("train", "val", "fold_a", "fold_b"))
     data = open_dataset(root, DatasetOptions(train_split="fold_a", val_split="fold_b"))

@@ -76,10 +76,12 @@ def test_links_and_special_files_are_counted(tmp_path: Path) -> None:
     root = plant(tmp_path / "data", *PHOTOS)
     (root / "a" / "loop").symlink_to(root / "a")
     (root / "b" / "gone").symlink_to(tmp_path / "nowhere")
+    (root / "b" / "itself.txt").symlink_to(root / "b" / "itself.txt")
+    (root / "b" / "itself.jpg").symlink_to(root / "b" / "itself.jpg")  # listed, and unreadable when it is opened
     os.mkfifo(root / "b" / "pipe.jpg")
     left_out = open_dataset(root).left_out
     assert {reason: left_out.count(reason) for reason in left_out.reasons} == {
-        "visited_link": 1, "broken_link": 1, "special_file": 1,
+        "visited_link": 1, "broken_link": 2, "special_file": 1,
     }  # fmt: skip
 
 

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lipsformer.datasets import DatasetOptions, Split, open_dataset, open_labeled, resolve_dataset
+from lipsformer.datasets import DatasetOptions, Split, open_dataset, open_labeled, open_unlabeled, resolve_dataset
 from lipsformer.images.open import ImageError
 from lipsformer.system.errors import InputError
-from tests.support.shards import gray_jpeg
+from tests.support.shards import gray_jpeg, write_shard
 
 Row = Mapping[str, object]
 
@@ -272,6 +272,21 @@ def test_a_table_that_is_not_utf8_is_refused(photos: Path) -> None:
     for content in (b"path,label\nant/0.jpg,caf\xe9\n", b"\xff\xfep\0a\0t\0h\0", b"\x89PNG\r\n\x1a\n"):
         (photos / "x.csv").write_bytes(content)
         assert "not UTF-8" in refusal(photos / "x.csv")
+
+
+def test_images_of_any_dataset_without_their_labels(photos: Path, tmp_path: Path) -> None:
+    rows = rows_of(photos)
+    write_shard(tmp_path / "shards" / "train-0.tar", {"1.jpg": gray_jpeg(30), "1.cls": b"x"})
+    write_shard(tmp_path / "shards" / "test-0.tar", {"2.jpg": gray_jpeg(60), "2.cls": b"y"})
+    write_parquet(tmp_path / "hub" / "train-0.parquet", packed(photos, rows[:12]))
+    for data, count in (
+        (photos, 30), (write_csv(photos / "labels.csv", rows), 30), (tmp_path / "shards", 2), (tmp_path / "hub", 12),
+    ):  # fmt: skip
+        found = open_unlabeled(data)
+        assert len(found.names) == len(set(found.names)) == count
+        assert found.open(count - 1).size == (8, 8)
+    with pytest.raises(InputError, match="no images found"):
+        open_unlabeled(tmp_path / "cache")
 
 
 def test_missing_tables_and_pyarrow_are_named(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:

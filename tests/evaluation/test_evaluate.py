@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lipsformer import cli, load_predictor
+from lipsformer import cli, load_checkpoint, load_predictor, save_checkpoint
 from lipsformer.datasets import open_labeled
 from lipsformer.evaluation.evaluate import Evaluation, evaluate, format_evaluation
 from lipsformer.system.errors import InputError
@@ -99,6 +99,66 @@ def test_a_person_is_told_of_damaged_photos(run: Run, trained: Trained, damaged:
     for number in range(5):
         (damaged[0] / trained.classes[0] / f"more{number}.jpg").touch()
     assert "and 5 others; --json lists all" in run(trained.bundle, damaged[0])[1]
+
+
+@pytest.mark.parametrize("damage", [b"", b"GIF89a", b"\x89PNG\r\n\x1a\n"])
+def test_a_class_without_a_readable_photo_ends_with_status_1(
+    run: Run, trained: Trained, tmp_path: Path, damage: bytes
+) -> None:
+    shutil.copytree(trained.data, tmp_path / "photos")
+    for name in trained.classes[1:3]:
+        (tmp_path / "photos" / name / f"{name}.jpg").write_bytes(damage)
+    status, out, err = run(trained.bundle, tmp_path / "photos", "--json", "--output", tmp_path / "report")
+    assert status == 1
+    assert json.loads(out)["lost_classes"] == list(trained.classes[1:3])
+    assert f"no image can be read of 2 of its classes ('{trained.classes[1]}', " in err
+    assert (tmp_path / "report").is_dir()
+
+
+@pytest.mark.parametrize("place", [".", "report", "deep/er"])
+def test_a_report_inside_of_the_dataset_is_refused(run: Run, trained: Trained, place: str) -> None:
+    status, _, err = run(trained.bundle, trained.data, "--output", trained.data / place)
+    assert status == 2
+    assert "inside of the input" in err
+    assert not (trained.data / "report").exists()
+
+
+def test_a_table_evaluates_as_its_folder(run: Run, trained: Trained, tmp_path: Path) -> None:
+    lines = [f"{trained.data / name / name}.jpg\t{trained.classes.index(name)}" for name in trained.classes]
+    (tmp_path / "labels.tsv").write_text("\n".join(["photo\tspecies", *lines, "none.jpg\t0"]))
+    (tmp_path / "classes.txt").write_text("\n".join(trained.classes))
+    status, out, err = run(trained.checkpoint, tmp_path / "labels.tsv", "--json", "--quiet")
+    folder = json.loads(run(trained.checkpoint, trained.data, "--json")[1])
+    table = json.loads(out)
+    assert (status, table["top1"], table["loss"]) == (0, folder["top1"], folder["loss"])
+    assert err == (
+        f"{tmp_path / 'labels.tsv'}: 1 entry left out, named in the table, but there is no such file: "
+        "labels.tsv: row 16: none.jpg\n"
+    )
+
+
+def test_the_held_out_fold_is_evaluated(run: Run, trained: Trained, tmp_path: Path) -> None:
+    for name in trained.classes:
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(4):
+            shutil.copy(trained.data / name / f"{name}.jpg", tmp_path / "photos" / name / f"{number}.jpg")
+    status, out, _ = run(trained.bundle, tmp_path / "photos", "--fold", "2/4", "--json")
+    assert (status, json.loads(out)["split"], json.loads(out)["images"]) == (0, "fold 2/4 of train", 14)
+    assert json.loads(run(trained.bundle, tmp_path / "photos", "--json")[1])["images"] == 56
+    checkpoint = load_checkpoint(trained.checkpoint)
+    save_checkpoint(
+        tmp_path / "fold.safetensors",
+        config=checkpoint.config,
+        weights=checkpoint.model.state_dict(),
+        classes=checkpoint.classes,
+        preprocessing=checkpoint.preprocessing,
+        metrics={"dataset": "photos", "group": r"(\d)\.jpg", "fold": "1/4"},
+    )
+    for options, split, images in (((), "fold 1/4 of train, by group", 14), (("--split", "all"), "all", 56)):
+        report = json.loads(run(tmp_path / "fold.safetensors", tmp_path / "photos", "--json", *options)[1])
+        assert (report["split"], report["images"]) == (split, images)
+    (tmp_path / "photos").rename(tmp_path / "others")
+    assert json.loads(run(tmp_path / "fold.safetensors", tmp_path / "others", "--json")[1])["images"] == 56
 
 
 def test_nothing_readable_is_an_error(run: Run, trained: Trained, tmp_path: Path) -> None:

@@ -238,6 +238,18 @@ def test_labels_come_from_class_folders_of_the_checkpoints_classes(tmp_path: Pat
     assert labeled.labels is not None
     assert labeled.labels.tolist() == [2, 1]
     assert ImageSource.find(tmp_path, ("c", "a")).labels is None
+    names = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*"))
+    table = tmp_path / "labels.csv"
+    table.write_text("\n".join(["file,class", *(f"{name},{name.partition('/')[0]}" for name in names), "none.jpg,a"]))
+    (tmp_path / "a" / "Thumbs.db").touch()
+    left_out = []
+    for data, known in ((table, ("c", "b", "a")), (table, ("x", "y")), (tmp_path, ("c", "b", "a"))):
+        source = ImageSource.find(data, known)
+        assert source.count == len(names)
+        assert (source.labels is None) == ("x" in known)
+        assert source.open(0).size == labeled.open(0).size
+        left_out.append([*source.left_out.reasons])
+    assert left_out == [["missing"], ["missing"], ["extension", "system"]]
     (tmp_path / "a" / "x.png").write_bytes(b"no image")
     images = labeled.gate_images(9, SPEC)
     assert images.labels is not None

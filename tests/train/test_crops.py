@@ -11,7 +11,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from lipsformer.datasets import Split
-from lipsformer.datasets.folder import FolderSplit
+from lipsformer.datasets.folders.folder import FolderSplit
 from lipsformer.datasets.packed_names import PackedNames
 from lipsformer.images.open import ORIENTATIONS
 from lipsformer.system.errors import InputError

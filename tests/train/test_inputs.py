@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 import torch
 
 from lipsformer import InputError, load_checkpoint
-from lipsformer.train import run_training
+from lipsformer.system.errors import LipsFormerError
+from lipsformer.train import run_lr_range_test, run_training
 from tests.support.tiny_training import contents, make_photos, states, train_tiny
 
 
@@ -69,7 +71,9 @@ def test_corrupt_image_is_left_out_and_listed(
 ) -> None:
     photo = photos / split / "Orange" / "0.jpg"
     photo.write_bytes(photo.read_bytes()[:2000])
-    train_tiny(photos, tmp_path / "run", f"workers={workers}", epochs=2)
+    lost = pytest.raises(LipsFormerError, match=r"val: no image can be read of 1 of 3 classes \('Orange'\)")
+    with lost if split == "val" else contextlib.nullcontext():
+        train_tiny(photos, tmp_path / "run", f"workers={workers}", epochs=2)
     listed = (tmp_path / "run" / "unreadable.txt").read_text().splitlines()
     assert len(listed) == 1
     assert listed[0].startswith(f"{photo}: damaged or cut off")
@@ -78,6 +82,33 @@ def test_corrupt_image_is_left_out_and_listed(
     assert "1 images unreadable" in err
     checkpoint = load_checkpoint(tmp_path / "run" / "last.safetensors")
     assert checkpoint.metrics["images"] == (2 if split == "val" else 3)
+
+
+@pytest.mark.parametrize("damage", [b"", b"<html>", b"\xff\xd8\xff\xe0 cut"])
+def test_a_class_without_a_readable_image_is_a_failure(
+    photos: Path, tmp_path: Path, damage: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for photo in (photos / "train" / "Orange").iterdir():
+        photo.write_bytes(damage)
+    with pytest.raises(LipsFormerError, match="train: no image can be read of 1 of 3 classes") as failure:
+        train_tiny(photos, tmp_path / "run", epochs=1)
+    assert failure.value.exit_code == 1
+    assert capsys.readouterr().err.count("train: no image can be read of 1 of 3 classes") == 1
+    assert load_checkpoint(tmp_path / "run" / "last.safetensors").metrics["epoch"] == 1
+    for photo in (photos / "train" / "Orange").iterdir():
+        photo.write_bytes((photos / "val" / "Orange" / "0.jpg").read_bytes())
+    train_tiny(photos, tmp_path / "other", epochs=1)  # repaired
+
+
+@pytest.mark.parametrize("place", ["run", "train/Orange/run", "."])
+def test_an_output_inside_of_the_dataset_is_refused(photos: Path, tmp_path: Path, place: str) -> None:
+    before = sorted(photos.rglob("*"))
+    (tmp_path / "link").symlink_to(photos)
+    for output in (photos / place, tmp_path / "link" / place):
+        assert f"--output {output}: inside of the input {photos}" in refusal(photos, output)
+        with pytest.raises(InputError, match="inside of the input"):
+            run_lr_range_test(photos, output=output)
+    assert sorted(photos.rglob("*")) == before
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

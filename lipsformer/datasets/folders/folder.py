@@ -32,11 +32,15 @@ CACHED_FROM = 10_000  # images; fewer are listed in no time
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FolderReader:
-    """Class folders: `splits` maps each split to its folder in `root`. Without any, `root`/`base` has the classes."""
+    """Class folders: `splits` maps each split to its folder in `root`. Without any, `root`/`base` has the classes.
+
+    `checked` means that the user has said which folders are classes.
+    """
 
     root: Path
     splits: Mapping[str, str]
     base: str = ""
+    checked: bool = False
     left_out: LeftOut = dataclasses.field(default_factory=LeftOut)
 
     @classmethod
@@ -59,7 +63,7 @@ class FolderReader:
         folder = PurePosixPath(base)
         if folder.is_absolute() or ".." in folder.parts or not (root / folder).is_dir():
             raise InputError(f"--classes-from {base}: no such folder in {root}; give one, or . for {root} itself")
-        return cls(root=root, splits={}, base="" if folder == PurePosixPath() else str(folder))
+        return cls(root=root, splits={}, base="" if folder == PurePosixPath() else str(folder), checked=True)
 
     def place(self, split: str | None) -> str:
         """See `Reader`."""
@@ -74,7 +78,7 @@ class FolderReader:
         folder = self._folder(split)
         prefix = f"{folder}/" if folder else ""
         listing = FolderListing.open(self.root / folder)
-        if self.base == "" and split is None:
+        if split is None and not self.checked:
             _check_classes(self.root, listing)
         if listing.left_out.count("stray") > len(listing.labels) > 0:
             raise InputError(

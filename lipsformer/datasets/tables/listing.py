@@ -81,11 +81,12 @@ class Rows:
 
     def __init__(self, tables: Sequence[Path], columns: Columns, images: Path, left_out: LeftOut) -> None:
         self.tables, self.columns, self.images, self.left_out = tables, columns, images, left_out
+        self._root = os.path.abspath(images) + "/"  # noqa: PTH100 - without following links
         self.names: list[bytes] = []
         self.rows, self.table = array.array("q"), array.array("i")
         self.labels = Codes(label_text)
         self.splits = Codes(lambda text: split_of(text) or text)
-        self.groups = Codes(str)
+        self.groups = Codes(lambda text: text.encode("utf-8", "backslashreplace").decode())
 
     def add(self, number: int, source: Source, packed: PackedImages | None, first: int) -> int:
         """Adds the rows of table `number`, of which the first has the number `first`; returns that of the next one."""
@@ -105,7 +106,9 @@ class Rows:
                 self.table.append(number)
                 self.labels.append(text)
                 self.splits.append(source.split or self.splits.read(split) or "")
-                self.groups.append(group or os.fsdecode(name))  # without a group, an image is one by itself
+                self.groups.append(
+                    self.groups.read(group) or os.fsdecode(name)
+                )  # without a group, an image is one by itself
         return row
 
     def _file(self, path: str | None, source: Source, table: Path, place: str) -> bytes | None:
@@ -116,8 +119,7 @@ class Rows:
             raise InputError(f"{table}: {place} names the URL {path}; download the images, and give paths of files")
         path = path if "/" in path else path.replace("\\", "/")
         name = posixpath.normpath(source.folder + path if not path.startswith("/") else path)
-        if name.startswith(f"{self.images}/"):
-            name = name[len(f"{self.images}/") :]
+        name = name.removeprefix(self._root)
         for form in (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)):
             if os.path.isfile(os.path.join(self.images, form)):  # noqa: PTH113, PTH118 - called 100,000 times
                 return os.fsencode(form)

@@ -120,9 +120,16 @@ class TableReader:
         binary = binary_columns(first)
         columns = find_columns(first, column_names(first), options.columns, options.group, binary)
         for source in sources[1:]:
-            missing = {columns.label, columns.path, columns.content} - {None, *column_names(root / source.name)}
+            needed = [
+                columns.path,
+                columns.label,
+                columns.content,
+                columns.group,
+                None if source.split else columns.split,
+            ]
+            missing = [name for name in needed if name not in (None, *column_names(root / source.name))]
             if missing:
-                raise InputError(f"{root / source.name}: has no column '{missing.pop()}', unlike {first}")
+                raise InputError(f"{root / source.name}: has no column '{missing[0]}', unlike {first}; add it")
         say(f"{first}: {columns}")
         tables = [root / source.name for source in sources]
         packed = tuple(PackedImages.open(table, columns.content) for table in tables) if columns.content else ()
