@@ -26,7 +26,7 @@ from .verify import verify
 
 __all__ = ["app"]
 
-COMMANDS: dict[str, Callable[..., None]] = {
+COMMANDS: dict[str, Callable[..., None] | typer.Typer] = {
     "models": models,
     "data": data,
     "train": train,
@@ -73,4 +73,7 @@ def lipsformer(
 
 
 for name, command in COMMANDS.items():
-    app.command(name)(command)
+    if isinstance(command, typer.Typer):
+        app.add_typer(command, name=name)
+    else:
+        app.command(name)(command)

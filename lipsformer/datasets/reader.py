@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lipsformer.images.open import MinSizeFn
+from lipsformer.images.open import MinSizeFn, open_image
 
 from .left_out import LeftOut
 
@@ -102,6 +102,14 @@ class Split(abc.ABC):
         """The path of image `index`, for messages."""
 
     @abc.abstractmethod
+    def encoded(self, index: int) -> bytes:
+        """The encoded image `index`: the content of its file.
+
+        Raises:
+            ImageError: if it is larger than an image may be.
+            InputError: if it cannot be read.
+        """
+
     def open(self, index: int, *, smallest: MinSizeFn | None = None) -> Image.Image:
         """Decodes image `index`, at a fraction of its size where `smallest` allows; see `images.open_image`.
 
@@ -109,3 +117,4 @@ class Split(abc.ABC):
             ImageError: if it is empty, over a limit, damaged or not an image. The message names it.
             InputError: if it cannot be read.
         """
+        return open_image(self.encoded(index), name=self.where(index), smallest=smallest)

@@ -33,6 +33,7 @@ __all__ = [
     "check_bytes",
     "open_image",
     "orientation",
+    "read_image",
     "too_much_memory",
 ]
 
@@ -243,6 +244,16 @@ def _read(source: Path | bytes, limits: ImageLimits, label: str) -> bytes:
         raise InputError(f"{label}: no such image file; check the path") from None
     except OSError as error:
         raise InputError(f"{label}: cannot be read ({error.strerror}); check the path and its permissions") from None
+
+
+def read_image(path: Path) -> bytes:
+    """The encoded image in a file, whose size is checked first.
+
+    Raises:
+        ImageError: if it is empty, or has more bytes than an image may have.
+        InputError: if it cannot be read.
+    """
+    return _read(path, ImageLimits(), str(path))
 
 
 def check_bytes(size: int, label: str, limits: ImageLimits | None = None) -> None:

@@ -11,7 +11,6 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from lipsformer.bundle.class_names import normalized
 from lipsformer.datasets.left_out import LeftOut
@@ -20,7 +19,7 @@ from lipsformer.datasets.packed_names import PackedNames
 from lipsformer.datasets.reader import Split
 from lipsformer.datasets.split_names import split_of
 from lipsformer.datasets.walk import path_state, read_folder, walk
-from lipsformer.images.open import EXTENSIONS, MinSizeFn, open_image
+from lipsformer.images.open import EXTENSIONS, read_image
 from lipsformer.system.errors import InputError
 
 from .folder_layout import find_layout
@@ -165,9 +164,9 @@ class FolderSplit(Split):
         """See `Split`."""
         return str(self.root / self.image_name(index))
 
-    def open(self, index: int, *, smallest: MinSizeFn | None = None) -> Image.Image:
+    def encoded(self, index: int) -> bytes:
         """See `Split`."""
-        return open_image(self.root / self.image_name(index), smallest=smallest)
+        return read_image(Path(self.where(index)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

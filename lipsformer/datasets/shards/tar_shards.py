@@ -9,7 +9,6 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from lipsformer.datasets.file_part import read_part
 from lipsformer.datasets.labels import classes_of, find_class_file
@@ -18,7 +17,6 @@ from lipsformer.datasets.packed_names import PackedNames
 from lipsformer.datasets.reader import Split
 from lipsformer.datasets.split_names import looks_like_split, split_within
 from lipsformer.datasets.walk import read_folder, walk
-from lipsformer.images.open import MinSizeFn, open_image
 from lipsformer.system.console import track
 from lipsformer.system.errors import InputError
 
@@ -167,12 +165,11 @@ class ShardSplit(Split):
         """See `Split`."""
         return str(self.root / self.image_name(index))
 
-    def open(self, index: int, *, smallest: MinSizeFn | None = None) -> Image.Image:
+    def encoded(self, index: int) -> bytes:
         """See `Split`."""
         position = int(self.members[index])
         path = self.root / self.shards[self.shard[position]]
-        content = read_part(path, int(self.offsets[position]), int(self.sizes[position]), self.where(index))
-        return open_image(content, name=self.where(index), smallest=smallest)
+        return read_part(path, int(self.offsets[position]), int(self.sizes[position]), self.where(index))
 
 
 def is_pattern(data: str) -> bool:

@@ -14,14 +14,12 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from lipsformer.datasets.file_part import read_part
 from lipsformer.datasets.listing_cache import load_listing, save_listing
 from lipsformer.datasets.packed_names import PackedNames
 from lipsformer.datasets.reader import Split
 from lipsformer.datasets.walk import path_state
-from lipsformer.images.open import MinSizeFn, open_image
 from lipsformer.system.atomic import atomic_write
 from lipsformer.system.console import say
 from lipsformer.system.errors import InputError
@@ -135,9 +133,8 @@ class PackedSplit(Split):
         """See `Split`."""
         return f"{self.tables[self.table[self.members[index]]]}:{self.image_name(index)}"
 
-    def open(self, index: int, *, smallest: MinSizeFn | None = None) -> Image.Image:
+    def encoded(self, index: int) -> bytes:
         """See `Split`."""
-        where, position = self.where(index), int(self.members[index])
+        position = int(self.members[index])
         path = self.contents[self.table[position]]
-        content = read_part(path, int(self.offsets[position]), int(self.sizes[position]), where)
-        return open_image(content, name=where, smallest=smallest)
+        return read_part(path, int(self.offsets[position]), int(self.sizes[position]), self.where(index))
