@@ -74,9 +74,9 @@ class BodyReader:
                     body += chunk
                     self.held += len(chunk)
         except TimeoutError:
-            expected = request.headers.get("content-length", "an unknown number")[:20]
+            expected = request.headers.get("content-length", "")[:20] or "an unknown number of"
             detail = (
-                f"{len(body)} bytes of {expected} arrived within {self.timeout:g} seconds; "
+                f"{len(body)} of {expected} bytes arrived within {self.timeout:g} seconds; "
                 "send the body again, or a smaller image"
             )
             raise Problem(408, "slow_upload", detail) from None

@@ -103,16 +103,16 @@ def test_a_body_is_whole_and_bounded() -> None:
     held = bodies()
     assert asyncio.run(receive(held, request(b"ab", b"", b"cd"))) == b"abcd"
     for over in (request(b"x" * 101), request(b"x" * 90, b"x" * 90), request(b"x" * 90, b"x" * 200, b"never")):
-        with pytest.raises(Problem, match="over 100 bytes") as refusal:
+        with pytest.raises(Problem, match="bytes, limit 100;") as refusal:
             asyncio.run(receive(held, over))
         assert refusal.value.status == 413
-    with pytest.raises(Problem, match="over 100 bytes"):
+    with pytest.raises(Problem, match="bytes, limit 100;"):
         asyncio.run(receive(held, request(b"", content_length="9" * 30)))
     assert held.held == 0
 
 
 def test_a_slow_body_is_given_up() -> None:
-    with pytest.raises(Problem, match="did not arrive within") as refusal:
+    with pytest.raises(Problem, match=r"^[12] of an unknown number of bytes arrived within 0\.05 seconds") as refusal:
         asyncio.run(receive(bodies(timeout=0.05), request(b"a", b"b", b"c", pause=0.03)))
     assert refusal.value.reason == "slow_upload"
 

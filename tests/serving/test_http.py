@@ -95,7 +95,7 @@ def test_slow_bodies_end_and_keep_nobody_out(hasty: App) -> None:
             assert answered.startswith(b"HTTP/1.1 408")
             problem = json.loads(answered.partition(b"\r\n\r\n")[2])
             assert problem["reason"] == "slow_upload"
-            assert "bytes of 9999 arrived within 1 seconds" in problem["detail"]
+            assert " of 9999 bytes arrived within 1 seconds" in problem["detail"]
 
     asyncio.run(main())
 
