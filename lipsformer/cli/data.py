@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from lipsformer.system.errors import GateError
 
-from .options import Classes, ClassesFrom, Column, Data, Images, Json, Quiet, print_json
+from .options import Classes, ClassesFrom, Column, Data, ImageRoot, Json, Quiet, print_json
 
 __all__ = ["data"]
 
@@ -67,7 +67,7 @@ def check(
     ] = None,
     classes_from: ClassesFrom = None,
     column: Column = None,
-    images: Images = None,
+    image_root: ImageRoot = None,
     classes: Classes = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -80,7 +80,7 @@ def check(
         classes_from=classes_from,
         group=group,
         columns=DatasetOptions.parse_columns(column or ()),
-        images=images,
+        image_root=image_root,
         classes=classes,
     )
     path = resolve_dataset(dataset)

@@ -59,13 +59,15 @@ def predict(
 
 def _expand(paths: Sequence[Path]) -> tuple[list[Path], list[tuple[Path, InputError]]]:
     """The image files that `paths` are or hold, and the folders that hold none or cannot be read."""
-    from lipsformer.datasets import find_images
+    from lipsformer.datasets import LeftOut, find_images
 
     files: list[Path] = []
     problems = []
     for path in paths:
+        left_out = LeftOut()
         try:
-            found = find_images(path) if path.is_dir() else [path]
+            found = find_images(path, left_out) if path.is_dir() else [path]
+            left_out.report(path)
             if not found:
                 raise InputError(f"{path}: no images in this folder; give image files, or a folder that holds some")
             files += found
