@@ -59,16 +59,18 @@ def test_the_shell_completes_commands_and_options() -> None:
         return done.stdout.split()
 
     assert completed("lipsformer ex") == ["export"]
+    assert set(completed("lipsformer data ")) == {"check", "fetch"}
+    assert {"--strict"} <= set(completed("lipsformer data check --str"))
     assert {"--recipe", "--resume"} <= set(completed("lipsformer train --re"))
 
 
 @pytest.mark.parametrize(
-    "command", ["data", "train", "stability", "eval", "export", "verify", "benchmark", "lipschitz"]
+    "command", ["data fetch", "data check", "train", "stability", "eval", "export", "verify", "benchmark", "lipschitz"]
 )
 def test_long_commands_have_quiet(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert re.search(r"--quiet\s+-q", shown(capsys, monkeypatch, command, "--help"))
+    assert re.search(r"--quiet\s+-q", shown(capsys, monkeypatch, *command.split(), "--help"))
 
 
 def test_quiet_shows_the_result_and_ends_with_the_command(

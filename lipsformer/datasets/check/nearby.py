@@ -20,7 +20,7 @@ Points = NDArray[np.int8]
 # bands in 99.9%; at 0.06, in all but one of a million.
 BANDS = 10
 FEWEST_BITS, SPARE_BITS = 16, 2  # of a band; more points need more, or chance candidates grow with their square
-ROWS = 50_000  # to work on at a time
+ROWS = 8_000  # to work on at a time
 FIRST = 16  # terms that rule out most candidates
 
 
