@@ -14,9 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, TiffImagePlugin
 
-__all__ = ["LOW_BYTES", "PixelRange", "correct_tiles", "deep_values", "full_range", "is_deep", "lower_bytes", "scaled"]
+__all__ = [
+    "LOW_BYTES",
+    "PixelRange",
+    "Values",
+    "correct_tiles",
+    "deep_values",
+    "full_range",
+    "is_deep",
+    "lower_bytes",
+    "scaled",
+]
 
 PixelRange = tuple[float, float]
+Values = NDArray[np.uint16] | NDArray[np.float64]
 
 # Keys of `Image.info`: the lower bytes of 16-bit color, as an image, or None if Pillow cannot read them; the lowest and
 # the highest value that the file's type can hold.
@@ -78,16 +89,18 @@ def full_range(image: Image.Image) -> PixelRange:
     return found
 
 
-def deep_values(image: Image.Image) -> NDArray[np.float64]:
+def deep_values(image: Image.Image) -> Values:
     """The values of a deep image without its alpha channel: (H, W), or (H, W, 3) in color; not a number becomes NaN."""
-    values = np.asarray(image, dtype=np.float64)
-    if (low := image.info.get(LOW_BYTES)) is None:
+    if (low := image.info.get(LOW_BYTES)) is not None:
+        values: NDArray[np.uint16] = np.asarray(image)[..., :3].astype(np.uint16) << 8 | np.asarray(low)[..., :3]
         return values
-    return values[..., :3] * 256 + np.asarray(low, dtype=np.float64)[..., :3]
+    return np.asarray(image, np.uint16) if image.mode.startswith("I;16") else np.asarray(image, np.float64)
 
 
-def scaled(values: NDArray[np.float64], pixel_range: PixelRange) -> NDArray[np.uint8]:
+def scaled(values: Values, pixel_range: PixelRange) -> NDArray[np.uint8]:
     """Maps `pixel_range` to 0..255, rounded and clipped; NaN becomes 0."""
+    if values.dtype == np.uint16:  # by a table, in a fraction of the time
+        return scaled(np.arange(65536.0), pixel_range)[values]
     low, high = pixel_range
     levels = (values - low) * (255 / (high - low)) + 0.5
     return np.clip(np.nan_to_num(levels, nan=0.0, posinf=255.0, neginf=0.0), 0, 255).astype(np.uint8)

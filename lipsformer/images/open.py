@@ -179,7 +179,7 @@ class _File:
             raise ImageError(
                 "not_an_image",
                 f"{self.label}: {NAMES[kind]} needs the package {OPTIONAL[kind][0]} (pip install "
-                f"'lipsformer[formats]'); install it, or send {readable()}",
+                f"'lipsformer[formats]'); install it, or send {readable(without=kind)}",
             )
         with self.errors("damaged image header"):
             check_structure(self.content)

@@ -23,7 +23,7 @@ from .rgb import to_8bit
 __all__ = ["Preprocessing"]
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-SINCE_0_2 = ("pixel_range", "color_management")  # fields that older files lack: their defaults are what it did then
+ADDED_LATER = {"pixel_range": None, "color_management": False}  # what models did whose files lack these fields
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,9 +110,8 @@ class Preprocessing:
             InputError: if a field is missing, unknown or invalid.
         """
         try:
-            data = current_keys(data, PREPROCESSING_KEYS)
-            names = [field.name for field in dataclasses.fields(cls)]
-            check_fields(data, [name for name in names if name in data or name not in SINCE_0_2], "preprocessing field")
+            data = ADDED_LATER | current_keys(data, PREPROCESSING_KEYS)
+            check_fields(data, [field.name for field in dataclasses.fields(cls)], "preprocessing field")
             return cls(**data)
         except TypeError as error:
             raise InputError(f"preprocessing: {error}") from None

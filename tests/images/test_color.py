@@ -34,9 +34,16 @@ def managed(content: bytes) -> np.ndarray:
 
 
 @pytest.mark.parametrize("space", SPACES)
-@pytest.mark.parametrize(("kind", "tolerance"), [("PNG", 1), ("TIFF", 1), ("WEBP", 1), ("JPEG", 2), ("AVIF", 2)])
+@pytest.mark.parametrize(
+    ("kind", "tolerance"), [("PNG", 1), ("TIFF", 1), ("WEBP", 1), ("JPEG", 2), ("AVIF", 2), ("HEIF", 2)]
+)
 def test_an_image_in_another_space_is_its_srgb_twin(space: str, kind: str, tolerance: int) -> None:
-    options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 98, "subsampling": 0}, "AVIF": {"quality": 99}}
+    options = {
+        "WEBP": {"lossless": True},
+        "JPEG": {"quality": 98, "subsampling": 0},
+        "AVIF": {"quality": 99},
+        "HEIF": {"quality": 99, "chroma": 444},
+    }
     profile = matrix_profile(SPACES[space])
     srgb, other = twins(profile)
     plain = encode(kind, other, **options.get(kind, {}))

@@ -250,6 +250,7 @@ def test_survives_json() -> None:
         ({"std": [1.0, 0.0, 1.0]}, "std above 0"),
         ({"std": [1.0, float("nan"), 1.0]}, "three finite numbers"),
         ({"color": "rgb"}, "color"),
+        ({"color_management": "yes"}, "color_management='yes' must be true or false"),
     ],
 )
 def test_a_bad_specification_is_reported(changes: dict[str, Any], message: str) -> None:
@@ -261,6 +262,14 @@ def test_a_bad_specification_is_reported(changes: dict[str, Any], message: str) 
 def test_a_missing_field_is_reported() -> None:
     with pytest.raises(InputError, match="image_size"):
         Preprocessing.from_dict({})
+
+
+def test_an_older_file_means_what_it_meant() -> None:
+    older = {key: value for key, value in Preprocessing(image_size=64).to_dict().items() if key != "pixel_range"}
+    del older["color_management"]
+    assert Preprocessing.from_dict(older) == Preprocessing(image_size=64, pixel_range=None, color_management=False)
+    with pytest.raises(InputError, match="did you mean 'pixel_range'"):
+        Preprocessing.from_dict({**older, "pixel_rage": "full"})
 
 
 def test_a_missing_field_is_not_replaced_by_a_default() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsformer.datasets import Split
-from lipsformer.images.deep import PixelRange, deep_values, is_deep
+from lipsformer.images.deep import PixelRange, Values, deep_values, is_deep
 from lipsformer.images.open import EXTENSIONS
 from lipsformer.system.console import track
 from lipsformer.system.errors import InputError
@@ -109,7 +109,7 @@ def _look(split: Split, indices: Sequence[int], title: str = "looking for deep p
     return found
 
 
-def _values(values: NDArray[np.float64]) -> _Values | None:
+def _values(values: Values) -> _Values | None:
     finite = values[np.isfinite(values)]
     if not len(finite):
         return None
