@@ -5,15 +5,21 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image, ImageCms, ImageEnhance, ImageFilter
 
-from lipsformer.datasets.check import check_dataset
+from lipsformer.datasets.check import check_dataset, write_check
 from lipsformer.datasets.options import DatasetOptions
 from lipsformer.images.samples import SAMPLES
+from tests.support.browser import browser, watched_page
 from tests.support.images.files import exif_orientation
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+__all__ = ["browser"]
 
 PARTS = {  # classes and splits of the clean photos
     "train/apple": 15,
@@ -182,3 +188,20 @@ def test_all_odd_and_unreadable_files_are_found_and_no_others(found: dict[str, A
     groups = found["groups_across_splits"]
     assert groups.keys() == {"case-17"}
     assert [image["split"] for image in groups["case-17"]] == ["train", "test"]
+
+
+@pytest.mark.slow
+def test_a_browser_shows_the_page_and_asks_for_nothing(
+    planted: tuple[Path, Any], tmp_path: Path, browser: Browser
+) -> None:
+    write_check(check_dataset(planted[0]), tmp_path / "report")
+    with watched_page(browser, viewport={"width": 390, "height": 844}) as watched:
+        watched.page.goto((tmp_path / "report" / "index.html").as_uri())
+        loaded = watched.page.evaluate("[...document.images].map((image) => image.naturalWidth > 0)")
+        assert len(loaded) > 40
+        assert all(loaded)
+        assert watched.breaches("") == []
+        assert watched.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert watched.page.evaluate("getComputedStyle(document.querySelector('.dot')).width").startswith(
+            "11."
+        )  # styled
