@@ -119,7 +119,8 @@ def main() -> None:
     print(
         f"\nWhat is kept of each image are {RECORD.itemsize} bytes for its content, 14 for its format, mode, profile,"
     )
-    print("class and split, and its name. Photos are not kept.")
+    print("class and split, and its name. Photos are not kept. The rest of the difference are copies of these while")
+    print("duplicates are searched: about 1 KB for each image in all.")
 
 
 if __name__ == "__main__":
