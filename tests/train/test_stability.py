@@ -142,11 +142,11 @@ def test_finished_grid_is_not_repeated_and_another_is_refused(
     (photos / "train" / "Orange" / "9.jpg").unlink()
 
 
-def command(photos: Path, output: Path) -> list[str]:
+def command(photos: Path, output: Path, rates: str = RATES) -> list[str]:
     """`SETTINGS` as a command line."""
     return [
         *(sys.executable, "-m", "lipsformer", "stability", str(photos), f"--output={output}", "--epochs=8"),
-        *(f"--model={MODELS[0]}", f"--baseline={MODELS[1]}", f"--learning-rates={RATES}", "--jobs=2", "--device=cpu"),
+        *(f"--model={MODELS[0]}", f"--baseline={MODELS[1]}", f"--learning-rates={rates}", "--jobs=2", "--device=cpu"),
         *(f"--set={text}" for text in SETTINGS["overrides"]),
     ]
 
@@ -165,12 +165,12 @@ def processes_in(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(("stop", "rates"), [(signal.SIGKILL, RATES), (signal.SIGINT, "3e-3")])
 def test_stopped_grid_resumes_to_the_same_numbers(
-    photos: Path, finished: Path, tmp_path: Path, stop: signal.Signals
+    photos: Path, finished: Path, tmp_path: Path, stop: signal.Signals, rates: str
 ) -> None:
     output = tmp_path / "grid"
-    process = subprocess.Popen(command(photos, output), start_new_session=True)
+    process = subprocess.Popen(command(photos, output, rates), start_new_session=True)
     deadline = time.monotonic() + 120
     while not list(output.glob("runs/*/run/state-*[!0].safetensors")) and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -181,10 +181,11 @@ def test_stopped_grid_resumes_to_the_same_numbers(
     while processes_in(output) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert processes_in(output) == []
-    again = subprocess.run([*command(photos, output), "--json"], capture_output=True, text=True, check=True)
+    again = subprocess.run([*command(photos, output, rates), "--json"], capture_output=True, text=True, check=True)
     assert "resumed at step" in "".join(path.read_text() for path in output.glob("runs/*/log.txt"))
-    assert json.loads(again.stdout)["summary"] == json.loads((finished / "stability.json").read_text())["summary"]
-    assert runs(output) == runs(finished)
+    assert runs(output) == runs(finished)[: len(runs(output))]
+    if rates == RATES:
+        assert json.loads(again.stdout)["summary"] == json.loads((finished / "stability.json").read_text())["summary"]
 
 
 @pytest.mark.slow
