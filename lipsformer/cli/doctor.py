@@ -24,6 +24,8 @@ PACKAGES = (
     "tensorrt-rtx",
     "bentoml",
     "pillow",
+    "pillow-heif",
+    "pillow-jxl-plugin",
     "typer",
     "pyarrow",
 )

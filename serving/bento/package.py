@@ -27,8 +27,8 @@ PYTHON = "3.11"
 # The distributions that serving needs, and no others. Their versions are those of the package (pyproject.toml).
 DISTRIBUTIONS = (
     "bentoml", "httptools", "kantoku", "numpy", "opentelemetry-api", "opentelemetry-exporter-otlp-proto-http",
-    "opentelemetry-sdk", "pillow", "prometheus-client", "pydantic", "python-multipart", "starlette", "uvicorn",
-    "uvloop",
+    "opentelemetry-sdk", "pillow", "pillow-heif", "pillow-jxl-plugin", "prometheus-client", "pydantic",
+    "python-multipart", "starlette", "uvicorn", "uvloop",
 )  # fmt: skip
 RUNTIME = "onnxruntime"
 GPU_RUNTIME = "onnxruntime-gpu"  # with the CUDA wheels: the image needs no other CUDA
