@@ -75,7 +75,9 @@ def test_strict_fails_on_leakage_alone(run: Run, clean: Path, leaking: Path) -> 
 )
 def test_groups_across_splits_are_leakage(run: Run, tmp_path: Path, names: tuple[str, ...], pattern: str) -> None:
     root = write(tmp_path / "photos", *names)
-    assert run("data", "check", root, "--strict")[0] == 0
+    status, out, _ = run("data", "check", root, "--strict")
+    assert status == 0
+    assert "Groups across splits         not checked: --group says what a group is" in out
     status, out, err = run("data", "check", root, "--strict", "--group", pattern, "--json")
     assert status == 1
     assert json.loads(out)["leakage"] == {"duplicates": 0, "groups": 1}

@@ -25,12 +25,16 @@ __all__ = ["Check", "check_dataset"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Check:
-    """What `check_dataset` found; images are indices of `scan`. `groups` are those with images in several splits."""
+    """What `check_dataset` found; images are indices of `scan`.
+
+    `groups` are those with images in several splits, if it was said what a group is (`grouped`).
+    """
 
     data: str
     scan: Scan
     left_out: LeftOut
     clusters: list[Cluster]
+    grouped: bool
     groups: dict[str, list[int]]
     small_classes: list[SmallClass]
     odd: dict[Oddity, NDArray[np.int64]]
@@ -87,7 +91,7 @@ class Check:
         return {
             "data": self.data,
             "images": len(self.scan),
-            "leakage": {"duplicates": len(self.leaks), "groups": len(self.groups)},
+            "leakage": {"duplicates": len(self.leaks), "groups": len(self.groups) if self.grouped else None},
             "splits": {
                 split: dict(zip(self.scan.classes, row, strict=True))
                 for split, row in zip(splits, self.counts().tolist(), strict=True)
@@ -106,7 +110,9 @@ class Check:
                 }
                 for cluster in self.clusters
             ],
-            "groups_across_splits": {name: self._images(images) for name, images in self.groups.items()},
+            "groups_across_splits": {name: self._images(images) for name, images in self.groups.items()}
+            if self.grouped
+            else None,
             "small_classes": [dataclasses.asdict(found) for found in self.small_classes],
             "sizes": self.sizes(),
             **{f"{what}s": self.tally(what) for what in NAMED},
@@ -145,6 +151,7 @@ def check_dataset(data: Path, options: DatasetOptions | None = None, title: str 
         scan=found,
         left_out=left_out,
         clusters=find_clusters(found),
+        grouped=options.group is not None,
         groups=groups,
         small_classes=find_small_classes(found),
         odd=find_odd(found),

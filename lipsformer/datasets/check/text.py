@@ -52,8 +52,9 @@ def findings(check: Check) -> list[Finding]:
         ("odd", "Odd images", _sum(odd), "note"),
         ("left-out", "Left out", _sum(left_out), "note"),
     ]
+    nothing = {} if check.grouped else {"groups": "not checked: --group says what a group is"}
     return [
-        Finding(anchor=anchor, title=title, text=text or "none", level=level if text else "fine")
+        Finding(anchor=anchor, title=title, text=text or nothing.get(anchor, "none"), level=level if text else "fine")
         for anchor, title, text, level in rows
     ]
 
