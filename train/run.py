@@ -115,7 +115,8 @@ def _open_training(
     chosen = load_recipe(recipe or (saved.recipe if saved else "default"), **choices)
     start = StartingPoint.resolve(chosen.model)  # before any data is read: it may have to be refused
     options = options or (saved.options if saved else DatasetOptions())
-    dataset = open_dataset(data, options)
+    with contextlib.nullcontext() if distributed.is_main else console.quiet():
+        dataset = open_dataset(data, options)
     if distributed.is_main:
         dataset.left_out.report(data)
     digest = fingerprint(dataset)
