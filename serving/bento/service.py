@@ -25,7 +25,7 @@ from lipsformer.system.hardware import visible_gpus
 
 from .http_protocol import use_limited_http_protocol
 from .monitoring import BentoMonitor, create_monitoring_folder
-from .signals import end_with_master, ignore_hangups, on_hangup, prepare_master
+from .signals import end_with_master, on_hangup, prepare_master, remember_hangups
 
 __all__ = ["Classifier"]
 
@@ -34,7 +34,7 @@ logger = logging.getLogger("lipsformer.serving")
 HEALTH = {"/livez", "/readyz", "/healthz"}
 
 use_limited_http_protocol()
-ignore_hangups()
+remember_hangups()
 
 
 class FrontedService(Service[Any]):  # type: ignore[misc]

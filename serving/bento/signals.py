@@ -13,18 +13,23 @@ import ctypes
 import os
 import signal
 import socket
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 
 from circus.sighandler import SysHandler
 
-__all__ = ["end_with_master", "ignore_hangups", "on_hangup", "prepare_master"]
+__all__ = ["end_with_master", "on_hangup", "prepare_master", "remember_hangups"]
 
 PR_SET_PDEATHSIG = 1
 
 
-def ignore_hangups() -> None:
-    """Ignores SIGHUP until `on_hangup`: a worker that has not loaded a bundle yet will load the newest anyway."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+_early = threading.Event()  # SIGHUP came before `on_hangup`
+
+
+def remember_hangups() -> None:
+    """Keeps a SIGHUP for `on_hangup`: a worker that is loading may have looked at the bundle before it was replaced."""
+    _early.clear()
+    signal.signal(signal.SIGHUP, lambda *_: _early.set())
 
 
 def prepare_master() -> None:
@@ -52,7 +57,7 @@ def _refuse_connections(listeners: Mapping[str, socket.socket]) -> None:
 
 
 def on_hangup(reload: Callable[[], Awaitable[object]]) -> None:
-    """Runs `reload` in this worker's event loop at every SIGHUP."""
+    """Runs `reload` in this worker's event loop at every SIGHUP, and now if one came early."""
     running: set[asyncio.Future[object]] = set()
 
     def begin() -> None:
@@ -61,6 +66,8 @@ def on_hangup(reload: Callable[[], Awaitable[object]]) -> None:
         task.add_done_callback(running.discard)
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, begin)
+    if _early.is_set():
+        begin()
 
 
 def end_with_master() -> None:

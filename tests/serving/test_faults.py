@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import dataclasses
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -22,6 +24,7 @@ from PIL import Image
 from lipsformer import load_predictor
 from lipsformer.bundle.manifest import BundleFile, read_manifest
 from lipsformer.images.samples import SAMPLES
+from lipsformer.serving.bento.signals import on_hangup, remember_hangups
 from lipsformer.serving.observability import open_metrics
 from tests.serving.load_clients import TLS, asking
 from tests.support.server import app_running, serving
@@ -113,6 +116,31 @@ def test_nothing_is_left_when_the_master_is_killed(trained: Trained, tmp_path: P
         until(lambda: all(gone(child) for child in family))
 
 
+def test_a_sighup_while_a_worker_loads_is_not_lost() -> None:
+    """It may have looked at the bundle just before that was replaced."""
+    reloads = []
+
+    async def reload() -> None:
+        reloads.append("reloaded")
+
+    async def worker() -> None:
+        on_hangup(reload)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        for hangups in (0, 1, 3):
+            reloads.clear()
+            remember_hangups()
+            for _ in range(hangups):
+                os.kill(os.getpid(), signal.SIGHUP)
+            asyncio.run(worker())
+            assert len(reloads) == min(hangups, 1)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.slow
 def test_sighup_swaps_to_a_good_bundle_and_rejects_a_broken_one(trained: Trained, tmp_path: Path) -> None:
     other = renamed(trained.bundle, tmp_path / "other")
@@ -126,6 +154,9 @@ def test_sighup_swaps_to_a_good_bundle_and_rejects_a_broken_one(trained: Trained
     with serving(link, tmp_path / "log", LIPSFORMER_WORKERS="2") as (url, process), asking(url, BODY, 8) as load:
         pids = {worker.pid for worker in workers(process)}
         load.wait_for(30)
+        until(
+            lambda: (tmp_path / "log").read_text().count(" is ready") == 2
+        )  # or a worker would start with the broken one
         point(link, broken)
         process.send_signal(signal.SIGHUP)
         until(lambda: metric(url, 'lipsformer_reloads_total{outcome="kept"}') == 2)
