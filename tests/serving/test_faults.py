@@ -61,6 +61,11 @@ def metric(url: str, name: str) -> float:
     return sum(float(value) for series, _, value in (line.rpartition(" ") for line in lines) if series.startswith(name))
 
 
+def all_ready(log: Path, count: int) -> bool:
+    """Whether so many workers are ready; the server answers as soon as one is."""
+    return log.read_text().count(" is ready") >= count
+
+
 def until(condition: Callable[[], bool], seconds: float = 90) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -88,6 +93,7 @@ def test_sigterm_answers_what_was_accepted(trained: Trained, tmp_path: Path) -> 
 @pytest.mark.slow
 def test_a_killed_worker_comes_back_and_its_losses_are_counted(trained: Trained, tmp_path: Path) -> None:
     with serving(trained.bundle, tmp_path / "log", LIPSFORMER_WORKERS="2") as (url, process):
+        until(lambda: all_ready(tmp_path / "log", 2))
         before = workers(process)
         assert len(before) == 2
         decoders = before[0].children()
