@@ -15,11 +15,12 @@ import onnx
 from lipsformer.bundle.manifest import BundleFile, Manifest
 from lipsformer.bundle.pretrained import resolve_model
 from lipsformer.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from lipsformer.datasets.spread import spread
 from lipsformer.export.int8.calibration import FEWEST
 from lipsformer.export.int8.quantize import quantize
 from lipsformer.export.parity.float16_range import check_float16_range
 from lipsformer.export.parity.gate import Gate
-from lipsformer.export.parity.gate_images import GateImages, ImageSource, spread
+from lipsformer.export.parity.gate_images import GateImages, ImageSource
 from lipsformer.export.parity.reference import REFERENCE_NAME, Reference
 from lipsformer.export.parity.report import ParityReport
 from lipsformer.export.tensorrt.build import build_engine, check_with_rtx

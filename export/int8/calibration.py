@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
 
-from lipsformer.inference.runtimes import INPUT_NAME, Pixels, open_session
+from lipsformer.export.extremes import extremes_of
+from lipsformer.inference.runtimes import Pixels
 from lipsformer.system.console import track
 from lipsformer.system.errors import InputError
 
@@ -23,7 +23,7 @@ COVERED = 0.98
 def measure_ranges(graph: onnx.ModelProto, tensors: Sequence[str], pixels: Pixels) -> dict[str, tuple[float, float]]:
     """The lowest and highest value of each float tensor over 98% of the images; the range always includes 0.
 
-    Each image runs alone and the graph itself computes the extremes, so memory does not grow with images or tensors.
+    Each image runs alone; see `extremes_of`.
 
     Args:
         graph: a float32 graph from `pixels` to logits.
@@ -35,30 +35,14 @@ def measure_ranges(graph: onnx.ModelProto, tensors: Sequence[str], pixels: Pixel
     """
     if len(pixels) < FEWEST:
         raise InputError(f"calibration: {len(pixels)} images, int8 needs at least {FEWEST}; give about 500")
-    outputs, observed = _observed(graph, tensors)
-    session = open_session(observed.SerializeToString(), cuda=False)
     rows = []
     with track("calibrating", total=len(pixels)) as advance:
-        for image in pixels:
-            rows.append(session.run(outputs, {INPUT_NAME: image[None]}))
+        for row in extremes_of(graph, tensors, pixels):
+            rows.append(row)
             advance(1, "")
-    extremes = np.asarray(rows, dtype=np.float64).reshape(len(pixels), len(tensors), 2)
+    extremes = np.stack(rows)  # (images, tensors, 2)
     if not np.isfinite(extremes).all():
         raise InputError("calibration: the network's values are not finite; the checkpoint cannot be used")
     low = np.minimum(np.quantile(extremes[..., 0], 1 - COVERED, axis=0), 0.0)
     high = np.maximum(np.quantile(extremes[..., 1], COVERED, axis=0), 0.0)
     return {name: (float(low[i]), float(high[i])) for i, name in enumerate(tensors)}
-
-
-def _observed(graph: onnx.ModelProto, tensors: Sequence[str]) -> tuple[list[str], onnx.ModelProto]:
-    """The graph with two more outputs for each tensor, its minimum and maximum; and their names, in that order."""
-    observed = onnx.ModelProto()
-    observed.CopyFrom(graph)
-    outputs = []
-    for name in tensors:
-        for reduction in ("ReduceMin", "ReduceMax"):
-            output = f"{name}.{reduction}"
-            observed.graph.node.append(helper.make_node(reduction, [name], [output], keepdims=0))
-            observed.graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, []))
-            outputs.append(output)
-    return outputs, observed

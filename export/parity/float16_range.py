@@ -8,13 +8,12 @@ would.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, shape_inference
+from onnx import TensorProto, shape_inference
 
-from lipsformer.inference.runtimes import INPUT_NAME, open_session
+from lipsformer.export.extremes import extremes_of
 from lipsformer.system.errors import GateError
 
 from .gate_images import GateImages
@@ -37,10 +36,8 @@ def check_float16_range(half: onnx.ModelProto, exact: onnx.ModelProto, images: G
         GateError: if a value of an image is beyond float16's range.
     """
     names = _float16_values(half)
-    observed = _with_extremes(exact, names)
-    session = open_session(observed.SerializeToString(), cuda=False)
-    for image in itertools.chain(images.photos, images.hard):
-        found = np.array(session.run([f"{name}.largest" for name in names], {INPUT_NAME: image[None]}))
+    for extremes in extremes_of(exact, names, itertools.chain(images.photos, images.hard)):
+        found = np.abs(extremes).max(axis=1)
         if not (found <= LARGEST).all():
             worst = int(np.argmax(found))
             raise GateError(
@@ -55,15 +52,3 @@ def _float16_values(graph: onnx.ModelProto) -> list[str]:
     types = {value.name: value.type.tensor_type.elem_type for value in inferred.value_info}
     computed = [name for node in graph.graph.node if node.op_type not in MOVES for name in node.output]
     return [name for name in computed if types.get(name) == TensorProto.FLOAT16]
-
-
-def _with_extremes(graph: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """The graph with the largest absolute value of each of these values as a further output."""
-    observed = onnx.ModelProto()
-    observed.CopyFrom(graph)
-    for name in names:
-        absolute, largest = f"{name}.absolute", f"{name}.largest"
-        observed.graph.node.append(helper.make_node("Abs", [name], [absolute]))
-        observed.graph.node.append(helper.make_node("ReduceMax", [absolute], [largest], keepdims=0))
-        observed.graph.output.append(helper.make_tensor_value_info(largest, TensorProto.FLOAT, []))
-    return observed

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from lipsformer.bundle.manifest import BundleFile, Kind
+from lipsformer.datasets.spread import spread
 from lipsformer.export.settings import ExportSettings
 from lipsformer.inference.runtimes import Runtime
 from lipsformer.system.console import say
 from lipsformer.system.errors import GateError
 
 from .check import FileParity, check_parity
-from .gate_images import spread
 from .reference import Reference
 
 __all__ = ["Gate"]

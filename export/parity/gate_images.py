@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lipsformer.datasets import DatasetOptions, LeftOut, Split, open_labeled, open_unlabeled
+from lipsformer.datasets.spread import spread
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.inference.runtimes import Pixels
 from lipsformer.system.console import say, track
 from lipsformer.system.errors import InputError
 from lipsformer.system.hardware import cores
 
-__all__ = ["GateImages", "ImageSource", "hard_inputs", "spread"]
+__all__ = ["GateImages", "ImageSource", "hard_inputs"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -139,12 +140,6 @@ class ImageSource:
             photos = np.concatenate([photos, mirrored])
             labels = None if labels is None else np.concatenate([labels, labels[: len(mirrored)]])
         return GateImages.of(photos, labels, self.name)
-
-
-def spread(count: int, total: int) -> NDArray[np.int64]:
-    """Up to `count` of the positions 0 to `total` - 1, evenly spread, in order."""
-    wanted = min(count, total)
-    return (np.arange(wanted) * 2 + 1) * total // (2 * wanted)
 
 
 def hard_inputs(photo: Pixels) -> dict[str, Pixels]:

@@ -64,9 +64,7 @@ def open_dataset(root: Path, options: DatasetOptions | None = None) -> ImageData
     options = options or DatasetOptions()
     reader = open_reader(root, options)
     train = _read_train(reader, root, options)
-    left_out = LeftOut()
-    for part in (reader.left_out, train.left_out):
-        left_out.update(part)
+    left_out = LeftOut.joined([reader.left_out, train.left_out])
     name = _validation_split(reader, root, options)
     if name is None:
         train, validation = hold_out(train, options, root)
@@ -121,13 +119,10 @@ def open_unlabeled(root: Path, options: DatasetOptions | None = None) -> Unlabel
     at = [(split, index) for split in splits for index in range(len(split))]
     if not at:
         raise InputError(f"{root}: no images found; give a folder of photos")
-    left_out = LeftOut()
-    for part in (reader.left_out, *(split.left_out for split in splits)):
-        left_out.update(part)
     return UnlabeledImages(
         names=[split.where(index) for split, index in at],
         open=lambda index: at[index][0].open(at[index][1]),
-        left_out=left_out,
+        left_out=LeftOut.joined([reader.left_out, *(split.left_out for split in splits)]),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -54,6 +55,14 @@ class LeftOut:
 
     def __init__(self) -> None:
         self.reasons: dict[Reason, Examples] = {}
+
+    @classmethod
+    def joined(cls, parts: Iterable[LeftOut]) -> Self:
+        """The entries of all `parts`."""
+        found = cls()
+        for part in parts:
+            found.update(part)
+        return found
 
     def __bool__(self) -> bool:
         return bool(self.reasons)

@@ -23,7 +23,7 @@ from lipsformer.system.atomic import atomic_write
 from lipsformer.system.errors import InputError
 from lipsformer.system.hardware import cache_folder
 
-__all__ = ["load_listing", "save_listing", "settled"]
+__all__ = ["load_listing", "natural_numbers", "save_listing", "settled"]
 
 SETTLED_NS = 2 * 10**9  # the coarsest file system clock that we know: FAT counts in two seconds
 
@@ -50,6 +50,19 @@ def save_listing(kind: str, place: Path, arrays: Mapping[str, Any]) -> None:
             np.savez(file, title=title, **arrays)
     except (InputError, RuntimeError):  # the cache folder cannot be written, or there is no home folder
         return
+
+
+def natural_numbers(arrays: Mapping[str, NDArray[Any]], names: Iterable[str], count: int) -> list[NDArray[np.int64]]:
+    """The arrays (count,) of these names, int64 and not negative.
+
+    Raises:
+        KeyError: if one is missing.
+        ValueError: if one is different.
+    """
+    found = [arrays[name] for name in names]
+    if any(array.shape != (count,) or array.dtype != np.int64 or (array < 0).any() for array in found):
+        raise ValueError("not one natural number for each entry")
+    return found
 
 
 def settled(times_ns: Iterable[int], started_ns: int | None = None) -> bool:

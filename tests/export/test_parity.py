@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from lipsformer import Preprocessing
+from lipsformer.datasets.spread import spread
 from lipsformer.export.parity.check import FileParity, check_parity
-from lipsformer.export.parity.gate_images import GateImages, ImageSource, hard_inputs, spread
+from lipsformer.export.parity.gate_images import GateImages, ImageSource, hard_inputs
 from lipsformer.export.parity.metrics import ParityMetrics, top1_agrees
 from lipsformer.export.parity.reference import Reference
 from lipsformer.export.parity.report import ParityReport

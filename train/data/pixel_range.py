@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsformer.datasets import Split
+from lipsformer.datasets.spread import spread
 from lipsformer.images.deep import PixelRange, Values, deep_values, is_deep
 from lipsformer.images.open import EXTENSIONS
 from lipsformer.system.console import track
@@ -57,11 +58,11 @@ def measure_pixel_range(split: Split) -> ChosenRange:
     At most `MEASURED` images are measured. The choice depends on the listing alone.
     """
     by_ending = _by_ending(split)
-    found = _look(split, [index for indices in by_ending.values() for index in _spread(indices, LOOKED_AT)])
+    found = _look(split, [index for indices in by_ending.values() for index in _sample(indices, LOOKED_AT)])
     deep = [ending for ending, indices in by_ending.items() if any(found.get(index) for index in indices)]
     if not deep:
         return ChosenRange(pixel_range="full")
-    candidates = _spread(sorted(index for ending in deep for index in by_ending[ending]), MEASURED)
+    candidates = _sample(sorted(index for ending in deep for index in by_ending[ending]), MEASURED)
     found |= _look(split, [index for index in candidates if index not in found], "measuring deep pixels")
     measured = [values for values in found.values() if values is not None]
     low, high = min(values.low for values in measured), max(values.high for values in measured)
@@ -130,7 +131,6 @@ def _whole_depth(low: float, high: float, whole: bool) -> PixelRange:
     return low, high if high > low else low + 1
 
 
-def _spread(indices: Sequence[int], count: int) -> list[int]:
+def _sample(indices: Sequence[int], count: int) -> list[int]:
     """Up to `count` of `indices`, evenly spread, in order."""
-    wanted = min(count, len(indices))
-    return [indices[(2 * number + 1) * len(indices) // (2 * wanted)] for number in range(wanted)]
+    return [indices[position] for position in spread(count, len(indices)).tolist()]

@@ -47,8 +47,8 @@ class Check:
     def leakage(self) -> str:
         """What is in several splits, in words; empty if nothing is."""
         clusters, groups = len(self.leaks), len(self.groups)
-        parts = [f"{clusters:,} cluster{'' if clusters == 1 else 's'} of duplicates"] if clusters else []
-        parts += [f"{groups:,} group{'' if groups == 1 else 's'}"] if groups else []
+        parts = [f"{counted(clusters, 'cluster')} of duplicates"] if clusters else []
+        parts += [counted(groups, "group")] if groups else []
         verb = "is" if clusters + groups == 1 else "are"
         return f"{' and '.join(parts)} {verb} in several splits" if parts else ""
 
@@ -167,3 +167,8 @@ def _split_groups(splits: Sequence[Split], group: str) -> dict[str, list[int]]:
         if name in shared:
             found.setdefault(name, []).append(index)
     return found
+
+
+def counted(number: int, what: str) -> str:
+    """ "1 image" or "2 images"."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

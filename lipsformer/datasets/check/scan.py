@@ -80,12 +80,9 @@ def read_splits(data: Path, options: DatasetOptions) -> tuple[tuple[Split, ...],
     reader = open_reader(data, options)
     names = sorted(reader.splits, key=lambda name: ((*USUAL_ORDER, name).index(name), name))
     splits = tuple(reader.read(name) for name in names or (None,))
-    left_out = LeftOut()
-    for part in (reader.left_out, *(split.left_out for split in splits)):
-        left_out.update(part)
     if not any(map(len, splits)):
         raise InputError(f"{data}: no images; add some as {reader.example(names[0] if names else None)}")
-    return splits, left_out
+    return splits, LeftOut.joined([reader.left_out, *(split.left_out for split in splits)])
 
 
 def scan(splits: Sequence[Split]) -> Scan:

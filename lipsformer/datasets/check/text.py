@@ -10,7 +10,7 @@ from lipsformer.system.console import printable
 
 from .duplicates import Cluster
 from .odd import FEW
-from .report import Check
+from .report import Check, counted
 
 __all__ = ["Finding", "findings", "format_check", "headline"]
 
@@ -32,7 +32,7 @@ def headline(check: Check) -> str:
     counts = check.counts().sum(axis=1).tolist()
     splits = ", ".join(f"{split.name} {n:,}" for split, n in zip(check.scan.splits, counts, strict=True))
     classes = len(check.scan.classes)
-    return f"{count(len(check.scan), 'image')} in {classes:,} class{'' if classes == 1 else 'es'} ({splits})"
+    return f"{counted(len(check.scan), 'image')} in {classes:,} class{'' if classes == 1 else 'es'} ({splits})"
 
 
 def findings(check: Check) -> list[Finding]:
@@ -67,17 +67,12 @@ def format_check(check: Check) -> str:
     return "\n".join([*lines, *(f"{row.title:{width}}  {printable(row.text)}" for row in rows)])
 
 
-def count(number: int, what: str) -> str:
-    """ "1 image" or "2 images"."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
 def _clusters(check: Check, clusters: Sequence[Cluster]) -> str:
     if not clusters:
         return ""
     images = sum(len(cluster.members) for cluster in clusters)
     shown = " = ".join(check.scan.name(index) for index in clusters[0].members[:2])
-    return f"{count(len(clusters), 'cluster')} of {images:,} images, such as {shown}"
+    return f"{counted(len(clusters), 'cluster')} of {images:,} images, such as {shown}"
 
 
 def _sum(counts: Mapping[Any, int]) -> str:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from lipsformer.datasets.labels import label_text
 from lipsformer.datasets.left_out import LeftOut
-from lipsformer.datasets.listing_cache import load_listing, save_listing, settled
+from lipsformer.datasets.listing_cache import load_listing, natural_numbers, save_listing, settled
 from lipsformer.datasets.packed_names import PackedNames
 from lipsformer.datasets.walk import path_state
 from lipsformer.images.open import EXTENSIONS
@@ -116,13 +116,10 @@ class ShardListing:
         """Reads what `_to_arrays` wrote; None if it is inconsistent."""
         try:
             names, texts = PackedNames.from_arrays("names", arrays), PackedNames.from_arrays("texts", arrays)
-            numbers = [arrays[name] for name in ("offsets", "sizes", "labels")]
+            offsets, sizes, labels = natural_numbers(arrays, ("offsets", "sizes", "labels"), len(names))
             left_out = LeftOut.from_array(arrays["left_out"])
         except (KeyError, ValueError):
             return None
-        if any(array.shape != (len(names),) or array.dtype != np.int64 or (array < 0).any() for array in numbers):
-            return None
-        offsets, sizes, labels = numbers
         if (labels >= len(texts)).any():
             return None
         return cls(names=names, offsets=offsets, sizes=sizes, texts=texts.texts(), labels=labels, left_out=left_out)

@@ -116,9 +116,6 @@ class ShardReader:
                 listings.append(ShardListing.open(self.root / name))
                 advance(1, name)
         counts = [len(listing.names) for listing in listings]
-        left_out = LeftOut()
-        for listing in listings:
-            left_out.update(listing.left_out)
         first = self.shards[next(iter(self.shards))][0]
         texts = classes_of(
             {text for listing in listings for text in listing.texts},
@@ -131,7 +128,7 @@ class ShardReader:
             classes=tuple(texts.values()),
             labels=np.concatenate(labels),
             members=np.arange(sum(counts), dtype=np.int64),
-            left_out=left_out,
+            left_out=LeftOut.joined(listing.left_out for listing in listings),
             root=self.root,
             shards=names,
             files=PackedNames.joined(listing.names for listing in listings),

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsformer.datasets.file_part import read_part
-from lipsformer.datasets.listing_cache import load_listing, save_listing
+from lipsformer.datasets.listing_cache import load_listing, natural_numbers, save_listing
 from lipsformer.datasets.packed_names import PackedNames
 from lipsformer.datasets.reader import Split
 from lipsformer.datasets.walk import path_state
@@ -100,12 +100,9 @@ class PackedImages:
     @classmethod
     def _from_arrays(cls, file: Path, arrays: dict[str, NDArray[Any]]) -> Self | None:
         try:
-            paths, offsets, sizes = PackedNames.from_arrays("paths", arrays), arrays["offsets"], arrays["sizes"]
+            paths = PackedNames.from_arrays("paths", arrays)
+            offsets, sizes = natural_numbers(arrays, ("offsets", "sizes"), len(paths))
         except (KeyError, ValueError):
-            return None
-        if any(
-            array.shape != (len(paths),) or array.dtype != np.int64 or (array < 0).any() for array in (offsets, sizes)
-        ):
             return None
         return cls(file=file, offsets=offsets, sizes=sizes, paths=paths)
 
