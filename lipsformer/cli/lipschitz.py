@@ -25,8 +25,8 @@ def lipschitz(
 ) -> None:
     """Bound how much a model's output can change with its input, and measure how much it does."""
     from lipsformer.datasets import check_output, resolve_dataset
+    from lipsformer.evaluation.lipschitz import format_lipschitz, measure_lipschitz
     from lipsformer.images.samples import SAMPLES
-    from lipsformer.lipschitz import format_lipschitz, measure_lipschitz
     from lipsformer.system.atomic import atomic_directory
 
     data = SAMPLES
@@ -36,7 +36,7 @@ def lipschitz(
     with contextlib.nullcontext() if output is None else atomic_directory(output) as folder:
         report = measure_lipschitz(model, data, images)
         if folder is not None:
-            from lipsformer.lipschitz.write import write_report
+            from lipsformer.evaluation.lipschitz.write import write_report
 
             write_report(report, folder)
     if as_json:

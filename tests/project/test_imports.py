@@ -23,8 +23,9 @@ LAYERS = (
     ("images",),
     ("model", "bundle"),
     ("checkpoints", "datasets"),
-    ("inference", "lipschitz"),
+    ("inference",),
     ("evaluation",),
+    ("integrations",),
 )
 LEVEL = {group: level for level, layer in enumerate(LAYERS) for group in layer}
 

@@ -41,7 +41,7 @@ PATTERN = re.compile(
 *_, OUR, ISE = RETIRED
 ALLOWED = {
     "docs/style.md": RETIRED,
-    "lipsformer/lipschitz/": ("proof|proved|proven",),
+    "lipsformer/evaluation/lipschitz/": ("proof|proved|proven",),
     "lipsformer/evaluation/speed/report.py": ("proof|proved|proven",),  # a key of benchmark.json
     "train/state.py": (ISE,),
     "export/parity/": (OUR,),  # the limit `neighbours`: an option and a key of manifests
@@ -103,5 +103,5 @@ def test_percentages_have_no_space() -> None:
 
 def test_code_and_theorems_may_keep_them() -> None:
     assert retired("`told` is an argument", "README.md") == []
-    assert retired("the bound is proved", "lipsformer/lipschitz/bounds.py") == []
+    assert retired("the bound is proved", "lipsformer/evaluation/lipschitz/bounds.py") == []
     assert retired("the bound is proved", "lipsformer/model/blocks.py") != []

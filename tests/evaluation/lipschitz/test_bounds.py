@@ -14,15 +14,15 @@ import pytest
 import torch
 
 from lipsformer import Preprocessing, cli, save_checkpoint
+from lipsformer.evaluation.lipschitz.bounds import Bound, bound_block, bound_network, flatten
+from lipsformer.evaluation.lipschitz.local import local_norm, local_profile, network_steps
+from lipsformer.evaluation.lipschitz.report import cumulative, measure_lipschitz
 from lipsformer.images.samples import SAMPLES
-from lipsformer.lipschitz.bounds import Bound, bound_block, bound_network, flatten
-from lipsformer.lipschitz.local import local_norm, local_profile, network_steps
-from lipsformer.lipschitz.report import cumulative, measure_lipschitz
 from lipsformer.model.blocks import Block, LipsFormer, Stage
 from lipsformer.model.config import CSwinConfig, ModelConfig, SwinConfig
 from lipsformer.model.factory import build_model
 from lipsformer.model.spectral import spectral_norm
-from tests.lipschitz.slopes import jacobian, steepest
+from tests.evaluation.lipschitz.slopes import jacobian, steepest
 from tests.support.trained import Trained
 
 COMMON: dict[str, Any] = {"image_size": 32, "num_classes": 3, "embed_dim": 8, "depths": (2, 1, 1, 1), "epsilon": 1e-2}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lipsformer.lipschitz.local import jacobian_norm
+from lipsformer.evaluation.lipschitz.local import jacobian_norm
 
 __all__ = ["jacobian", "steepest"]
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from lipsformer.lipschitz.attention import attention_bound, heads_of, paper_bound
-from lipsformer.lipschitz.bounds import bound_attention
-from lipsformer.lipschitz.local import jacobian_norm
+from lipsformer.evaluation.lipschitz.attention import attention_bound, heads_of, paper_bound
+from lipsformer.evaluation.lipschitz.bounds import bound_attention
+from lipsformer.evaluation.lipschitz.local import jacobian_norm
 from lipsformer.model.config import CSwinConfig, SwinConfig
 from lipsformer.model.cswin import CrossShapedAttention
 from lipsformer.model.swin import WindowAttention
-from tests.lipschitz.slopes import steepest
+from tests.evaluation.lipschitz.slopes import steepest
 
 EPSILON = 1e-6
 SWIN = SwinConfig(image_size=32, window_size=2, embed_dim=6, num_heads=(2, 2, 2, 2), value_norm=True, epsilon=EPSILON)

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lipsformer.lipschitz import convolution as convolution_module
-from lipsformer.lipschitz.bounds import GELU_SLOPE, bound_layer
-from lipsformer.lipschitz.convolution import convolution_norm_estimate, convolution_norms
-from lipsformer.lipschitz.power_iteration import power_iteration
+from lipsformer.evaluation.lipschitz import convolution as convolution_module
+from lipsformer.evaluation.lipschitz.bounds import GELU_SLOPE, bound_layer
+from lipsformer.evaluation.lipschitz.convolution import convolution_norm_estimate, convolution_norms
+from lipsformer.evaluation.lipschitz.power_iteration import power_iteration
 from lipsformer.model.norm import CenterNorm
 from lipsformer.model.spectral import spectral_norm, spectral_norms
-from tests.lipschitz.slopes import jacobian, steepest
+from tests.evaluation.lipschitz.slopes import jacobian, steepest
 
 NEAR = 1e-8  # relative; bounds are widened by 1e-9 of a decimal logarithm
 
