@@ -163,6 +163,7 @@ OPERATORS: Mapping[str, Callable[..., str | list[str]]] = {
     "add": binary("Add"),
     "cat": cat,
     "chunk": chunk,
+    "clamp_min": binary("Max"),
     "contiguous": cast,
     "conv2d": conv2d,
     "div": binary("Div"),

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from lipsformer import Preprocessing
 from lipsformer.export.folding.affine import Affine
-from lipsformer.export.folding.attention import FoldedWindows
+from lipsformer.export.folding.attention import NEGLIGIBLE, FoldedWindows, Unit
 from lipsformer.export.folding.network import FoldedLipsFormer, TwoNorms, fold
+from lipsformer.model.attention import l2_normalize
 from lipsformer.model.blocks import LipsFormer
 from lipsformer.model.config import ModelConfig
 from lipsformer.model.factory import build_model
@@ -171,6 +172,17 @@ def test_a_wrong_fold_is_seen(spoil: Callable[[FoldedLipsFormer], None]) -> None
     with torch.no_grad():
         spoil(folded)
     assert error(folded, model) > SEEN
+
+
+@pytest.mark.parametrize("epsilon", [1e-24, NEGLIGIBLE, 2 * NEGLIGIBLE, 1e-8, 1e-2])
+def test_vectors_of_every_length_are_normalized(epsilon: float) -> None:
+    """Zeros stay zeros; only what float32's rounding hides may differ from the formula."""
+    directions = torch.randn(12, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    x = directions / directions.norm(dim=1, keepdim=True) * torch.logspace(-6, 4, 12, dtype=torch.float64)[:, None]
+    unit = Unit(torch.full((1,), 10.0, dtype=torch.float64), epsilon)
+    torch.testing.assert_close(unit(x), 10 * l2_normalize(x, epsilon), rtol=1e-8, atol=0)
+    torch.testing.assert_close(unit.float()(x.float()).double(), 10 * l2_normalize(x, epsilon), rtol=1e-6, atol=1e-6)
+    assert not unit(torch.zeros(2, 8)).any()
 
 
 def test_the_official_order_of_a_merge_matters() -> None:
