@@ -13,10 +13,11 @@ import pytest
 
 from tests.support.browser import browser, page
 from tests.support.command import run
+from tests.support.nursery import nursery
 from tests.support.server import keyed, server
 from tests.support.trained import trained
 
-__all__ = ["browser", "keyed", "page", "reference", "run", "samples", "server", "trained"]
+__all__ = ["browser", "keyed", "nursery", "page", "reference", "run", "samples", "server", "trained"]
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -20,6 +20,12 @@ from lipsformer.system.hardware import torch_device
 
 __all__ = ["DistributedContext", "init_distributed"]
 
+# Keeps each process group until the interpreter ends. In torch 2.13, the reducer of DistributedDataParallel may drop
+# the last reference otherwise, and it destroys a gloo group with the GIL held. If a thread of the group is just freeing
+# a tensor, it waits for the GIL, and the destructor for the thread: a training that had finished hung. The group's own
+# destructor releases the GIL.
+_GROUPS: list[object] = []
+
 CONNECTION_LOST = ("gloo", "NCCL", "Connection closed", "Connection reset")  # in errors when a process has died
 
 
@@ -110,6 +116,7 @@ def init_distributed(device: str) -> Iterator[DistributedContext]:
     dist.init_process_group(
         "nccl" if target.type == "cuda" else "gloo", store=attempt, rank=rank, world_size=world_size
     )
+    _GROUPS.append(dist.group.WORLD)
     try:
         yield DistributedContext(rank=rank, world_size=world_size, device=target)
         dist.barrier()  # leave together: a process that leaves while others still work can abort on exit

@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lipsformer import load_checkpoint
+from tests.support.nursery import Nursery
 from tests.support.tiny_training import TIMINGS, TINY, make_photos, states, train_tiny
 
 pytestmark = pytest.mark.slow
@@ -50,36 +51,32 @@ def train_alone(photos: Path, output: Path, *overrides: str) -> Path:
     return output
 
 
-def start(
-    photos: Path, output: Path, count: int, *overrides: str, restarts: int = 1, epochs: int = STEPS
-) -> subprocess.Popen[str]:
-    """A training of `count` processes under torchrun."""
-    return subprocess.Popen(
-        [
-            *torchrun("--standalone", f"--nproc-per-node={count}", f"--max-restarts={restarts}"),
-            *train(photos, output, *overrides, epochs=epochs),
-        ],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
-def torchrun(*options: str) -> list[str]:
-    return [sys.executable, "-m", "torch.distributed.run", *options]
-
-
-def train(photos: Path, output: Path, *overrides: str, epochs: int = STEPS) -> list[str]:
+def words(photos: Path, output: Path, *overrides: str) -> list[str]:
+    """The command line of a training."""
     settings = [word for override in (*SETTINGS, *overrides) for word in ("--set", override)]
-    return ["-m", "lipsformer", "train", str(photos), "--output", str(output), "--epochs", str(epochs), *settings]
+    return ["train", str(photos), "--output", str(output), "--epochs", str(STEPS), *settings]
 
 
-def finish(process: subprocess.Popen[str], status: int = 0) -> str:
+def start(photos: Path, output: Path, *overrides: str, restarts: int = 1) -> subprocess.Popen[str]:
+    """A training of two processes under torchrun."""
+    options = ("--standalone", "--nproc-per-node=2", f"--max-restarts={restarts}")
+    return torchrun(options, words(photos, output, *overrides))
+
+
+def torchrun(
+    options: Sequence[str], command: Sequence[str], *, prefix: Sequence[str] = (), **environment: str
+) -> subprocess.Popen[str]:
+    words = [*prefix, sys.executable, "-m", "torch.distributed.run", *options, "-m", "lipsformer", *command]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def finish(process: subprocess.Popen[str]) -> str:
     try:
         _, err = process.communicate(timeout=180)
     finally:
         process.kill()
-    assert process.returncode == status, err
+    assert process.returncode == 0, err
     return err
 
 
@@ -98,9 +95,12 @@ def assert_close(records: list[dict[str, Any]], others: list[dict[str, Any]], to
 
 @pytest.mark.parametrize("overrides", [(), ("grad_accum_steps=3",)])
 def test_two_processes_train_as_one(
-    photos: Path, alone: list[dict[str, Any]], tmp_path: Path, overrides: tuple[str, ...]
+    photos: Path, alone: list[dict[str, Any]], tmp_path: Path, nursery: Nursery, overrides: tuple[str, ...]
 ) -> None:
-    err = finish(start(photos, tmp_path / "run", 2, *overrides))
+    log = tmp_path / "log.txt"
+    nursery.start(words(photos, tmp_path / "run", *overrides), log, processes=2)
+    assert nursery.wait(180) == 0, log.read_text()
+    err = log.read_text()
     assert "on cpu x 2" in err
     assert err.count(f"epoch {STEPS}/{STEPS}:") == 1  # one process speaks
     assert "Warning" not in err
@@ -160,9 +160,8 @@ def test_two_hosts_train_as_one(
             "--master-port=29500",
             "--nproc-per-node=1",
         ]
-        command = ["ip", "netns", "exec", namespace, *torchrun(*where), *train(photos, output)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": interface}
-        running.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment))
+        prefix = ("ip", "netns", "exec", namespace)
+        running.append(torchrun(where, words(photos, output), prefix=prefix, GLOO_SOCKET_IFNAME=interface))
     first, second = [finish(process) for process in running]
     assert "on cpu x 2" in first
     assert "epoch" not in second
@@ -179,7 +178,7 @@ def test_a_worker_that_is_killed_is_replaced_and_the_training_finishes(
     photos: Path, alone: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     output = tmp_path / "run"
-    process = start(photos, output, 2, "save_every=1", restarts=3)
+    process = start(photos, output, "save_every=1", restarts=3)
     deadline = time.monotonic() + 120
     while not [path for path in states(output) if path.name >= "state-000000005"] and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -197,20 +196,24 @@ def workers(parent: int) -> list[int]:
     return [int(child) for child in children if b"lipsformer" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
-def test_a_number_of_processes_that_does_not_divide_the_batch_is_refused(photos: Path, tmp_path: Path) -> None:
-    err = finish(start(photos, tmp_path / "run", 2, "batch_size=7", restarts=0), status=1)
-    assert "lipsformer: recipe: batch_size=7 cannot be shared evenly by 2 processes; use 8" in err
+def test_a_number_of_processes_that_does_not_divide_the_batch_is_refused(
+    photos: Path, tmp_path: Path, nursery: Nursery
+) -> None:
+    log = tmp_path / "log.txt"
+    nursery.start(words(photos, tmp_path / "run", "batch_size=7"), log, processes=2)
+    assert nursery.wait(60) == 2, log.read_text()
+    assert "lipsformer: recipe: batch_size=7 cannot be shared evenly by 2 processes; use 8" in log.read_text()
     assert not states(tmp_path / "run")
 
 
 def test_stopped_by_its_scheduler_it_saves_its_state(photos: Path, alone: list[dict[str, Any]], tmp_path: Path) -> None:
     output = tmp_path / "run"
-    process = start(photos, output, 2)
+    process = start(photos, output)
     while not (output / "metrics.jsonl").exists():
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode != 0
     assert f"{output}: stopped at step" in err
-    assert "resumed at step" in finish(start(photos, output, 2))
+    assert "resumed at step" in finish(start(photos, output))
     assert_close(metrics(output), alone, 1e-9)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
-import select
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,72 +14,19 @@ import pytest
 
 from lipsformer import InputError
 from lipsformer.train import run_folder
+from tests.support.nursery import Nursery
 from tests.support.tiny_training import TINY, assert_same, make_photos, states, train_tiny
 
 KILLS = 20
 EPOCHS = 4
 SETTINGS = ("mixup=0.8", "cutmix=1.0", "rand_augment=9", "random_erasing=0.25", "label_smoothing=0.1")
 
-# Imports once, then forks a child for each command: Python and PyTorch take longer to start than the training takes.
-NURSERY = """
-import json, os, sys
-import matplotlib.backends.backend_agg, torch._dynamo
-from lipsformer import train
-from lipsformer.cli import main
-from tests.support.tiny_training import blank_plots
-for line in sys.stdin:
-    stderr, sys.argv = json.loads(line)
-    child = os.fork()
-    if not child:
-        os.setsid()
-        os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
-        os.dup2(2, 1)
-        try:
-            with blank_plots():
-                main()
-        except SystemExit as end:
-            os._exit(end.code)
-        finally:
-            os._exit(99)
-    print(child, flush=True)
-    status = os.waitpid(child, 0)[1]
-    print(-os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status), flush=True)
-"""
 
-
-class Nursery:
-    """Starts `lipsformer train` in processes of one thread each."""
-
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", NURSERY],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=Path(__file__).parents[2],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-
-    def start(self, data: Path, output: Path, *overrides: str) -> int:
-        """Starts a training and returns its process; its stderr is appended to `output`.log."""
-        assert self.process.stdin is not None
-        settings = [f"--set={override}" for override in (*TINY, *overrides)]
-        words = ["lipsformer", "train", str(data), f"--output={output}", f"--epochs={EPOCHS}", *settings]
-        self.process.stdin.write(json.dumps([f"{output}.log", words]) + "\n")
-        self.process.stdin.flush()
-        return int(self._line(60))
-
-    def wait(self, seconds: float) -> int | None:
-        """How the training ended: its status, or minus a signal. None if it has not ended within `seconds`."""
-        assert self.process.stdout is not None
-        ready, _, _ = select.select([self.process.stdout], [], [], seconds)
-        return int(self._line(60)) if ready else None
-
-    def _line(self, seconds: float) -> str:
-        assert self.process.stdout is not None
-        ready, _, _ = select.select([self.process.stdout], [], [], seconds)
-        assert ready, "the training hangs"
-        return self.process.stdout.readline()
+def start(nursery: Nursery, data: Path, output: Path, *overrides: str) -> int:
+    """Starts a training and returns its process; its stderr is appended to `output`.log."""
+    settings = [f"--set={override}" for override in (*TINY, *overrides)]
+    words = ["train", data, f"--output={output}", f"--epochs={EPOCHS}", *settings]
+    return nursery.start(words, Path(f"{output}.log"))
 
 
 @pytest.fixture(scope="module")
@@ -97,14 +41,6 @@ def undisturbed(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    nursery = Nursery()
-    yield nursery
-    nursery.process.kill()
-    nursery.process.communicate()
-
-
 @pytest.mark.slow
 def test_killed_at_random_moments_it_ends_bit_identical(
     photos: Path, undisturbed: Path, tmp_path: Path, nursery: Nursery
@@ -112,14 +48,14 @@ def test_killed_at_random_moments_it_ends_bit_identical(
     seed = random.SystemRandom().getrandbits(32)  # never the same moments; the folder has the seed in its name
     draws = random.Random(seed)  # noqa: S311
     started = time.monotonic()
-    nursery.start(photos, tmp_path / "whole", *SETTINGS, "save_every=1")
+    start(nursery, photos, tmp_path / "whole", *SETTINGS, "save_every=1")
     assert nursery.wait(120) == 0
     whole = time.monotonic() - started  # the moments are drawn from it
     assert_same(tmp_path / "whole", undisturbed)
     kills = finished = unfinished = 0
     while kills < KILLS or unfinished:
         output = tmp_path / f"seed-{seed}-run-{finished}"
-        child = nursery.start(photos, output, *SETTINGS, "save_every=1", f"workers={draws.choice([0, 0, 1, 2])}")
+        child = start(nursery, photos, output, *SETTINGS, "save_every=1", f"workers={draws.choice([0, 0, 1, 2])}")
         status = nursery.wait(draws.uniform(0, 0.7 * whole) if kills < KILLS else 120)
         if status is None:
             os.kill(child, signal.SIGKILL)
@@ -152,7 +88,7 @@ def test_asked_to_stop_it_saves_its_state_and_resumes(
     number: signal.Signals, photos: Path, undisturbed: Path, tmp_path: Path, nursery: Nursery
 ) -> None:
     output, log = tmp_path / "run", tmp_path / "run.log"
-    child = nursery.start(photos, output, *SETTINGS)
+    child = start(nursery, photos, output, *SETTINGS)
     wait_for(output / "metrics.jsonl")
     os.kill(child, number)
     assert nursery.wait(60) == 128 + number
@@ -160,7 +96,7 @@ def test_asked_to_stop_it_saves_its_state_and_resumes(
     assert f"{output}: stopped at step" in last
     assert "its state is saved; run the same command again to resume" in last
     assert (output / "curves.png").is_file()
-    nursery.start(photos, output, *SETTINGS)
+    start(nursery, photos, output, *SETTINGS)
     assert nursery.wait(120) == 0
     assert f"{output}: resumed at step" in log.read_text()
     assert "Traceback" not in log.read_text()
@@ -169,7 +105,7 @@ def test_asked_to_stop_it_saves_its_state_and_resumes(
 
 def test_killed_it_resumes_bit_for_bit(photos: Path, undisturbed: Path, tmp_path: Path, nursery: Nursery) -> None:
     output = tmp_path / "run"
-    child = nursery.start(photos, output, *SETTINGS)
+    child = start(nursery, photos, output, *SETTINGS)
     wait_for(output / "metrics.jsonl")
     os.kill(child, signal.SIGKILL)
     assert nursery.wait(60) == -signal.SIGKILL

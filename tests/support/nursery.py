@@ -1,0 +1,145 @@
+"""Real processes that start in no time: a process imports PyTorch once, then forks a child for each command.
+
+Python and PyTorch take longer to start than a tiny training takes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+__all__ = ["Nursery", "nursery"]
+
+REPOSITORY = Path(__file__).parents[2]
+PRELOADED = (
+    "matplotlib.backends.backend_agg",
+    "torch._dynamo",  # an optimizer's first step imports it
+    "lipsformer.train",
+    "tests.support.tiny_training",
+)
+
+
+class Nursery:
+    """Starts `lipsformer` commands in processes of one thread each, one at a time."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.nursery"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=REPOSITORY,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+    def start(self, words: Sequence[object], log: Path, *, processes: int = 1) -> int:
+        """Starts `lipsformer WORDS` and returns its process; its stdout and stderr are appended to `log`.
+
+        With more than one of `processes`, that is their parent.
+        """
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps([str(log), [str(word) for word in words], processes]) + "\n")
+        self.process.stdin.flush()
+        return int(self._line(60))
+
+    def wait(self, seconds: float) -> int | None:
+        """How the command ended: its status, or minus a signal. None if it has not ended within `seconds`."""
+        assert self.process.stdout is not None
+        ready, _, _ = select.select([self.process.stdout], [], [], seconds)
+        return int(self._line(60)) if ready else None
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def _line(self, seconds: float) -> str:
+        assert self.process.stdout is not None
+        ready, _, _ = select.select([self.process.stdout], [], [], seconds)
+        assert ready, "the command hangs"
+        return self.process.stdout.readline()
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    nursery = Nursery()
+    yield nursery
+    nursery.close()
+
+
+def run_command(words: Sequence[str]) -> NoReturn:
+    """Runs `lipsformer WORDS` in this process and exits."""
+    from lipsformer.cli import main
+    from tests.support.tiny_training import blank_plots
+
+    sys.argv = ["lipsformer", *words]
+    with blank_plots():
+        main()
+    raise AssertionError("the command always exits")
+
+
+def run_distributed(words: Sequence[str], processes: int) -> int:
+    """Runs `lipsformer WORDS` in some processes, with the variables that torchrun sets; returns the worst status."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
+    children = []
+    for rank in range(processes):
+        child = os.fork()
+        if not child:
+            os.environ.update(world, RANK=str(rank), LOCAL_RANK=str(rank))
+            end(lambda: run_command(words))
+        children.append(child)
+    return max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
+
+
+def end(work: Callable[[], int]) -> NoReturn:
+    """Ends this process with the status that `work` returns or exits with."""
+    status = 1
+    try:
+        status = work()
+    except SystemExit as stop:
+        status = int(stop.code or 0)
+    except Exception:  # noqa: BLE001 - as Python itself would
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def run_child(log: str, words: Sequence[str], processes: int) -> NoReturn:
+    """What a forked child does."""
+    os.setsid()
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+    os.dup2(2, 1)
+    end(lambda: run_command(words) if processes == 1 else run_distributed(words, processes))
+
+
+def say(number: int) -> None:
+    sys.stdout.write(f"{number}\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Forks a child for each line on stdin; writes its process to stdout, and how it ended."""
+    for module in PRELOADED:
+        importlib.import_module(module)
+    for line in sys.stdin:
+        child = os.fork()
+        if not child:
+            run_child(*json.loads(line))
+        say(child)
+        say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+
+if __name__ == "__main__":
+    main()
