@@ -133,17 +133,19 @@ class Stage(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.downsample = downsample
 
-    def forward(self, x: Tensor, keep: Tensor | None = None, *, grad_checkpointing: bool = False) -> Tensor:
-        """Maps (B, H, W, C) to (B, H/2, W/2, 2C), or the same shape in the last stage.
+    def forward(
+        self, x: Tensor, keep: Tensor | None = None, *, grad_checkpointing: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Maps (B, H, W, C) to the stage's features, of the same shape, and to the next stage's input.
 
-        `keep` (blocks, conv_branches + 2, B) weighs the branches. With `grad_checkpointing`, activations inside a block
-        are recomputed for the gradient instead of stored.
+        The latter is (B, H/2, W/2, 2C), or the features again in the last stage. `keep` (blocks, conv_branches + 2, B)
+        weighs the branches. With `grad_checkpointing`, activations inside a block are recomputed for the gradient
+        instead of stored.
         """
         for index, block in enumerate(self.blocks):
             weights = None if keep is None else keep[index]
             x = checkpoint(block, x, weights, use_reentrant=False) if grad_checkpointing else block(x, weights)
-        out: Tensor = self.downsample(x)
-        return out
+        return x, self.downsample(x)
 
 
 class LipsFormer(nn.Module):
@@ -189,8 +191,10 @@ class LipsFormer(nn.Module):
         """Shape of `drop_path_noise` for `batch` images: (blocks, conv_branches + 2, batch)."""
         return sum(self.config.depths), self.config.conv_branches + 2, batch
 
-    def forward_features(self, image: Tensor, drop_path_noise: Tensor | None = None) -> Tensor:
-        """Pooled features (B, C) of normalized float images (B, 3, S, S).
+    def forward_stages(
+        self, image: Tensor, drop_path_noise: Tensor | None = None, *, stages: int | None = None
+    ) -> list[Tensor]:
+        """Features of each stage, or of the first `stages`: (B, H, W, C), H and W being `config.resolution(stage)`.
 
         Raises:
             ValueError: if the images do not have the size that the model was built for.
@@ -200,12 +204,25 @@ class LipsFormer(nn.Module):
             raise ValueError(f"images of shape {tuple(image.shape)} given, (batch, 3, {size}, {size}) needed")
         keep = self._keep(image, drop_path_noise) if self.training and self.config.drop_path else None
         x = self.patch_embed(image)
+        maps: list[Tensor] = []
         block = 0
-        for stage, depth in zip(self.layers, self.config.depths, strict=True):
+        for stage in self.layers:
+            depth = self.config.depths[len(maps)]
             weights = None if keep is None else keep[block : block + depth]  # (depth, conv_branches + 2, B)
-            x = stage(x, weights, grad_checkpointing=self.grad_checkpointing and self.training)
+            features, x = stage(x, weights, grad_checkpointing=self.grad_checkpointing and self.training)
+            maps.append(features)
             block += depth
-        features: Tensor = self.norm(x).mean(dim=(1, 2))
+            if len(maps) == stages:
+                break
+        return maps
+
+    def forward_features(self, image: Tensor, drop_path_noise: Tensor | None = None) -> Tensor:
+        """Pooled features (B, C) of normalized float images (B, 3, S, S).
+
+        Raises:
+            ValueError: if the images do not have the size that the model was built for.
+        """
+        features: Tensor = self.norm(self.forward_stages(image, drop_path_noise)[-1]).mean(dim=(1, 2))
         return features
 
     def forward(self, image: Tensor, drop_path_noise: Tensor | None = None) -> Tensor:

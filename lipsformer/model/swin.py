@@ -6,6 +6,9 @@ residuals and shifted windows it is Swin itself (Liu et al., ICCV 2021).
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +23,23 @@ __all__ = ["LipsFormerSwin", "WindowAttention"]
 FORBIDDEN = -100.0  # added to the scores of two tokens that only share a window because the map was rolled
 
 
+def made_on_cpu(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Lets `make` compute on the CPU, and moves the table to the default device.
+
+    Arithmetic on the meta device, where checkpoints are compared with their configuration, imports PyTorch's compiler:
+    nearly two seconds at the start of most commands.
+    """
+
+    @functools.wraps(make)
+    def made(*sizes: int) -> Tensor:
+        with torch.device("cpu"):
+            table = make(*sizes)
+        return table.to(torch.get_default_device())
+
+    return made
+
+
+@made_on_cpu
 def relative_position_index(window: int) -> Tensor:
     """Row of the bias table for each pair of tokens of a window, by their offset: (window**2, window**2), int64."""
     axis = torch.arange(window)
@@ -29,6 +49,7 @@ def relative_position_index(window: int) -> Tensor:
     return offset[0] * (2 * window - 1) + offset[1]
 
 
+@made_on_cpu
 def shift_mask(resolution: int, window: int, shift: int) -> Tensor:
     """Score mask that separates tokens from opposite ends of a map rolled by `shift`: (windows, 1, N, N)."""
     axis = torch.arange(resolution)

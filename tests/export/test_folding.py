@@ -104,9 +104,13 @@ def test_every_component_folds(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_folds(name: str) -> None:
-    """At its own depth and width, with perturbed parameters; in float32, as it is exported."""
+    """At its own width, with perturbed parameters; in float32, as it is exported.
+
+    A stage's first, inner and last block fold differently; further inner ones repeat.
+    """
     torch.manual_seed(0)
-    config = VARIANTS[name].replace(num_classes=10, **small_images(name))
+    depths = tuple(min(depth, 3) for depth in VARIANTS[name].depths)
+    config = VARIANTS[name].replace(num_classes=10, depths=depths, **small_images(name))
     model = build_model(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():

@@ -202,6 +202,28 @@ def test_torch_is_not_imported_where_it_is_not_used(statement: str) -> None:
     assert result.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("model", ["lipsformer_swin_nano", "swin_nano"])
+def test_pytorchs_compiler_is_not_imported_to_load_a_checkpoint(model: str, tmp_path: Path) -> None:
+    """It takes as long as PyTorch itself."""
+    script = f"""if True:
+        import sys
+        from pathlib import Path
+
+        import lipsformer
+
+        model, path = lipsformer.create_model("{model}", 2, depths=(1, 2, 1, 1)), Path("model.safetensors")
+        preprocessing = lipsformer.Preprocessing(image_size=64)
+        weights = model.state_dict()
+        lipsformer.save_checkpoint(
+            path, config=model.config, weights=weights, classes=["a", "b"], preprocessing=preprocessing, metrics={{}}
+        )
+        lipsformer.load_checkpoint(path)
+        print(sorted({{"torch", "torch._dynamo", "sympy"}} & sys.modules.keys()))
+    """
+    result = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "['torch']"
+
+
 def test_every_public_name_can_be_had() -> None:
     import lipsformer
 

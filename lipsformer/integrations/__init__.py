@@ -1,0 +1,1 @@
+"""LipsFormer in other libraries' terms."""

@@ -1,0 +1,9 @@
+"""timm models: importing this registers every variant, so that `timm.create_model("lipsformer_swin_tiny")` works.
+
+Parameters keep LipsFormer's names, so these models and `lipsformer train` read each other's weights.
+"""
+
+from .model import TimmLipsFormer, TimmLipsFormerCSwin, TimmLipsFormerSwin
+from .registry import default_cfgs
+
+__all__ = ["TimmLipsFormer", "TimmLipsFormerCSwin", "TimmLipsFormerSwin", "default_cfgs"]
