@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 
 from lipsformer.bundle.manifest import BundleFile, Manifest
-from lipsformer.bundle.pretrained import resolve_model
 from lipsformer.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from lipsformer.checkpoints.pretrained import resolve_model
 from lipsformer.datasets.spread import spread
 from lipsformer.export.int8.calibration import FEWEST
 from lipsformer.export.int8.quantize import quantize

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lipsformer.bundle.manifest import BundleFile, Manifest, read_manifest
-from lipsformer.bundle.pretrained import resolve_model
 from lipsformer.checkpoints.checkpoint import load_checkpoint
+from lipsformer.checkpoints.pretrained import resolve_model
 from lipsformer.export.parity.check import FileParity, check_parity
 from lipsformer.export.parity.gate_images import ImageSource
 from lipsformer.export.parity.reference import REFERENCE_NAME, Reference

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lipsformer.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+    from lipsformer.checkpoints.checkpoint import Checkpoint, load_checkpoint
+    from lipsformer.checkpoints.save import save_checkpoint
     from lipsformer.images.preprocessing import Preprocessing
     from lipsformer.inference.predictor import Prediction, Predictor, load_predictor
     from lipsformer.model.factory import create_model
@@ -44,7 +45,7 @@ _HOMES = {
     "create_model": "model.factory",
     "load_checkpoint": "checkpoints.checkpoint",
     "load_predictor": "inference.predictor",
-    "save_checkpoint": "checkpoints.checkpoint",
+    "save_checkpoint": "checkpoints.save",
 }
 
 # In a checkout train/, export/ and serving/ are links. Where there are none (in a Bento, since BentoML does not copy

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import lipsformer
 from lipsformer.bundle.manifest import read_manifest
-from lipsformer.bundle.pretrained import resolve_model
+from lipsformer.checkpoints.pretrained import resolve_model
 from lipsformer.system.console import say
 from lipsformer.system.errors import InputError
 from lipsformer.system.hardware import cache_folder, check_device

@@ -8,8 +8,8 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from lipsformer.bundle.pretrained import PRETRAINED
 from lipsformer.checkpoints.checkpoint import load_checkpoint
+from lipsformer.checkpoints.pretrained import is_trained
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.model.blocks import LipsFormer
 from lipsformer.model.config import ModelConfig
@@ -50,7 +50,7 @@ class StartingPoint:
         """
         changes = dict(model)
         name = changes.pop("name")
-        if name not in PRETRAINED and not name.endswith(".safetensors"):
+        if not is_trained(name):
             config = make_config(name, **changes)
             return cls(name=name, config=config, preprocessing=Preprocessing(image_size=config.image_size))
         checkpoint = load_checkpoint(name)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lipsformer.checkpoints.checkpoint import save_checkpoint
+from lipsformer.checkpoints.save import save_checkpoint
 from lipsformer.datasets import DatasetOptions, ImageDataset
 from lipsformer.evaluation.predictions import Predictions
 from lipsformer.evaluation.report.write import write_report

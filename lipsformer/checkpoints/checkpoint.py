@@ -1,32 +1,29 @@
-"""Checkpoints: a safetensors file whose metadata has everything needed to use the weights. No pickle anywhere."""
+"""Reading checkpoints: safetensors files whose metadata has all that is needed to use the weights. No pickle."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from lipsformer.bundle.class_names import parse_class_names
-from lipsformer.bundle.pretrained import resolve_model
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.model.blocks import LipsFormer
 from lipsformer.model.config import ModelConfig, config_from_dict
 from lipsformer.model.factory import build_model
-from lipsformer.system.atomic import atomic_write
 from lipsformer.system.errors import InputError
 
-__all__ = ["Checkpoint", "CheckpointHeader", "load_checkpoint", "read_header", "save_checkpoint"]
+from .pretrained import resolve_model
+from .save import CHECKPOINT_KEY, FORMAT
 
-CHECKPOINT_KEY = "lipsformer"  # of our JSON among the metadata of the safetensors file
-FORMAT = 1
+__all__ = ["Checkpoint", "CheckpointHeader", "load_checkpoint", "read_header"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,29 +41,6 @@ class Checkpoint(CheckpointHeader):
     """A trained model with everything needed to use it; `model` is in eval mode, on the CPU."""
 
     model: LipsFormer
-
-
-def save_checkpoint(
-    path: Path,
-    *,
-    config: ModelConfig,
-    weights: Mapping[str, Tensor],
-    classes: Sequence[str],
-    preprocessing: Preprocessing,
-    metrics: Mapping[str, Any],
-) -> None:
-    """Writes a checkpoint atomically. `weights` is the state dict of the model of `config`."""
-    metadata = {
-        "format": FORMAT,
-        "config": config.to_dict(),
-        "classes": list(classes),
-        "preprocessing": preprocessing.to_dict(),
-        "metrics": dict(metrics),
-    }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    content = save_tensors(tensors, metadata={CHECKPOINT_KEY: json.dumps(metadata)})
-    with atomic_write(path) as draft:
-        draft.write_bytes(content)  # not save_file: if killed, it leaves a temporary file that nobody removes
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from lipsformer.bundle.class_names import read_classes
 from lipsformer.images.preprocessing import Preprocessing
-from lipsformer.model.config import IMAGE_SIZES, MERGES, STAGES, SwinConfig, nearest, ways
+from lipsformer.model.config import IMAGE_SIZES, MERGES, STAGES, ModelConfig, SwinConfig, nearest, ways
 from lipsformer.model.factory import build_model
 from lipsformer.model.swin import relative_position_index
 from lipsformer.system.errors import InputError
 
-from .checkpoint import save_checkpoint
 from .official import OfficialCheckpoint, read_official
+from .save import save_checkpoint
 
 __all__ = ["Conversion", "convert"]
 
@@ -60,7 +60,14 @@ class Conversion:
         )
 
 
-def convert(path: Path, output: Path, *, image_size: int | None = None, classes: Path | None = None) -> Conversion:
+def convert(
+    path: Path,
+    output: Path,
+    *,
+    image_size: int | None = None,
+    classes: Path | None = None,
+    expected: ModelConfig | None = None,
+) -> Conversion:
     """Converts the official checkpoint at `path` and writes ours to `output`, atomically.
 
     The configuration is inferred from the shapes. Where they leave the image size open, it is `image_size`, else the
@@ -69,14 +76,17 @@ def convert(path: Path, output: Path, *, image_size: int | None = None, classes:
     to 256/224 of the image size, bicubic, center crop, ImageNet's mean and standard deviation.
 
     Raises:
-        InputError: if the file is not such a checkpoint, names foreign code, has unknown or missing tensors, or
-            contradicts itself or the arguments; the message says how to continue.
+        InputError: if the file is not such a checkpoint, names foreign code, has unknown or missing tensors, has
+            another configuration than the `expected` one, or contradicts itself or the arguments; the message says how
+            to continue.
     """
     if output.suffix != ".safetensors":
         raise InputError(f"--output {output}: checkpoints are .safetensors files; give a name with that ending")
     found = read_official(path)
     try:
         config = infer_config(found, image_size)
+        if expected is not None and config != expected:
+            raise InputError(f"another network: {_differences(config, expected)}")
         weights, dropped = account(found.weights, config)
         preprocessing, notes = official_preprocessing(found, config.image_size)
     except InputError as error:
@@ -224,6 +234,13 @@ def _check_settings(found: OfficialCheckpoint, config: SwinConfig) -> None:
         hidden = name.endswith("WINDOW_SIZE") and config.window_size == config.resolution(0)
         if recorded is not None and recorded != value and not hidden:
             raise InputError(f"its configuration has {name} {recorded}, but the shapes of its weights say {value}")
+
+
+def _differences(config: SwinConfig, expected: ModelConfig) -> str:
+    found, needed = config.to_dict(), expected.to_dict()
+    return ", ".join(
+        f"{name} is {found.get(name)}, not {value}" for name, value in needed.items() if found.get(name) != value
+    )
 
 
 def _shape(weights: Mapping[str, Tensor], name: str, dimensions: int) -> torch.Size:

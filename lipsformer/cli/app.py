@@ -14,6 +14,7 @@ from .bento import bento
 from .convert import convert
 from .data import data
 from .doctor import doctor
+from .download import download
 from .eval import evaluate_model
 from .export import export
 from .lipschitz import lipschitz
@@ -28,6 +29,7 @@ __all__ = ["app"]
 
 COMMANDS: dict[str, Callable[..., None] | typer.Typer] = {
     "models": models,
+    "download": download,
     "data": data,
     "train": train,
     "stability": stability,

@@ -30,7 +30,7 @@ def benchmark(
     quiet: Quiet = False,
 ) -> None:
     """Compare models: latency, throughput, memory, and how closely their outputs agree."""
-    from lipsformer.bundle.pretrained import resolve_model
+    from lipsformer.checkpoints.pretrained import resolve_model
     from lipsformer.evaluation.speed.measure import measure_speed, parse_batches
     from lipsformer.evaluation.speed.report import format_speed
     from lipsformer.system.atomic import atomic_directory

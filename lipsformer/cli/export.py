@@ -15,7 +15,9 @@ __all__ = ["export"]
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint (.safetensors) to export, or lipsformer_cifar10.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="Checkpoint (.safetensors) to export, or a trained model (see `lipsformer models`).")
+    ],
     output: Annotated[Path, typer.Option(help="Bundle folder to write; it must not exist.")],
     precision: Annotated[
         str, typer.Option(help="Any of fp32, fp16 and int8, comma-separated; the first is the default at run time.")

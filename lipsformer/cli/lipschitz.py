@@ -14,7 +14,9 @@ __all__ = ["lipschitz"]
 
 
 def lipschitz(
-    model: Annotated[str, typer.Argument(help="Checkpoint (.safetensors), or lipsformer_cifar10, which we ship.")],
+    model: Annotated[
+        str, typer.Argument(help="Checkpoint (.safetensors), or a trained model (see `lipsformer models`).")
+    ],
     dataset: Annotated[
         str | None, typer.Option("--data", help="Images to measure at; by default the sample photos of the package.")
     ] = None,

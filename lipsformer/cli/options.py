@@ -37,10 +37,15 @@ def _be_quiet(context: typer.Context, wanted: bool) -> None:
 
 Model = Annotated[
     str,
-    typer.Argument(help="Checkpoint (.safetensors), .onnx file, bundle folder, or the packaged lipsformer_cifar10."),
+    typer.Argument(
+        help="Checkpoint (.safetensors), .onnx file, bundle folder, or a trained model (see `lipsformer models`)."
+    ),
 ]
 Bundle = Annotated[
-    str, typer.Argument(help="Bundle folder; or a checkpoint or lipsformer_cifar10, which is exported first.")
+    str,
+    typer.Argument(
+        help="Bundle folder; or a checkpoint or trained model (see `lipsformer models`), which is exported first."
+    ),
 ]
 Data = Annotated[
     str,
@@ -91,7 +96,7 @@ Precision = Annotated[
 
 def bundle_of(model: str) -> Path:
     """The folder of a bundle, or the name of one in BentoML's store; a checkpoint is exported first."""
-    from lipsformer.bundle.pretrained import resolve_model
+    from lipsformer.checkpoints.pretrained import resolve_model
 
     path = resolve_model(model)
     if path.suffix != ".safetensors":

@@ -17,7 +17,7 @@ def train(
     output: Annotated[Path, typer.Option(help="Run folder to write.")],
     model: Annotated[
         str | None,
-        typer.Option(help="Variant (see `lipsformer models`) or checkpoint to fine-tune. Default: the recipe's."),
+        typer.Option(help="Variant or trained model (see `lipsformer models`), or checkpoint. Default: the recipe's."),
     ] = None,
     recipe: Annotated[
         str | None, typer.Option(help="Packaged recipe or TOML file. Default: `default`, or that of the resumed run.")

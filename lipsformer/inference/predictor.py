@@ -14,7 +14,7 @@ from PIL import Image
 
 from lipsformer.bundle.class_names import parse_class_names
 from lipsformer.bundle.manifest import Manifest, read_manifest
-from lipsformer.bundle.pretrained import resolve_model
+from lipsformer.checkpoints.pretrained import resolve_model
 from lipsformer.images.open import ImageLimits, open_image
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.system.console import say

@@ -12,12 +12,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from .console import say
 from .errors import InputError
 
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["atomic_directory", "atomic_write", "sha256_of"]
+__all__ = ["atomic_directory", "atomic_write", "locked", "sha256_of", "write_errors"]
 
 
 def sha256_of(path: Path) -> str:
@@ -41,7 +42,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Raises:
         InputError: if `path` is a folder or cannot be written.
     """
-    with _write_errors(path):
+    with write_errors(path):
         if path.is_dir():
             raise InputError(f"{path}: a folder; give the name of a file in it")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +68,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     Raises:
         InputError: if `path` exists or appears in the meantime (an empty folder does not count), or cannot be written.
     """
-    with _write_errors(path):
+    with write_errors(path):
         if _taken(path):
             raise _exists(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,6 +88,25 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             shutil.rmtree(draft, ignore_errors=True)
             if lock is not None:
                 os.close(lock)
+
+
+@contextlib.contextmanager
+def locked(folder: Path, waiting: str) -> Iterator[None]:
+    """Holds the lock of `folder`, which is created. While another process or thread has it, shows `waiting` and waits.
+
+    Not supported on Windows, where it does nothing. `atomic_directory` cannot write into a folder that is locked.
+    """
+    with write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    lock = _lock(folder)
+    if lock is None and sys.platform != "win32":
+        say(waiting)
+        lock = _lock(folder, wait=True)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
 
 
 def _new_draft(path: Path) -> tuple[Path, int | None]:
@@ -125,7 +145,7 @@ def _lock(folder: Path, *, wait: bool = False) -> int | None:
 
 
 @contextlib.contextmanager
-def _write_errors(path: Path) -> Iterator[None]:
+def write_errors(path: Path) -> Iterator[None]:
     """Turns an OSError into an `InputError` about `path`."""
     try:
         yield

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from lipsformer.bundle.manifest import BundleFile, Manifest, read_manifest
-from lipsformer.bundle.pretrained import resolve_model
+from lipsformer.checkpoints.pretrained import resolve_model
 from lipsformer.inference.predictor import Prediction, Predictor
 from lipsformer.inference.runtimes import RuntimeOptions
 from lipsformer.serving.decoding import DecoderPool

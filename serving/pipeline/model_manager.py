@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterator
 
 from lipsformer.bundle.manifest import MANIFEST_NAME
-from lipsformer.bundle.pretrained import resolve_model
+from lipsformer.checkpoints.pretrained import resolve_model
 from lipsformer.serving.observability import Metrics
 from lipsformer.serving.settings import Settings
 from lipsformer.system.errors import LipsFormerError

@@ -16,8 +16,8 @@ from bentoml._internal.models import ModelStore
 
 from lipsformer import InputError, load_predictor
 from lipsformer.bundle.manifest import read_manifest
-from lipsformer.bundle.pretrained import resolve_model
 from lipsformer.bundle.store import check_tag, register_bundle
+from lipsformer.checkpoints.pretrained import resolve_model
 from lipsformer.export import verify_bundle
 from lipsformer.images.samples import SAMPLES
 from lipsformer.serving.pipeline.inference import LoadedBundle

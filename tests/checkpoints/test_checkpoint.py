@@ -15,7 +15,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from lipsformer.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from lipsformer.checkpoints.checkpoint import load_checkpoint
+from lipsformer.checkpoints.save import save_checkpoint
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.model.config import SwinConfig
 from lipsformer.model.swin import LipsFormerSwin

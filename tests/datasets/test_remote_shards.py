@@ -10,10 +10,10 @@ from typing import ClassVar
 
 import pytest
 
-from lipsformer.datasets import download as download_module
 from lipsformer.datasets import open_dataset, resolve_dataset
-from lipsformer.datasets.download import DownloadError, download
 from lipsformer.datasets.shards import remote_shards as remote
+from lipsformer.system import download as download_module
+from lipsformer.system.download import DownloadError, download
 from lipsformer.system.errors import InputError
 from tests.support.shards import members, write_shard
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from lipsformer import load_predictor
 from lipsformer.bundle.manifest import PRECISIONS, Manifest, read_manifest
-from lipsformer.bundle.pretrained import PRETRAINED
+from lipsformer.checkpoints.pretrained import PRETRAINED
 from lipsformer.export import ExportSettings, export_bundle, verify_bundle
 from lipsformer.export.parity.check import checked_batches
 from lipsformer.export.parity.thresholds import THRESHOLDS

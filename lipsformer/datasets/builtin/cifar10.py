@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lipsformer.datasets.download import DownloadError, download
 from lipsformer.system.console import say
+from lipsformer.system.download import DownloadError, download
 from lipsformer.system.errors import InputError
 
 from .common import BuiltinDataset, Sample, checked_sha256, encode_png, run_downloader

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path, PurePosixPath
 
-from lipsformer.datasets.download import DownloadError, download
 from lipsformer.datasets.labels import CLASS_FILES
 from lipsformer.system.console import say, track
+from lipsformer.system.download import DownloadError, download
 from lipsformer.system.errors import InputError
 from lipsformer.system.hardware import cache_folder
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from lipsformer import load_checkpoint, load_predictor
-from lipsformer.bundle.pretrained import PRETRAINED, resolve_model
+from lipsformer.checkpoints.pretrained import PRETRAINED, resolve_model
 from lipsformer.export import cached_bundle
 from lipsformer.model.variants import make_config
 from tests.support.server import serving
