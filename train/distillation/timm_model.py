@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -52,12 +53,14 @@ def load_timm(settings: Distillation, classes: int | None) -> tuple[nn.Module, I
     if weights is not None:
         if not weights.endswith(".safetensors"):
             raise InputError(f"recipe: distillation: weights={weights}: a .safetensors file is needed")
+        if not Path(weights).is_file():
+            raise InputError(f"recipe: distillation: weights={weights}: no such file")
         options["pretrained_cfg_overlay"] = {"file": weights} | ({"num_classes": classes} if classes else {})
         options["num_classes"] = classes
     try:
         model = timm.create_model(name, pretrained=True, **options).eval().requires_grad_(False)
     except Exception as error:  # noqa: BLE001 - an unknown name, no network, a file that does not fit
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         source = weights or "timm's pretrained weights (a local file can be given as distillation.weights)"
         raise InputError(f"--teacher {settings.teacher}: {source}: cannot be loaded ({reason})") from None
     found = data.resolve_model_data_config(model)

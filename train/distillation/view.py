@@ -73,17 +73,16 @@ class TeacherView(nn.Module):
     def __init__(self, student: Preprocessing, teacher: InputFormat) -> None:
         super().__init__()
         self.teacher = teacher
-        scale = (teacher.high - teacher.low) / torch.tensor(teacher.std, dtype=torch.float64)
-        shift = (teacher.low - torch.tensor(teacher.mean, dtype=torch.float64)) / torch.tensor(teacher.std)
-        mean, std = (torch.tensor(values, dtype=torch.float64) for values in (student.mean, student.std))
-        self.register_buffer("scale", (std * scale)[:, None, None], persistent=False)
-        self.register_buffer("shift", (mean * scale + shift)[:, None, None], persistent=False)
+        colors = (teacher.mean, teacher.std, student.mean, student.std)
+        mean, std, student_mean, student_std = (torch.tensor(color, dtype=torch.float64) for color in colors)
+        scale = (teacher.high - teacher.low) / std  # of RGB in 0..1, which is image * student_std + student_mean
+        shift = student_mean * scale + (teacher.low - mean) / std
+        self.register_buffer("scale", (student_std * scale)[:, None, None], persistent=False)
+        self.register_buffer("shift", shift[:, None, None], persistent=False)
         self.scale: Tensor
         self.shift: Tensor
-        same = torch.allclose(self.scale, torch.ones(1).double()) and torch.allclose(
-            self.shift, torch.zeros(1).double()
-        )
-        self.same_colors = same
+        one, zero = torch.ones_like(self.scale), torch.zeros_like(self.shift)
+        self.same_colors = torch.allclose(self.scale, one) and torch.allclose(self.shift, zero)
 
     def forward(self, images: Tensor) -> Tensor:
         teacher, size = self.teacher, self.teacher.image_size
