@@ -17,6 +17,7 @@ from lipsformer.train.augment.pipeline import Augmentation
 from lipsformer.train.data.dataset import Batch
 from lipsformer.train.data.rng import Stream, generator
 from lipsformer.train.data.sampler import EpochSampler, split_batch
+from lipsformer.train.distillation.distiller import Distiller, TeacherError
 from lipsformer.train.optim.schedule import learning_rate
 
 from .distributed import DistributedContext
@@ -48,13 +49,14 @@ class DivergedError(LipsFormerError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainContext:
-    """Everything a training step needs that does not change during a training."""
+    """Everything a training step needs that does not change during a training; no `distiller` without a teacher."""
 
     recipe: Recipe
     distributed: DistributedContext
     sampler: EpochSampler
     normalize: PixelNormalize
     augmentation: Augmentation
+    distiller: Distiller | None = None
 
     def autocast(self) -> torch.autocast:
         """The precision of the forward pass, as a context manager."""
@@ -76,6 +78,7 @@ def train_epoch(
 
     Raises:
         DivergedError: after 20 skipped steps in a row.
+        TeacherError: if outputs of the teacher are not finite.
     """
     state.model.train()
     sampler, peak = context.sampler, context.recipe.peak_rate
@@ -109,6 +112,9 @@ def take_step(
 
     The gradient is that of the mean loss over the images of all processes. All random numbers are drawn for the whole
     batch, so the result does not depend on how it is shared. `stop` says that this process was asked to stop.
+
+    Raises:
+        TeacherError: if outputs of the teacher are not finite.
     """
     recipe, distributed = context.recipe, context.distributed
     images = len(context.sampler.positions(state.step))
@@ -116,8 +122,9 @@ def take_step(
     drop = drop_path_noise(state, recipe.seed, images)
     parts = split_batch(images, distributed.world_size * recipe.grad_accum_steps)
     parts = parts[distributed.rank * recipe.grad_accum_steps : (distributed.rank + 1) * recipe.grad_accum_steps]
-    # Sums of the loss, of correct predictions, of gradient norms, and of processes that were asked to stop.
-    sums = torch.zeros(4, dtype=torch.float64, device=distributed.device)
+    # Sums of the loss, correct predictions, gradient norms, processes that were asked to stop, the distillation loss,
+    # and outputs of the teacher that are not finite.
+    sums = torch.zeros(6, dtype=torch.float64, device=distributed.device)
     state.optimizers.set_lr(rate)
     state.optimizers.zero_grad()
     for part in parts:
@@ -128,17 +135,15 @@ def take_step(
             pixels, labels, params.part(part.start, part.stop), context.normalize
         )
         with distributed.no_sync(state.network, part is not parts[-1]):
-            with context.autocast():
-                logits = state.network(inputs, drop[..., part].to(distributed.device))
-            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            loss = F.cross_entropy(logits, targets.to(logits.dtype), reduction="sum")
+            losses = compute_losses(state.network, inputs, targets, drop[..., part].to(distributed.device), context)
             # Processes average their gradients, but the gradient of the sum is needed.
-            (loss * (distributed.world_size / images)).backward()  # type: ignore[no-untyped-call]
-        sums[0] += loss.detach()
-        sums[1] += (logits.detach().argmax(dim=1) == targets.argmax(dim=1)).sum()
-    sums[2] = nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_grad)
+            (losses[0] * (distributed.world_size / images)).backward()  # type: ignore[no-untyped-call]
+        sums[[0, 1, 4, 5]] += torch.stack([value.detach().double() for value in losses])
+    sums[2] = nn.utils.clip_grad_norm_(state.network.parameters(), recipe.clip_grad)
     sums[3] = float(stop)
     total = distributed.all_reduce(sums).tolist()
+    if context.distiller is not None and total[5]:
+        raise TeacherError(state.step + 1, context.distiller.teacher)
     step = StepMetrics(
         epoch=state.epoch + 1,
         step=state.step + 1,
@@ -148,11 +153,41 @@ def take_step(
         grad_norm=total[2] / distributed.world_size,
         learning_rate=rate,
         stop=total[3] > 0,
+        distillation_sum=None if context.distiller is None else total[4],
     )
     if step.finite:
         state.optimizers.step()
         state.average.update_parameters(state.model)
     return step
+
+
+def compute_losses(
+    network: nn.Module, inputs: Tensor, targets: Tensor, drop: Tensor, context: TrainContext
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Sums over a part of a batch: the loss to minimize, correct predictions, the distillation loss, and how many
+    outputs of the teacher are not finite.
+
+    Args:
+        network: the model; with a teacher, the student.
+        inputs: normalized images (B, 3, S, S).
+        targets: soft targets (B, K).
+        drop: noise of stochastic depth.
+        context: that of the training.
+    """
+    distiller = context.distiller
+    taught = None if distiller is None else distiller.targets(inputs, context.autocast())
+    with context.autocast():
+        outputs = network(inputs, drop)
+    logits, answers = (outputs, outputs) if distiller is None else outputs
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    loss = F.cross_entropy(logits, targets.to(logits.dtype), reduction="sum")
+    correct = (logits.detach().argmax(dim=1) == targets.argmax(dim=1)).sum()
+    if distiller is None or taught is None:
+        none = torch.zeros_like(loss)
+        return loss, correct, none, none
+    distillation = distiller.loss(answers, taught)
+    total = (1 - distiller.weight) * loss + distiller.weight * distillation
+    return total, correct, distillation, (~taught.isfinite()).sum()
 
 
 def drop_path_noise(state: TrainingState, seed: int, images: int) -> Tensor:

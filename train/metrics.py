@@ -17,7 +17,8 @@ class StepMetrics:
 
     `epoch` and `step` count from 1, `step` over the whole training. `loss_sum` and `correct` are sums over the step's
     `images`. `stop` says that a process was asked to stop. The training loop adds the time of the whole step and of the
-    wait for its images, in seconds, and `skipped`, the number of steps skipped so far.
+    wait for its images, in seconds, and `skipped`, the number of steps skipped so far. `distillation_sum` is the
+    distillation loss before its weight in `loss_sum`; None without a teacher.
     """
 
     epoch: int
@@ -31,6 +32,7 @@ class StepMetrics:
     seconds: float = 0.0
     data_seconds: float = 0.0
     skipped: int = 0
+    distillation_sum: float | None = None
 
     @property
     def finite(self) -> bool:
@@ -54,6 +56,7 @@ class EpochMetrics:
 
     Training metrics are None where every step was skipped; `val_loss` is None where it is not finite. `epoch` counts
     from 1. `seconds` is the time of the whole epoch, `data_wait` the share of step time spent waiting for images.
+    `train_loss` is the loss that is minimized; without a teacher `train_distillation_loss` is None.
     """
 
     epoch: int
@@ -61,6 +64,7 @@ class EpochMetrics:
     learning_rate: float
     train_loss: float | None
     train_top1: float | None
+    train_distillation_loss: float | None = None  # older states lack it
     train_loss_curve: list[float | None]
     skipped_steps: int
     images_per_second: float | None
@@ -87,6 +91,7 @@ class EpochSums:
         self.steps = steps
         self.correct = 0.0
         self.skipped = 0
+        self.distillation: float | None = None
         self.slices = [(0.0, 0)] * min(CURVE_POINTS, steps)  # loss and number of each slice's images
         self.images = 0  # since this process began or resumed the epoch, as are the seconds
         self.data_seconds = self.seconds = 0.0
@@ -103,6 +108,8 @@ class EpochSums:
         total, count = self.slices[point]
         self.slices[point] = (total + step.loss_sum, count + step.images)
         self.correct += step.correct
+        if step.distillation_sum is not None:
+            self.distillation = (self.distillation or 0.0) + step.distillation_sum
 
     def means(self) -> dict[str, Any]:
         """The training metrics of `EpochMetrics`; None where no step counted."""
@@ -111,6 +118,7 @@ class EpochSums:
             "train_loss": loss / images if images else None,
             "train_top1": self.correct / images if images else None,
             "train_loss_curve": [round(total / count, 4) if count else None for total, count in self.slices],
+            "train_distillation_loss": self.distillation / images if images and self.distillation is not None else None,
             "skipped_steps": self.skipped,
             "images_per_second": round(self.images / self.seconds, 1) if self.seconds else None,
             "data_wait": round(self.data_seconds / self.seconds, 4) if self.seconds else None,
@@ -118,7 +126,13 @@ class EpochSums:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON that `from_dict` restores exactly. Times are omitted: they belong to this process."""
-        return {"steps": self.steps, "correct": self.correct, "skipped": self.skipped, "slices": self.slices}
+        return {
+            "steps": self.steps,
+            "correct": self.correct,
+            "skipped": self.skipped,
+            "distillation": self.distillation,
+            "slices": self.slices,
+        }
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
@@ -129,5 +143,6 @@ class EpochSums:
         """
         sums = cls(data["steps"])
         sums.correct, sums.skipped = data["correct"], data["skipped"]
+        sums.distillation = data.get("distillation")  # older states lack it
         sums.slices = [(total, count) for total, count in data["slices"]]
         return sums

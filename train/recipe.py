@@ -21,12 +21,15 @@ from lipsformer.model.config import STAGES
 from lipsformer.system.errors import InputError, suggest
 from lipsformer.system.renamed_keys import RECIPE_KEYS, current_keys
 from lipsformer.system.validation import one_line_errors
+from lipsformer.train.distillation.settings import DistillationTable
 
 __all__ = ["Recipe", "load_recipe", "recipe_names"]
 
 PACKAGED = Path(__file__).parent / "recipes"
 DEFAULT = PACKAGED / "default.toml"
 EXTENDS = "extends"
+TABLES = ("model", "distillation")
+EXAMPLES = {"model": "model.name or model.drop_path", "distillation": "distillation.teacher or distillation.weight"}
 # Without effect on the result: a run may be resumed with other values of these.
 WITHOUT_EFFECT = ("workers", "save_every", "grad_checkpointing")
 
@@ -45,6 +48,15 @@ PixelRange = Annotated[tuple[float, float], Field(strict=False)]
 
 def _toml(value: Any) -> str:
     return "unset" if value is None else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _toml_lines(table: Mapping[str, Any], name: str = "") -> list[str]:
+    """The lines of a TOML table: its values, then its tables. TOML has no null: what is None is left out."""
+    lines = [f"{key} = {_toml(value)}" for key, value in table.items() if not isinstance(value, Mapping | None)]
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            lines += ["", f"[{name}{key}]", *_toml_lines(value, f"{name}{key}.")]
+    return lines
 
 
 @functools.partial(one_line_errors, what="recipe", show=_toml, ranges=False)
@@ -90,6 +102,7 @@ class Recipe:
     workers: NotNegativeInt
     save_every: Count
     model: Mapping[str, Any]
+    distillation: DistillationTable | None = None
 
     @field_validator("crop_scale")
     @classmethod
@@ -139,16 +152,15 @@ class Recipe:
 
     def to_toml(self) -> str:
         """The recipe as a TOML file that `load_recipe` reads."""
-        data = self.to_dict()
-        model = data.pop("model")
-        lines = [f"{name} = {_toml(value)}" for name, value in data.items()]
-        return "\n".join([*lines, "", "[model]", *(f"{name} = {_toml(value)}" for name, value in model.items()), ""])
+        return "\n".join([*_toml_lines(self.to_dict()), ""])
 
     def differences(self, other: Recipe) -> list[str]:
         """The values that `other` changes, a line each, without those that cannot change the result."""
         before, after = _flat(self.to_dict()), _flat(other.to_dict())
         changed = [name for name in before | after if before.get(name) != after.get(name)]
-        names = [name for name in changed if name not in WITHOUT_EFFECT]
+        hashes = [table.get("distillation.sha256") for table in (before, after)]
+        moved = ("distillation.teacher", "distillation.weights") if hashes[0] and hashes[0] == hashes[1] else ()
+        names = [name for name in changed if name not in (*WITHOUT_EFFECT, *moved)]
         return [f"{name} was {_toml(before.get(name))}, is {_toml(after.get(name))}" for name in names]
 
     def autocasts(self, device: torch.device) -> bool:
@@ -169,31 +181,39 @@ def load_recipe(
     *,
     model: str | None = None,
     epochs: int | None = None,
+    teacher: str | None = None,
 ) -> Recipe:
-    """Reads a recipe, then applies `model`, `epochs` and `overrides`, in this order.
+    """Reads a recipe, then applies `model`, `epochs`, `teacher` and `overrides`, in this order.
 
     Args:
         base: a packaged recipe, the path of a TOML file, or a recipe to start from.
         overrides: values by dotted key ({"model.drop_path": 0.1}), or "key=value" texts with the value in TOML.
         model: the model's name.
         epochs: the number of epochs.
+        teacher: the model to distill from.
 
     Raises:
         InputError: if there is no such recipe, or it or an override cannot be read or is invalid, or an override
-            contradicts `model` or `epochs`.
+            contradicts `model`, `epochs` or `teacher`.
     """
     data = base.to_dict() if isinstance(base, Recipe) else _read_chain(_find(str(base)))
     if not isinstance(overrides, Mapping):
         overrides = dict(_parse(text) for text in overrides)
-    options = {"--model": ("model.name", model), "--epochs": ("epochs", epochs)}
+    options = {
+        "--model": ("model.name", model),
+        "--epochs": ("epochs", epochs),
+        "--teacher": ("distillation.teacher", teacher),
+    }
     chosen = {key: value for key, value in options.values() if value is not None}
     for key, value in (*chosen.items(), *current_keys(overrides, RECIPE_KEYS).items()):
-        table, _, field = key.rpartition(".")
-        if table not in ("", "model"):
-            raise InputError(f"recipe: unknown key '{key}': only model.<field> has a dot")
-        _merge(data, {table: {field: value}} if table else {field: value})
+        table, *names = key.split(".")
+        if names and table not in TABLES:
+            raise InputError(
+                f"recipe: unknown key '{key}': only {' and '.join(f'{name}.<field>' for name in TABLES)} have a dot"
+            )
+        _merge(data, {table: functools.reduce(lambda inner, name: {name: inner}, reversed(names), value)})
     for option, (key, value) in options.items():
-        if (found := _flat(data)[key]) != chosen.get(key, found):
+        if (found := _flat(data).get(key)) != chosen.get(key, found):
             raise InputError(f"{option} {value}: --set {key}={_toml(found)} contradicts it; give only one of the two")
     return Recipe.from_dict(data)
 
@@ -235,14 +255,25 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _merge(data: dict[str, Any], changes: Mapping[str, Any]) -> None:
     for name, value in changes.items():
-        if name != "model":
+        if name not in TABLES:
             data[name] = value
-        elif isinstance(value, Mapping):
-            # Another variant brings its own configuration: changes meant for the first one do not carry over.
-            kept = {} if value.get("name", data["model"]["name"]) != data["model"]["name"] else data["model"]
-            data["model"] = {**kept, **value}
-        else:
-            raise InputError(f"recipe: model={_toml(value)}: it is a table; set model.name, model.drop_path and so on")
+            continue
+        if not isinstance(value, Mapping):
+            raise InputError(f"recipe: {name}={_toml(value)}: it is a table; set its values, as {EXAMPLES[name]}")
+        # Another variant or teacher brings what belongs to it: changes meant for the first one do not carry over.
+        kept, key = dict(data.get(name) or {}), "name" if name == "model" else "teacher"
+        if value.get(key, kept.get(key)) != kept.get(key):
+            kept = {} if name == "model" else {field: kept[field] for field in kept if field != "sha256"}
+        data[name] = _merged(kept, value)
+
+
+def _merged(table: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    nested = {
+        name: _merged(table[name], value)
+        for name, value in changes.items()
+        if isinstance(value, Mapping) and isinstance(table.get(name), Mapping)
+    }
+    return {**table, **changes, **nested}
 
 
 def _parse(text: str) -> tuple[str, Any]:
@@ -256,6 +287,9 @@ def _parse(text: str) -> tuple[str, Any]:
         return key, value
 
 
-def _flat(data: Mapping[str, Any]) -> dict[str, Any]:
-    model = {f"model.{name}": value for name, value in data["model"].items()}
-    return {name: value for name, value in data.items() if name != "model"} | model
+def _flat(data: Mapping[str, Any], table: str = "") -> dict[str, Any]:
+    values = {f"{table}{name}": value for name, value in data.items() if not isinstance(value, Mapping)}
+    for name, value in data.items():
+        if isinstance(value, Mapping):
+            values |= _flat(value, f"{table}{name}.")
+    return values

@@ -9,12 +9,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lipsformer.datasets import DatasetOptions, ImageDataset, check_output, open_dataset
 from lipsformer.evaluation.report.write import CLASSES
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.system import console
 from lipsformer.system.errors import InputError, LipsFormerError
 from lipsformer.train.data.pixel_range import measure_pixel_range
+from lipsformer.train.distillation.distiller import Distiller, TeacherError
+from lipsformer.train.distillation.teacher import Teacher, open_teacher
 from lipsformer.train.listeners import make_listeners
 
 from .distributed import DistributedContext, init_distributed
@@ -37,6 +41,7 @@ def run_training(
     recipe: str | None = None,
     epochs: int | None = None,
     overrides: Sequence[str] = (),
+    teacher: str | None = None,
     resume: bool = True,
     device: str = "auto",
     tensorboard: bool = False,
@@ -58,6 +63,7 @@ def run_training(
         recipe: a packaged recipe or the path of a TOML file; by default "default", or that of the resumed run.
         epochs: number of epochs, instead of the recipe's.
         overrides: "key=value" changes to the recipe, such as "model.window_size=6".
+        teacher: a trained model to distill from, instead of the recipe's; see `lipsformer.train.distillation`.
         resume: whether to resume a training in `output`.
         device: "auto", "cpu" or "cuda".
         tensorboard: also write events for TensorBoard into `output`/tensorboard.
@@ -69,6 +75,7 @@ def run_training(
             be read.
     """
     choices = {"model": model, "recipe": recipe, "epochs": epochs, "overrides": overrides, "options": options}
+    choices["teacher"] = teacher
     with stop_on_signals() as stop, open_run(data, output=output, resume=resume, device=device, **choices) as run:
         first, best, last = run.distributed.is_main, output / BEST, output / LAST
         if run.finished and (output / CLASSES).is_file():
@@ -77,7 +84,7 @@ def run_training(
             return best
         try:
             run.train(stop, make_listeners(tensorboard=tensorboard))
-        except DivergedError:
+        except (DivergedError, TeacherError):
             if first and not run.state.history:
                 run.folder.discard()
             raise
@@ -114,6 +121,7 @@ def _open_training(
     saved = _read_newest_state(folder, distributed, resume)
     chosen = load_recipe(recipe or (saved.recipe if saved else "default"), **choices)
     start = StartingPoint.resolve(chosen.model)  # before any data is read: it may have to be refused
+    chosen, teacher = _open_teacher(chosen, saved, folder, distributed)
     options = options or (saved.options if saved else DatasetOptions())
     with contextlib.nullcontext() if distributed.is_main else console.quiet():
         dataset = open_dataset(data, options)
@@ -124,10 +132,37 @@ def _open_training(
     if saved is not None:
         _check_same(saved, chosen, dataset, digest, folder)
     preprocessing, note = _preprocessing(saved, chosen, start, dataset, distributed)
-    run = Training(chosen, start, preprocessing, dataset, digest, folder, distributed, options, note=note)
+    distiller = None
+    if teacher is not None and chosen.distillation is not None:
+        distiller = Distiller(chosen.distillation, teacher, dataset.classes, preprocessing, distributed.device)
+    run = Training(
+        chosen, start, preprocessing, dataset, digest, folder, distributed, options, note=note, distiller=distiller
+    )
     if saved is not None:
         run.state.load(saved, run.labels)
     return run
+
+
+def _open_teacher(
+    recipe: Recipe, saved: SavedState | None, folder: RunFolder, distributed: DistributedContext
+) -> tuple[Recipe, Teacher | None]:
+    """The recipe with the hashes of its teacher, and the teacher, if it has one. A resumed training needs the same."""
+    settings, before = recipe.distillation, None if saved is None else saved.recipe.distillation
+    if settings is None:
+        return recipe, None
+    path = Path(settings.teacher)
+    if path.exists() and path.resolve().is_relative_to(folder.path.resolve()):
+        raise InputError(f"--teacher {settings.teacher}: lies in the --output folder {folder.path}; choose another one")
+    if before is not None and before.teacher == settings.teacher and settings.sha256 is None:
+        settings = dataclasses.replace(settings, sha256=before.sha256)
+    dtype = torch.float64 if recipe.precision == "float64" else torch.float32
+    teacher = open_teacher(settings, distributed.device, dtype)
+    distributed.check_same(teacher.sha256, f"the teacher {settings.teacher}")
+    table = settings.preprocessing and dataclasses.replace(
+        settings.preprocessing, classes_sha256=teacher.classes_sha256
+    )
+    settings = dataclasses.replace(settings, sha256=teacher.sha256, preprocessing=table)
+    return dataclasses.replace(recipe, distillation=settings), teacher
 
 
 def _preprocessing(

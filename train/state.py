@@ -36,7 +36,7 @@ __all__ = ["SavedState", "TrainingState", "fingerprint", "read_state", "save_sta
 
 METADATA_KEY = "lipsformer_training"
 FORMAT = 2
-MODEL, AVERAGE, OPTIMIZERS, BEST = "model.", "average.", "optimisers.", "best."
+MODEL, AVERAGE, OPTIMIZERS, BEST, PROJECTION = "model.", "average.", "optimisers.", "best.", "projection."
 OUTCOMES = ("predicted", "rank", "loss", "confidence")  # saved from the best epoch's validation
 
 
@@ -44,9 +44,9 @@ OUTCOMES = ("predicted", "rank", "loss", "confidence")  # saved from the best ep
 class TrainingState:
     """Everything that changes while a model trains.
 
-    `network` is called with images: the model itself, or its DistributedDataParallel wrapper. `history` has the metrics
-    of each finished epoch, `sums` those of the unfinished one. `best_outcomes` are the validation predictions of the
-    best epoch.
+    `network` is called with images: the model itself or, with a teacher, the student, or the DistributedDataParallel
+    wrapper of these. `projection` is the student's, if it imitates features. `history` has the metrics of each finished
+    epoch, `sums` those of the unfinished one. `best_outcomes` are the validation predictions of the best epoch.
     """
 
     model: LipsFormer
@@ -58,6 +58,7 @@ class TrainingState:
     sums: EpochSums
     best_outcomes: Predictions | None = None
     skipped_in_a_row: int = 0
+    projection: nn.Linear | None = None
 
     @property
     def epoch(self) -> int:
@@ -90,6 +91,8 @@ class TrainingState:
         try:
             self.model.load_state_dict(_below(MODEL, saved.tensors))
             self.average.load_state_dict(_below(AVERAGE, saved.tensors))
+            if self.projection is not None:
+                self.projection.load_state_dict(_below(PROJECTION, saved.tensors))
             self.optimizers.load_state_dict(_below(OPTIMIZERS, saved.tensors))
             self.sums = EpochSums.from_dict(saved.sums)
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
@@ -139,6 +142,8 @@ def save_state(
     tensors = {MODEL + name: tensor for name, tensor in state.model.state_dict().items()}
     tensors |= {AVERAGE + name: tensor for name, tensor in state.average.state_dict().items()}
     tensors |= {OPTIMIZERS + name: tensor for name, tensor in state.optimizers.state_dict().items()}
+    if state.projection is not None:
+        tensors |= {PROJECTION + name: tensor for name, tensor in state.projection.state_dict().items()}
     if state.best_outcomes is not None:
         tensors |= {BEST + name: torch.from_numpy(getattr(state.best_outcomes, name)) for name in OUTCOMES}
     copies = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

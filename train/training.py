@@ -7,11 +7,10 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from lipsformer.checkpoints.save import save_checkpoint
 from lipsformer.datasets import DatasetOptions, ImageDataset
@@ -29,34 +28,30 @@ from lipsformer.train.data.dataset import (
     ValidationLoader,
     load_training,
 )
-from lipsformer.train.data.rng import Stream, seed_torch
 from lipsformer.train.data.sampler import EpochSampler
+from lipsformer.train.distillation.distiller import Distiller
 from lipsformer.train.listeners.listener import Listener, RunInfo
-from lipsformer.train.optim.ema import average_weights
-from lipsformer.train.optim.optimizers import build_optimizers
-from lipsformer.train.optim.param_groups import freeze_stages
 from lipsformer.train.optim.schedule import learning_rate
 
 from .distributed import DistributedContext
+from .initial_state import initial_state
 from .initial_weights import StartingPoint
 from .loop import TrainContext, train_epoch
-from .metrics import EpochMetrics, EpochSums, StepMetrics
+from .metrics import EpochMetrics, StepMetrics
 from .recipe import Recipe
 from .run_folder import BEST, LAST, UNREADABLE, RunFolder
 from .signals import StoppedError, StopRequest
-from .state import TrainingState
 from .unreadable import lost_classes
 from .validation import validate
 
 __all__ = ["Training"]
-
-Module = TypeVar("Module", bound=nn.Module)
 
 
 class Training:
     """The training of `recipe` on `dataset`, whose fingerprint is `digest`, in `folder`.
 
     `options` are those that `dataset` was opened with. `note` is what to say about the preprocessing when it starts.
+    `distiller` has the teacher of the recipe's distillation, if there is one.
     """
 
     def __init__(
@@ -71,6 +66,7 @@ class Training:
         options: DatasetOptions,
         *,
         note: str = "",
+        distiller: Distiller | None = None,
     ) -> None:
         self.recipe = recipe
         self.dataset = dataset
@@ -88,7 +84,9 @@ class Training:
             recipe=recipe,
             distributed=distributed,
             sampler=sampler,
-            normalize=self._cast(PixelNormalize(self.preprocessing)),
+            normalize=PixelNormalize(preprocessing).to(
+                distributed.device, torch.float64 if recipe.precision == "float64" else None
+            ),
             augmentation=Augmentation(
                 rand_augment=recipe.rand_augment,
                 mixup=recipe.mixup,
@@ -97,8 +95,9 @@ class Training:
                 label_smoothing=recipe.label_smoothing,
                 classes=len(dataset.classes),
             ),
+            distiller=distiller,
         )
-        self.state = self._initial_state(start)
+        self.state = initial_state(recipe, start, dataset.classes, distributed, distiller, sampler.steps_per_epoch)
         self.unreadable = folder.unreadable() if distributed.is_main else set()
         self._reported = len(self.unreadable)
         self._noted: set[str] = set()  # of `unreadable`, what this process has met: the others may have been repaired
@@ -148,28 +147,6 @@ class Training:
         with self.folder.writing():
             write_report(self.folder.path, state.best_outcomes, split, self.dataset.classes, self.preprocessing, title)
 
-    def _initial_state(self, start: StartingPoint) -> TrainingState:
-        recipe = self.recipe
-        seed_torch(recipe.seed, Stream.WEIGHTS)
-        model = self._cast(start.build_model(self.dataset.classes))
-        model.grad_checkpointing = recipe.grad_checkpointing
-        freeze_stages(model, recipe.freeze)
-        network = self.distributed.wrap(model)
-        average = average_weights(model, recipe.ema_decay).eval()
-        if recipe.compile:
-            model.compile()
-        return TrainingState(
-            model=model,
-            network=network,
-            average=average,
-            optimizers=build_optimizers(model, recipe),
-            sums=EpochSums(self.context.sampler.steps_per_epoch),
-        )
-
-    def _cast(self, module: Module) -> Module:
-        """Moves a module to the device, in the recipe's precision."""
-        return module.to(self.distributed.device, torch.float64 if self.recipe.precision == "float64" else None)
-
     def _validation_batches(self) -> ValidationLoader:
         images = ValidationImages(self.dataset.validation, self.preprocessing)
         return ValidationLoader(images, self.recipe, self.distributed)
@@ -210,6 +187,8 @@ class Training:
             f"validating on {len(validation)} ({validation.name}): {self.recipe.epochs} epochs of "
             f"{self.context.sampler.steps_per_epoch} steps on {self.distributed.device.type}{many}"
         )
+        if self.context.distiller is not None:
+            self._say(str(self.context.distiller))
         if self.note:
             self._say(self.note)
         if self.state.step:

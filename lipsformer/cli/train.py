@@ -26,6 +26,10 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe setting. Repeatable.")
     ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(help="Trained model to distill from: checkpoint, bundle, .onnx file or timm:NAME."),
+    ] = None,
     resume: Annotated[
         Literal["auto", "never"], typer.Option(help="Resume the run in the output folder, if there is one.")
     ] = "auto",
@@ -60,6 +64,7 @@ def train(
     )
     folder = resolve_dataset(dataset)
     choices: dict[str, Any] = {"model": model, "recipe": recipe, "epochs": epochs, "overrides": overrides or ()}
+    choices["teacher"] = teacher
     choices["options"] = options if options.to_dict() else None
     if find_lr:
         found = run_lr_range_test(folder, output=output, device=device, **choices)

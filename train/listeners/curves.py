@@ -23,7 +23,7 @@ __all__ = ["Curves", "plot_curves"]
 
 Values = Sequence[float | None]
 
-TRAINING, VALIDATION, RATE, SKIPPED = SECONDARY, PRIMARY, ACCENT, SECONDARY
+TRAINING, VALIDATION, RATE, SKIPPED, DISTILLATION = SECONDARY, PRIMARY, ACCENT, SECONDARY, ACCENT
 TITLE = FontProperties(size=13, weight="bold")
 WIDTH = 11  # inches
 FEW_EPOCHS = 10  # up to here each epoch has a marker: a single one draws no line
@@ -64,6 +64,7 @@ def plot_curves(path: Path, history: Sequence[EpochMetrics], title: str) -> None
         rate = figure.add_subplot(grid[1, :])
         _plot(loss, history, [epoch.train_loss for epoch in history], [epoch.val_loss for epoch in history])
         loss.set(title="Loss", ylabel="cross entropy (nats)")
+        _distillation(loss, history)
         _plot(accuracy, history, [epoch.train_top1 for epoch in history], [epoch.val_top1 for epoch in history])
         accuracy.set(title="Accuracy", ylabel="top-1")
         accuracy.set_ylim(0, 1)
@@ -103,6 +104,17 @@ def _plot(axes: Axes, history: Sequence[EpochMetrics], train: Values, validation
         axes.plot(_epochs(history), shown, color=color, label=label, linewidth=1.8, marker=_marker(history))
     axes.set_xlabel("epoch")
     axes.legend()
+
+
+def _distillation(axes: Axes, history: Sequence[EpochMetrics]) -> None:
+    """The distillation loss, if there was a teacher; then the training loss is more than a cross entropy."""
+    values = [np.nan if (loss := epoch.train_distillation_loss) is None else loss for epoch in history]
+    if not np.isnan(values).all():
+        axes.plot(
+            _epochs(history), values, color=DISTILLATION, label="distillation (training)", marker=_marker(history)
+        )
+        axes.set_ylabel("loss")
+        axes.legend()
 
 
 def _marker(history: Sequence[EpochMetrics]) -> str:

@@ -177,9 +177,11 @@ class Status:
         epoch = self.history[-1]
         train, validation = (_mean("{:.3f}", [loss]) for loss in (epoch.train_loss, epoch.val_loss))
         speed = f", {epoch.images_per_second:.0f} images/s" if epoch.images_per_second else ""
+        distilled = epoch.train_distillation_loss
+        teacher = "" if distilled is None else f" (distillation {distilled:.3f})"
         skipped = f", {epoch.skipped_steps} steps skipped" if epoch.skipped_steps else ""
         return (
-            f"epoch {epoch.epoch}/{self.epochs}: train loss {train}, val loss {validation}, "
+            f"epoch {epoch.epoch}/{self.epochs}: train loss {train}{teacher}, val loss {validation}, "
             f"top-1 {epoch.val_top1:.1%} (best {max(done.val_top1 for done in self.history):.1%}){speed}, "
             f"{epoch.seconds:.1f} s{skipped}"
         )
