@@ -16,6 +16,7 @@ from lipsformer.system import console
 from lipsformer.system.errors import InputError, LipsFormerError
 from lipsformer.train.data.pixel_range import measure_pixel_range
 from lipsformer.train.listeners import make_listeners
+from lipsformer.train.probe import Probe, check_method
 
 from .distributed import DistributedContext, init_distributed
 from .initial_weights import StartingPoint
@@ -76,7 +77,7 @@ def run_training(
                 console.say(f"{output}: finished already, after {run.state.epoch} epochs", always=True)
             return best
         try:
-            run.train(stop, make_listeners(tensorboard=tensorboard))
+            run.train(stop, make_listeners(files=run.recipe.method != "probe", tensorboard=tensorboard))
         except DivergedError:
             if first and not run.state.history:
                 run.folder.discard()
@@ -113,6 +114,7 @@ def _open_training(
 ) -> Training:
     saved = _read_newest_state(folder, distributed, resume)
     chosen = load_recipe(recipe or (saved.recipe if saved else "default"), **choices)
+    check_method(chosen)
     start = StartingPoint.resolve(chosen.model)  # before any data is read: it may have to be refused
     options = options or (saved.options if saved else DatasetOptions())
     with contextlib.nullcontext() if distributed.is_main else console.quiet():
@@ -124,7 +126,8 @@ def _open_training(
     if saved is not None:
         _check_same(saved, chosen, dataset, digest, folder)
     preprocessing, note = _preprocessing(saved, chosen, start, dataset, distributed)
-    run = Training(chosen, start, preprocessing, dataset, digest, folder, distributed, options, note=note)
+    kind = Probe if chosen.method == "probe" else Training
+    run = kind(chosen, start, preprocessing, dataset, digest, folder, distributed, options, note=note)
     if saved is not None:
         run.state.load(saved, run.labels)
     return run
