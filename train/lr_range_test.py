@@ -44,6 +44,8 @@ def run_lr_range_test(data: Path, *, output: Path, device: str = "auto", **choic
         InputError: as `run_training`, or if the recipe has fewer than 10 steps.
     """
     with open_run(data, output=output, device=device, resume=True, **choices) as run:
+        if run.recipe.method == "probe":
+            raise InputError("--find-lr: a probe has no learning rate; omit it, or choose another --recipe")
         state, total = run.state, run.context.sampler.total
         steps = min(STEPS, total)
         if state.step:

@@ -71,6 +71,8 @@ class Recipe:
         InputError: if a value is unknown (suggests the nearest key), missing or invalid.
     """
 
+    method: Literal["train", "probe"] = "train"  # older recipes lack these two
+    crops: NotNegativeInt = 0
     epochs: Count
     batch_size: Count
     grad_accum_steps: Count

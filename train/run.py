@@ -20,6 +20,7 @@ from lipsformer.train.data.pixel_range import measure_pixel_range
 from lipsformer.train.distillation.distiller import Distiller, TeacherError
 from lipsformer.train.distillation.teacher import Teacher, open_teacher
 from lipsformer.train.listeners import make_listeners
+from lipsformer.train.probe import Probe, check_method
 
 from .distributed import DistributedContext, init_distributed
 from .initial_weights import StartingPoint
@@ -83,7 +84,7 @@ def run_training(
                 console.say(f"{output}: finished already, after {run.state.epoch} epochs", always=True)
             return best
         try:
-            run.train(stop, make_listeners(tensorboard=tensorboard))
+            run.train(stop, make_listeners(files=run.recipe.method != "probe", tensorboard=tensorboard))
         except (DivergedError, TeacherError):
             if first and not run.state.history:
                 run.folder.discard()
@@ -120,6 +121,7 @@ def _open_training(
 ) -> Training:
     saved = _read_newest_state(folder, distributed, resume)
     chosen = load_recipe(recipe or (saved.recipe if saved else "default"), **choices)
+    check_method(chosen)
     start = StartingPoint.resolve(chosen.model)  # before any data is read: it may have to be refused
     chosen, teacher = _open_teacher(chosen, saved, folder, distributed)
     options = options or (saved.options if saved else DatasetOptions())
@@ -135,7 +137,8 @@ def _open_training(
     distiller = None
     if teacher is not None and chosen.distillation is not None:
         distiller = Distiller(chosen.distillation, teacher, dataset.classes, preprocessing, distributed.device)
-    run = Training(
+    kind = Probe if chosen.method == "probe" else Training
+    run = kind(
         chosen, start, preprocessing, dataset, digest, folder, distributed, options, note=note, distiller=distiller
     )
     if saved is not None:

@@ -33,7 +33,9 @@ __all__ = [
     "TrainingImages",
     "ValidationImages",
     "ValidationLoader",
+    "collate",
     "load_training",
+    "usable_workers",
 ]
 
 MAX_CACHED_BYTES = 2**28  # of validation pixels that stay in memory between the epochs
@@ -132,7 +134,7 @@ class ValidationLoader:
     """This process's share of the validation images in batches. A small set is decoded once and cached."""
 
     def __init__(self, images: ValidationImages, recipe: Recipe, distributed: DistributedContext) -> None:
-        workers = _usable_workers(recipe.workers)
+        workers = usable_workers(recipe.workers)
         share = range(distributed.rank, len(images), distributed.world_size)
         cache = len(share) * images.preprocessing.image_size**2 * 3 <= MAX_CACHED_BYTES
         self.cached: list[Batch] | None = [] if cache else None
@@ -166,7 +168,7 @@ def load_training(images: TrainingImages, batches: TrainingBatchSampler) -> Iter
     loader = DataLoader(
         images,
         batch_sampler=batches,
-        num_workers=_usable_workers(images.recipe.workers),
+        num_workers=usable_workers(images.recipe.workers),
         collate_fn=collate,
         pin_memory=batches.distributed.device.type == "cuda",
     )
@@ -188,5 +190,5 @@ def collate(images: Sequence[LoadedImage]) -> Batch:
     return Batch(torch.stack(pixels), torch.tensor(labels), unreadable, missing)
 
 
-def _usable_workers(workers: int) -> int:
+def usable_workers(workers: int) -> int:
     return min(workers, cores())

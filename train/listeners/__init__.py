@@ -13,11 +13,12 @@ from .tensorboard import TensorBoard
 __all__ = ["Listener", "make_listeners"]
 
 
-def make_listeners(*, tensorboard: bool = False) -> list[Listener]:
-    """The listeners of `lipsformer train`.
+def make_listeners(*, files: bool = True, tensorboard: bool = False) -> list[Listener]:
+    """The listeners of `lipsformer train`. With `files` they write metrics.jsonl and curves.png.
 
     Raises:
         InputError: if TensorBoard is asked for and not installed.
     """
     display = [] if is_quiet() else [ProgressDisplay()]
-    return [MetricsFile(), Curves(), *([TensorBoard()] if tensorboard else []), *display]
+    written = [MetricsFile(), Curves()] if files else []
+    return [*written, *([TensorBoard()] if tensorboard else []), *display]

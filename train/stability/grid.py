@@ -161,6 +161,8 @@ def _shared_recipe(
         if any(text.partition("=")[0].strip() in (key, key.partition(".")[0]) for text in overrides):
             raise InputError(f"--set {key}: the grid decides it; use {flag}")
     start = load_recipe(name)
+    if load_recipe(start, overrides).method == "probe":
+        raise InputError("lipsformer stability: a probe has no learning rate; choose another --recipe")
     changes = start.model if start.model["name"] in models else {}
     fixed = {f"model.{field}": value for field, value in changes.items() if field != "name"} | {"learning_rate": rate}
     if epochs is not None:
