@@ -41,7 +41,7 @@ class Unit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         wide = widen(x)
-        length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        length: Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
         if self.epsilon > NEGLIGIBLE:
             length = torch.sqrt(length * length + self.epsilon)
         else:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lipsformer.bundle.class_names import read_classes
-from lipsformer.bundle.pretrained import resolve_model
+from lipsformer.checkpoints.pretrained import resolve_model
 from lipsformer.checkpoints.checkpoint import load_checkpoint
 from lipsformer.inference.predictor import load_predictor
 from lipsformer.inference.runtimes import OnnxRuntime
