@@ -23,7 +23,7 @@ from lipsformer.train.data.dataset import Batch
 from lipsformer.train.distillation.distiller import Distiller
 from lipsformer.train.distillation.student import Student
 from lipsformer.train.listeners.curves import plot_curves
-from lipsformer.train.metrics import EpochMetrics, StepMetrics
+from lipsformer.train.metrics import EpochMetrics, EpochSums, StepMetrics
 from lipsformer.train.training import Training
 from tests.support.command import Run
 from tests.support.teachers import CLASSES_TABLE, write_classes, write_onnx
@@ -232,6 +232,12 @@ def test_the_range_test_includes_the_teacher(photos: Path, trained: Trained, tmp
         found = run_lr_range_test(photos, output=tmp_path / "r", overrides=overrides, epochs=10, teacher=teacher)
         first.append(found["losses"][0])
     assert first[0] != first[1]
+
+
+def test_states_from_before_distillation_still_load() -> None:
+    sums = EpochSums(4).to_dict()
+    del sums["distillation"]
+    assert EpochSums.from_dict(sums).means()["train_distillation_loss"] is None
 
 
 def test_curves_show_the_distillation_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
