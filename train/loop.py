@@ -122,8 +122,7 @@ def take_step(
     drop = drop_path_noise(state, recipe.seed, images)
     parts = split_batch(images, distributed.world_size * recipe.grad_accum_steps)
     parts = parts[distributed.rank * recipe.grad_accum_steps : (distributed.rank + 1) * recipe.grad_accum_steps]
-    # Sums of the loss, correct predictions, gradient norms, processes that were asked to stop, the distillation loss,
-    # and outputs of the teacher that are not finite.
+    # Sums of what `compute_losses` returns, of gradient norms, and of processes that were asked to stop.
     sums = torch.zeros(6, dtype=torch.float64, device=distributed.device)
     state.optimizers.set_lr(rate)
     state.optimizers.zero_grad()
@@ -138,11 +137,11 @@ def take_step(
             losses = compute_losses(state.network, inputs, targets, drop[..., part].to(distributed.device), context)
             # Processes average their gradients, but the gradient of the sum is needed.
             (losses[0] * (distributed.world_size / images)).backward()  # type: ignore[no-untyped-call]
-        sums[[0, 1, 4, 5]] += torch.stack([value.detach().double() for value in losses])
-    sums[2] = nn.utils.clip_grad_norm_(state.network.parameters(), recipe.clip_grad)
-    sums[3] = float(stop)
+        sums[:4] += torch.stack([value.detach().double() for value in losses])
+    sums[4] = nn.utils.clip_grad_norm_(state.network.parameters(), recipe.clip_grad)
+    sums[5] = float(stop)
     total = distributed.all_reduce(sums).tolist()
-    if context.distiller is not None and total[5]:
+    if context.distiller is not None and total[3]:
         raise TeacherError(state.step + 1, context.distiller.teacher)
     step = StepMetrics(
         epoch=state.epoch + 1,
@@ -150,10 +149,10 @@ def take_step(
         images=images,
         loss_sum=total[0],
         correct=total[1],
-        grad_norm=total[2] / distributed.world_size,
+        grad_norm=total[4] / distributed.world_size,
         learning_rate=rate,
-        stop=total[3] > 0,
-        distillation_sum=None if context.distiller is None else total[4],
+        stop=total[5] > 0,
+        distillation_sum=None if context.distiller is None else total[2],
     )
     if step.finite:
         state.optimizers.step()

@@ -56,7 +56,7 @@ class EpochMetrics:
 
     Training metrics are None where every step was skipped; `val_loss` is None where it is not finite. `epoch` counts
     from 1. `seconds` is the time of the whole epoch, `data_wait` the share of step time spent waiting for images.
-    `train_loss` is the loss that is minimized; without a teacher `train_distillation_loss` is None.
+    `train_loss` is the loss that is minimized; without a teacher there is no `train_distillation_loss`.
     """
 
     epoch: int
@@ -76,8 +76,11 @@ class EpochMetrics:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return dataclasses.asdict(self)
+        """Plain data for JSON, without the distillation loss if there is none."""
+        data = dataclasses.asdict(self)
+        if self.train_distillation_loss is None:
+            del data["train_distillation_loss"]
+        return data
 
 
 class EpochSums:

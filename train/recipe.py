@@ -32,6 +32,12 @@ TABLES = ("model", "distillation")
 EXAMPLES = {"model": "model.name or model.drop_path", "distillation": "distillation.teacher or distillation.weight"}
 # Without effect on the result: a run may be resumed with other values of these.
 WITHOUT_EFFECT = ("workers", "save_every", "grad_checkpointing")
+# Files, and the hashes of their contents: a file may be moved between two runs.
+HASHED = {
+    "distillation.teacher": "distillation.sha256",
+    "distillation.weights": "distillation.sha256",
+    "distillation.preprocessing.classes": "distillation.preprocessing.classes_sha256",
+}
 
 Count = Annotated[int, Field(ge=1)]
 NotNegativeInt = Annotated[int, Field(ge=0)]
@@ -160,8 +166,9 @@ class Recipe:
         """The values that `other` changes, a line each, without those that cannot change the result."""
         before, after = _flat(self.to_dict()), _flat(other.to_dict())
         changed = [name for name in before | after if before.get(name) != after.get(name)]
-        hashes = [table.get("distillation.sha256") for table in (before, after)]
-        moved = ("distillation.teacher", "distillation.weights") if hashes[0] and hashes[0] == hashes[1] else ()
+        moved = [
+            path for path, content in HASHED.items() if before.get(content) and before[content] == after.get(content)
+        ]
         names = [name for name in changed if name not in (*WITHOUT_EFFECT, *moved)]
         return [f"{name} was {_toml(before.get(name))}, is {_toml(after.get(name))}" for name in names]
 

@@ -160,7 +160,7 @@ def _open_teacher(
         settings = dataclasses.replace(settings, sha256=before.sha256)
     dtype = torch.float64 if recipe.precision == "float64" else torch.float32
     teacher = open_teacher(settings, distributed.device, dtype)
-    distributed.check_same(teacher.sha256, f"the teacher {settings.teacher}")
+    distributed.check_same(f"{teacher.sha256} {teacher.classes_sha256}", f"the teacher {settings.teacher}")
     table = settings.preprocessing and dataclasses.replace(
         settings.preprocessing, classes_sha256=teacher.classes_sha256
     )

@@ -1,66 +1,140 @@
 """Distillation on against off at equal wall time, over several seeds.
 
-    python benchmarks/accuracy/distillation.py --teacher TEACHER.safetensors --epochs 30 > benchmarks/accuracy/distillation.md
+    python benchmarks/accuracy/distillation.py --data cifar10 --recipe cifar10 --teacher TEACHER.safetensors \
+        --epochs 30 > benchmarks/accuracy/distillation.md
 
-A step with a teacher takes longer. So that both kinds get the same time, short trainings first measure a step of each,
-in turn, and the training without a teacher gets as many more epochs. Its learning rate falls over all of them. Both
-kinds then train in turn, so that other load on the machine affects both.
+A step with a teacher takes longer. So that both kinds get the same time, trainings of one epoch measure both first, in
+turn, and the training without a teacher gets as many more epochs; its learning rate falls over all of them. Both kinds
+then train in turn, so that other load on the machine affects both. The table has the wall times that came of it.
 
---holdout trains on three quarters of the training split and validates on the rest: use it to choose settings, so that
-the test photos are seen once, at the end.
+--holdout takes the training split alone and validates on a quarter of it. Choose settings with it, so that the test
+photos decide nothing, and with a teacher that has not seen that quarter either (--fold 1/4 trains one).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import platform
+import shlex
 import statistics
+import sys
 import tempfile
-import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from lipsformer.checkpoints.checkpoint import load_checkpoint
 from lipsformer.datasets import DatasetOptions, resolve_dataset
-from lipsformer.system.hardware import cpu_name
-from lipsformer.system.markdown import table
-from lipsformer.train import load_recipe, run_training
+from lipsformer.system.markdown import markdown_table
+from lipsformer.train import run_training
 
-ON, OFF = "with the teacher", "without"
-
+ON, OFF = "with the teacher", "without a teacher"
 HEADING = """# Distillation
 
-Top-1 of `{recipe}` on {data}, with and without a teacher, at equal wall time, over {seeds} seeds. The recipe changes:
-{changes}. Teacher: `{teacher}`. {split}
+Top-1 after the last epoch of the recipe `{recipe}` on {data}, at equal wall time, with {seeds} seeds.{holdout}
 
     {command}
+
+{machine}
 """
 
 
 def main() -> None:
+    """Measures, trains, and prints the table."""
     arguments = parse()
-    data = resolve_dataset(arguments.data)
-    options = None
+    data, options = resolve_dataset(arguments.data), None
     if arguments.holdout:
         data, options = data / "train", DatasetOptions(fold="1/4")
+
+    def train(kind: str, name: str, epochs: int, seed: int) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl of a training."""
+        settings = [*arguments.overrides, f"seed={seed}"]
+        teacher = None
+        if kind == ON:
+            settings, teacher = [*settings, *arguments.distillation], arguments.teacher
+        folder = root / f"{'on' if kind == ON else 'off'}-{name}"
+        run_training(
+            data,
+            output=folder,
+            recipe=arguments.recipe,
+            epochs=epochs,
+            overrides=settings,
+            teacher=teacher,
+            device=arguments.device,
+            options=options,
+        )
+        return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
     with tempfile.TemporaryDirectory() as scratch:
-        root = Path(arguments.output or scratch)
-        epochs = {ON: arguments.epochs, OFF: arguments.epochs}
-        if not arguments.equal_epochs:
-            seconds = {kind: [] for kind in (ON, OFF)}
-            for number in range(arguments.trials):
-                for kind in (ON, OFF):
-                    run = train(arguments, data, options, root / f"time-{kind}-{number}", kind, 1, 0)
-                    seconds[kind].append(last(run)["seconds"])
-            ratio = statistics.median(seconds[ON]) / statistics.median(seconds[OFF])
-            epochs[OFF] = max(1, round(arguments.epochs * ratio))
-        rows = {ON: [], OFF: []}
+        root = arguments.output or Path(scratch)
+        epochs = equal_times(train, arguments.epochs, arguments.trials)
+        runs: dict[str, list[list[dict[str, Any]]]] = {ON: [], OFF: []}
         for seed in range(arguments.seeds):
-            for kind in (ON, OFF):
-                started = time.monotonic()
-                run = train(arguments, data, options, root / f"{kind}-{seed}", kind, epochs[kind], seed)
-                rows[kind].append((last(run)["val_top1"], time.monotonic() - started))
-        print(HEADING.format(**describe(arguments)))
-        print(summary(rows, epochs))
-        print(f"\n{cpu_name()}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}.")
+            for kind, done in runs.items():
+                done.append(train(kind, f"seed-{seed}", epochs[kind], seed))
+    print(HEADING.format(**describe(arguments)))
+    print(markdown_table(("training", "epochs", "minutes", "top-1", "of each seed"), rows(runs, epochs), "lrrrl"))
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--teacher", required=True, help="checkpoint, bundle, .onnx file or timm:NAME")
+    parser.add_argument("--data", default="cifar10", help="dataset with train/ and val/ or test/ (cifar10)")
+    parser.add_argument("--recipe", default="cifar10")
+    parser.add_argument("--epochs", type=int, default=30, help="of the training with the teacher (30)")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of each kind (3)")
+    parser.add_argument("--trials", type=int, default=2, help="epochs of each kind to measure; 0: as many epochs (2)")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], help="recipe change of both kinds")
+    parser.add_argument(
+        "--set-distillation",
+        dest="distillation",
+        action="append",
+        default=[],
+        help="recipe change with the teacher, such as distillation.weight=0.5",
+    )
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--holdout", action="store_true", help="validate on a quarter of the training split")
+    parser.add_argument("--output", type=Path, help="keep the run folders here, to resume and to look at the curves")
+    return parser.parse_args()
+
+
+def equal_times(train: Any, epochs: int, trials: int) -> dict[str, int]:
+    """The number of epochs of each kind that take the same time."""
+    seconds: dict[str, list[float]] = {ON: [], OFF: []}
+    for number in range(trials):
+        for kind, found in seconds.items():
+            found.append(train(kind, f"trial-{number}", 1, 0)[-1]["seconds"])
+    ratio = statistics.median(seconds[ON]) / statistics.median(seconds[OFF]) if trials else 1.0
+    return {ON: epochs, OFF: max(1, round(epochs * ratio))}
+
+
+def rows(runs: dict[str, list[list[dict[str, Any]]]], epochs: dict[str, int]) -> list[list[str]]:
+    """The table: means over the seeds, with the standard deviation."""
+    lines = []
+    for kind, done in runs.items():
+        minutes = statistics.mean(sum(epoch["seconds"] for epoch in run) / 60 for run in done)
+        found = [run[-1]["val_top1"] for run in done]
+        spread = f" ± {statistics.stdev(found):.1%}" if len(found) > 1 else ""
+        each = ", ".join(f"{top1:.1%}" for top1 in found)
+        lines.append([kind, str(epochs[kind]), f"{minutes:.1f}", f"{statistics.mean(found):.1%}{spread}", each])
+    return lines
+
+
+def describe(arguments: argparse.Namespace) -> dict[str, object]:
+    """What the heading says."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return {
+        "recipe": arguments.recipe,
+        "data": arguments.data,
+        "seeds": arguments.seeds,
+        "holdout": " Validated on a quarter of the training split." if arguments.holdout else "",
+        "command": shlex.join(["python", "benchmarks/accuracy/distillation.py", *sys.argv[1:]]),
+        "machine": f"torch {torch.__version__}, {torch.get_num_threads()} threads; {cpu}.",
+    }
+
+
+if __name__ == "__main__":
+    main()

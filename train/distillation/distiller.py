@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 from collections.abc import Sequence
 
@@ -108,7 +109,7 @@ def match_classes(teacher: Teacher, classes: Sequence[str]) -> list[int]:
             f"--teacher {teacher.name}: its class names are unknown; name their file as classes in the recipe's "
             '[distillation.preprocessing], or set distillation.kind = "features"'
         )
-    known = [normalized(name) for name in teacher.classes]
+    known = collections.Counter(normalized(name) for name in teacher.classes)
     wanted = [normalized(name) for name in classes]
     if missing := [name for name in wanted if name not in known]:
         names = ", ".join(map(repr, missing[:NAMED])) + (", ..." if len(missing) > NAMED else "")
@@ -116,6 +117,7 @@ def match_classes(teacher: Teacher, classes: Sequence[str]) -> list[int]:
             f"--teacher {teacher.name}: it does not know {len(missing)} of {len(wanted)} classes ({names}); "
             'for other classes set distillation.kind = "features"'
         )
-    if twice := next((name for name in wanted if known.count(name) > 1), None):
+    if twice := next((name for name in wanted if known[name] > 1), None):
         raise InputError(f"--teacher {teacher.name}: it has the class {twice!r} more than once; give them other names")
-    return [known.index(name) for name in wanted]
+    index = {normalized(name): number for number, name in enumerate(teacher.classes)}
+    return [index[name] for name in wanted]

@@ -166,7 +166,7 @@ def _timm(settings: Distillation, device: torch.device, dtype: torch.dtype) -> T
     table = settings.preprocessing or TeacherPreprocessing()
     named = _classes(table)
     model, found = load_timm(settings, len(named.get("classes", ())) or None)
-    model = model.to(device, dtype)
+    model = model.to(device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Teacher(
         name=settings.teacher,
         infer=model,

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from torch import Tensor
 from lipsformer import InputError, load_checkpoint, load_predictor
 from lipsformer.datasets import DatasetOptions
 from lipsformer.train import load_recipe, run_lr_range_test
-from lipsformer.train import training as training_module
+from lipsformer.train.data.dataset import Batch
 from lipsformer.train.distillation.distiller import Distiller
 from lipsformer.train.distillation.student import Student
 from lipsformer.train.listeners.curves import plot_curves
-from lipsformer.train.metrics import EpochMetrics
+from lipsformer.train.metrics import EpochMetrics, EpochSums, StepMetrics
+from lipsformer.train.training import Training
 from tests.support.command import Run
 from tests.support.teachers import CLASSES_TABLE, write_classes, write_onnx
 from tests.support.tiny_training import CLASSES, TINY, assert_same, contents, make_photos, states, train_tiny
@@ -49,17 +51,16 @@ def foreign(folder: Path) -> list[str]:
     return [f"distillation.preprocessing.{name}={json.dumps(value)}" for name, value in table.items()]
 
 
-def interrupt_after(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
-    """Makes the following training stop, as by Ctrl-C, before it validates the epoch after `epochs`."""
-    validate, calls = training_module.validate, []
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Makes the following training stop, as by Ctrl-C, after `step` steps."""
+    after_step = Training._after_step
 
-    def interrupted(*arguments: Any) -> Any:
-        calls.append(1)
-        if len(calls) > epochs:
+    def interrupted(training: Training, batch: Batch, metrics: StepMetrics) -> None:
+        if metrics.step == step:
             raise KeyboardInterrupt
-        return validate(*arguments)
+        after_step(training, batch, metrics)
 
-    monkeypatch.setattr(training_module, "validate", interrupted)
+    monkeypatch.setattr(Training, "_after_step", interrupted)
 
 
 @pytest.mark.parametrize(
@@ -76,9 +77,10 @@ def test_it_resumes_bit_for_bit(
     teacher = {"checkpoint": trained.checkpoint, "graph": graph, "foreign": tmp_path / "teacher" / "t.onnx"}[source]
     distill(photos, tmp_path / "whole", teacher, *overrides)
     with monkeypatch.context() as patch:
-        interrupt_after(patch, 1)
+        interrupt_at(patch, 5)  # in the middle of the second epoch
         with pytest.raises(KeyboardInterrupt):
             distill(photos, tmp_path / "run", teacher, *overrides, "save_every=2")
+    assert states(tmp_path / "run")[-1].name == "state-000000004.safetensors"
     train_tiny(photos, tmp_path / "run", "batch_size=4", epochs=None)  # the run's own recipe has the teacher
     assert_same(tmp_path / "run", tmp_path / "whole")
     tensors, records = contents(tmp_path / "whole")
@@ -87,12 +89,29 @@ def test_it_resumes_bit_for_bit(
     assert not any("projection" in name for name in tensors if not name.startswith("state/"))
 
 
+@pytest.mark.slow
+def test_killed_it_resumes_bit_for_bit(photos: Path, trained: Trained, tmp_path: Path) -> None:
+    settings = (*MIXED, "distillation.kind=features", "save_every=1")
+    distill(photos, tmp_path / "whole", trained.checkpoint, *settings, epochs=4)
+    words = [f"--set={setting}" for setting in (*TINY, *settings)]
+    words += [f"--teacher={trained.checkpoint}", "--epochs=4", f"--output={tmp_path / 'run'}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen([sys.executable, "-m", "lipsformer", "train", photos, *words], env=environment) as process:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        process.kill()
+    assert not (tmp_path / "run" / "classes.md").exists()  # it had not finished
+    distill(photos, tmp_path / "run", trained.checkpoint, *settings, epochs=4)
+    assert_same(tmp_path / "run", tmp_path / "whole")
+
+
 def test_another_teacher_gives_another_student(photos: Path, trained: Trained, tmp_path: Path) -> None:
     distill(photos, tmp_path / "run", trained.checkpoint)
     train_tiny(photos, tmp_path / "alone", epochs=2)
     with pytest.raises(AssertionError):
         assert_same(tmp_path / "run", tmp_path / "alone")
-    assert contents(tmp_path / "alone")[1][0]["train_distillation_loss"] is None
+    assert "train_distillation_loss" not in contents(tmp_path / "alone")[1][0]
 
 
 def test_with_the_whole_weight_on_the_teacher_labels_do_not_matter(
@@ -213,6 +232,12 @@ def test_the_range_test_includes_the_teacher(photos: Path, trained: Trained, tmp
         found = run_lr_range_test(photos, output=tmp_path / "r", overrides=overrides, epochs=10, teacher=teacher)
         first.append(found["losses"][0])
     assert first[0] != first[1]
+
+
+def test_states_from_before_distillation_still_load() -> None:
+    sums = EpochSums(4).to_dict()
+    del sums["distillation"]
+    assert EpochSums.from_dict(sums).means()["train_distillation_loss"] is None
 
 
 def test_curves_show_the_distillation_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
