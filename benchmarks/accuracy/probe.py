@@ -59,7 +59,7 @@ def main() -> None:
         rows.append(row(f"`--recipe finetune --epochs {epochs}`", tuned))
     if not arguments.no_mark:
         rows.append(row("probe on EfficientNet-lite0 (ImageNet, 224 px)", [mark(data, arguments.mark_crops)]))
-    print(f"{cores()} cores, {arguments.seeds} seeds, {data.name}\n")
+    print(f"{data.name}, {cores()} cores, seeds: {arguments.seeds}\n")
     print(markdown_table(("way", "top-1", "spread", "seconds"), rows, "lrrr"))
 
 
