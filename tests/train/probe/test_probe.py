@@ -79,7 +79,7 @@ def test_the_head_alone_changes_and_separates_the_training_images(run: Path, pho
     again = load_checkpoint(probe(photos, run.parent / "weak", "hflip=0.0")).model
     for name, value in trained.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]) != name.startswith("head."), name
-    assert path_of(run)[-1]["train_top1"] == 1.0
+    assert path_of(run)[-1]["train_top1"] == pytest.approx(1.0)
 
 
 def test_the_path_says_what_it_chose_and_on_what(run: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_probe_that_was_killed_or_stopped_gives_the_same_bytes(
         with pytest.raises(StoppedError) as stopped:
             probe(photos, tmp_path / "run")
     assert stopped.value.exit_code == 128 + signal.SIGTERM
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"recipe.toml", "state-000000000.safetensors"}
+    assert not (tmp_path / "run" / "best.safetensors").exists()
     best = probe(photos, tmp_path / "run")
     assert best.read_bytes() == (run / "best.safetensors").read_bytes()
     assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
