@@ -22,7 +22,7 @@ ELSEWHERE = ("data", "serve")  # `make quickstart` downloads the photos; a separ
 FASTER = {
     "train": ["--epochs", "1"],
     "export": ["--parity-images", "14"],
-    "benchmark": ["--rounds", "1", "--seconds", "0.1"],
+    "benchmark": ["--rounds", "1", "--seconds", "0.01", "--threads", "1"],
 }
 
 pytestmark = pytest.mark.slow
