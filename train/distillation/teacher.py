@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from lipsformer.bundle.class_names import read_classes
-from lipsformer.checkpoints.pretrained import resolve_model
 from lipsformer.checkpoints.checkpoint import load_checkpoint
+from lipsformer.checkpoints.pretrained import resolve_model
 from lipsformer.inference.predictor import load_predictor
 from lipsformer.inference.runtimes import OnnxRuntime
 from lipsformer.system.errors import InputError

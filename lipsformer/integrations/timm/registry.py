@@ -10,8 +10,8 @@ import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, resolve_pretrained_cfg
 from torch import nn
 
-from lipsformer.checkpoints.pretrained import resolve_model
 from lipsformer.checkpoints.checkpoint import read_header
+from lipsformer.checkpoints.pretrained import resolve_model
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.model.config import STAGES, ModelConfig, SwinConfig
 from lipsformer.model.variants import ALIASES, VARIANTS, make_config
