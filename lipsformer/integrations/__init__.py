@@ -1,0 +1,1 @@
+"""Other libraries: the Hugging Face Hub and timm."""
