@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lipsformer.checkpoints.save import save_checkpoint
     from lipsformer.images.preprocessing import Preprocessing
     from lipsformer.inference.predictor import Prediction, Predictor, load_predictor
+    from lipsformer.integrations.hub import LipsFormer
     from lipsformer.model.factory import create_model
     from lipsformer.system.errors import GateError, InputError, LipsFormerError
 
@@ -21,6 +22,7 @@ __all__ = [
     "Checkpoint",
     "GateError",
     "InputError",
+    "LipsFormer",
     "LipsFormerError",
     "Prediction",
     "Predictor",
@@ -38,6 +40,7 @@ _HOMES = {
     "Checkpoint": "checkpoints.checkpoint",
     "GateError": "system.errors",
     "InputError": "system.errors",
+    "LipsFormer": "integrations.hub",
     "LipsFormerError": "system.errors",
     "Prediction": "inference.predictor",
     "Predictor": "inference.predictor",

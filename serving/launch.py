@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import lipsformer
 from lipsformer.bundle.manifest import read_manifest
-from lipsformer.checkpoints.pretrained import resolve_model
+from lipsformer.bundle.store import resolve_bundle
 from lipsformer.system.console import say
 from lipsformer.system.errors import InputError
 from lipsformer.system.hardware import cache_folder, check_device
@@ -60,7 +60,7 @@ def serve(
     address = _listenable(host, port)
     environment = os.environ | _environment(bundle, port, workers, device, precision, watch)
     Settings.from_environment(environment)
-    read_manifest(resolve_model(bundle)).graph(precision)
+    read_manifest(resolve_bundle(bundle)).graph(precision)
     shown = f"[{address}]" if ":" in address else address
     say(f"http://{shown}:{port} answers once the workers are ready; Ctrl+C stops them")
     # The working directory is the package's, because in the user's a file named like one of our imports would be

@@ -14,7 +14,9 @@ from lipsformer.system.errors import InputError
 
 from .manifest import MANIFEST_NAME, Manifest, read_manifest
 
-__all__ = ["check_tag", "register_bundle", "stored_bundle"]
+__all__ = ["check_tag", "register_bundle", "resolve_bundle"]
+
+PREFIX = "bentoml:"
 
 
 def check_tag(tag: str) -> None:
@@ -57,13 +59,18 @@ def register_bundle(bundle: Path, tag: str) -> str:
     return str(model.tag)
 
 
-def stored_bundle(tag: str) -> Path:
-    """The folder of a bundle in BentoML's model store; without a version, that of the newest.
+def resolve_bundle(bundle: str | Path) -> Path:
+    """The folder of `bentoml:NAME:VERSION` in BentoML's model store, of the newest version without one.
+
+    Any other `bundle`, and one that exists as a path, is a path and is returned unchanged.
 
     Raises:
         InputError: if the store has no bundle of this name.
     """
-    bentoml = _import_bentoml()
+    path, name = Path(bundle), str(bundle)
+    if path.exists() or not name.startswith(PREFIX):
+        return path
+    bentoml, tag = _import_bentoml(), name.removeprefix(PREFIX)
     try:
         return Path(bentoml.models.get(tag).path)
     except (ValueError, bentoml.exceptions.BentoMLException) as error:

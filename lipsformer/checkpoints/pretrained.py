@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lipsformer.bundle.store import resolve_bundle
 from lipsformer.system.atomic import sha256_of
 from lipsformer.system.errors import InputError, suggest
 
+from .hub import HUB_PREFIX, fetch_from_hub
 from .official_weights import OFFICIAL, FetchedWeights, check_sha256, fetch_official
 
 __all__ = ["PRETRAINED", "fetch_model", "is_trained", "resolve_model"]
 
-BENTOML_PREFIX = "bentoml:"
 FOLDER = Path(__file__).parent / "weights"
 PRETRAINED = {"lipsformer_cifar10": FOLDER / "lipsformer_cifar10.safetensors"}
 
@@ -19,29 +20,27 @@ PRETRAINED = {"lipsformer_cifar10": FOLDER / "lipsformer_cifar10.safetensors"}
 def resolve_model(model: str | Path) -> Path:
     """Resolve the name of a trained model to its checkpoint; any other `model` is a path and is returned unchanged.
 
-    Official weights are downloaded at their first use. `bentoml:NAME` and `bentoml:NAME:VERSION` name bundles in
-    BentoML's model store. An existing file or folder of the same name takes precedence. Commands and the public API
-    resolve names; everything below takes a path.
+    Official weights are downloaded at their first use, `hf:OWNER/NAME[@REVISION]` from the Hugging Face Hub.
+    `bentoml:NAME` and `bentoml:NAME:VERSION` name bundles in BentoML's model store. An existing file or folder of the
+    same name takes precedence. Commands and the public API resolve names; everything below takes a path.
 
     Raises:
-        InputError: if the store has no such bundle, or the official weights cannot be fetched.
-        GateError: if the file of the official weights is a different one than before.
+        InputError: if the store has no such bundle, or a model cannot be fetched.
+        GateError: if the file of official weights is a different one than before, or one of the Hub is damaged.
     """
     path, name = Path(model), str(model)
     if path.exists():
         return path
-    if name.startswith(BENTOML_PREFIX):
-        from lipsformer.bundle.store import stored_bundle
-
-        return stored_bundle(name.removeprefix(BENTOML_PREFIX))
+    if name.startswith(HUB_PREFIX):
+        return fetch_from_hub(name)
     if name in OFFICIAL:
         return fetch_official(name).checkpoint
-    return PRETRAINED.get(name, path)
+    return PRETRAINED.get(name) or resolve_bundle(path)
 
 
 def is_trained(model: str) -> bool:
     """Whether `model` names weights, as a path or a name, and not just a variant."""
-    return model in PRETRAINED or model in OFFICIAL or model.endswith(".safetensors")
+    return model in PRETRAINED or model in OFFICIAL or model.startswith(HUB_PREFIX) or model.endswith(".safetensors")
 
 
 def fetch_model(name: str, sha256: str | None = None) -> FetchedWeights:

@@ -20,6 +20,7 @@ from .export import export
 from .lipschitz import lipschitz
 from .models import models
 from .predict import predict
+from .push import push
 from .serve import serve
 from .stability import stability
 from .train import train
@@ -39,6 +40,7 @@ COMMANDS: dict[str, Callable[..., None] | typer.Typer] = {
     "verify": verify,
     "benchmark": benchmark,
     "convert": convert,
+    "push": push,
     "serve": serve,
     "bento": bento,
     "lipschitz": lipschitz,

@@ -38,7 +38,7 @@ def _be_quiet(context: typer.Context, wanted: bool) -> None:
 Model = Annotated[
     str,
     typer.Argument(
-        help="Checkpoint (.safetensors), .onnx file, bundle folder, or a trained model (see `lipsformer models`)."
+        help="Checkpoint (.safetensors), .onnx file, bundle folder, hf:OWNER/NAME, or a name from `lipsformer models`."
     ),
 ]
 Bundle = Annotated[

@@ -14,7 +14,6 @@ from PIL import Image
 
 from lipsformer.bundle.class_names import parse_class_names
 from lipsformer.bundle.manifest import Manifest, read_manifest
-from lipsformer.checkpoints.pretrained import resolve_model
 from lipsformer.images.open import ImageLimits, open_image
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.system.console import say
@@ -221,7 +220,7 @@ def load_predictor(
     """Load a checkpoint (.safetensors), an exported graph (.onnx), an engine or a bundle (a folder) for prediction.
 
     Args:
-        model: its path, or the name of a trained model that comes with the package.
+        model: its path, or the name of a trained model (`lipsformer models`, `hf:OWNER/NAME`).
         device: "auto", "cpu" or "cuda". If a faster runtime is passed over, stderr says why.
         precision: which of a bundle's precisions to run; by default the first that it was exported with.
         threads: CPU threads for one inference; by default all cores.
@@ -230,6 +229,8 @@ def load_predictor(
         InputError: if `model` is none of these, or `device` or `precision` is not available.
         GateError: if the hash of a bundle's file differs from its manifest.
     """
+    from lipsformer.checkpoints.pretrained import resolve_model  # not part of a Bento
+
     options = RuntimeOptions(device=device, precision=precision, threads=threads)
     predictor = _load(resolve_model(model), options)
     for fallback in predictor.fallbacks:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from lipsformer.bundle.manifest import BundleFile, Manifest, read_manifest
-from lipsformer.checkpoints.pretrained import resolve_model
+from lipsformer.bundle.store import resolve_bundle
 from lipsformer.inference.predictor import Prediction, Predictor
 from lipsformer.inference.runtimes import RuntimeOptions
 from lipsformer.serving.decoding import DecoderPool
@@ -51,7 +51,7 @@ class LoadedBundle:
             InputError: if the bundle or a setting cannot be used.
             GateError: if a file of the bundle does not match its manifest, or the model gives no finite outputs.
         """
-        bundle = resolve_model(settings.bundle).resolve()  # a link may point elsewhere by the time a file is opened
+        bundle = resolve_bundle(settings.bundle).resolve()  # a link may point elsewhere by the time a file is opened
         manifest = read_manifest(bundle)
         if settings.max_batch is not None and settings.max_batch > manifest.max_batch:
             raise InputError(

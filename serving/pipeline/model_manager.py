@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterator
 
 from lipsformer.bundle.manifest import MANIFEST_NAME
-from lipsformer.checkpoints.pretrained import resolve_model
+from lipsformer.bundle.store import resolve_bundle
 from lipsformer.serving.observability import Metrics
 from lipsformer.serving.settings import Settings
 from lipsformer.system.errors import LipsFormerError
@@ -129,7 +129,7 @@ class ModelManager:
     def _stamp(self) -> tuple[str, int] | None:
         """The folder that the bundle's name resolves to and its manifest's date, which change with the bundle."""
         try:
-            folder = resolve_model(self._settings.bundle).resolve()
+            folder = resolve_bundle(self._settings.bundle).resolve()
             return str(folder), (folder / MANIFEST_NAME).stat().st_mtime_ns
         except (OSError, LipsFormerError):  # there may be none between two bundles
             return None

@@ -19,12 +19,14 @@ from tests.support.trained import Trained
 PHOTO = str(SAMPLES / "Kaiser.jpg")
 COMMANDS = (
     "models",
+    "download",
     "data",
     "train",
     "stability",
     "eval",
     "predict",
     "convert",
+    "push",
     "lipschitz",
     "export",
     "verify",

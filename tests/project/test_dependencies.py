@@ -71,6 +71,18 @@ def test_a_bento_gets_what_its_files_import() -> None:
     assert undeclared(modules, DISTRIBUTIONS, HOMES) == []
 
 
+def test_a_bento_has_the_modules_that_its_files_import_when_loaded() -> None:
+    core = {file for part in CORE for file in (ROOT / "lipsformer").glob(part)}
+    missing = []
+    for file in [*(ROOT / "serving").rglob("*.py"), *core]:
+        for node in ast.parse(file.read_text()).body:  # what functions import is for other uses
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lipsformer."):
+                path = ROOT.joinpath(*str(node.module).split("."))
+                if "serving" not in path.parts and not {path.with_suffix(".py"), path / "__init__.py"} & core:
+                    missing.append(f"{file.relative_to(ROOT)}: {node.module}")
+    assert missing == []
+
+
 def test_bentoml_stays_below_its_next_minor_version() -> None:
     (bentoml,) = (line for line in PROJECT["dependencies"] if line.startswith("bentoml"))
     assert bentoml == "bentoml>=1.4.39,<1.5"

@@ -1,0 +1,119 @@
+"""The model card of a checkpoint for the Hugging Face Hub, written from what the checkpoint knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lipsformer.checkpoints.checkpoint import Checkpoint
+from lipsformer.system.markdown import escape, markdown_table
+
+__all__ = ["write_model_card"]
+
+BRIEF = 20  # class names to show at once
+FRACTIONS = ("top1", "top5")
+TEMPLATE = """{metadata}
+
+# {title}
+
+An image classifier of the family LipsFormer ([paper](https://arxiv.org/abs/2304.09856)): `{architecture}` with
+{parameters:,} parameters, for {classes} classes and images of {image_size} px.
+
+```sh
+pip install 'lipsformer[hub,cpu]'
+lipsformer predict hf:{repository} photo.jpg
+```
+
+```python
+import lipsformer
+
+predictor = lipsformer.load_predictor("hf:{repository}")
+print(predictor.predict(["photo.jpg"], top_k=3))
+```
+
+`model.safetensors` has everything: the weights, and as metadata what `config.json` repeats for other readers.
+
+## Metrics
+
+{metrics}
+
+## Preprocessing
+
+{preprocessing}
+
+`mean` and `std` are of RGB values from 0 to 1.
+
+## Classes
+
+{names}
+
+## Limits
+
+The model knows these classes and no others: it gives every image one of them. The checkpoint does not record its
+training data and its intended use: please add them here, and a license.
+"""
+
+
+def write_model_card(checkpoint: Checkpoint, repository: str, license_id: str | None = None) -> str:
+    """The text of the card: YAML metadata, usage, metrics, preprocessing and class names.
+
+    Args:
+        checkpoint: the model.
+        repository: OWNER/NAME.
+        license_id: an identifier of the Hub, such as "apache-2.0"; by default the card names none.
+    """
+    metrics = [(name, _value(name, value)) for name, value in checkpoint.metrics.items() if _plain(value)]
+    names = [escape(name) for name in checkpoint.classes]
+    more = f"\n\n<details><summary>All {len(names)}</summary>\n\n{', '.join(names)}\n\n</details>"
+    return TEMPLATE.format(
+        metadata=_metadata(checkpoint.metrics, repository, license_id),
+        title=repository.partition("/")[2],
+        architecture=checkpoint.config.to_dict()["architecture"],
+        parameters=sum(parameter.numel() for parameter in checkpoint.model.parameters()),
+        classes=len(names),
+        image_size=checkpoint.config.image_size,
+        repository=repository,
+        metrics=markdown_table(("metric", "value"), metrics) if metrics else "The checkpoint has none.",
+        preprocessing=markdown_table(
+            ("setting", "value"),
+            [(name, _value(name, value)) for name, value in checkpoint.preprocessing.to_dict().items()],
+        ),
+        names=", ".join(names[:BRIEF]) + (more if len(names) > BRIEF else ""),
+    )
+
+
+def _metadata(metrics: Mapping[str, Any], repository: str, license_id: str | None) -> str:
+    """The YAML block, with its fences. It has the accuracy if its dataset has a name."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    results, top1, dataset = None, metrics.get("top1"), metrics.get("dataset")
+    if isinstance(top1, float) and isinstance(dataset, str):
+        results = [
+            EvalResult(
+                task_type="image-classification",
+                dataset_type=dataset,
+                dataset_name=dataset,
+                dataset_split=metrics.get("split"),
+                metric_type="accuracy",
+                metric_value=top1,
+            )
+        ]
+    data = ModelCardData(
+        library_name="lipsformer",
+        pipeline_tag="image-classification",
+        tags=["lipsformer", "image-classification", "vision"],
+        license=license_id,
+        model_name=repository.partition("/")[2],
+        eval_results=results,
+    )
+    return f"---\n{data.to_yaml()}\n---"
+
+
+def _plain(value: object) -> bool:
+    return isinstance(value, str | int | float)
+
+
+def _value(name: str, value: object) -> str:
+    if name in FRACTIONS and isinstance(value, float):
+        return f"{value:.2%}"
+    return escape(f"{value:.4g}" if isinstance(value, float) else str(value))
