@@ -1,5 +1,1 @@
-<<<<<<< HEAD
-"""LipsFormer in other libraries' terms."""
-=======
 """Other libraries: the Hugging Face Hub and timm."""
->>>>>>> a
