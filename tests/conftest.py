@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.browser import browser, page
 from tests.support.command import run
+from tests.support.http.browser import browser, page
+from tests.support.http.server import keyed, server
 from tests.support.nursery import nursery
-from tests.support.server import keyed, server
 from tests.support.trained import trained
 
 __all__ = ["browser", "keyed", "nursery", "page", "reference", "run", "samples", "server", "trained"]

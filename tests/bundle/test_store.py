@@ -24,7 +24,7 @@ from lipsformer.serving.pipeline.inference import LoadedBundle
 from lipsformer.serving.settings import Settings
 from lipsformer.system.atomic import sha256_of
 from lipsformer.system.errors import GateError
-from tests.support.server import serving
+from tests.support.http.server import serving
 from tests.support.trained import Trained
 
 PHOTO = SAMPLES / "Kaiser.jpg"

@@ -26,7 +26,7 @@ from lipsformer.checkpoints.convert import convert
 from lipsformer.images.samples import SAMPLES
 from lipsformer.model.config import SwinConfig
 from lipsformer.system.errors import InputError
-from tests.support.official_forward import official_forward
+from tests.support.models.official_forward import official_forward
 
 MIRROR = Path(__file__).parents[3] / ".mirror" / "IDEA-Research+LipsFormer" / "repo"
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}

@@ -30,7 +30,7 @@ from lipsformer.system.errors import InputError
 from lipsformer.train.initial_weights import StartingPoint
 from tests.checkpoints.test_convert import official_state
 from tests.support.command import Run
-from tests.support.file_server import FileServer, file_server
+from tests.support.http.file_server import FileServer, file_server
 
 NAME = "lipsformer_swin_nano.stand_in"
 NANO = SWIN["nano"]

@@ -16,7 +16,7 @@ from lipsformer import load_checkpoint, load_predictor
 from lipsformer.checkpoints.pretrained import PRETRAINED, resolve_model
 from lipsformer.export import cached_bundle
 from lipsformer.model.variants import make_config
-from tests.support.server import serving
+from tests.support.http.server import serving
 from tests.support.trained import Trained
 
 NAME = "lipsformer_cifar10"

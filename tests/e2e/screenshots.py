@@ -14,7 +14,7 @@ from PIL import Image
 from playwright.sync_api import Browser, expect, sync_playwright
 
 from lipsformer.images.samples import SAMPLES
-from tests.support.browser import ARGUMENTS, CHROMIUM, choose
+from tests.support.http.browser import ARGUMENTS, CHROMIUM, choose
 
 NOTE = {"name": "shopping-list.txt", "mimeType": "text/plain", "buffer": b"pears, oranges"}
 FILES = {  # in the order of choosing: the page shows the newest first

@@ -26,7 +26,7 @@ from lipsformer.bundle.manifest import BundleFile, Manifest, read_manifest
 from lipsformer.images.samples import SAMPLES
 from lipsformer.serving.bento.package import DISTRIBUTIONS, NAME, Bento, build_options, pack, requirement
 from lipsformer.system.errors import GateError
-from tests.support.server import running
+from tests.support.http.server import running
 from tests.support.trained import Trained
 
 ROOT = Path(__file__).parents[2]

@@ -19,11 +19,11 @@ import pytest
 
 from lipsformer import load_predictor
 from lipsformer.images.samples import SAMPLES
+from tests.support.http.raw_http import Connection, post
+from tests.support.http.server import serving
 from tests.support.images.files import encode
 from tests.support.images.mutations import BOUNDARY, originals, upload
 from tests.support.observed import settled, taken, verdict
-from tests.support.raw_http import Connection, post
-from tests.support.server import serving
 from tests.support.trained import Trained
 
 PHOTO = SAMPLES / "Kaiser.jpg"

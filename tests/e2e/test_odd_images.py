@@ -17,10 +17,10 @@ from lipsformer import load_predictor
 from lipsformer.images.open import ImageError, ImageLimits, open_image
 from lipsformer.images.rgb import to_rgb
 from lipsformer.images.samples import SAMPLES
+from tests.support.http.server import serving
 from tests.support.images.files import encode
 from tests.support.images.odd import FILE_NAMES, Odd, collection
 from tests.support.observed import settled, taken, verdict
-from tests.support.server import serving
 from tests.support.trained import Trained
 
 PHOTO = SAMPLES / "Kaiser.jpg"

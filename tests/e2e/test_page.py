@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from lipsformer import load_predictor
 from lipsformer.images.samples import SAMPLES
-from tests.support.browser import answer_with, card, choose, classified, drop, paste, watched_page
+from tests.support.http.browser import answer_with, card, choose, classified, drop, paste, watched_page
 from tests.support.trained import Trained
 
 pytestmark = pytest.mark.slow

@@ -15,8 +15,8 @@ from PIL import ExifTags, Image
 from playwright.sync_api import Browser, Error, Page, Route, expect
 
 from lipsformer.images.samples import SAMPLES
-from tests.support.browser import answer_with, card, choose, classified, watched_page
-from tests.support.server import KEY, Keyed
+from tests.support.http.browser import answer_with, card, choose, classified, watched_page
+from tests.support.http.server import KEY, Keyed
 
 pytestmark = pytest.mark.slow
 

@@ -15,10 +15,10 @@ from PIL import Image, ImageCms
 from lipsformer import load_checkpoint, load_predictor, save_checkpoint
 from lipsformer.export import ExportSettings, export_bundle, verify_bundle
 from lipsformer.images.samples import SAMPLES
+from tests.support.http.server import serving
 from tests.support.images.deep import deep_png
 from tests.support.images.files import encode
 from tests.support.images.profiles import ADOBE_RGB, DISPLAY_P3, SWAPPED, matrix_profile
-from tests.support.server import serving
 from tests.support.tiny_training import train_tiny
 from tests.support.trained import Trained
 

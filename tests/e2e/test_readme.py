@@ -15,7 +15,7 @@ import pytest
 
 from lipsformer import cli
 from lipsformer.images.samples import SAMPLES
-from tests.support.server import running
+from tests.support.http.server import running
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 ELSEWHERE = ("data", "serve")  # `make quickstart` downloads the photos; a separate test starts the server

@@ -19,7 +19,7 @@ from lipsformer.model.config import ModelConfig
 from lipsformer.model.factory import build_model
 from lipsformer.model.norm import CenterNorm
 from lipsformer.model.variants import VARIANTS
-from tests.support.small_models import CSWIN, PLAIN_CSWIN, PLAIN_SWIN, SWIN, scrambled, small_images
+from tests.support.models.small_models import CSWIN, PLAIN_CSWIN, PLAIN_SWIN, SWIN, scrambled, small_images
 
 EXACT = 1e-12
 SEEN = 1e-6

@@ -23,7 +23,7 @@ from lipsformer.inference.runtimes import Logits, Pixels, open_session
 from lipsformer.model.config import CSwinConfig, ModelConfig
 from lipsformer.model.factory import build_model
 from lipsformer.system.errors import InputError
-from tests.support.small_models import CSWIN, SWIN
+from tests.support.models.small_models import CSWIN, SWIN
 
 SIZE = 64
 FAMILIES = {

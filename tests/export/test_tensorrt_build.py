@@ -23,7 +23,7 @@ from lipsformer.inference.runtimes import tensorrt_library as nvidia
 from lipsformer.inference.runtimes.tensorrt_compat import PLATFORM, engine_fits
 from lipsformer.system.atomic import sha256_of
 from lipsformer.system.errors import GateError, InputError
-from tests.support import fake_tensorrt as fake
+from tests.support.models import fake_tensorrt as fake
 
 TESTS = Path(__file__).parents[1]
 CAST = helper.make_node("Cast", ["pixels"], ["floats"], to=TensorProto.FLOAT, name="cast")
@@ -160,7 +160,7 @@ def test_a_graph_that_no_export_wrote_is_refused(build: Any, graph: Path) -> Non
 @pytest.fixture
 def other_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Gives the building process a `tensorrt` that behaves as told."""
-    shutil.copy(TESTS / "support" / "fake_tensorrt.py", tmp_path / "tensorrt.py")
+    shutil.copy(TESTS / "support" / "models" / "fake_tensorrt.py", tmp_path / "tensorrt.py")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     return lambda **behavior: monkeypatch.setenv("FAKE_TENSORRT", json.dumps(behavior))
 

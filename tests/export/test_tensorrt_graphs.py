@@ -26,7 +26,7 @@ from lipsformer.model.blocks import LipsFormer
 from lipsformer.model.factory import build_model
 from lipsformer.model.variants import make_config
 from lipsformer.system.errors import GateError
-from tests.support.small_models import CSWIN, PLAIN_CSWIN, PLAIN_SWIN, SWIN
+from tests.support.models.small_models import CSWIN, PLAIN_CSWIN, PLAIN_SWIN, SWIN
 
 pytestmark = pytest.mark.slow
 

@@ -25,7 +25,7 @@ from lipsformer.inference.runtimes.tensorrt import TensorRtRuntime
 from lipsformer.inference.runtimes.tensorrt_compat import PLATFORM, engine_fits
 from lipsformer.inference.runtimes.tensorrt_library import reason
 from lipsformer.system.errors import GateError, InputError, LipsFormerError
-from tests.support import fake_tensorrt as fake
+from tests.support.models import fake_tensorrt as fake
 
 BUILT: dict[str, Any] = {
     "flavour": "tensorrt",

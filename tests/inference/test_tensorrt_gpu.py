@@ -27,7 +27,7 @@ from lipsformer.inference.runtimes.tensorrt import TensorRtRuntime
 from lipsformer.inference.runtimes.tensorrt_compat import engine_fits
 from lipsformer.model.factory import build_model
 from lipsformer.system.errors import GateError
-from tests.support.small_models import CSWIN, PLAIN_CSWIN, PLAIN_SWIN, SWIN
+from tests.support.models.small_models import CSWIN, PLAIN_CSWIN, PLAIN_SWIN, SWIN
 
 pytestmark = pytest.mark.gpu
 

@@ -18,7 +18,7 @@ from lipsformer.integrations.hub import push_to_hub
 from lipsformer.system.errors import InputError
 from lipsformer.train.initial_weights import StartingPoint
 from tests.support.command import Run
-from tests.support.hub_server import HubServer, hub_server
+from tests.support.http.hub_server import HubServer, hub_server
 from tests.support.trained import Trained
 
 # huggingface-hub 2.4 uploads with an argument that its HTTP client has deprecated.

@@ -23,7 +23,7 @@ def test_timm() -> None:
     if not FOLDER.is_dir() and importlib.util.find_spec("timm") is None:
         pytest.skip(f"pip install --no-deps --target {FOLDER} timm torchvision")
     paths = [str(ROOT), str(FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])]
-    plugins = ["-p", "no:cacheprovider", "-p", "tests.support.torchvision_operators"]
+    plugins = ["-p", "no:cacheprovider", "-p", "tests.support.models.torchvision_operators"]
     command = [sys.executable, "-m", "pytest", "-n", "0", *plugins, "tests/integrations/in_timm.py"]
     result = subprocess.run(
         command,

@@ -15,7 +15,7 @@ from lipsformer.model.init_weights import init_weights
 from lipsformer.train import load_recipe
 from lipsformer.train.optim.optimizers import build_optimizers
 from lipsformer.train.optim.param_groups import param_groups
-from tests.support.small_models import CSWIN, EQUAL, SWIN, disagreement, random_images, scrambled
+from tests.support.models.small_models import CSWIN, EQUAL, SWIN, disagreement, random_images, scrambled
 
 BASES: dict[str, ModelConfig] = {"swin": SWIN, "cswin": CSWIN}
 CHANGES: dict[str, dict[str, Any]] = {

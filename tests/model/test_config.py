@@ -19,7 +19,7 @@ from lipsformer.model.factory import build_model, create_model
 from lipsformer.model.variants import ALIASES, VARIANTS, make_config
 from lipsformer.system.errors import InputError
 from lipsformer.train import load_recipe
-from tests.support.small_models import CSWIN, SWIN
+from tests.support.models.small_models import CSWIN, SWIN
 
 FAR_TOO_LARGE = 10**400  # a whole number beyond the largest float
 

@@ -14,7 +14,7 @@ from lipsformer.model.blocks import conv_nhwc
 from lipsformer.model.config import ModelConfig
 from lipsformer.model.cswin import CrossShapedAttention, StripeAttention
 from lipsformer.model.windows import join_heads, split_heads, window_partition, window_reverse
-from tests.support.small_models import CSWIN, EQUAL, PLAIN_CSWIN, SEEN, disagreement, scrambled
+from tests.support.models.small_models import CSWIN, EQUAL, PLAIN_CSWIN, SEEN, disagreement, scrambled
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "rows and columns of several widths": {},

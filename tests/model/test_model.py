@@ -15,7 +15,7 @@ from lipsformer.model.flops import summarize
 from lipsformer.model.norm import CenterNorm
 from lipsformer.model.residual import drop_path_mask
 from lipsformer.model.spectral import spectral_norm
-from tests.support.small_models import CSWIN, PLAIN_CSWIN, PLAIN_SWIN, SWIN, random_images, scrambled
+from tests.support.models.small_models import CSWIN, PLAIN_CSWIN, PLAIN_SWIN, SWIN, random_images, scrambled
 
 FORMS = {"swin": SWIN, "cswin": CSWIN, "plain swin": PLAIN_SWIN, "plain cswin": PLAIN_CSWIN}
 each_form = pytest.mark.parametrize("config", FORMS.values(), ids=FORMS)

@@ -13,9 +13,9 @@ from lipsformer.model.config import SwinConfig
 from lipsformer.model.swin import LipsFormerSwin, WindowAttention
 from lipsformer.model.variants import VARIANTS
 from lipsformer.model.windows import window_partition, window_reverse
-from tests.support.dense_forward import dense_forward
-from tests.support.official_forward import official_forward
-from tests.support.small_models import EQUAL, PLAIN_SWIN, SEEN, SWIN, disagreement, scrambled
+from tests.support.models.dense_forward import dense_forward
+from tests.support.models.official_forward import official_forward
+from tests.support.models.small_models import EQUAL, PLAIN_SWIN, SEEN, SWIN, disagreement, scrambled
 
 MICRO = SwinConfig(
     image_size=64, window_size=4, embed_dim=32, depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8), num_classes=10

@@ -11,7 +11,7 @@ from lipsformer.model.attention import l2_normalize
 from lipsformer.model.config import ModelConfig
 from lipsformer.model.norm import CenterNorm
 from lipsformer.model.residual import PlainResidual, ResidualScale
-from tests.support.small_models import CSWIN, EQUAL, PLAIN_CSWIN, PLAIN_SWIN, SWIN, random_images, scrambled
+from tests.support.models.small_models import CSWIN, EQUAL, PLAIN_CSWIN, PLAIN_SWIN, SWIN, random_images, scrambled
 
 
 def random(*shape: int) -> Tensor:

@@ -19,7 +19,7 @@ from lipsformer.model.blocks import LipsFormer
 from lipsformer.model.variants import VARIANTS
 from lipsformer.train import load_recipe
 from lipsformer.train.optim.optimizers import build_optimizers
-from tests.support.small_models import small_images
+from tests.support.models.small_models import small_images
 
 CLASSES = tuple(f"kind {number}" for number in range(14))
 

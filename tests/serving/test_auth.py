@@ -12,7 +12,7 @@ from lipsformer.images.samples import SAMPLES
 from lipsformer.serving.http import auth as keys_module
 from lipsformer.serving.http.auth import KeyRing, given_keys
 from lipsformer.system.errors import InputError
-from tests.support.server import KEY, Keyed
+from tests.support.http.server import KEY, Keyed
 
 FIRST, SECOND = "first-key-0123456789", "second-key-0123456789"
 

@@ -18,8 +18,8 @@ from PIL import Image
 from lipsformer import load_predictor
 from lipsformer.bundle.manifest import read_manifest
 from lipsformer.images.samples import SAMPLES
+from tests.support.http.server import app_running
 from tests.support.images.files import png
-from tests.support.server import app_running
 from tests.support.trained import Trained
 
 PHOTO = SAMPLES / "Kaiser.jpg"

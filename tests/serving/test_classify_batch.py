@@ -14,7 +14,7 @@ from PIL import Image
 
 from lipsformer import load_predictor
 from lipsformer.images.samples import SAMPLES
-from tests.support.server import app_running
+from tests.support.http.server import app_running
 from tests.support.trained import Trained
 
 PHOTOS = sorted(SAMPLES.glob("*.jpg"))

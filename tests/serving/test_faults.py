@@ -27,7 +27,7 @@ from lipsformer.images.samples import SAMPLES
 from lipsformer.serving.bento.signals import on_hangup, remember_hangups
 from lipsformer.serving.observability import open_metrics
 from tests.serving.load_clients import TLS, asking
-from tests.support.server import app_running, serving
+from tests.support.http.server import app_running, serving
 from tests.support.trained import Trained
 
 PHOTO = SAMPLES / "Kaiser.jpg"

@@ -22,8 +22,8 @@ from lipsformer.images.samples import SAMPLES
 from lipsformer.serving.http.problems import REASONS
 from lipsformer.serving.openapi import describe_api
 from lipsformer.serving.settings import Settings
+from tests.support.http.server import KEY, Keyed
 from tests.support.images.odd import collection
-from tests.support.server import KEY, Keyed
 
 PHOTO = (SAMPLES / "Kaiser.jpg").read_bytes()
 MANUAL = (Path(__file__).parents[2] / "docs" / "api.md").read_text()

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from lipsformer.images.samples import SAMPLES
-from tests.support.server import App, app_running
+from tests.support.http.server import App, app_running
 from tests.support.trained import Trained
 
 PHOTO = (SAMPLES / "Kaiser.jpg").read_bytes()

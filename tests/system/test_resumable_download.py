@@ -11,7 +11,7 @@ from lipsformer.system import resumable_download as module
 from lipsformer.system.download import DownloadError
 from lipsformer.system.errors import InputError
 from lipsformer.system.resumable_download import download_resumable
-from tests.support.file_server import FileServer, file_server
+from tests.support.http.file_server import FileServer, file_server
 
 CONTENT = b"".join(number.to_bytes(3, "big") for number in range(100_000))
 LIMIT = 1_000_000

@@ -13,7 +13,7 @@ from PIL import Image, ImageCms, ImageEnhance, ImageFilter
 from lipsformer.datasets.check import check_dataset, write_check
 from lipsformer.datasets.options import DatasetOptions
 from lipsformer.images.samples import SAMPLES
-from tests.support.browser import browser, watched_page
+from tests.support.http.browser import browser, watched_page
 from tests.support.images.files import exif_orientation
 
 if TYPE_CHECKING:

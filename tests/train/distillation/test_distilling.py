@@ -26,7 +26,7 @@ from lipsformer.train.listeners.curves import plot_curves
 from lipsformer.train.metrics import EpochMetrics, EpochSums, StepMetrics
 from lipsformer.train.training import Training
 from tests.support.command import Run
-from tests.support.teachers import CLASSES_TABLE, write_classes, write_onnx
+from tests.support.models.teachers import CLASSES_TABLE, write_classes, write_onnx
 from tests.support.tiny_training import CLASSES, TINY, assert_same, contents, make_photos, states, train_tiny
 from tests.support.trained import Trained
 

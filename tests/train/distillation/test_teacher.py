@@ -16,7 +16,7 @@ from torch import nn
 from lipsformer import InputError, load_checkpoint, load_predictor
 from lipsformer.train.distillation.settings import Distillation, TeacherPreprocessing
 from lipsformer.train.distillation.teacher import Teacher, open_teacher
-from tests.support.teachers import CLASSES_TABLE, onnx_weights, write_classes, write_onnx
+from tests.support.models.teachers import CLASSES_TABLE, onnx_weights, write_classes, write_onnx
 from tests.support.trained import Trained
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ from lipsformer.model.blocks import LipsFormer
 from lipsformer.model.config import CSwinConfig, ModelConfig, SwinConfig
 from lipsformer.model.factory import build_model
 from lipsformer.model.variants import PLAIN
-from tests.support.dense_forward import dense_forward
+from tests.support.models.dense_forward import dense_forward
 
 __all__ = [
     "CSWIN",

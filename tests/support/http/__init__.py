@@ -1,0 +1,1 @@
+"""Servers that tests speak to, and clients that speak to ours."""

@@ -1,0 +1,1 @@
+"""Small networks, stand-ins for other libraries, and the official code's formulas."""
