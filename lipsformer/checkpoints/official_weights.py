@@ -105,11 +105,12 @@ def _check_kept(name: str, checkpoint: Path) -> None:
     """Checks what is kept under `name` since an earlier call, or was put there by hand."""
     from lipsformer.model.variants import make_config
 
-    from .checkpoint import read_header
+    from .header import open_checkpoint, parse_header
 
     remedy = "remove it to fetch the weights again" if checkpoint == _cached(name) else "put the right one there"
     try:
-        config = read_header(checkpoint).config
+        with open_checkpoint(checkpoint) as file:
+            config = parse_header(checkpoint, file).config
     except InputError as error:
         raise InputError(f"{name}: {error}; {remedy}") from None
     if config != make_config(OFFICIAL[name].variant):
