@@ -9,14 +9,15 @@ from typing import Any, Self
 from torch import Tensor
 
 from lipsformer.checkpoints.checkpoint import load_checkpoint
-from lipsformer.checkpoints.pretrained import is_trained
+from lipsformer.checkpoints.official_weights import OFFICIAL
+from lipsformer.checkpoints.pretrained import PRETRAINED, is_trained
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.model.blocks import LipsFormer
 from lipsformer.model.config import ModelConfig
 from lipsformer.model.factory import build_model
 from lipsformer.model.init_weights import init_weights
-from lipsformer.model.variants import make_config
-from lipsformer.system.errors import InputError
+from lipsformer.model.variants import ALIASES, VARIANTS, make_config
+from lipsformer.system.errors import InputError, suggest
 
 __all__ = ["StartingPoint"]
 
@@ -51,6 +52,9 @@ class StartingPoint:
         changes = dict(model)
         name = changes.pop("name")
         if not is_trained(name):
+            known = [*PRETRAINED, *OFFICIAL, *ALIASES, *VARIANTS]
+            if name not in known:
+                raise InputError(f"unknown model '{name}': {suggest(name, known)}")
             config = make_config(name, **changes)
             return cls(name=name, config=config, preprocessing=Preprocessing(image_size=config.image_size))
         checkpoint = load_checkpoint(name)

@@ -129,17 +129,17 @@ def _reason(error: BaseException) -> str:
 @contextlib.contextmanager
 def hub_progress() -> Iterator[None]:
     """Shows the progress bars of huggingface_hub on a terminal only, and never its warnings about retries."""
+    from huggingface_hub.utils.logging import get_verbosity, set_verbosity  # imported first: that sets the level
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     visible = sys.stderr.isatty() and not is_quiet()
-    logger = logging.getLogger("huggingface_hub")
-    before, level = are_progress_bars_disabled(), logger.level
-    logger.setLevel(logging.ERROR)
+    before, level = are_progress_bars_disabled(), get_verbosity()
+    set_verbosity(logging.ERROR)
     if not visible:
         disable_progress_bars()
     try:
         yield
     finally:
-        logger.setLevel(level)
+        set_verbosity(level)
         if not before:
             enable_progress_bars()

@@ -83,10 +83,11 @@ def fetch_official(name: str, sha256: str | None = None) -> FetchedWeights:
             if not checkpoint.is_file():
                 with _official_file(name, weights, checkpoint.parent) as source:
                     _admit(name, weights, source, checkpoint, sha256)
-    found = _pinned(checkpoint.parent) if checkpoint == _cached(name) else None
-    found = found or sha256_of(checkpoint)  # the user's own
+    _check_kept(name, checkpoint)
+    pinned = _pinned(checkpoint.parent) if checkpoint == _cached(name) else None
+    found = pinned or sha256_of(checkpoint)  # the user's own
     if sha256 is not None:
-        check_sha256(f"{name}: {weights.file_name}", found, sha256)
+        check_sha256(f"{name}: {weights.file_name if pinned else checkpoint}", found, sha256)
     return FetchedWeights(checkpoint=checkpoint, sha256=found)
 
 
@@ -98,6 +99,22 @@ def official_checkpoint(name: str) -> Path | None:
 
 def _cached(name: str) -> Path:
     return cache_folder() / "weights" / name / f"{name}.safetensors"
+
+
+def _check_kept(name: str, checkpoint: Path) -> None:
+    """Checks what is kept under `name` since an earlier call, or was put there by hand."""
+    from lipsformer.model.variants import make_config
+
+    from .header import open_checkpoint, parse_header
+
+    remedy = "remove it to fetch the weights again" if checkpoint == _cached(name) else "put the right one there"
+    try:
+        with open_checkpoint(checkpoint) as file:
+            config = parse_header(checkpoint, file).config
+    except InputError as error:
+        raise InputError(f"{name}: {error}; {remedy}") from None
+    if config != make_config(OFFICIAL[name].variant):
+        raise InputError(f"{name}: {checkpoint} is a different model; {remedy}")
 
 
 def check_sha256(what: str, found: str, demanded: str) -> None:

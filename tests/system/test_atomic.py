@@ -32,6 +32,11 @@ def test_a_file_appears_once_the_block_has_ended(tmp_path: Path) -> None:
     assert names(path.parent) == ["model.bin"]
 
 
+def test_a_file_that_cannot_be_hashed_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none: cannot be read \(No such file or directory\)"):
+        sha256_of(tmp_path / "none")
+
+
 def test_an_error_keeps_the_old_file_and_leaves_no_litter(tmp_path: Path) -> None:
     path = tmp_path / "model.bin"
     path.write_bytes(b"old")

@@ -12,22 +12,10 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from torch import Tensor
 
 from lipsformer.bundle.manifest import MANIFEST_NAME
+from lipsformer.system.atomic import sha256_of
 from lipsformer.system.errors import InputError
 
-__all__ = ["hash_file", "hash_model", "hash_weights", "read_graph"]
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file.
-
-    Raises:
-        InputError: if it cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+__all__ = ["hash_model", "hash_weights", "read_graph"]
 
 
 def hash_model(path: Path) -> str:
@@ -39,9 +27,9 @@ def hash_model(path: Path) -> str:
         InputError: if a file cannot be read.
     """
     if path.is_dir():
-        return hash_file(path / MANIFEST_NAME)
+        return sha256_of(path / MANIFEST_NAME)
     others = _external_files(path) if path.suffix == ".onnx" else []
-    hashes = [hash_file(file) for file in (path, *others)]
+    hashes = [sha256_of(file) for file in (path, *others)]
     return hashlib.sha256("".join(hashes).encode()).hexdigest() if others else hashes[0]
 
 
@@ -62,10 +50,13 @@ def read_graph(path: Path) -> onnx.ModelProto:
         InputError: if it is not an ONNX file.
     """
     try:
-        return onnx.load(path, load_external_data=False)
+        model = onnx.load(path, load_external_data=False)
     except Exception as error:  # noqa: BLE001 - protobuf's errors differ between its versions
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"{path}: not a readable ONNX file ({reason}); is the file whole?") from None
+    if not model.graph.node:  # an empty file is a valid message of protobuf
+        raise InputError(f"{path}: not a readable ONNX file (it has no graph); is the file whole?")
+    return model
 
 
 def _external_files(path: Path) -> list[Path]:

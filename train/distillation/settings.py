@@ -83,7 +83,7 @@ class Distillation:
         InputError: if a value is unknown, missing or invalid.
     """
 
-    teacher: str
+    teacher: Annotated[str, Field(min_length=1)]
     kind: Literal["logits", "features"] = "logits"
     weight: PositiveShare = 0.9
     temperature: Positive = 2.0

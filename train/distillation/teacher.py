@@ -15,9 +15,10 @@ from lipsformer.checkpoints.checkpoint import load_checkpoint
 from lipsformer.checkpoints.pretrained import resolve_model
 from lipsformer.inference.predictor import load_predictor
 from lipsformer.inference.runtimes import OnnxRuntime
+from lipsformer.system.atomic import sha256_of
 from lipsformer.system.errors import InputError
 
-from .hashes import hash_file, hash_model, hash_weights
+from .hashes import hash_model, hash_weights
 from .onnx_model import OnnxModel, is_exported
 from .settings import Distillation, TeacherPreprocessing
 from .timm_model import TIMM, load_timm
@@ -183,7 +184,7 @@ def _classes(table: TeacherPreprocessing) -> dict[str, Any]:
     if table.classes is None:
         return {}
     path = Path(table.classes)
-    return {"classes": read_classes(path), "classes_sha256": hash_file(path)}
+    return {"classes": read_classes(path), "classes_sha256": sha256_of(path)}
 
 
 def _check_hashes(settings: Distillation, teacher: Teacher) -> None:

@@ -67,7 +67,7 @@ def plot_curves(path: Path, history: Sequence[EpochMetrics], title: str) -> None
         _distillation(loss, history)
         _plot(accuracy, history, [epoch.train_top1 for epoch in history], [epoch.val_top1 for epoch in history])
         accuracy.set(title="Accuracy", ylabel="top-1")
-        accuracy.set_ylim(0, 1)
+        accuracy.set_ylim(0, 1.02)  # a point at 100% is drawn whole
         accuracy.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
         accuracy.plot(best.epoch, best.val_top1, "o", color=VALIDATION, markersize=7, markerfacecolor="white")
         _rates(rate, history)

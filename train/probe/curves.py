@@ -9,7 +9,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import NullFormatter, PercentFormatter
 
 from lipsformer.evaluation.report.text import NAMES_STYLE, any_script, fit, inches
 from lipsformer.system.plotting import ACCENT, PRIMARY, SECONDARY, save_figure
@@ -34,7 +34,7 @@ def plot_path(path: Path, points: Sequence[PathPoint], title: str, held_out: str
         _plot(loss, penalties, [point.train_loss for point in points], [point.held_out_loss for point in points])
         loss.set(title="Loss", ylabel="cross entropy (nats)")
         _plot(accuracy, penalties, [point.train_top1 for point in points], [point.held_out_top1 for point in points])
-        accuracy.set(title="Accuracy", ylabel="top-1", ylim=(0, 1))
+        accuracy.set(title="Accuracy", ylabel="top-1", ylim=(0, 1.02))
         accuracy.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
         for axes in (loss, accuracy):
             axes.axvline(best.penalty, color=ACCENT, linewidth=1.2, label="chosen")
@@ -46,4 +46,6 @@ def _plot(axes: Axes, penalties: Sequence[float], fitted: Sequence[float], held_
     axes.plot(penalties, fitted, ".-", color=SECONDARY, label="fitted", linewidth=1.8)
     axes.plot(penalties, held_out, ".-", color=PRIMARY, label="held out", linewidth=1.8)
     axes.set(xscale="log", xlabel="L2 penalty")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")  # matplotlib's are formulas, which names must not be
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.invert_xaxis()  # the path goes from strong to weak

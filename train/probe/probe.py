@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lipsformer.checkpoints.pretrained import is_trained
 from lipsformer.datasets.split_names import split_of
 from lipsformer.evaluation.predictions import Predictions
 from lipsformer.system import console
@@ -63,6 +64,8 @@ class Probe(Training):
             f"of {len(self.dataset.classes)} classes in {self._views(fit=True).count} views, validating on "
             f"{len(validation)} ({validation.name}), on {self.distributed.device.type}{many}"
         )
+        if not is_trained(self.recipe.model["name"]):
+            self._say(f"{self.recipe.model['name']} has no trained weights: these are the features of a random network")
         if self.note:
             self._say(self.note)
 
@@ -84,7 +87,8 @@ class Probe(Training):
         self._save_state()
         for features, use in ((train, "train"), (validation, "validate")):
             if not bool(features.readable.any()):
-                raise InputError(f"{self.dataset.root}: none of the images to {use} on can be read; see {UNREADABLE}")
+                listed = self.folder.path / UNREADABLE
+                raise InputError(f"{self.dataset.root}: none of the images to {use} on can be read; see {listed}")
         return train, validation
 
     def _check_stop(self, stop: StopRequest) -> None:

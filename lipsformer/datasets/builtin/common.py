@@ -81,9 +81,9 @@ def checked_sha256(path: Path, fix: str) -> str:
     Raises:
         InputError: if it cannot be read; the message ends with `fix`.
     """
+    if not path.exists():
+        raise InputError(f"{path}: no such file; {fix}")
     try:
         return sha256_of(path)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; {fix}") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); {fix}") from None
+    except InputError as error:
+        raise InputError(f"{error}; {fix}") from None

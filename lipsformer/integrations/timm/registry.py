@@ -11,6 +11,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import nn
 
 from lipsformer.checkpoints.checkpoint import read_header
+from lipsformer.checkpoints.official_weights import OFFICIAL
 from lipsformer.checkpoints.pretrained import resolve_model
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.model.config import STAGES, ModelConfig, SwinConfig
@@ -21,7 +22,7 @@ from .model import TimmLipsFormer, TimmLipsFormerCSwin, TimmLipsFormerSwin
 
 __all__ = ["default_cfgs"]
 
-OFFICIAL_URL = "https://github.com/cyh1112/LipsFormer/releases/download/checkpoint/lipsformer-swin-tiny.pth"
+OFFICIAL_URL = OFFICIAL["lipsformer_swin_tiny.in1k"].url
 TIMM_NAMES = {"image_size": "img_size", "drop_path": "drop_path_rate"}
 
 

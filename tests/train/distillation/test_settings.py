@@ -77,6 +77,7 @@ def test_a_hash_belongs_to_its_teacher(recipe: Recipe) -> None:
         ({"distillation.weight": 0}, "recipe: distillation: weight=0: it must be above 0"),
         ({"distillation.weight": 1.5}, "recipe: distillation: weight=1.5: it must be at most 1"),
         ({"distillation.temperature": 0.0}, "recipe: distillation: temperature=0.0: it must be above 0"),
+        ({"distillation.teacher": ""}, "recipe: distillation: teacher='': it must not be empty"),
         ({"distillation.kind": "both"}, "recipe: distillation: kind='both': use 'logits' or 'features'"),
         ({"distillation.kind": "features", "distillation.weight": 1.0}, "nothing would train the classifier"),
         ({"distillation.preprocessing.mean": [1, 2]}, "preprocessing: mean=[1, 2]: 3 or more entries are needed"),

@@ -99,6 +99,8 @@ def test_a_teacher_that_cannot_be_used_is_refused(tmp_path: Path, trained: Train
     (tmp_path / "text.onnx").write_text("no graph")
     assert "none.onnx: no such file or folder" in refusal(tmp_path / "none.onnx")
     assert "not a readable ONNX file" in refusal(tmp_path / "text.onnx", CLASSES_TABLE)
+    (tmp_path / "empty.onnx").touch()  # which protobuf takes for a message without any field
+    assert "it has no graph); is the file whole?" in refusal(tmp_path / "empty.onnx", CLASSES_TABLE)
     assert "say what it takes in the recipe's [distillation.preprocessing]" in refusal(path)
     assert "needs mean and std" in refusal(path, {"image_size": 16})
     assert "remove [distillation.preprocessing]" in refusal(trained.checkpoint, CLASSES_TABLE)

@@ -81,6 +81,24 @@ def test_the_head_for_raw_features_gives_the_same_logits(features: Features, sam
     assert raw.weight.abs().max() < 1e3  # the constant feature has none of it
 
 
+def test_a_channel_that_hardly_varies_gets_no_large_weight(features: Features, labels: np.ndarray) -> None:
+    """A fine-tuning that continues from the head would change the logits at its first step by as much."""
+    features.values[..., 2] = 0.7 + 1e-4 * features.values[..., 1]  # still separates classes
+    axes = Axes.of(features, CPU)
+    head = axes.head_before(fit_head(samples_of(features, labels, CLASSES, axes, balanced=False), 1e-4))
+    others = head.weight[:, [0, 1, 3, 4, 5]]
+    assert head.weight[:, 2].abs().max() < others.abs().max()
+
+
+def test_constant_features_alone_give_a_finite_head(labels: np.ndarray) -> None:
+    rounding = 1e-7 * torch.randn(IMAGES, VIEWS, CHANNELS, generator=torch.Generator().manual_seed(0))
+    values = 0.7 * (1 + rounding)
+    constant = Features(values=values, readable=torch.ones(IMAGES, dtype=torch.bool))
+    axes = Axes.of(constant, CPU)
+    head = axes.head_before(fit_head(samples_of(constant, labels, CLASSES, axes, balanced=False), 1e-2))
+    assert head.weight.abs().max() < 1e-3
+
+
 def test_features_along_the_axes_are_uncorrelated(samples: Samples) -> None:
     covariance = samples.features.T @ samples.features / len(samples.features)
     torch.testing.assert_close(covariance, samples.variances.diag(), atol=1e-9, rtol=0)
