@@ -64,7 +64,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if server.etag:
             headers["ETag"] = server.etag
         self.answer(206 if start else 200, {**headers, **server.headers})
-        self.wfile.write(rest[: server.cuts.pop(0)] if server.cuts else rest)
+        with contextlib.suppress(ConnectionError):  # a client that refuses what comes closes the connection
+            self.wfile.write(rest[: server.cuts.pop(0)] if server.cuts else rest)
 
     def answer(self, status: int, headers: Mapping[str, str]) -> None:
         self.send_response(status)
