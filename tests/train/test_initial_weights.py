@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lipsformer import InputError, load_checkpoint
-from lipsformer.checkpoints import checkpoint as checkpoints
+from lipsformer.checkpoints import header
 from lipsformer.train import Recipe, run_training
 from lipsformer.train.initial_weights import StartingPoint
 from tests.support.tiny_training import contents, make_photos, train_tiny
@@ -77,7 +77,7 @@ def test_a_training_opens_its_checkpoint_once_and_builds_one_recipe(
     photos: Path, tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened, built = [], []
-    safe_open, init = checkpoints.safe_open, Recipe.__init__
+    safe_open, init = header.safe_open, Recipe.__init__
 
     def counted_open(path: Path, framework: str) -> Any:
         opened.append(path)
@@ -87,7 +87,7 @@ def test_a_training_opens_its_checkpoint_once_and_builds_one_recipe(
         built.append(values["model"]["name"])
         init(self, **values)
 
-    monkeypatch.setattr(checkpoints, "safe_open", counted_open)
+    monkeypatch.setattr(header, "safe_open", counted_open)
     monkeypatch.setattr(Recipe, "__init__", counted_init)
     tune(photos, checkpoint, tmp_path / "run", "model.drop_path=0.1")
     assert opened == [checkpoint]

@@ -170,7 +170,11 @@ def test_stopped_grid_resumes_to_the_same_numbers(
     photos: Path, finished: Path, tmp_path: Path, stop: signal.Signals, rates: str
 ) -> None:
     output = tmp_path / "grid"
-    process = subprocess.Popen(command(photos, output, rates), start_new_session=True)
+    process = subprocess.Popen(
+        command(photos, output, rates),
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
     deadline = time.monotonic() + 120
     while not list(output.glob("runs/*/run/state-*[!0].safetensors")) and time.monotonic() < deadline:
         time.sleep(0.005)
