@@ -37,6 +37,9 @@ class DistributedContext:
     world_size: int
     device: torch.device
 
+    def __str__(self) -> str:
+        return self.device.type + (f" x {self.world_size}" if self.world_size > 1 else "")
+
     @property
     def is_main(self) -> bool:
         """Whether this is rank 0, which prints and writes."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from lipsformer.train.data.rng import Stream, seed_torch
 from lipsformer.train.distillation.distiller import Distiller
 from lipsformer.train.distillation.student import Student, train_projection
@@ -35,12 +33,11 @@ def initial_state(
     Raises:
         InputError: if the weights of `start` do not fit its configuration.
     """
-    dtype = torch.float64 if recipe.precision == "float64" else None
     seed_torch(recipe.seed, Stream.WEIGHTS)
-    model = start.build_model(classes).to(distributed.device, dtype)
+    model = start.build_model(classes).to(distributed.device, recipe.dtype)
     model.grad_checkpointing = recipe.grad_checkpointing
     freeze_stages(model, recipe.freeze)
-    student = None if distiller is None else Student(model, distiller.features).to(distributed.device, dtype)
+    student = None if distiller is None else Student(model, distiller.features).to(distributed.device, recipe.dtype)
     network = distributed.wrap(student or model)
     average = average_weights(model, recipe.ema_decay).eval()
     if recipe.compile:

@@ -172,6 +172,11 @@ class Recipe:
         names = [name for name in changed if name not in (*WITHOUT_EFFECT, *moved)]
         return [f"{name} was {_toml(before.get(name))}, is {_toml(after.get(name))}" for name in names]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights and their gradients."""
+        return torch.float64 if self.precision == "float64" else torch.float32
+
     def autocasts(self, device: torch.device) -> bool:
         """Whether matrix products and convolutions are computed in bfloat16 on `device`."""
         if self.precision == "auto":

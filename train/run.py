@@ -7,9 +7,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from lipsformer.datasets import DatasetOptions, ImageDataset, check_output, open_dataset
 from lipsformer.evaluation.report.write import CLASSES
@@ -18,7 +16,6 @@ from lipsformer.system import console
 from lipsformer.system.errors import InputError, LipsFormerError
 from lipsformer.train.data.pixel_range import measure_pixel_range
 from lipsformer.train.distillation.distiller import Distiller, TeacherError
-from lipsformer.train.distillation.teacher import Teacher, open_teacher
 from lipsformer.train.listeners import make_listeners
 from lipsformer.train.probe import Probe, check_method
 
@@ -30,6 +27,9 @@ from .run_folder import BEST, LAST, UNREADABLE, RunFolder
 from .signals import stop_on_signals
 from .state import SavedState, fingerprint, read_state
 from .training import Training
+
+if TYPE_CHECKING:
+    from lipsformer.train.distillation.teacher import Teacher
 
 __all__ = ["open_run", "run_training"]
 
@@ -158,8 +158,9 @@ def _open_teacher(
         raise InputError(f"--teacher {settings.teacher}: lies in the --output folder {folder.path}; choose another one")
     if before is not None and before.teacher == settings.teacher and settings.sha256 is None:
         settings = dataclasses.replace(settings, sha256=before.sha256)
-    dtype = torch.float64 if recipe.precision == "float64" else torch.float32
-    teacher = open_teacher(settings, distributed.device, dtype)
+    from lipsformer.train.distillation.teacher import open_teacher
+
+    teacher = open_teacher(settings, distributed.device, recipe.dtype)
     distributed.check_same(f"{teacher.sha256} {teacher.classes_sha256}", f"the teacher {settings.teacher}")
     table = settings.preprocessing and dataclasses.replace(
         settings.preprocessing, classes_sha256=teacher.classes_sha256

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from lipsformer.checkpoints.save import save_checkpoint
 from lipsformer.datasets import DatasetOptions, ImageDataset
@@ -84,9 +83,7 @@ class Training:
             recipe=recipe,
             distributed=distributed,
             sampler=sampler,
-            normalize=PixelNormalize(preprocessing).to(
-                distributed.device, torch.float64 if recipe.precision == "float64" else None
-            ),
+            normalize=PixelNormalize(preprocessing).to(distributed.device, recipe.dtype),
             augmentation=Augmentation(
                 rand_augment=recipe.rand_augment,
                 mixup=recipe.mixup,
@@ -180,12 +177,11 @@ class Training:
     def _introduce(self) -> None:
         train, validation = self.dataset.train, self.dataset.validation
         parameters = sum(parameter.numel() for parameter in self.state.model.parameters())
-        many = f" x {self.distributed.world_size}" if self.distributed.world_size > 1 else ""
         self._say(
             f"training {self.recipe.model['name']}, {parameters / 1e6:.1f} M parameters, "
             f"{self.preprocessing.image_size} px, on {len(train)} images of {len(self.dataset.classes)} classes, "
             f"validating on {len(validation)} ({validation.name}): {self.recipe.epochs} epochs of "
-            f"{self.context.sampler.steps_per_epoch} steps on {self.distributed.device.type}{many}"
+            f"{self.context.sampler.steps_per_epoch} steps on {self.distributed}"
         )
         if self.context.distiller is not None:
             self._say(str(self.context.distiller))

@@ -15,6 +15,7 @@ from lipsformer.datasets.shards import remote_shards as remote
 from lipsformer.system import download as download_module
 from lipsformer.system.download import DownloadError, download
 from lipsformer.system.errors import InputError
+from tests.support.http.running import running
 from tests.support.shards import members, write_shard
 
 
@@ -60,14 +61,8 @@ def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         {f"/shards/{n}.tar": write_shard(made / f"{n}.tar", content).read_bytes() for n, content in shards.items()},
     )
     monkeypatch.setenv("LIPSFORMER_CACHE", str(tmp_path / "cache"))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join(10)
-    assert not thread.is_alive()
+    with running(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as url:
+        yield url
 
 
 PATTERN = "/shards/{train-{000..001},val-000}.tar"

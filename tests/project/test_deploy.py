@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from lipsformer import InputError
 from lipsformer.serving.http.auth import KeyRing
 from lipsformer.serving.launch import DRAIN_SECONDS
 from lipsformer.serving.settings import Settings
+from tests.support.http.running import running
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -141,13 +141,9 @@ def test_the_health_check_of_compose_tells_ready_from_not(status: int) -> None:
 
     _, *command = resources(DEPLOY / "compose.yaml")["services"]["server"]["healthcheck"]["test"]
     assert command[0] == "python"  # there is no curl in the image
-    with http.server.HTTPServer(("127.0.0.1", 0), Stub) as stub:
-        thread = threading.Thread(target=stub.serve_forever)
-        thread.start()
+    with running(stub := http.server.HTTPServer(("127.0.0.1", 0), Stub)):
         code = command[2].replace(":3000/", f":{stub.server_port}/")
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
-        stub.shutdown()
-        thread.join()
     assert (done.returncode == 0) == (status == 200)
 
 

@@ -224,6 +224,14 @@ def test_pytorchs_compiler_is_not_imported_to_load_a_checkpoint(model: str, tmp_
     assert result.stdout.strip() == "['torch']"
 
 
+def test_a_training_without_a_teacher_imports_no_runtime() -> None:
+    script = (
+        "import sys, lipsformer.train; print(sorted({'onnx', 'onnxruntime', 'tensorrt', 'timm'} & sys.modules.keys()))"
+    )
+    result = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
 def test_every_public_name_can_be_had() -> None:
     import lipsformer
 

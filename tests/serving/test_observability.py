@@ -25,6 +25,7 @@ from lipsformer.serving.observability.background import Background
 from lipsformer.serving.observability.logs import access_fields, configure_logs
 from lipsformer.serving.observability.tracing import open_tracer
 from lipsformer.system.errors import InputError
+from tests.support.http.running import running
 
 FORGED = "\n2026-01-01T00:00:00.000Z error forged\r\x1b[2J\x9b31m\u2028\u202e\x00\ud800"
 WORKER = """
@@ -343,11 +344,9 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Collector]]:
     """A collector that the environment names."""
     Collector.spans.clear()
     Collector.resources.clear()
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}")
+    with running(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Collector)) as url:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
         yield Collector
-        server.shutdown()
 
 
 def traced(record: RequestRecord) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from lipsformer import load_checkpoint
 from tests.support.nursery import Nursery
-from tests.support.tiny_training import TIMINGS, TINY, make_photos, states, train_tiny
+from tests.support.tiny_training import TIMINGS, TINY, states, train_tiny
 
 pytestmark = pytest.mark.slow
 
@@ -32,11 +32,6 @@ SETTINGS = (
     "precision=float64",
 )
 STEPS = 16
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_photos(tmp_path_factory.mktemp("photos") / "photos")
 
 
 @pytest.fixture(scope="module")

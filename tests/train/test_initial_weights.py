@@ -13,15 +13,10 @@ from lipsformer import InputError, load_checkpoint
 from lipsformer.checkpoints import header
 from lipsformer.train import Recipe, run_training
 from lipsformer.train.initial_weights import StartingPoint
-from tests.support.tiny_training import contents, make_photos, train_tiny
+from tests.support.tiny_training import contents, train_tiny
 from tests.support.trained import write_checkpoint
 
 FINE_TUNING = ("batch_size=6", "workers=0", "ema_decay=0.5")
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_photos(tmp_path_factory.mktemp("photos") / "photos")
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import pytest
 from lipsformer import InputError
 from lipsformer.train import run_folder
 from tests.support.nursery import Nursery
-from tests.support.tiny_training import TINY, assert_same, make_photos, states, train_tiny
+from tests.support.tiny_training import TINY, assert_same, states, train_tiny
 
 KILLS = 20
 EPOCHS = 4
@@ -27,11 +27,6 @@ def start(nursery: Nursery, data: Path, output: Path, *overrides: str) -> int:
     settings = [f"--set={override}" for override in (*TINY, *overrides)]
     words = ["train", data, f"--output={output}", f"--epochs={EPOCHS}", *settings]
     return nursery.start(words, Path(f"{output}.log"))
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_photos(tmp_path_factory.mktemp("photos") / "photos")
 
 
 @pytest.fixture(scope="module")

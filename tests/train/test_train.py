@@ -27,11 +27,6 @@ from tests.support.tiny_training import CLASSES, assert_same, contents, make_pho
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_photos(tmp_path_factory.mktemp("photos") / "photos")
-
-
-@pytest.fixture(scope="module")
 def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uninterrupted run."""
     output = tmp_path_factory.mktemp("finished") / "run"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +16,10 @@ from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.system.errors import InputError
 
 from .settings import Distillation
-from .teacher import Teacher
 from .view import TeacherView
+
+if TYPE_CHECKING:  # its runtimes and ONNX are imported only to open one
+    from .teacher import Teacher
 
 __all__ = ["Distiller", "TeacherError"]
 

@@ -58,11 +58,10 @@ class Probe(Training):
 
     def _introduce(self) -> None:
         train, validation = self.dataset.train, self.dataset.validation
-        many = f" x {self.distributed.world_size}" if self.distributed.world_size > 1 else ""
         self._say(
             f"linear probe of {self.recipe.model['name']}, {self.preprocessing.image_size} px, on {len(train)} images "
             f"of {len(self.dataset.classes)} classes in {self._views(fit=True).count} views, validating on "
-            f"{len(validation)} ({validation.name}), on {self.distributed.device.type}{many}"
+            f"{len(validation)} ({validation.name}), on {self.distributed}"
         )
         if not is_trained(self.recipe.model["name"]):
             self._say(f"{self.recipe.model['name']} has no trained weights: these are the features of a random network")

@@ -22,7 +22,6 @@ from .model import TimmLipsFormer, TimmLipsFormerCSwin, TimmLipsFormerSwin
 
 __all__ = ["default_cfgs"]
 
-OFFICIAL_URL = OFFICIAL["lipsformer_swin_tiny.in1k"].url
 TIMM_NAMES = {"image_size": "img_size", "drop_path": "drop_path_rate"}
 
 
@@ -69,8 +68,9 @@ def create(
     """What `timm.create_model` calls for variant `name`; official weights are fetched and converted by LipsFormer."""
     overlay = dict(pretrained_cfg_overlay or {})
     cfg = resolve_pretrained_cfg(name, pretrained_cfg, overlay)
-    if pretrained and cfg.url == OFFICIAL_URL and not cfg.file:
-        overlay["file"] = str(resolve_model(f"{cfg.architecture}.{cfg.tag}"))
+    official = OFFICIAL.get(weights := f"{cfg.architecture}.{cfg.tag}")
+    if pretrained and official is not None and cfg.url == official.url and not cfg.file:
+        overlay["file"] = str(resolve_model(weights))
     model: nn.Module = build_model_with_cfg(
         functools.partial(build_network, name),
         name,
@@ -113,7 +113,8 @@ def all_cfgs() -> dict[str, dict[str, Any]]:
     for name in (*VARIANTS, *ALIASES):
         config = make_config(name)
         cfgs[name] = data_config(config, Preprocessing(image_size=config.image_size))
-    cfgs["lipsformer_swin_tiny.in1k"] = {**cfgs.pop("lipsformer_swin_tiny"), "url": OFFICIAL_URL}
+    for name, weights in OFFICIAL.items():
+        cfgs[name] = {**cfgs.pop(weights.variant), "url": weights.url}
     for name in ("lipsformer_cswin_nano", "lipsformer_nano"):
         cfgs.pop(name)
         cfgs[f"{name}.cifar10"] = weights_config("lipsformer_cifar10")

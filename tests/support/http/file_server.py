@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import http.server
-import threading
 from collections.abc import Iterator, Mapping
+
+from .running import running
 
 __all__ = ["FileServer", "file_server"]
 
@@ -80,12 +81,5 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def file_server() -> Iterator[FileServer]:
     """A running server."""
-    with FileServer() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join(10)
-            assert not thread.is_alive()
+    with running(server := FileServer()):
+        yield server

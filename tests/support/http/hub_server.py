@@ -8,7 +8,6 @@ import hashlib
 import http.server
 import json
 import re
-import threading
 import time
 import types
 import urllib.parse
@@ -16,6 +15,8 @@ from collections.abc import Iterator, Mapping
 
 import huggingface_hub.constants
 import pytest
+
+from .running import running
 
 __all__ = ["HubServer", "hub_server"]
 
@@ -194,7 +195,7 @@ def _oid(files: Files) -> str:
 def hub_server(cache: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     """A running server that huggingface-hub speaks to in this process, with its cache in the folder `cache`."""
     constants = huggingface_hub.constants
-    with HubServer() as server:
+    with running(server := HubServer()):
         for name, value in {
             "ENDPOINT": server.url,
             "HUGGINGFACE_CO_URL_TEMPLATE": server.url + "/{repo_id}/resolve/{revision}/{filename}",
@@ -209,11 +210,4 @@ def hub_server(cache: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServe
         monkeypatch.setattr(
             "huggingface_hub.utils._http.time", types.SimpleNamespace(sleep=lambda _: None, time=time.time)
         )
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join(10)
-            assert not thread.is_alive()
+        yield server

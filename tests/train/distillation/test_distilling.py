@@ -27,15 +27,10 @@ from lipsformer.train.metrics import EpochMetrics, EpochSums, StepMetrics
 from lipsformer.train.training import Training
 from tests.support.command import Run
 from tests.support.models.teachers import CLASSES_TABLE, write_classes, write_onnx
-from tests.support.tiny_training import CLASSES, TINY, assert_same, contents, make_photos, states, train_tiny
+from tests.support.tiny_training import CLASSES, TINY, assert_same, contents, states, train_tiny
 from tests.support.trained import Trained
 
 MIXED = ("mixup=0.8", "cutmix=1.0", "rand_augment=9", "random_erasing=0.25")
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_photos(tmp_path_factory.mktemp("photos") / "photos")
 
 
 def distill(photos: Path, output: Path, teacher: Path | str, *overrides: str, **options: Any) -> Path:

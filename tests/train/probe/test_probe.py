@@ -33,17 +33,12 @@ from lipsformer.train.probe import probe as probe_module
 from lipsformer.train.probe.features import Views, compute_features
 from lipsformer.train.signals import StoppedError, StopRequest
 from lipsformer.train.stability.grid import measure_stability
-from tests.support.tiny_training import CLASSES, TINY, blank_plots, make_photos, one_thread
+from tests.support.tiny_training import CLASSES, TINY, blank_plots, one_thread
 
 # What a probe takes of the tiny training, and few views in a batch, so that there are several batches.
 TINY_PROBE = (*(text for text in TINY if text.startswith(("model.", "workers"))), "batch_size=10", "crops=2")
 FILES = {"best.safetensors", "classes.md", "confusion.png", "curves.png", "last.safetensors", "metrics.jsonl"}
 FILES |= {"mistakes.png", "recipe.toml", "state-000000000.safetensors", "state-000000001.safetensors"}
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_photos(tmp_path_factory.mktemp("photos") / "photos")
 
 
 @pytest.fixture(scope="module")
