@@ -43,7 +43,18 @@ def test_every_way_to_the_gradient_of_the_weights(
     x, grad = (torch.randn(5, 6, *size, dtype=torch.float64) for _ in range(2))
     weight = torch.zeros(6, 1, kernel, kernel, dtype=torch.float64, requires_grad=True)
     (expected,) = torch.autograd.grad(F.conv2d(x, weight, padding=kernel // 2, groups=6), weight, grad)
-    torch.testing.assert_close(gradient(x, grad, kernel), expected, rtol=1e-12, atol=1e-12)
+    found = gradient(x, grad, kernel)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    assert found.stride() == weight.stride()  # or DistributedDataParallel warns
+
+
+@pytest.mark.parametrize("side", [8, 16, 24])
+def test_gradients_have_the_strides_of_the_weights(side: int) -> None:
+    layer = DepthwiseConv2d(32, 7)
+    x = torch.randn(4, 32, side, side).contiguous(memory_format=torch.channels_last)
+    layer(x).sum().backward()
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.stride() == layer.weight.stride()
 
 
 def test_has_the_gradients_of_its_output() -> None:

@@ -14,6 +14,7 @@ from lipsformer.model.factory import build_model
 from lipsformer.model.variants import make_config
 from lipsformer.train import load_recipe
 from lipsformer.train.optim.ema import average_weights
+from lipsformer.train.optim.muon import Muon
 from lipsformer.train.optim.optimizers import build_optimizers
 from lipsformer.train.optim.param_groups import freeze_stages, param_groups
 from lipsformer.train.optim.schedule import learning_rate
@@ -83,6 +84,29 @@ def test_muon_steps_the_matrices_of_the_blocks_and_adamw_the_rest(model: LipsFor
         for name in by[1]
     )
     assert len(by[1]) == 4 * sum(model.config.depths)
+
+
+@pytest.mark.parametrize("shape", [(8, 24), (24, 8), (8, 8)])
+def test_muon_on_a_cpu_takes_the_steps_of_torch_in_float32(shape: tuple[int, int]) -> None:
+    # torch 2.13's own rounds to bfloat16, 8 bits, in each of the 5 iterations; on this CPU ours rounds to float32
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = ([nn.Parameter(torch.ones(shape)) for _ in range(3)] for _ in range(2))
+    groups = [{"params": ours, "weight_decay": 0.05}]
+    steppers = [
+        Muon(groups, lr=0.1),
+        torch.optim.Muon(theirs, lr=0.1, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+    ]
+    for _ in range(4):
+        for own, other in zip(ours, theirs, strict=True):
+            own.grad = torch.randn(shape, generator=generator)
+            other.grad = own.grad.clone()
+        for stepper in steppers:
+            stepper.step()
+    for own, other in zip(ours, theirs, strict=True):
+        apart, moved = (own - other).detach().norm(), (other - 1).detach().norm()
+        assert 0 < float(apart) < 0.02 * float(moved)
+    singular = torch.linalg.svdvals(Muon._orthogonalize(torch.randn((2, *shape), generator=generator), groups[0]))
+    assert 0.5 < float(singular.min()) <= float(singular.max()) < 1.3
 
 
 def test_average_forgets_the_initial_weights_in_a_short_run() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from lipsformer.model.blocks import LipsFormer
 from lipsformer.train.recipe import Recipe
 
+from .muon import Muon
 from .param_groups import param_groups
 
 __all__ = ["Optimizers", "build_optimizers"]
@@ -72,5 +73,5 @@ def build_optimizers(model: LipsFormer, recipe: Recipe) -> Optimizers:
         torch.optim.AdamW(adamw, lr=recipe.peak_rate, betas=recipe.betas, fused=True)
     ]
     if muon:
-        members.append(torch.optim.Muon(muon, lr=recipe.peak_rate, adjust_lr_fn="match_rms_adamw"))
+        members.append(Muon(muon, lr=recipe.peak_rate))
     return Optimizers(tuple(members))
