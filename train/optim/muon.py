@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,28 +22,24 @@ class Muon(torch.optim.Muon):
         super().__init__(groups, lr=lr, adjust_lr_fn="match_rms_adamw")
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self) -> None:  # type: ignore[override]  # without a closure, as a training calls it
         """Updates the weights (A, B) from their gradients."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
         for group in self.param_groups:
-            of_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
+            of_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    of_shape[parameter.shape].append(parameter)
-            for shape, parameters in of_shape.items():
-                updates = self._orthogonalize(torch.stack([self._momentum(each, group) for each in parameters]), group)
+                    momentum = self._momentum(parameter, parameter.grad, group)
+                    of_shape[parameter.shape].append((parameter, momentum))
+            for shape, pairs in of_shape.items():
+                parameters, momenta = zip(*pairs, strict=True)
+                updates = self._orthogonalize(torch.stack(momenta), group)
                 size = group["lr"] * 0.2 * max(shape) ** 0.5
-                for parameter, update in zip(parameters, updates.unbind(), strict=True):
+                for parameter, update in zip(parameters, updates, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-size)
-        return loss
 
-    def _momentum(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
+    def _momentum(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
         """The gradient with Nesterov momentum."""
-        state, gradient = self.state[parameter], parameter.grad
-        assert gradient is not None
+        state = self.state[parameter]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(gradient)
         average = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
