@@ -47,10 +47,18 @@ class Head:
         return features @ self.weight.T + self.bias
 
 
-def fit_head(samples: Samples, penalty: float, *, label_smoothing: float = 0.0, start: Head | None = None) -> Head:
+def fit_head(
+    samples: Samples,
+    penalty: float,
+    *,
+    label_smoothing: float = 0.0,
+    start: Head | None = None,
+    largest_gradient: float = LARGEST_GRADIENT,
+) -> Head:
     """The head with the least weighted cross entropy + `penalty` / 2 * sum of the squared weights.
 
-    The problem is strictly convex, so `start` changes the time and not the result. By L-BFGS with a strong Wolfe line
+    The problem is strictly convex, so `start` changes the time and not the result. No entry of the gradient is above
+    `largest_gradient` at the end. By L-BFGS with a strong Wolfe line
     search (Nocedal and Wright, chapter 7), on weights divided by about the root of the curvature along each feature.
     """
     features = samples.features
@@ -62,7 +70,7 @@ def fit_head(samples: Samples, penalty: float, *, label_smoothing: float = 0.0, 
         parameters,
         max_iter=MAX_ITERATIONS,
         max_eval=2 * MAX_ITERATIONS,
-        tolerance_grad=LARGEST_GRADIENT,
+        tolerance_grad=largest_gradient,
         tolerance_change=0.0,
         history_size=20,
         line_search_fn="strong_wolfe",
@@ -84,5 +92,5 @@ def fit_head(samples: Samples, penalty: float, *, label_smoothing: float = 0.0, 
         weight=scales * weight.detach(),
         bias=bias.detach(),
         iterations=int(optimizer.state[weight]["n_iter"]),
-        converged=largest <= LARGEST_GRADIENT,
+        converged=largest <= largest_gradient,
     )
