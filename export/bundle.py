@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from lipsformer.bundle.acceptance import ACCEPTANCE_NAME
 from lipsformer.bundle.manifest import BundleFile, Manifest
 from lipsformer.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from lipsformer.checkpoints.pretrained import resolve_model
@@ -78,6 +79,9 @@ def export_bundle(checkpoint: Path, output: Path, settings: ExportSettings | Non
         reports = ParityReport(reference=gate.reference, files=gate.checked).write(draft)
         gate.kept().save(draft / REFERENCE_NAME)
         files = gate.files + [BundleFile.describe(path, "report") for path in (*reports, draft / REFERENCE_NAME)]
+        if loaded.acceptance is not None:
+            (draft / ACCEPTANCE_NAME).write_bytes(loaded.acceptance.to_bytes())
+            files.append(BundleFile.describe(draft / ACCEPTANCE_NAME, "acceptance"))
         manifest = Manifest(
             model=loaded.config.to_dict(),
             classes=loaded.classes,
@@ -86,6 +90,7 @@ def export_bundle(checkpoint: Path, output: Path, settings: ExportSettings | Non
             files=tuple(files),
             checkpoint_sha256=sha256_of(checkpoint),
             metrics=loaded.metrics,
+            temperature=loaded.temperature,
             versions=installed_versions(PACKAGES),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )

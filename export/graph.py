@@ -1,7 +1,8 @@
-"""The ONNX graph of a checkpoint: uint8 NHWC pixels in, float32 logits out, any batch size."""
+"""The ONNX graph of a checkpoint: uint8 NHWC pixels in, float32 logits and features out, any batch size."""
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -12,35 +13,39 @@ from torch import Tensor, nn
 from lipsformer.checkpoints.checkpoint import Checkpoint
 from lipsformer.export.folding.network import fold as fold_network
 from lipsformer.export.tracing.trace import trace
-from lipsformer.inference.runtimes import INPUT_NAME, ONNX_METADATA_KEY, OUTPUT_NAME
+from lipsformer.inference.runtimes import FEATURES_NAME, INPUT_NAME, LOGITS_NAME, ONNX_METADATA_KEY
 from lipsformer.model.pixel_norm import PixelNormalize
 from lipsformer.system.errors import InputError
 
-__all__ = ["PixelsToLogits", "build_graph"]
+__all__ = ["PixelsToOutputs", "build_graph"]
 
 OPSET = 20  # the first with a Gelu operator; below it every GELU is a chain of five
 
 
-class PixelsToLogits(nn.Module):
-    """A checkpoint's model as it was trained, with the normalization in front: uint8 (B, S, S, 3) to float32 (B, K)."""
+class PixelsToOutputs(nn.Module):
+    """A checkpoint's calibrated model, not folded, with the normalization in front.
+
+    Maps uint8 (B, S, S, 3) to float32 logits (B, K) and features (B, C).
+    """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__()
         self.normalize = PixelNormalize(checkpoint.preprocessing)
-        self.model = checkpoint.model
+        self.model = checkpoint.calibrated()
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        logits: Tensor = self.model(self.normalize(pixels))
-        return logits
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.model.forward_features(self.normalize(pixels))
+        return self.model.head(features), features
 
 
 def build_graph(
     checkpoint: Checkpoint, *, max_batch: int, precision: str = "fp32", fold: bool = True
 ) -> onnx.ModelProto:
-    """Export the checkpoint to ONNX: `pixels` uint8 (batch, S, S, 3) to `logits` float32 (batch, K), batch dynamic.
+    """Export the checkpoint to ONNX: `pixels` uint8 (batch, S, S, 3) to float32 `logits` (batch, K) and `features`
+    (batch, C), batch dynamic.
 
-    The graph includes the normalization. Its metadata holds class names, preprocessing, precision and `max_batch`, for
-    tools that have only the file.
+    The graph includes the normalization and the temperature. Its metadata holds class names, preprocessing, precision,
+    `max_batch`, and by which rule answers are accepted, for tools that have only the file.
 
     Args:
         checkpoint: the trained model.
@@ -56,7 +61,7 @@ def build_graph(
         _network(checkpoint, precision, fold),
         torch.zeros(1, size, size, 3, dtype=torch.uint8),
         input_name=INPUT_NAME,
-        output_name=OUTPUT_NAME,
+        output_names=(LOGITS_NAME, FEATURES_NAME),
         opset=OPSET,
     )
     metadata: dict[str, Any] = {
@@ -65,7 +70,10 @@ def build_graph(
         "preprocessing": checkpoint.preprocessing.to_dict(),
         "max_batch": max_batch,
         "precision": precision,
+        "temperature": checkpoint.temperature,
     }
+    if checkpoint.acceptance is not None:
+        metadata["acceptance"] = base64.b64encode(checkpoint.acceptance.to_bytes()).decode()
     onnx.helper.set_model_props(graph, {ONNX_METADATA_KEY: json.dumps(metadata)})
     onnx.checker.check_model(graph, full_check=True)
     return graph
@@ -75,8 +83,8 @@ def _network(checkpoint: Checkpoint, precision: str, fold: bool) -> nn.Module:
     if not fold:
         if precision != "fp32":
             raise InputError(f"--no-fold: {precision} needs the folded network; omit one of the two")
-        return PixelsToLogits(checkpoint).eval()
-    folded = fold_network(checkpoint.model, checkpoint.preprocessing)
+        return PixelsToOutputs(checkpoint).eval()
+    folded = fold_network(checkpoint.calibrated(), checkpoint.preprocessing)
     if precision == "fp16":
         folded.half_body()
         return folded

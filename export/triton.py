@@ -9,8 +9,10 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+import onnx
+
 from lipsformer.bundle.manifest import BundleFile, Manifest, read_manifest
-from lipsformer.inference.runtimes import INPUT_NAME, OUTPUT_NAME
+from lipsformer.inference.runtimes import INPUT_NAME, LOGITS_NAME
 from lipsformer.system.atomic import sha256_of
 from lipsformer.system.errors import GateError, InputError
 
@@ -40,7 +42,7 @@ CONFIG = """\
 platform: "{platform}"
 max_batch_size: {max_batch}
 input [ {{ name: "{input}" data_type: TYPE_UINT8 dims: [ {size}, {size}, 3 ] }} ]
-output [ {{ name: "{output}" data_type: TYPE_FP32 dims: [ {classes} ] label_filename: "{labels}" }} ]
+output [ {outputs} ]
 instance_group [ {{ count: 1 kind: {instances} }} ]
 dynamic_batching {{ max_queue_delay_microseconds: {delay} }}
 version_policy {{ latest {{ num_versions: 1 }} }}
@@ -57,7 +59,7 @@ model_warmup [ {{
 def write_triton(bundle: Path, folder: Path) -> tuple[str, ...]:
     """Fill the empty `folder` with a model for each ONNX Runtime graph and each TensorRT engine of `bundle`.
 
-    Each maps preprocessed pixels, uint8 (S, S, 3), to logits, in batches up to the largest that was checked.
+    Each maps preprocessed pixels, uint8 (S, S, 3), to logits and features, in batches up to the largest that was checked.
 
     Returns:
         The names of the models.
@@ -88,19 +90,28 @@ def _write_model(bundle: Path, manifest: Manifest, file: BundleFile, folder: Pat
     if sha256_of(copy) != file.sha256:  # it was correct before the copy
         raise GateError(f"{bundle / file.name}: changed while it was copied; export the bundle again")
     (folder / LABELS).write_text("".join(f"{label}\n" for label in manifest.classes), encoding="utf-8")
-    (folder / "config.pbtxt").write_text(_config(manifest, backend), encoding="utf-8")
+    (folder / "config.pbtxt").write_text(_config(manifest, backend, _outputs(bundle, manifest)), encoding="utf-8")
 
 
-def _config(manifest: Manifest, backend: Backend) -> str:
+def _outputs(bundle: Path, manifest: Manifest) -> str:
+    """The outputs of the bundle's files, which are those of its first graph: those of format 2 give no features."""
+    labels = f' label_filename: "{LABELS}"'
+    graph = onnx.load(bundle / manifest.graph().name).graph
+    return ", ".join(
+        f'{{ name: "{output.name}" data_type: TYPE_FP32 dims: [ {output.type.tensor_type.shape.dim[1].dim_value} ]'
+        f"{labels if output.name == LOGITS_NAME else ''} }}"
+        for output in graph.output
+    )
+
+
+def _config(manifest: Manifest, backend: Backend, outputs: str) -> str:
     size = manifest.preprocessing.image_size
     config = CONFIG.format(
         platform=backend.platform,
         max_batch=manifest.max_batch,
         input=INPUT_NAME,
-        output=OUTPUT_NAME,
+        outputs=outputs,
         size=size,
-        classes=len(manifest.classes),
-        labels=LABELS,
         instances=backend.instances,
         delay=QUEUE_DELAY_MICROSECONDS,
     )

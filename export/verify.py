@@ -112,7 +112,7 @@ def verify_bundle(
                 target=file.target or "",
                 precision=file.precision or "",
                 max_batch=manifest.max_batch,
-                limits=_limits(file, len(reference.photos)),
+                limits=_limits(file, len(reference.photos.logits)),
             )
         )
     here = installed_versions(PACKAGES)

@@ -51,7 +51,7 @@ def main() -> None:
 
     def classify() -> None:
         pixels = np.stack([predictor.prepare(next(photos)) for _ in range(batch)])
-        for logits in predictor.runtime.infer(pixels):
+        for logits in predictor.runtime.infer(pixels).logits:
             predictor.rank(logits, 5)
 
     classify()

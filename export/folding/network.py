@@ -2,7 +2,7 @@
 
 Affine parts are folded into their neighbors: residual scales and norms into the projections around them, the patch
 embedding norm and the pixel normalization into the stem's convolution, the merge norm and slicing into one linear
-layer, the final norm into the head. Some parts cannot be folded: scales behind a GELU, the normalization of queries and
+layer. Some parts cannot be folded: scales behind a GELU, the normalization of queries and
 keys, LayerNorms, and biases that a zero-padded convolution reads at the edges (there zero means the unshifted value).
 
 With CenterNorm after each residual sum, u = x + attention(x) and y = N2(N1(u) + mlp(N1(u))), N1 is folded into the
@@ -171,7 +171,10 @@ class ConvolutionThenNorm(nn.Module):
 
 
 class FoldedLipsFormer(nn.Module):
-    """A folded network, from pixels (B, S, S, 3), uint8 or float, to logits (B, K); made by `fold`."""
+    """A folded network, from pixels (B, S, S, 3), uint8 or float, to logits (B, K) and features (B, C).
+
+    `fold` makes it. With CenterNorm the final norm is applied to the pooled map, as a matrix.
+    """
 
     mean: Tensor | None
     last: FoldedBlock
@@ -193,9 +196,8 @@ class FoldedLipsFormer(nn.Module):
         assert isinstance(last, FoldedBlock)  # noqa: S101
         self.body, self.last = nn.Sequential(*body), last
         self.center = isinstance(model.norm, CenterNorm)
-        head = Affine.of(model.head)
-        self.norm = nn.Identity() if self.center else copy.deepcopy(model.norm).double()
-        self.head = (head.after(Affine.of(model.norm)) if self.center else head).linear()
+        self.norm = Affine.of(model.norm).linear() if self.center else copy.deepcopy(model.norm).double()
+        self.head = copy.deepcopy(model.head).double()
 
     def half_body(self) -> None:
         """Convert everything between the stem and the head to float16, except normalization, softmax and pooling."""
@@ -203,18 +205,17 @@ class FoldedLipsFormer(nn.Module):
         self.body.half()
         self.last.half()
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Logits (B, K) of pixels (B, S, S, 3), 0 to 255."""
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, K) and features (B, C) of pixels (B, S, S, 3), 0 to 255."""
         x = pixels.to(self.stem.conv.weight.dtype)
         x = self.stem(x if self.mean is None else x - self.mean)
         x = self.body(x.to(self.last.fc1.weight.dtype))
         if self.center:  # all that follows the last GELU is linear: pool first
             trunk, hidden = self.last.hidden(x)
-            pooled = self.last.output(pool(trunk), pool(hidden))
+            features = self.norm(widen(self.last.output(pool(trunk), pool(hidden))))
         else:
-            pooled = pool(self.norm(widen(self.last(x))))
-        logits: Tensor = self.head(widen(pooled))
-        return logits
+            features = pool(self.norm(widen(self.last(x))))
+        return self.head(features), features
 
 
 def fold(model: LipsFormer, preprocessing: Preprocessing) -> FoldedLipsFormer:

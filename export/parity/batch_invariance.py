@@ -74,7 +74,7 @@ def _change(
     for neighbors in (images.photos, images.hard, photo[None]):
         batch = neighbors[np.arange(probe + 1, probe + 1 + max_batch) % len(neighbors)]
         batch[place] = photo
-        logits.append(candidate.infer(batch)[place])
+        logits.append(candidate.infer(batch).logits[place])
         advance(max_batch, "batch invariance")
     changes = relative_l2(np.stack([logits[0]] * 2), np.stack(logits[1:]))
     return float(changes.max())
@@ -88,6 +88,6 @@ def _reordered(
     logits = np.empty_like(ordered)
     for start in range(0, count, max_batch):
         chosen = order[np.arange(start, start + max_batch) % count]
-        logits[chosen] = candidate.infer(images.photos[chosen])
+        logits[chosen] = candidate.infer(images.photos[chosen]).logits
         advance(min(max_batch, count - start), "batch invariance")
     return float(relative_l2(ordered, logits).max())

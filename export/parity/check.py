@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsformer.inference.runtimes import Logits, Pixels, Runtime
+from lipsformer.inference.runtimes import Logits, Outputs, Pixels, Runtime
 from lipsformer.system.console import track
 from lipsformer.system.strict_json import finite
 
@@ -139,13 +139,13 @@ def check_parity(
     answers: Logits | None = None
     with track(f"parity of {file}", together * len(batches) + invariance_cost(images, max_batch)) as advance:
         for batch in batches:
-            row, found = _compare(candidate, reference, batch, advance)
+            row, found = _compare(candidate, reference, batch, limits, advance)
             rows.append(row)
-            answers = None if found is None else found[0]
+            answers = None if found is None else found[0].logits
             if found is not None:
-                errors.append(relative_l2(reference.photos, found[0]))
-                hard_errors.append(relative_l2(reference.hard, found[1]))
-                agreements.append(top1_agrees(reference.photos, found[0]))
+                errors.append(relative_l2(reference.photos.logits, found[0].logits))
+                hard_errors.append(relative_l2(reference.hard.logits, found[1].logits))
+                agreements.append(top1_agrees(reference.photos.logits, found[0].logits))
         invariance = check_batch_invariance(candidate, images, answers, max_batch, advance)
     return FileParity(
         file=file,
@@ -162,25 +162,29 @@ def check_parity(
 
 
 def _compare(
-    candidate: Runtime, reference: Reference, batch: int, advance: Callable[[int, str], None]
-) -> tuple[BatchParity, tuple[Logits, Logits] | None]:
-    """The metrics at one batch size, and the logits of photos and hard inputs, or None if they are unusable."""
+    candidate: Runtime, reference: Reference, batch: int, limits: Limits, advance: Callable[[int, str], None]
+) -> tuple[BatchParity, tuple[Outputs, Outputs] | None]:
+    """The metrics at one batch size, and the outputs for photos and hard inputs, or None if they are unusable."""
     images = reference.images
     try:
         photos = _in_batches(candidate, images.photos, batch, advance)
         hard = _in_batches(candidate, images.hard, batch, advance)
     except Exception as error:  # noqa: BLE001 - whatever a broken graph raises is a failed check, not a crash
         return BatchParity(batch=batch, error=f"the runtime refused it ({' '.join(str(error).split())[:200]})"), None
-    if photos.shape != reference.photos.shape:
-        return BatchParity(batch=batch, error=f"logits {photos.shape}, expected {reference.photos.shape}"), None
-    if not np.isfinite(photos).all():
+    for name, wanted, found in zip(Outputs._fields, reference.photos, photos, strict=True):
+        if found is None and f"{name}_relative_l2" not in limits:  # a graph of a bundle of format 2
+            continue
+        if wanted is not None and (found is None or found.shape != wanted.shape):
+            given = "missing" if found is None else str(found.shape)
+            return BatchParity(batch=batch, error=f"{name} {given}, expected {wanted.shape}"), None
+    if not np.isfinite(photos.logits).all():
         return BatchParity(batch=batch, error="the logits of a photo are not finite"), None
-    broken = np.flatnonzero(~np.isfinite(hard).all(axis=1))
+    broken = np.flatnonzero(~np.isfinite(hard.logits).all(axis=1))
     if len(broken):
         which = images.hard_names[broken[0]]
         return BatchParity(batch=batch, error=f"the logits of the hard input '{which}' are not finite"), None
-    after = None if images.labels is None else accuracy(photos, images.labels)
-    before = None if images.labels is None else accuracy(reference.photos, images.labels)
+    after = None if images.labels is None else accuracy(photos.logits, images.labels)
+    before = None if images.labels is None else accuracy(reference.photos.logits, images.labels)
     row = BatchParity(
         batch=batch,
         photos=ParityMetrics.of(reference.photos, photos),
@@ -191,14 +195,16 @@ def _compare(
     return row, (photos, hard)
 
 
-def _in_batches(candidate: Runtime, pixels: Pixels, batch: int, advance: Callable[[int, str], None]) -> Logits:
-    """Logits of every image in batches of exactly `batch`; the last is filled up with the first images."""
+def _in_batches(candidate: Runtime, pixels: Pixels, batch: int, advance: Callable[[int, str], None]) -> Outputs:
+    """Outputs for every image in batches of exactly `batch`; the last is filled up with the first images."""
     count = len(pixels)
     answers = []
     for start in range(0, count, batch):
-        logits = candidate.infer(pixels[np.arange(start, start + batch) % count])
-        if len(logits) != batch:
-            raise ValueError(f"{len(logits)} outputs for {batch} images")
-        answers.append(logits)
+        outputs = candidate.infer(pixels[np.arange(start, start + batch) % count])
+        if len(outputs.logits) != batch:
+            raise ValueError(f"{len(outputs.logits)} outputs for {batch} images")
+        answers.append(outputs)
         advance(min(batch, count - start), f"batch {batch}")
-    return np.concatenate(answers)[:count]
+    logits = np.concatenate([outputs.logits for outputs in answers])[:count]
+    features = [outputs.features for outputs in answers if outputs.features is not None]
+    return Outputs(logits, np.concatenate(features)[:count] if features else None)

@@ -66,7 +66,7 @@ class Gate:
         """The reference for `lipsformer verify`: a few photos whose top class is the checkpoint's in all files."""
         agreed = np.flatnonzero(np.all([found.agrees for found in self.checked], axis=0))
         if not len(agreed):  # the limits were lowered to nothing
-            agreed = np.arange(len(self.reference.photos))
+            agreed = np.arange(len(self.reference.photos.logits))
         return self.reference.select(agreed[spread(KEPT_PHOTOS, len(agreed))])
 
     def _add(

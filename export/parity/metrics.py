@@ -1,4 +1,4 @@
-"""Parity metrics: how far a candidate's logits are from the checkpoint's."""
+"""Parity metrics: how far a candidate's logits and features are from the checkpoint's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsformer.inference.runtimes import Logits
+from lipsformer.inference.runtimes import Logits, Outputs
 
 __all__ = ["ParityMetrics", "accuracy", "relative_l2", "top1_agrees"]
 
@@ -16,7 +16,7 @@ TIE = 1e-5  # of the logits' norm: a lead within the rounding of float32, see `t
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParityMetrics:
-    """Metrics of a candidate's logits against the checkpoint's.
+    """Metrics of a candidate's logits, and of its features, against the checkpoint's.
 
     Attributes:
         relative_l2: the worst image's |candidate - checkpoint| / |checkpoint|, L2 norms over the classes.
@@ -26,6 +26,7 @@ class ParityMetrics:
         kl: the worst image's Kullback-Leibler divergence of the candidate's softmax from the checkpoint's, in nats.
         top1_agreement: share of the images with the same top class, see `top1_agrees`.
         top5_agreement: mean share of the checkpoint's top five classes that are among the candidate's.
+        features_relative_l2: as `relative_l2`, of the pooled features; None if there are none to compare with.
     """
 
     relative_l2: float
@@ -35,11 +36,12 @@ class ParityMetrics:
     kl: float
     top1_agreement: float
     top5_agreement: float
+    features_relative_l2: float | None
 
     @classmethod
-    def of(cls, wanted: Logits, found: Logits) -> ParityMetrics:
-        """Metrics of logits (N, K), the checkpoint's and the candidate's; logits that are not finite give NaN."""
-        a, b = wanted.astype(np.float64), found.astype(np.float64)
+    def of(cls, wanted: Outputs, found: Outputs) -> ParityMetrics:
+        """Metrics of the checkpoint's outputs and the candidate's; values that are not finite give NaN."""
+        a, b = wanted.logits.astype(np.float64), found.logits.astype(np.float64)
         with np.errstate(invalid="ignore", over="ignore"):
             errors = relative_l2(a, b)
             return cls(
@@ -50,6 +52,11 @@ class ParityMetrics:
                 kl=float(_divergence(a, b).max()),
                 top1_agreement=float(top1_agrees(a, b).mean()),
                 top5_agreement=float(_top5_shared(a, b).mean()),
+                features_relative_l2=(
+                    None
+                    if wanted.features is None or found.features is None
+                    else float(relative_l2(wanted.features, found.features).max())
+                ),
             )
 
 

@@ -1,14 +1,15 @@
-"""The checkpoint's logits of the gate's images: computed once, compared with every file, kept in the bundle."""
+"""The checkpoint's outputs for the gate's images: computed once, compared with every file, kept in the bundle."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsformer.inference.runtimes import Logits, Runtime
+from lipsformer.inference.runtimes import Features, Outputs, Runtime
 from lipsformer.system.console import track
 from lipsformer.system.errors import GateError, InputError
 
@@ -21,32 +22,40 @@ REFERENCE_NAME = "parity.npz"
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Reference:
-    """The gate's images, and the checkpoint's logits of its photos (N, K) and hard inputs (M, K)."""
+    """The gate's images, and the checkpoint's outputs for its N photos and M hard inputs.
+
+    The reference in a bundle of format 2 has no features.
+    """
 
     images: GateImages
-    photos: Logits
-    hard: Logits
+    photos: Outputs
+    hard: Outputs
 
     @classmethod
     def of(cls, runtime: Runtime, images: GateImages) -> Reference:
-        """Compute the logits by `runtime`, each image alone.
+        """Compute the outputs by `runtime`, each image alone.
 
         Raises:
             GateError: if they are not finite, and so cannot be compared with.
         """
         pixels = np.concatenate([images.photos, images.hard])
-        logits = []
+        answers = []
         with track("checkpoint", len(pixels)) as advance:
             for i in range(len(pixels)):
-                logits.append(runtime.infer(pixels[i : i + 1]))
+                answers.append(runtime.infer(pixels[i : i + 1]))
                 advance(1, "")
-        answers = np.concatenate(logits)
-        broken = np.flatnonzero(~np.isfinite(answers).all(axis=1))
+        logits = np.concatenate([answer.logits for answer in answers])
+        features = _joined([answer.features for answer in answers])
+        broken = np.flatnonzero(~np.isfinite(logits).all(axis=1))
         count = len(images.photos)
         if len(broken):
             what = "a photo" if broken[0] < count else f"the input '{images.hard_names[broken[0] - count]}'"
             raise GateError(f"the checkpoint's logits of {what} are not finite: it cannot be exported; retrain it")
-        return cls(images=images, photos=answers[:count], hard=answers[count:])
+        photos, hard = (
+            Outputs(logits[part], None if features is None else features[part])
+            for part in (slice(count), slice(count, None))
+        )
+        return cls(images=images, photos=photos, hard=hard)
 
     def select(self, positions: NDArray[np.int64]) -> Reference:
         """A reference with only the photos at `positions`."""
@@ -56,17 +65,21 @@ class Reference:
             photos=self.images.photos[positions],
             labels=None if labels is None else labels[positions],
         )
-        return dataclasses.replace(self, images=images, photos=self.photos[positions])
+        logits, features = self.photos
+        photos = Outputs(logits[positions], None if features is None else features[positions])
+        return dataclasses.replace(self, images=images, photos=photos)
 
     def save(self, path: Path) -> None:
-        """Write pixels and logits as compressed arrays, without pickle."""
+        """Write pixels and outputs as compressed arrays, without pickle."""
+        features: dict[str, Any] = {"photo_features": self.photos.features, "hard_features": self.hard.features}
         np.savez_compressed(
             path,
+            **{name: array for name, array in features.items() if array is not None},
             photos=self.images.photos,
             hard=self.images.hard,
             hard_names=np.array(self.images.hard_names),
-            photo_logits=self.photos,
-            hard_logits=self.hard,
+            photo_logits=self.photos.logits,
+            hard_logits=self.hard.logits,
         )
 
     @classmethod
@@ -85,6 +98,14 @@ class Reference:
                     labels=None,
                     source=path.name,
                 )
-                return cls(images=images, photos=file["photo_logits"], hard=file["hard_logits"])
+                photos, hard = (
+                    Outputs(file[f"{kind}_logits"], file.get(f"{kind}_features")) for kind in ("photo", "hard")
+                )
+                return cls(images=images, photos=photos, hard=hard)
         except (OSError, KeyError, ValueError) as error:
             raise InputError(f"{path}: reference logits cannot be read ({error}); export the bundle again") from None
+
+
+def _joined(parts: list[Features | None]) -> Features | None:
+    given = [part for part in parts if part is not None]
+    return np.concatenate(given) if given else None

@@ -78,7 +78,7 @@ class ParityReport:
 
     def _accuracy(self) -> float | None:
         labels = self.reference.images.labels
-        return None if labels is None else accuracy(self.reference.photos, labels)
+        return None if labels is None else accuracy(self.reference.photos.logits, labels)
 
 
 def _name(file: FileParity) -> str:

@@ -24,6 +24,7 @@ AT_LEAST = ("cosine", "top1_agreement", "top5_agreement")
 THRESHOLDS: Mapping[str, Limits] = {
     "fp32": {
         "relative_l2": 1e-5,
+        "features_relative_l2": 1e-5,
         "top1_agreement": 1.0,
         "hard_relative_l2": 1e-4,
         "neighbours": 1e-6,
@@ -31,6 +32,7 @@ THRESHOLDS: Mapping[str, Limits] = {
     },
     "fp16": {
         "relative_l2": 5e-3,
+        "features_relative_l2": 5e-3,
         "top1_agreement": 0.995,
         "accuracy_loss": 0.5,
         "hard_relative_l2": 2e-2,
@@ -40,6 +42,7 @@ THRESHOLDS: Mapping[str, Limits] = {
     "int8": {
         "relative_l2": 1.5,
         "relative_l2_mean": 0.1,
+        "features_relative_l2": 1.5,
         "top1_agreement": 0.97,
         "accuracy_loss": 1.0,
         "hard_relative_l2": 1.5,

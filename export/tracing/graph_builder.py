@@ -76,15 +76,14 @@ class GraphBuilder:
         self._nodes.append(helper.make_node(operator, inputs, outputs, **attributes))
         return outputs
 
-    def build(self, result: Tensor, name: str, opset: int) -> onnx.ModelProto:
-        """The graph whose output `name` is the value of `result`, its first dimension of any size."""
-        last = self._values[id(result)][1]
+    def build(self, results: Mapping[str, Tensor], opset: int) -> onnx.ModelProto:
+        """The graph whose outputs are the values of `results`, by name, their first dimension of any size."""
+        renamed = {self._values[id(result)][1]: name for name, result in results.items()}
         for node in self._nodes:
-            node.input[:] = [name if value == last else value for value in node.input]
-            node.output[:] = [name if value == last else value for value in node.output]
-        graph = helper.make_graph(
-            self._nodes, "lipsformer", self._inputs, [_value_info(result, name)], self._initializers
-        )
+            node.input[:] = [renamed.get(value, value) for value in node.input]
+            node.output[:] = [renamed.get(value, value) for value in node.output]
+        outputs = [_value_info(result, name) for name, result in results.items()]
+        graph = helper.make_graph(self._nodes, "lipsformer", self._inputs, outputs, self._initializers)
         return helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=IR_VERSION, producer_name="lipsformer"
         )

@@ -7,7 +7,7 @@ of 1e-8 or less, so that zeros become NaN (findings/torch_onnx_drops_a_small_eps
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import onnx
@@ -21,16 +21,18 @@ from .operators import OPERATORS
 __all__ = ["trace"]
 
 
-def trace(network: nn.Module, example: Tensor, *, input_name: str, output_name: str, opset: int) -> onnx.ModelProto:
+def trace(
+    network: nn.Module, example: Tensor, *, input_name: str, output_names: Sequence[str], opset: int
+) -> onnx.ModelProto:
     """The ONNX graph of `network`, with a first dimension of any size ("batch") where `example` has its own.
 
     The batch has to stay the first dimension of every tensor that depends on the input, alone or multiplied by a number
     of windows; nothing else may depend on it.
 
     Args:
-        network: takes one tensor (B, ...) and returns one tensor (B, ...), in inference mode.
+        network: takes one tensor (B, ...) and returns a tuple of tensors (B, ...), in inference mode.
         example: an input; its values do not matter.
-        input_name, output_name: of the graph's input and output.
+        input_name, output_names: of the graph's input and outputs.
         opset: the version of ONNX's operators.
 
     Raises:
@@ -39,8 +41,8 @@ def trace(network: nn.Module, example: Tensor, *, input_name: str, output_name: 
     graph = GraphBuilder({**dict(network.named_parameters()), **dict(network.named_buffers())})
     graph.add_input(example, input_name)
     with torch.no_grad(), _Recorder(graph):
-        result = network(example)
-    return graph.build(result, output_name, opset)
+        results = network(example)
+    return graph.build(dict(zip(output_names, results, strict=True)), opset)
 
 
 class _Recorder(TorchFunctionMode):

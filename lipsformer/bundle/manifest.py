@@ -17,15 +17,17 @@ from lipsformer.system.atomic import sha256_of
 from lipsformer.system.errors import GateError, InputError
 from lipsformer.system.validation import one_line_errors
 
+from .acceptance import AcceptanceRule
 from .class_names import parse_class_names
 
 __all__ = ["MANIFEST_NAME", "PRECISIONS", "TARGETS", "BundleFile", "Kind", "Manifest", "read_manifest"]
 
 MANIFEST_NAME = "manifest.json"
-FORMAT = 2
+FORMAT = 3
+READABLE = (2, FORMAT)  # 2 has no temperature and no acceptance
 SEAL = "sha256"  # of the manifest itself
 
-Kind = Literal["onnx", "engine", "report"]
+Kind = Literal["onnx", "engine", "report", "acceptance"]
 Precision = Literal["fp32", "fp16", "int8"]
 # What runs a file. Float graphs are for ONNX Runtime, and TensorRT builds from them too; int8 has a graph for each.
 Target = Literal["ort", "tensorrt", "tensorrt-rtx"]
@@ -40,9 +42,10 @@ STRICT = ConfigDict(strict=True, extra="forbid")
 class BundleFile:
     """One file of a bundle.
 
-    `kind` is "onnx" for graphs, "engine" for what TensorRT built from one, and "report" for their documentation. Graphs
-    and engines have the `target` that runs them, a `precision`, and the report of the parity gate that they passed
-    (`parity`). An engine also records what it was `built` with: versions, GPU, batches, and the SHA-256 of its graph.
+    `kind` is "onnx" for graphs, "engine" for what TensorRT built from one, "report" for their documentation, and
+    "acceptance" for the rule by which answers are accepted. Graphs and engines have the `target` that runs them, a
+    `precision`, and the report of the parity gate that they passed (`parity`). An engine also records what it was
+    `built` with: versions, GPU, batches, and the SHA-256 of its graph.
 
     Raises:
         InputError: if a field is invalid, or missing for its `kind`.
@@ -60,7 +63,7 @@ class BundleFile:
     def __post_init__(self) -> None:
         if Path(self.name).name != self.name:
             raise ValueError(f"{self.name!r} is not the name of a file in the bundle")
-        if self.kind == "report":
+        if self.kind in ("report", "acceptance"):
             return
         if self.target is None or self.precision is None or self.parity is None:
             raise ValueError(f"{self.name}: a graph or an engine needs target, precision and parity")
@@ -78,7 +81,8 @@ class BundleFile:
 class Manifest:
     """Everything about a bundle: classes, preprocessing, and its files with hashes and parity reports.
 
-    `max_batch` is the largest batch that parity was verified for. Graphs are in the order of the requested precisions:
+    `max_batch` is the largest batch that parity was verified for. The graphs' logits are already divided by
+    `temperature`. Graphs are in the order of the requested precisions:
     the first one is the default.
 
     Raises:
@@ -94,6 +98,7 @@ class Manifest:
     metrics: dict[str, Any]
     versions: dict[str, str]
     created: str
+    temperature: Annotated[float, Field(ge=0.01, le=100.0)] = 1.0
 
     def write(self, folder: Path) -> None:
         """Writes `manifest.json` into `folder`, including a hash of its content."""
@@ -119,6 +124,21 @@ class Manifest:
             f"choose one of them, or export again with --precision {precision}"
         )
 
+    def read_acceptance(self, bundle: Path) -> AcceptanceRule | None:
+        """The rule by which answers are accepted; None if the bundle has none.
+
+        Raises:
+            InputError: if it cannot be read.
+            GateError: if its bytes are not those that were exported.
+        """
+        for file in self.files:
+            if file.kind == "acceptance":
+                content = (bundle / file.name).read_bytes()  # the bytes whose hash is checked
+                if hashlib.sha256(content).hexdigest() != file.sha256:
+                    raise _changed(bundle / file.name)
+                return AcceptanceRule.from_bytes(content)
+        return None
+
     def engines(self, precision: str) -> tuple[BundleFile, ...]:
         """The engines of a precision; each runs only where its `built` matches."""
         return tuple(file for file in self.files if file.kind == "engine" and file.precision == precision)
@@ -138,8 +158,8 @@ def read_manifest(bundle: Path) -> Manifest:
         text = path.read_text(encoding="utf-8")
         data = json.loads(text)
         found = data["format"]
-        intact = found != FORMAT or text == _sealed(data)
-        manifest = _parse(data) if found == FORMAT and intact else None
+        intact = found not in READABLE or text == _sealed(data)
+        manifest = _parse(data) if found in READABLE and intact else None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OSError) as error:
         reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
         raise InputError(f"{path}: damaged manifest ({reason}); export the bundle again") from None
@@ -182,4 +202,8 @@ def _check(bundle: Path, file: BundleFile) -> None:
     if not path.is_file():
         raise GateError(f"{path}: missing from the bundle; export the bundle again")
     if sha256_of(path) != file.sha256:
-        raise GateError(f"{path}: its SHA-256 is not the manifest's: damaged or changed; export the bundle again")
+        raise _changed(path)
+
+
+def _changed(path: Path) -> GateError:
+    return GateError(f"{path}: its SHA-256 is not the manifest's: damaged or changed; export the bundle again")

@@ -11,6 +11,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from lipsformer.bundle.acceptance import AcceptanceThresholds, check_temperature
 from lipsformer.bundle.class_names import parse_class_names
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.model.config import ModelConfig, config_from_dict
@@ -23,12 +24,17 @@ __all__ = ["CheckpointHeader", "open_checkpoint", "parse_header"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointHeader:
-    """A checkpoint without its weights."""
+    """A checkpoint without its weights.
+
+    `temperature` calibrates the scores: logits are divided by it. `thresholds` say when an answer is accepted.
+    """
 
     config: ModelConfig
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     metrics: dict[str, Any]
+    temperature: float = 1.0
+    thresholds: AcceptanceThresholds | None = None
 
 
 @contextlib.contextmanager
@@ -65,6 +71,9 @@ def parse_header(path: Path, file: Any) -> CheckpointHeader:
             config = config_from_dict(metadata["config"])
             preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
             classes, metrics = parse_class_names(metadata["classes"]), dict(metadata["metrics"])
+            temperature, thresholds = metadata.get("temperature", 1.0), metadata.get("acceptance")
+            check_temperature(temperature)
+            thresholds = None if thresholds is None else AcceptanceThresholds(**thresholds)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: its metadata cannot be read ({error}); train or convert it again") from None
     if found != FORMAT:
@@ -78,4 +87,11 @@ def parse_header(path: Path, file: Any) -> CheckpointHeader:
             f"{path}: preprocessing gives {preprocessing.image_size} pixels to a model of {config.image_size}; "
             "train or convert it again"
         )
-    return CheckpointHeader(config=config, classes=classes, preprocessing=preprocessing, metrics=metrics)
+    return CheckpointHeader(
+        config=config,
+        classes=classes,
+        preprocessing=preprocessing,
+        metrics=metrics,
+        temperature=temperature,
+        thresholds=thresholds,
+    )

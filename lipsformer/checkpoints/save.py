@@ -7,17 +7,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from lipsformer.bundle.acceptance import AcceptanceRule
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.model.config import ModelConfig
 from lipsformer.system.atomic import atomic_write
 
-__all__ = ["CHECKPOINT_KEY", "FORMAT", "save_checkpoint"]
+__all__ = ["CHECKPOINT_KEY", "FORMAT", "SPACE_ARRAYS", "SPACE_PREFIX", "save_checkpoint"]
 
 CHECKPOINT_KEY = "lipsformer"  # of our JSON among the metadata of the safetensors file
 FORMAT = 1
+SPACE_PREFIX, SPACE_ARRAYS = "acceptance.", ("means", "whitening")  # tensors beside the weights
 
 
 def save_checkpoint(
@@ -28,6 +31,8 @@ def save_checkpoint(
     classes: Sequence[str],
     preprocessing: Preprocessing,
     metrics: Mapping[str, Any],
+    temperature: float = 1.0,
+    acceptance: AcceptanceRule | None = None,
 ) -> None:
     """Writes a checkpoint atomically. `weights` is the state dict of the model of `config`."""
     metadata = {
@@ -36,8 +41,13 @@ def save_checkpoint(
         "classes": list(classes),
         "preprocessing": preprocessing.to_dict(),
         "metrics": dict(metrics),
+        "temperature": temperature,
+        "acceptance": None if acceptance is None else acceptance.thresholds.to_dict(),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    if acceptance is not None:
+        for name in SPACE_ARRAYS:
+            tensors[SPACE_PREFIX + name] = torch.from_numpy(getattr(acceptance.space, name))
     content = save_tensors(tensors, metadata={CHECKPOINT_KEY: json.dumps(metadata)})
     with atomic_write(path) as draft:
         draft.write_bytes(content)  # not save_file: if killed, it leaves a temporary file that nobody removes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from lipsformer.system.errors import InputError, LipsFormerError
 from .options import Device, Json, Model, Precision, print_json
 
 if TYPE_CHECKING:
-    from lipsformer.inference.predictor import Prediction
+    from lipsformer.inference.predictor import Classification
 
 __all__ = ["predict"]
 
@@ -76,14 +75,19 @@ def _expand(paths: Sequence[Path]) -> tuple[list[Path], list[tuple[Path, InputEr
     return files, problems
 
 
-def _entry(path: Path, answer: list[Prediction] | InputError) -> dict[str, Any]:
+def _entry(path: Path, answer: Classification | InputError) -> dict[str, Any]:
     if isinstance(answer, InputError):
         return {"image": str(path), "problem": str(answer)}
-    return {"image": str(path), "predictions": [dataclasses.asdict(prediction) for prediction in answer]}
+    return {"image": str(path), **answer.to_dict()}
 
 
-def _show(path: Path, predictions: Sequence[Prediction]) -> None:
+def _show(path: Path, answer: Classification) -> None:
     from lipsformer.system.console import printable
 
-    lines = [f"  {prediction.score:7.2%}  {printable(prediction.label)}" for prediction in predictions]
-    typer.echo("\n".join([printable(str(path)), *lines]))
+    lines = [f"  {prediction.score:7.2%}  {printable(prediction.label)}" for prediction in answer.predictions]
+    doubt = {
+        None: "",
+        "low_score": "  not sure: the best score is too low",
+        "unfamiliar": "  not sure: unlike all training photos",
+    }
+    typer.echo("\n".join([printable(str(path)) + doubt[answer.reason], *lines]))

@@ -170,7 +170,7 @@ def _predict(predictor: Predictor, split: Split, batch: Prepared) -> Predictions
     readable = np.array([position not in batch.problems for position in batch.positions])
     logits = np.zeros((len(readable), len(predictor.classes)), np.float32)
     if batch.pixels:
-        logits[readable] = predictor.runtime.infer(np.stack(batch.pixels))
+        logits[readable] = predictor.runtime.infer(np.stack(batch.pixels)).logits
     return Predictions.of(logits, split.labels[batch.positions.start : batch.positions.stop], readable)
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lipsformer.bundle.acceptance import AcceptanceRule, Refusal, check_temperature
 from lipsformer.bundle.class_names import parse_class_names
 from lipsformer.bundle.manifest import Manifest, read_manifest
 from lipsformer.images.open import ImageLimits, open_image
@@ -19,13 +21,13 @@ from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.system.console import say
 from lipsformer.system.errors import InputError
 
-from .runtimes import OnnxRuntime, Pixels, Runtime, RuntimeOptions, TorchRuntime
+from .runtimes import Features, Logits, OnnxRuntime, Outputs, Pixels, Runtime, RuntimeOptions, TorchRuntime
 from .runtimes.select import open_best
 
 if TYPE_CHECKING:
     from .runtimes.tensorrt import TensorRtRuntime
 
-__all__ = ["Prediction", "Predictor", "load_predictor", "softmax"]
+__all__ = ["Classification", "Prediction", "Predictor", "load_predictor", "softmax"]
 
 DEFAULT_BATCH = 16
 
@@ -42,12 +44,45 @@ class Prediction:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Classification(Sequence[Prediction]):
+    """The answer to one image: a sequence of its top classes, highest score first, that knows whether it is accepted.
+
+    `distance` is that of the image's features from the nearest class. If it is too large, `reason` is "unfamiliar": the
+    image looks like nothing that the model was trained on. If only the best score is too low, it is "low_score". All
+    three are None for a model that was not calibrated for this (`lipsformer calibrate --max-error`), and `reason` is
+    None if the answer is accepted.
+    """
+
+    predictions: tuple[Prediction, ...]
+    accepted: bool | None = None
+    reason: Refusal | None = None
+    distance: float | None = None
+
+    def __len__(self) -> int:
+        return len(self.predictions)
+
+    @overload
+    def __getitem__(self, index: int) -> Prediction: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Prediction, ...]: ...
+    def __getitem__(self, index: int | slice) -> Prediction | tuple[Prediction, ...]:
+        return self.predictions[index]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; what the model was not calibrated for is left out."""
+        found: dict[str, Any] = {"predictions": [vars(prediction) for prediction in self.predictions]}
+        if self.accepted is not None:
+            found |= {"accepted": self.accepted, "reason": self.reason, "distance": self.distance}
+        return found
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Predictor:
     """A runtime together with its preprocessing and its class names.
 
     `file` is the file that runs, in `precision`. `fallbacks` says why faster files of its bundle were passed over.
     `max_batch` is the largest batch to run; for an export, the largest that passed the parity check. `metrics` are
-    those of the training.
+    those of the training. Logits are divided by `temperature` already. `acceptance` says which answers are accepted.
     """
 
     runtime: Runtime
@@ -58,6 +93,8 @@ class Predictor:
     max_batch: int = DEFAULT_BATCH
     fallbacks: tuple[str, ...] = ()
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    temperature: float = 1.0
+    acceptance: AcceptanceRule | None = None
 
     @classmethod
     def from_bundle(cls, bundle: Path, options: RuntimeOptions, manifest: Manifest | None = None) -> Self:
@@ -69,7 +106,8 @@ class Predictor:
         """
         manifest = manifest or read_manifest(bundle)
         file, runtime, fallbacks = open_best(bundle, manifest, options)
-        _check_fit(bundle / file.name, runtime, manifest.classes, manifest.preprocessing)
+        acceptance = manifest.read_acceptance(bundle)
+        _check_fit(bundle / file.name, runtime, manifest.classes, manifest.preprocessing, acceptance)
         return cls(
             runtime=runtime,
             preprocessing=manifest.preprocessing,
@@ -79,6 +117,8 @@ class Predictor:
             max_batch=manifest.max_batch,
             fallbacks=fallbacks,
             metrics=manifest.metrics,
+            temperature=manifest.temperature,
+            acceptance=acceptance,
         )
 
     @classmethod
@@ -97,7 +137,8 @@ class Predictor:
         for file in manifest.files:
             if file.name == path.name and file.kind == "engine":
                 runtime = TensorRtRuntime(path, file)
-                _check_fit(path, runtime, manifest.classes, manifest.preprocessing)
+                acceptance = manifest.read_acceptance(path.parent)
+                _check_fit(path, runtime, manifest.classes, manifest.preprocessing, acceptance)
                 return cls(
                     runtime=runtime,
                     preprocessing=manifest.preprocessing,
@@ -106,6 +147,8 @@ class Predictor:
                     precision=str(file.precision),
                     max_batch=manifest.max_batch,
                     metrics=manifest.metrics,
+                    temperature=manifest.temperature,
+                    acceptance=acceptance,
                 )
         raise InputError(f"{path}: the manifest next to it lists no such engine; keep it in the bundle it came in")
 
@@ -127,10 +170,13 @@ class Predictor:
                 precision=str(metadata["precision"]),
                 max_batch=int(metadata["max_batch"]),
                 fallbacks=runtime.fallbacks,
+                temperature=metadata.get("temperature", 1.0),
+                acceptance=_parse_acceptance(metadata.get("acceptance")),
             )
+            check_temperature(predictor.temperature)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: its metadata cannot be read ({error}); export it again") from None
-        _check_fit(path, runtime, predictor.classes, predictor.preprocessing)
+        _check_fit(path, runtime, predictor.classes, predictor.preprocessing, predictor.acceptance)
         return predictor
 
     @classmethod
@@ -154,6 +200,8 @@ class Predictor:
             file=path,
             precision="fp32",
             metrics=checkpoint.metrics,
+            temperature=checkpoint.temperature,
+            acceptance=checkpoint.acceptance,
         )
 
     def prepare(self, image: Path | bytes | Image.Image, limits: ImageLimits | None = None) -> Pixels:
@@ -166,8 +214,8 @@ class Predictor:
             image = open_image(image, limits=limits)
         return self.preprocessing.apply(image)
 
-    def rank(self, logits: NDArray[np.float32], top_k: int) -> list[Prediction]:
-        """The `top_k` classes of one image's logits (K,) with the highest scores, best first.
+    def classify(self, logits: Logits, features: Features | None, top_k: int) -> Classification:
+        """The answer to one image with logits (K,) and features (C,): the `top_k` classes with the highest scores.
 
         Raises:
             InputError: if `top_k` is below 1; above K means K.
@@ -177,10 +225,15 @@ class Predictor:
         scores = softmax(logits)
         # A stable sort of the negated scores: equal scores keep the order of their classes.
         order = np.argsort(-scores, kind="stable")[:top_k]
-        return [Prediction(label=self.classes[i], index=int(i), score=float(scores[i])) for i in order]
+        predictions = tuple(Prediction(label=self.classes[i], index=int(i), score=float(scores[i])) for i in order)
+        if self.acceptance is None or features is None:
+            return Classification(predictions=predictions)
+        distance = float(self.acceptance.space.distances(features[None])[0])
+        reason = self.acceptance.refusal(predictions[0].score, distance)
+        return Classification(predictions=predictions, accepted=reason is None, reason=reason, distance=distance)
 
-    def predict(self, images: Iterable[ImageSource], top_k: int = 5) -> list[list[Prediction]]:
-        """The `top_k` classes of each image with the highest scores, best first.
+    def predict(self, images: Iterable[ImageSource], top_k: int = 5) -> list[Classification]:
+        """The answer to each image: its `top_k` classes, and whether the answer is accepted.
 
         Raises:
             InputError: if an image cannot be used (the message names it) or `top_k` is below 1.
@@ -192,7 +245,7 @@ class Predictor:
             answers.append(answer)
         return answers
 
-    def predict_each(self, images: Iterable[ImageSource], top_k: int = 5) -> Iterator[list[Prediction] | InputError]:
+    def predict_each(self, images: Iterable[ImageSource], top_k: int = 5) -> Iterator[Classification | InputError]:
         """For each image in order, what `predict` gives, or why it cannot be used. Yields a batch at a time.
 
         Raises:
@@ -201,9 +254,14 @@ class Predictor:
         prepared = map(self._try_to_prepare, images)
         for batch in iter(lambda: list(itertools.islice(prepared, self.max_batch)), []):
             pixels = [found for found in batch if not isinstance(found, InputError)]
-            logits = iter(self.runtime.infer(np.stack(pixels)) if pixels else ())
+            answers = iter(self._classify_all(self.runtime.infer(np.stack(pixels)), top_k) if pixels else ())
             for found in batch:
-                yield found if isinstance(found, InputError) else self.rank(next(logits), top_k)
+                yield found if isinstance(found, InputError) else next(answers)
+
+    def _classify_all(self, outputs: Outputs, top_k: int) -> Iterator[Classification]:
+        features: Iterable[Features | None] = itertools.repeat(None) if outputs.features is None else outputs.features
+        for logits, feature in zip(outputs.logits, features, strict=False):
+            yield self.classify(logits, feature, top_k)
 
     def _try_to_prepare(self, image: ImageSource) -> Pixels | InputError:
         try:
@@ -263,9 +321,24 @@ def _load(path: Path, options: RuntimeOptions) -> Predictor:
     raise InputError(f"{path}: not a model; give a checkpoint (.safetensors), an .onnx file or a bundle folder")
 
 
+def _parse_acceptance(text: str | None) -> AcceptanceRule | None:
+    return None if text is None else AcceptanceRule.from_bytes(base64.b64decode(text, validate=True))
+
+
 def _check_fit(
-    path: Path, runtime: OnnxRuntime | TensorRtRuntime, classes: tuple[str, ...], preprocessing: Preprocessing
+    path: Path,
+    runtime: OnnxRuntime | TensorRtRuntime,
+    classes: tuple[str, ...],
+    preprocessing: Preprocessing,
+    acceptance: AcceptanceRule | None,
 ) -> None:
+    if acceptance is not None:
+        if runtime.channels is None:
+            raise InputError(f"{path}: its answers have thresholds, but it gives no features; export it again")
+        try:
+            acceptance.space.check_channels(runtime.channels)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
     if len(classes) != runtime.outputs:
         raise InputError(f"{path}: {len(classes)} class names for {runtime.outputs} outputs; export it again")
     if preprocessing.image_size != runtime.image_size:

@@ -96,7 +96,8 @@ def _write(record: RequestRecord, classified: Classified) -> None:
     from bentoml._internal.context import trace_context
 
     trace_context.request_id = record.request_id  # type: ignore[assignment]  # BentoML adds it as a column
-    best = classified.predictions[0]
+    classification = classified.classification
+    best = classification.predictions[0]
     with bentoml.monitor(NAME) as monitor:
         now = datetime.datetime.now(datetime.UTC)
         monitor.log(now.isoformat(timespec="milliseconds"), "time", "feature", "categorical")
@@ -105,5 +106,7 @@ def _write(record: RequestRecord, classified: Classified) -> None:
         monitor.log(classified.bytes, "bytes", "feature", "numerical")
         monitor.log(best.label, "label", "prediction", "categorical")
         monitor.log(best.score, "score", "prediction", "numerical")
-        top: Any = [{"label": one.label, "score": one.score} for one in classified.predictions]
+        accepted = {None: "", True: "yes", False: "no"}[classification.accepted]
+        monitor.log(accepted, "accepted", "prediction", "categorical")
+        top: Any = [{"label": one.label, "score": one.score} for one in classification.predictions]
         monitor.log(top, "top", "prediction", "categorical")

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from lipsformer.serving.observability import Classified, Metrics, Observer, RequestRecord, Span
 from lipsformer.serving.pipeline.admission import Admission, Overloaded, Slot
-from lipsformer.serving.pipeline.inference import Classification, InferencePipeline
+from lipsformer.serving.pipeline.inference import Answered, InferencePipeline
 from lipsformer.serving.pipeline.model_manager import ModelManager
 from lipsformer.serving.settings import Settings
 
@@ -30,7 +30,7 @@ READING_PER_SLOT = 8  # more than slots, because a body that arrives slowly must
 LATER = 0.05  # seconds by which each further image of a batch request is put back in the decoders' queue
 TO_ANSWER = 0.1  # seconds before the deadline at which a batch is answered with the results so far
 
-Result = Classification | Problem
+Result = Answered | Problem
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,7 +140,7 @@ class ClassifyHandlers:
         except Exception as error:
             raise as_problem(error) from error
         self._note(work, image, result)
-        return {"predictions": [vars(prediction) for prediction in result.predictions], "batch": result.batch}
+        return {**result.classification.to_dict(), "batch": result.batch}
 
     async def _classify_many(self, work: Work) -> dict[str, Any]:
         """Classifies as many images at once as fit a batch and find a slot; the slot that it has ensures progress."""
@@ -181,18 +181,18 @@ class ClassifyHandlers:
         return {"results": [self._result(name, results.get(index)) for index, name in enumerate(work.upload.names)]}
 
     def _result(self, name: str | None, result: Result | None) -> dict[str, Any]:
-        if isinstance(result, Classification):
-            return {"name": name, "predictions": [vars(prediction) for prediction in result.predictions]}
+        if isinstance(result, Answered):
+            return {"name": name, **result.classification.to_dict()}
         return {"name": name, "problem": (result or self._too_late()).content()}
 
-    def _note(self, work: Work, image: memoryview, result: Classification) -> None:
+    def _note(self, work: Work, image: memoryview, result: Answered) -> None:
         record = work.record
         record.spans.extend(result.spans)
         record.batches.append(result.batch)
         if self._observer.keeps_predictions:
             file = work.pipeline.file
             record.sha256, record.precision = file.sha256, file.precision
-            record.predictions.append(Classified(bytes=len(image), predictions=result.predictions))
+            record.predictions.append(Classified(bytes=len(image), classification=result.classification))
 
     def _too_late(self) -> Problem:
         detail = f"not answered within {self._settings.deadline} seconds; try again later or send a smaller image"

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Literal
 
-from lipsformer.inference.predictor import Prediction
+from lipsformer.inference.predictor import Classification
 
 __all__ = ["OTHER", "Classified", "RequestRecord", "Span"]
 
@@ -29,10 +28,10 @@ class Span:
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class Classified:
-    """The answer to one image of `bytes` encoded bytes: its top classes, highest score first."""
+    """The answer to one image of `bytes` encoded bytes."""
 
     bytes: int
-    predictions: Sequence[Prediction]
+    classification: Classification
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from lipsformer.inference.runtimes import Logits, Pixels
+from lipsformer.inference.runtimes import Outputs, Pixels
 from lipsformer.serving.observability import Metrics
 
 from .admission import Overloaded
@@ -25,9 +25,9 @@ __all__ = ["Answer", "BatchQueue"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """Logits (K,) of one image, the size of its batch, and when that started and ended (`time.perf_counter`)."""
+    """The outputs for one image, the size of its batch, and when that started and ended (`time.perf_counter`)."""
 
-    logits: Logits
+    outputs: Outputs
     batch: int
     started: float
     done: float
@@ -149,7 +149,7 @@ def _settle(batch: Sequence[_Item], started: float, outcomes: Sequence[Outcome])
         if isinstance(outcome, Exception):
             item.answer.set_exception(outcome)
         else:
-            item.answer.set_result(Answer(logits=outcome, batch=len(batch), started=started, done=done))
+            item.answer.set_result(Answer(outputs=outcome, batch=len(batch), started=started, done=done))
 
 
 def _stopping() -> Overloaded:

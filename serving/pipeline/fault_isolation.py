@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from lipsformer.inference.predictor import Predictor
-from lipsformer.inference.runtimes import Logits, Pixels
+from lipsformer.inference.runtimes import Outputs, Pixels
 
 __all__ = ["FaultError", "IsolatingRuntime", "Outcome", "RuntimeFault", "RuntimeLostError"]
 
@@ -19,7 +19,7 @@ logger = logging.getLogger("lipsformer.serving")
 ROUNDS = 2  # per batch size, when its throughput is measured
 WORTH = 1.05  # the throughput, relative to the best smaller batch, from which a larger batch is worth the longer wait
 
-Outcome = Logits | Exception
+Outcome = Outputs | Exception  # of one image: logits (K,) and features (C,)
 # An image computed alone after its batch failed, an image that fails alone too, a runtime that was reopened.
 RuntimeFault = Literal["retried", "failed", "rebuilt"]
 
@@ -65,7 +65,7 @@ class IsolatingRuntime:
         return best
 
     def run(self, images: Sequence[Pixels]) -> list[Outcome]:
-        """Logits (K,) or the fault of each image (S, S, 3).
+        """The outputs or the fault of each image (S, S, 3).
 
         Raises:
             RuntimeLostError: if the runtime is broken and cannot be reopened.
@@ -90,18 +90,20 @@ class IsolatingRuntime:
 
     def _try(self, images: Sequence[Pixels]) -> list[Outcome]:
         try:
-            return list(self._run(np.stack(images)))
+            logits, features = self._run(np.stack(images))
+            return [Outputs(row, None if features is None else features[i]) for i, row in enumerate(logits)]
         except Exception as error:  # noqa: BLE001 - runtimes raise any type, and every image needs an outcome
             logger.error("a batch of %d failed: %r", len(images), error)
             return [error] * len(images)
 
-    def _run(self, pixels: Pixels) -> Logits:
-        logits = self.predictor.runtime.infer(pixels)
+    def _run(self, pixels: Pixels) -> Outputs:
+        outputs = self.predictor.runtime.infer(pixels)
+        logits = outputs.logits
         if logits.shape != (len(pixels), len(self.predictor.classes)):
             raise FaultError(f"logits of shape {logits.shape} for {len(pixels)} images")
         if not np.isfinite(logits).all():
             raise FaultError("logits that are not finite")
-        return logits
+        return outputs
 
     def _sound(self) -> bool:
         """Whether the runtime still computes what it computed during warm-up."""

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from lipsformer.bundle.manifest import BundleFile, Manifest, read_manifest
 from lipsformer.bundle.store import resolve_bundle
-from lipsformer.inference.predictor import Prediction, Predictor
+from lipsformer.inference.predictor import Classification, Predictor
 from lipsformer.inference.runtimes import RuntimeOptions
 from lipsformer.serving.decoding import DecoderPool
 from lipsformer.serving.observability import Metrics, Span
@@ -20,16 +20,16 @@ from lipsformer.system.errors import GateError, InputError
 from .batching import BatchQueue
 from .fault_isolation import FaultError, IsolatingRuntime, RuntimeFault
 
-__all__ = ["Classification", "InferencePipeline", "LoadedBundle"]
+__all__ = ["Answered", "InferencePipeline", "LoadedBundle"]
 
 MIB = 1024 * 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Classification:
-    """The top classes of one image, highest score first, the size of its batch, and the spans of its stages."""
+class Answered:
+    """The answer to one image, the size of its batch, and the spans of its stages."""
 
-    predictions: list[Prediction]
+    classification: Classification
     batch: int
     spans: tuple[Span, ...]
 
@@ -108,7 +108,7 @@ class InferencePipeline:
         await self.decoders.close()
         await self.queue.close()
 
-    async def classify(self, image: memoryview, top_k: int, *, since: float | None = None) -> Classification:
+    async def classify(self, image: memoryview, top_k: int, *, since: float | None = None) -> Answered:
         """Classifies an encoded image; a later `since` puts it behind others in the decoders' queue.
 
         Raises:
@@ -120,8 +120,8 @@ class InferencePipeline:
         pixels = await self.decoders.decode(image, since=since)
         decoded = time.perf_counter()
         answer = await self.queue.infer(pixels)
-        return Classification(
-            predictions=self.predictor.rank(answer.logits, top_k),
+        return Answered(
+            classification=self.predictor.classify(*answer.outputs, top_k),
             batch=answer.batch,
             spans=(
                 Span(stage="decode", start=start, end=decoded),

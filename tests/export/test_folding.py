@@ -36,21 +36,23 @@ def preprocessing_for(config: ModelConfig) -> Preprocessing:
 
 
 @torch.no_grad()
-def trained_answer(model: LipsFormer, pixels: Tensor) -> Tensor:
-    """The network's logits, its input normalized in its own precision."""
+def trained_answer(model: LipsFormer, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """The network's logits and features, its input normalized in its own precision."""
     spec, dtype = preprocessing_for(model.config), next(model.parameters()).dtype
     mean, std = torch.tensor(spec.mean, dtype=torch.float64), torch.tensor(spec.std, dtype=torch.float64)
     image = ((pixels.double() / 255 - mean) / std).permute(0, 3, 1, 2)
-    logits: Tensor = model(image.to(dtype))
-    return logits
+    return model(image.to(dtype)), model.forward_features(image.to(dtype))
 
 
 @torch.no_grad()
 def error(folded: nn.Module, model: LipsFormer) -> float:
-    """The worst relative error of an image's logits."""
+    """The worst relative error of an image's logits or features."""
     pixels = pixels_for(model.config)
-    wanted = trained_answer(model, pixels).double()
-    return float(((folded(pixels).double() - wanted).norm(dim=1) / wanted.norm(dim=1)).max())
+    pairs = zip(folded(pixels), trained_answer(model, pixels), strict=True)
+    return max(
+        float(((found.double() - wanted.double()).norm(dim=1) / wanted.double().norm(dim=1)).max())
+        for found, wanted in pairs
+    )
 
 
 def folded_of(model: LipsFormer) -> FoldedLipsFormer:
@@ -120,8 +122,8 @@ def test_every_variant_folds(name: str) -> None:
     folded = folded_of(model)
     pixels = pixels_for(config, count=1)
     with torch.no_grad():
-        wanted = trained_answer(model, pixels)
-        exactly, roughly = folded(pixels), folded.float()(pixels).double()
+        wanted, _ = trained_answer(model, pixels)
+        exactly, roughly = folded(pixels)[0], folded.float()(pixels)[0].double()
     assert float((exactly - wanted).norm() / wanted.norm()) < EXACT
     assert float((roughly - wanted).norm() / wanted.norm()) < 1e-5
 
@@ -131,8 +133,8 @@ def test_half_precision_keeps_stem_and_head_in_float32() -> None:
     folded = folded_of(model)
     folded.half_body()
     kept = {name.split(".")[0] for name, tensor in folded.state_dict().items() if tensor.dtype == torch.float32}
-    assert kept == {"mean", "stem", "head"}
-    assert folded(pixels_for(CSWIN)).dtype == torch.float32
+    assert kept == {"mean", "stem", "norm", "head"}
+    assert [output.dtype for output in folded(pixels_for(CSWIN))] == [torch.float32, torch.float32]
 
 
 def without_factor(folded: FoldedLipsFormer) -> None:

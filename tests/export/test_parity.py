@@ -20,6 +20,7 @@ from lipsformer.export.parity.reference import Reference
 from lipsformer.export.parity.report import ParityReport
 from lipsformer.export.parity.thresholds import THRESHOLDS, failure, read_thresholds
 from lipsformer.images.samples import SAMPLES
+from lipsformer.inference.runtimes import Outputs
 from lipsformer.system.errors import GateError, InputError
 
 Answer = Callable[[np.ndarray], np.ndarray]
@@ -36,17 +37,56 @@ class Fake:
     def __init__(self, answer: Answer = lambda logits: logits) -> None:
         self.answer = answer
 
-    def infer(self, pixels: np.ndarray) -> np.ndarray:
-        return self.answer((pixels.reshape(len(pixels), -1) / np.float32(255)) @ WEIGHTS)
+    def infer(self, pixels: np.ndarray) -> Outputs:
+        logits = (pixels.reshape(len(pixels), -1) / np.float32(255)) @ WEIGHTS
+        return Outputs(self.answer(logits), logits)
 
 
 @pytest.fixture(scope="module")
 def reference() -> Reference:
     images = ImageSource.find(SAMPLES, ()).gate_images(28, SPEC)
-    labels = Fake().infer(images.photos).argmax(axis=1)
+    labels = Fake().infer(images.photos).logits.argmax(axis=1)
     labels[:7] += 1
     labels %= 7
     return Reference.of(Fake(), GateImages.of(images.photos, labels, "samples"))
+
+
+class Drifting(Fake):
+    """Right logits, and features that differ by `error`, relative; or none."""
+
+    def __init__(self, error: float | None) -> None:
+        super().__init__()
+        self.error = error
+
+    def infer(self, pixels: np.ndarray) -> Outputs:
+        logits, features = super().infer(pixels)
+        return Outputs(logits, None if self.error is None else features * np.float32(1 + self.error))
+
+
+@pytest.mark.parametrize(
+    ("error", "failure"),
+    [
+        (1e-7, None),
+        (1e-3, "features_relative_l2 0.001 exceeds 1e-05"),
+        (None, "features missing, expected (28, 7)"),
+    ],
+)
+def test_features_are_compared_too(reference: Reference, error: float | None, failure: str | None) -> None:
+    found = check_parity(
+        Drifting(error),
+        reference,
+        file="x.onnx",
+        target="ort",
+        precision="fp32",
+        max_batch=1,
+        limits=THRESHOLDS["fp32"],
+    )
+    assert found.failures == ([] if failure is None else [f"batch 1: {failure}"])
+    older = {name: limit for name, limit in THRESHOLDS["fp32"].items() if name != "features_relative_l2"}
+    if error is None:
+        assert check_parity(
+            Drifting(None), reference, file="x.onnx", target="ort", precision="fp32", max_batch=1, limits=older
+        ).passed
 
 
 def check(reference: Reference, answer: Answer, precision: str = "fp32", max_batch: int = 8) -> FileParity:
@@ -95,8 +135,8 @@ def test_every_way_of_being_wrong_is_seen(answer: Answer, told: str, count: int,
 
 def test_a_hard_input_that_overflows_fails_alone(reference: Reference) -> None:
     found = check(reference, lambda logits: np.where(np.abs(logits) > OVERFLOW, np.inf, logits), "int8")
-    largest = np.abs(reference.photos).max()
-    assert largest < OVERFLOW < np.abs(reference.hard).max()
+    largest = np.abs(reference.photos.logits).max()
+    assert largest < OVERFLOW < np.abs(reference.hard.logits).max()
     assert "the logits of the hard input 'white' are not finite" in found.failures[0]
 
 
@@ -143,7 +183,7 @@ def test_lost_accuracy_fails(reference: Reference) -> None:
     def flip(logits: np.ndarray) -> np.ndarray:
         changed = logits.copy()
         best, second = np.argsort(-changed, axis=1)[:, :2].T
-        rows = np.flatnonzero(np.all(np.isclose(logits[:, None], reference.photos[20]), axis=2).any(axis=1))
+        rows = np.flatnonzero(np.all(np.isclose(logits[:, None], reference.photos.logits[20]), axis=2).any(axis=1))
         changed[rows, second[rows]] = changed[rows, best[rows]] * 1.001
         return changed
 
@@ -158,7 +198,9 @@ def test_lost_accuracy_fails(reference: Reference) -> None:
 def test_figures_by_hand() -> None:
     a = np.array([[3, 0, 0, 0, 0, 0, 1], [0, 4, 0, 0, 0, 0, 0]], np.float32)
     b = np.array([[3, 0, 0, 0, 0, 0, 0], [0, 0, 4, 0, 0, 0, 0]], np.float32)
-    found = ParityMetrics.of(a, b)
+    found = ParityMetrics.of(Outputs(a, a[:, :2]), Outputs(b, a[:, :2] * np.float32(1.001)))
+    assert found.features_relative_l2 == pytest.approx(1e-3, rel=1e-3)
+    assert ParityMetrics.of(Outputs(a, None), Outputs(b, None)).features_relative_l2 is None
     assert found.relative_l2 == pytest.approx(np.sqrt(2))
     assert found.relative_l2_mean == pytest.approx((np.sqrt(2) + 1 / np.sqrt(10)) / 2)
     assert found.max_abs == 4
@@ -273,7 +315,7 @@ def test_hard_inputs_are_what_they_are_called() -> None:
 def test_the_reference_comes_back(reference: Reference, tmp_path: Path) -> None:
     reference.save(tmp_path / "parity.npz")
     loaded = Reference.load(tmp_path / "parity.npz")
-    assert np.array_equal(loaded.photos, reference.photos)
+    assert all(map(np.array_equal, loaded.photos, reference.photos))
     assert np.array_equal(loaded.images.hard, reference.images.hard)
     assert loaded.images.hard_names == reference.images.hard_names
     (tmp_path / "parity.npz").write_bytes(b"none")

@@ -25,12 +25,19 @@ class Function(nn.Module):
         self.weight = nn.Parameter(torch.randn(6, 4, generator=generator))
         self.register_buffer("table", torch.randn(3, 4, generator=generator))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(self, x)
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        found = self.function(self, x)
+        return found if isinstance(found, tuple) else (found,)
 
 
 def graph_of(function: Callable[..., Tensor], example: Tensor) -> onnx.ModelProto:
-    graph = trace(Function(function), example, input_name="in", output_name="out", opset=20)
+    graph = trace(
+        Function(function),
+        example,
+        input_name="in",
+        output_names=("out", "second")[: len(Function(function)(example))],
+        opset=20,
+    )
     onnx.checker.check_model(graph, full_check=True)
     return graph
 
@@ -72,9 +79,23 @@ def test_it_computes_the_same_for_any_batch(name: str) -> None:
     for batch in (1, 2, 5):
         x = torch.randint(-20, 20, (batch, 3, 4), generator=torch.Generator().manual_seed(batch)) / 8
         with torch.no_grad():
-            wanted = Function(FUNCTIONS[name])(x)
+            (wanted,) = Function(FUNCTIONS[name])(x)
         (found,) = session.run(None, {"in": x.numpy()})
         torch.testing.assert_close(torch.from_numpy(found), wanted)
+
+
+def test_a_value_that_others_need_can_be_an_output_too() -> None:
+    def function(m: Function, x: Tensor) -> tuple[Tensor, Tensor]:
+        inner = x * m.table
+        return F.linear(inner, m.weight), inner
+
+    graph = graph_of(function, torch.zeros(1, 3, 4))  # type: ignore[arg-type]
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    x = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(1))
+    found = dict(zip(("out", "second"), session.run(["out", "second"], {"in": x.numpy()}), strict=True))
+    module = Function(function)  # type: ignore[arg-type]
+    for name, wanted in zip(("out", "second"), module(x), strict=True):
+        torch.testing.assert_close(torch.from_numpy(found[name]), wanted.detach())
 
 
 def test_a_tiny_epsilon_is_kept() -> None:

@@ -108,11 +108,14 @@ def test_the_repository_says_what_the_graph_says(trained: Trained, bundle: Path,
     config, runtime = parse(model / "config.pbtxt"), OnnxRuntime(model / "1" / "model.onnx", device="cpu")
     assert config.platform == "onnxruntime_onnx"
     assert config.max_batch_size == read_manifest(bundle).max_batch
-    (image,), (answer,) = runtime.session.get_inputs(), runtime.session.get_outputs()
+    (image,), answers = runtime.session.get_inputs(), runtime.session.get_outputs()
     assert [(value.name, list(value.dims)) for value in config.input] == [(image.name, image.shape[1:])]
-    assert [(value.name, list(value.dims)) for value in config.output] == [(answer.name, answer.shape[1:])]
+    assert [(value.name, list(value.dims)) for value in config.output] == [
+        (answer.name, answer.shape[1:]) for answer in answers
+    ]
+    assert [answer.name for answer in answers] == ["logits", "features"]
     assert config.input[0].data_type == ENUMS["DataType"]["TYPE_UINT8"]
-    assert config.output[0].data_type == ENUMS["DataType"]["TYPE_FP32"]
+    assert {output.data_type for output in config.output} == {ENUMS["DataType"]["TYPE_FP32"]}
     assert (model / config.output[0].label_filename).is_file()
     assert [group.kind for group in config.instance_group] == [ENUMS["Kind"]["KIND_AUTO"]]
     assert config.HasField("dynamic_batching")

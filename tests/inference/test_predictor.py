@@ -19,16 +19,17 @@ from lipsformer.evaluation.evaluate import evaluate
 from lipsformer.images.samples import SAMPLES
 from lipsformer.inference import runtimes
 from lipsformer.inference.predictor import softmax
+from lipsformer.inference.runtimes import Outputs
 from lipsformer.system.errors import InputError
 from tests.support.trained import Trained
 
 
 def test_ranking_is_by_falling_score_and_stable(trained: Trained) -> None:
     predictor = load_predictor(trained.bundle)
-    ranked = predictor.rank(np.array([0.0, 2.0, 1.0, 2.0] + [0.0] * 10, dtype=np.float32), 3)
+    ranked = predictor.classify(np.array([0.0, 2.0, 1.0, 2.0] + [0.0] * 10, dtype=np.float32), None, 3)
     assert [p.index for p in ranked] == [1, 3, 2]
     assert [p.label for p in ranked] == [trained.classes[i] for i in (1, 3, 2)]
-    assert len(predictor.rank(np.zeros(14, dtype=np.float32), 99)) == 14
+    assert len(predictor.classify(np.zeros(14, dtype=np.float32), None, 99)) == 14
 
 
 def test_softmax_survives_large_logits() -> None:
@@ -64,9 +65,9 @@ def test_no_batch_is_larger_than_the_proved_one(trained: Trained) -> None:
         provider = "recorder"
         batches: ClassVar[list[int]] = []
 
-        def infer(self, pixels: np.ndarray) -> np.ndarray:
+        def infer(self, pixels: np.ndarray) -> Outputs:
             self.batches.append(len(pixels))
-            return np.zeros((len(pixels), 14), dtype=np.float32)
+            return Outputs(np.zeros((len(pixels), 14), dtype=np.float32), None)
 
     assert load_predictor(trained.bundle).max_batch == load_predictor(trained.bundle / "ort-fp32.onnx").max_batch == 16
     predictor = dataclasses.replace(load_predictor(trained.bundle), runtime=Recorder(), max_batch=4)

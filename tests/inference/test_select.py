@@ -15,7 +15,7 @@ import pytest
 from lipsformer import load_predictor
 from lipsformer.bundle.manifest import BundleFile, read_manifest
 from lipsformer.export import ExportSettings, export_bundle, verify_bundle
-from lipsformer.inference.runtimes import OnnxRuntime
+from lipsformer.inference.runtimes import OnnxRuntime, Outputs
 from lipsformer.system.atomic import sha256_of
 from lipsformer.system.errors import GateError, InputError
 from tests.bundle.test_manifest import rewrite
@@ -37,11 +37,12 @@ class Engine:
         if self.misfit is not None:
             raise InputError(f"{engine}: {self.misfit}")
         self.graph = OnnxRuntime(engine.parent / "ort-fp32.onnx", "cpu")
-        self.image_size, self.outputs = self.graph.image_size, self.graph.outputs
+        self.image_size, self.outputs, self.channels = self.graph.image_size, self.graph.outputs, self.graph.channels
         self.provider = "TensorRT 11.4 on a GPU"
 
-    def infer(self, pixels: np.ndarray) -> np.ndarray:
-        return self.graph.infer(pixels) * np.float32(self.factor)
+    def infer(self, pixels: np.ndarray) -> Outputs:
+        logits, features = self.graph.infer(pixels)
+        return Outputs(logits * np.float32(self.factor), features)
 
 
 @pytest.fixture(autouse=True)

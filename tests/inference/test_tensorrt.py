@@ -35,7 +35,7 @@ BUILT: dict[str, Any] = {
     "compute_capability": "9.0",
     "hardware_compatibility": False,
 }
-ENGINE = {"max_batch": 4, "size": 8, "outputs": 5}
+ENGINE = {"max_batch": 4, "size": 8, "outputs": 5, "channels": 3}
 Open = Callable[..., TensorRtRuntime]
 
 
@@ -84,17 +84,27 @@ def expected(pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def test_an_engine_that_fits_runs_and_says_where(open_engine: Open) -> None:
     runtime = open_engine()
     assert runtime.provider == "TensorRT 11.4.0.106 on NVIDIA H100"
-    assert (runtime.max_batch, runtime.image_size, runtime.outputs) == (4, 8, 5)
+    assert (runtime.max_batch, runtime.image_size, runtime.outputs, runtime.channels) == (4, 8, 5, 3)
     for count in (1, 3, 4, 3, 1, 3):
         pixels = images(count)
-        logits = runtime.infer(pixels)
-        assert logits.dtype == np.float32
+        logits, features = runtime.infer(pixels)
+        assert features is not None
+        assert (logits.dtype, features.dtype, features.shape) == (np.float32, np.float32, (count, 3))
         np.testing.assert_allclose(logits, expected(pixels), rtol=1e-6)
+        np.testing.assert_allclose(features, 2 * expected(pixels)[:, :3], rtol=1e-6)
+
+
+def test_an_engine_of_an_older_bundle_gives_no_features(open_engine: Open) -> None:
+    runtime = open_engine({"max_batch": 4, "size": 8, "outputs": 5})
+    assert runtime.channels is None
+    logits, features = runtime.infer(pixels := images(2))
+    assert features is None
+    np.testing.assert_allclose(logits, expected(pixels), rtol=1e-6)
 
 
 def test_answers_stay_when_the_next_batch_comes(open_engine: Open) -> None:
     runtime = open_engine()
-    first = runtime.infer(images(2))
+    first = runtime.infer(images(2)).logits
     kept = first.copy()
     runtime.infer(images(3)[::-1])  # a view backwards, too
     np.testing.assert_array_equal(first, kept)
@@ -124,7 +134,7 @@ def test_no_more_graphs_than_the_limit(open_engine: Open, monkeypatch: pytest.Mo
     runtime.infer(images(2))
     for _ in range(2):
         fake.CALLS.clear()
-        np.testing.assert_allclose(runtime.infer(pixels := images(4)), expected(pixels), rtol=1e-6)
+        np.testing.assert_allclose(runtime.infer(pixels := images(4)).logits, expected(pixels), rtol=1e-6)
         assert fake.CALLS == ["shape 4", "run", "wait"]
 
 
@@ -134,7 +144,7 @@ def test_a_failed_capture_is_told_once_and_batches_go_on(
     monkeypatch.setitem(fake.BEHAVIOR, "capture", True)
     runtime = open_engine()
     for count in (2, 2, 3):
-        np.testing.assert_allclose(runtime.infer(pixels := images(count)), expected(pixels), rtol=1e-6)
+        np.testing.assert_allclose(runtime.infer(pixels := images(count)).logits, expected(pixels), rtol=1e-6)
     assert capsys.readouterr().err.count("no CUDA graphs") == 1
     assert fake.CALLS.count("captured") == 1
 
@@ -176,7 +186,7 @@ def test_threads_take_turns(open_engine: Open, monkeypatch: pytest.MonkeyPatch) 
     def ask(seed: int) -> None:
         for step in range(20):
             pixels = images(1 + (seed + step) % 4)
-            if not np.allclose(runtime.infer(pixels), expected(pixels)):
+            if not np.allclose(runtime.infer(pixels).logits, expected(pixels)):
                 wrong.append(seed)
 
     threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(4)]

@@ -61,7 +61,7 @@ def pixels(checkpoint: Any) -> Pixels:
 @pytest.fixture(scope="module")
 def wanted(checkpoint: Any, pixels: Pixels) -> Any:
     torch_runtime = TorchRuntime(checkpoint, "cpu")
-    return np.concatenate([torch_runtime.infer(pixels[i : i + 1]) for i in range(len(pixels))])
+    return np.concatenate([torch_runtime.infer(pixels[i : i + 1]).logits for i in range(len(pixels))])
 
 
 @pytest.fixture(scope="module", params=PRECISIONS)
@@ -106,23 +106,23 @@ def test_an_engine_answers_as_the_checkpoint_does(
     runtime: TensorRtRuntime, engine: tuple[Path, BundleFile], pixels: Pixels, wanted: Any, batch: int
 ) -> None:
     for _ in range(3):  # launched kernel by kernel, then as a CUDA graph
-        found = np.concatenate([runtime.infer(pixels[i : i + batch]) for i in range(0, len(pixels), batch)])
+        found = np.concatenate([runtime.infer(pixels[i : i + batch]).logits for i in range(0, len(pixels), batch)])
         assert error(found, wanted) <= limit(engine)
 
 
 def test_a_cuda_graph_gives_the_same_bits(runtime: TensorRtRuntime, pixels: Pixels) -> None:
-    first = runtime.infer(pixels[:2])
+    first = runtime.infer(pixels[:2]).logits
     assert 2 in runtime._graphs, "nothing was captured"
-    np.testing.assert_array_equal(runtime.infer(pixels[:2]), first)
+    np.testing.assert_array_equal(runtime.infer(pixels[:2]).logits, first)
     runtime.infer(pixels[2:4])
-    np.testing.assert_array_equal(runtime.infer(pixels[:2]), first)
+    np.testing.assert_array_equal(runtime.infer(pixels[:2]).logits, first)
 
 
 def test_batch_sizes_in_any_order(
     runtime: TensorRtRuntime, engine: tuple[Path, BundleFile], pixels: Pixels, wanted: Any
 ) -> None:
     for batch in (5, 1, MAX_BATCH, 2, 1, 5, 4, MAX_BATCH, 3):
-        assert error(runtime.infer(pixels[:batch]), wanted[:batch]) <= limit(engine)
+        assert error(runtime.infer(pixels[:batch]).logits, wanted[:batch]) <= limit(engine)
 
 
 def test_beyond_the_graphs_answers_are_the_same(
@@ -131,7 +131,7 @@ def test_beyond_the_graphs_answers_are_the_same(
     monkeypatch.setattr("lipsformer.inference.runtimes.tensorrt.MAX_GRAPHS", 1)
     fresh = TensorRtRuntime(*engine)
     for batch in (2, 3, 2, 1, 3):
-        assert error(fresh.infer(pixels[:batch]), wanted[:batch]) <= limit(engine)
+        assert error(fresh.infer(pixels[:batch]).logits, wanted[:batch]) <= limit(engine)
     assert list(fresh._graphs) == [2]
 
 
@@ -143,7 +143,7 @@ def test_threads_get_their_own_answers(
     def ask(seed: int) -> None:
         for step in range(20):
             start, count = (seed + step) % 8, 1 + (seed * step) % MAX_BATCH
-            worst.append(error(runtime.infer(pixels[start : start + count]), wanted[start : start + count]))
+            worst.append(error(runtime.infer(pixels[start : start + count]).logits, wanted[start : start + count]))
 
     threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(4)]
     for thread in threads:
@@ -171,5 +171,5 @@ def test_onnx_runtime_on_cuda_answers_as_the_checkpoint_does(graph: Path, pixels
     on_cuda = OnnxRuntime(graph, device="cuda")
     assert on_cuda.provider == CUDA
     for batch in (1, 3, MAX_BATCH):
-        found = np.concatenate([on_cuda.infer(pixels[i : i + batch]) for i in range(0, len(pixels), batch)])
+        found = np.concatenate([on_cuda.infer(pixels[i : i + batch]).logits for i in range(0, len(pixels), batch)])
         assert error(found, wanted) <= LIMITS[graph.stem.removeprefix("tensorrt-")]

@@ -13,6 +13,7 @@ import pytest
 
 from lipsformer import Preprocessing
 from lipsformer.inference.predictor import Predictor
+from lipsformer.inference.runtimes import Outputs
 from lipsformer.serving.observability import open_metrics
 from lipsformer.serving.pipeline.admission import Overloaded
 from lipsformer.serving.pipeline.batching import BatchQueue
@@ -35,13 +36,13 @@ class Runtime:
         self.gate.set()
         self.broken = broken
 
-    def infer(self, pixels: np.ndarray) -> np.ndarray:
+    def infer(self, pixels: np.ndarray) -> Outputs:
         self.gate.wait(10)
         self.batches.append(len(pixels))
         if self.broken or (pixels[:, 0, 0, 0] == 255).any():
             raise RuntimeError("poisoned")
         logits = pixels[:, 0, 0, :1].astype(np.float32)
-        return np.where(logits == 254, np.nan, logits)
+        return Outputs(np.where(logits == 254, np.nan, logits), None)
 
 
 def image(value: int) -> np.ndarray:
@@ -78,7 +79,7 @@ def run(
 
 def test_a_lone_request_does_not_wait_for_company() -> None:
     async def scenario(_: Runtime, queue: BatchQueue) -> None:
-        assert (await queue.infer(image(7))).logits[0] == 7
+        assert (await queue.infer(image(7))).outputs.logits[0] == 7
 
     assert run(scenario)[0].batches == [1]
 
@@ -90,7 +91,7 @@ def test_requests_gather_while_the_runtime_is_busy() -> None:
         await asyncio.sleep(0.05)
         runtime.gate.set()
         answers = await asyncio.gather(*tasks)
-        assert [answer.logits[0] for answer in answers] == list(range(10))
+        assert [answer.outputs.logits[0] for answer in answers] == list(range(10))
         assert [answer.batch for answer in answers] == [4] * 8 + [2] * 2
         assert all(answer.started <= answer.done for answer in answers)
 
@@ -103,9 +104,9 @@ def test_a_poisoned_request_fails_alone(poison: int) -> None:
         tasks = [asyncio.create_task(queue.infer(image(value))) for value in (1, poison, 3)]
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert isinstance(results[1], RuntimeError)
-        assert results[0].logits[0] == 1
-        assert results[2].logits[0] == 3
-        assert (await queue.infer(image(9))).logits[0] == 9
+        assert results[0].outputs.logits[0] == 1
+        assert results[2].outputs.logits[0] == 3
+        assert (await queue.infer(image(9))).outputs.logits[0] == 9
 
     runtime, faults = run(scenario)
     assert runtime.batches == [3, 1, 1, 1, 1, 1]  # the batch, a look at the runtime, each alone, and the last
@@ -121,8 +122,8 @@ def test_a_request_that_nobody_waits_for_costs_nothing() -> None:
         await asyncio.sleep(0)
         second.cancel()
         runtime.gate.set()
-        assert (await first).logits[0] == 1
-        assert (await third).logits[0] == 3
+        assert (await first).outputs.logits[0] == 1
+        assert (await third).outputs.logits[0] == 3
 
     assert run(scenario)[0].batches == [1, 1]
 
@@ -137,7 +138,7 @@ def test_what_is_being_computed_when_the_server_stops_is_answered() -> None:
         closing = asyncio.create_task(queue.close())
         await asyncio.sleep(0)
         runtime.gate.set()
-        assert (await running).logits[0] == 1
+        assert (await running).outputs.logits[0] == 1
         with pytest.raises(Overloaded):
             await waiting
         await closing
@@ -188,14 +189,14 @@ def test_warm_up_chooses_the_smallest_size_that_is_as_fast(monkeypatch: pytest.M
 
 def test_warm_up_refuses_answers_that_are_none() -> None:
     class Short(Runtime):
-        def infer(self, pixels: np.ndarray) -> np.ndarray:
-            return super().infer(pixels)[: len(pixels) // 2 + 1]
+        def infer(self, pixels: np.ndarray) -> Outputs:
+            return Outputs(super().infer(pixels).logits[: len(pixels) // 2 + 1], None)
 
     runner = IsolatingRuntime(lambda: predictor(Short()), on_fault=lambda _: None)
     with pytest.raises(FaultError, match=r"an answer in shape \(2, 1\) to 2 images|shape"):
         runner.warm_up(8)
     nan = dataclasses.replace(
-        predictor(Runtime()), runtime=type("N", (), {"infer": lambda _, p: p[:, 0, 0, :1] * np.nan})()
+        predictor(Runtime()), runtime=type("N", (), {"infer": lambda _, p: Outputs(p[:, 0, 0, :1] * np.nan, None)})()
     )
     with pytest.raises(FaultError, match="not finite"):
         IsolatingRuntime(lambda: nan, on_fault=lambda _: None).warm_up(1)

@@ -115,7 +115,7 @@ def _ours(settings: Distillation, path: Path, device: torch.device, dtype: torch
     runtime, most = predictor.runtime, predictor.max_batch
 
     def infer(pixels: Tensor) -> Tensor:
-        parts = [runtime.infer(part.cpu().numpy()) for part in torch.split(pixels, most)]
+        parts = [runtime.infer(part.cpu().numpy()).logits for part in torch.split(pixels, most)]
         return torch.cat([torch.from_numpy(part) for part in parts])
 
     return Teacher(

@@ -17,7 +17,7 @@ __all__ = ["DEFAULT_PENALTY", "PENALTIES", "PathPoint", "best_point", "measure",
 PENALTIES = tuple(round(10.0 ** (-power / 2), 6) for power in range(11))  # 1 to 1e-5, of standardized features
 DEFAULT_PENALTY = 0.01  # if nothing can be held out
 LEAST_FALL = 1e-3  # nats; with less, images that are easily separated would lead to ever weaker penalties
-# Enough to compare penalties: on fruit the held-out losses are within 1e-3 nats of the converged ones, in half the time.
+# Enough to compare penalties: on fruit, held-out losses are within 1e-3 nats of the converged ones, in half the time.
 LARGEST_GRADIENT = 1e-4
 
 
@@ -53,7 +53,7 @@ def measure(head: Head, samples: Samples) -> tuple[float, float]:
 def penalty_path(
     divisions: Sequence[Division], label_smoothing: float, after_point: Callable[[PathPoint], None]
 ) -> list[PathPoint]:
-    """Fits a head for each penalty and division, each from the one before it. Ends once the held-out loss falls no more.
+    """Fits a head for each penalty and division, each from the one before. Ends once the held-out loss falls no more.
 
     `after_point` receives each point when it is done.
     """

@@ -16,7 +16,7 @@ from lipsformer.images.open import open_image
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.images.samples import SAMPLES
 from lipsformer.inference.predictor import load_predictor
-from lipsformer.inference.runtimes import Logits, Pixels, open_session
+from lipsformer.inference.runtimes import Logits, Outputs, Pixels, open_session
 from lipsformer.system.errors import InputError
 
 __all__ = ["OPERATIONS", "MatrixProduct", "MeasuredModel", "ModelFacts"]
@@ -133,10 +133,10 @@ def _photos(preprocessing: Preprocessing) -> Pixels:
     return np.concatenate([plain, plain[:, :, ::-1]])
 
 
-def _in_batches(infer: Callable[[Pixels], Logits], photos: Pixels, batch: int) -> Logits:
+def _in_batches(infer: Callable[[Pixels], Outputs], photos: Pixels, batch: int) -> Logits:
     """Logits (N, K) of all photos, in batches of exactly `batch`: the last is filled up with the first photos."""
     count = len(photos)
-    chunks = [infer(photos[np.arange(start, start + batch) % count]) for start in range(0, count, batch)]
+    chunks = [infer(photos[np.arange(start, start + batch) % count]).logits for start in range(0, count, batch)]
     return np.concatenate(chunks)[:count]
 
 

@@ -1,16 +1,30 @@
 """Runtimes behind one small interface: PyTorch, ONNX Runtime and TensorRT."""
 
-from .base import INPUT_NAME, ONNX_METADATA_KEY, OUTPUT_NAME, Logits, Pixels, Runtime, RuntimeOptions
+from .base import (
+    FEATURES_NAME,
+    INPUT_NAME,
+    LOGITS_NAME,
+    ONNX_METADATA_KEY,
+    Features,
+    Logits,
+    Outputs,
+    Pixels,
+    Runtime,
+    RuntimeOptions,
+)
 from .onnxruntime import CUDA, OnnxRuntime, import_onnxruntime, open_session
 from .pytorch import TorchRuntime
 
 __all__ = [
     "CUDA",
+    "FEATURES_NAME",
     "INPUT_NAME",
+    "LOGITS_NAME",
     "ONNX_METADATA_KEY",
-    "OUTPUT_NAME",
+    "Features",
     "Logits",
     "OnnxRuntime",
+    "Outputs",
     "Pixels",
     "Runtime",
     "RuntimeOptions",

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lipsformer.system.hardware import check_device
 
-__all__ = ["INPUT_NAME", "ONNX_METADATA_KEY", "OUTPUT_NAME", "Logits", "Pixels", "Runtime", "RuntimeOptions"]
+__all__ = [
+    "FEATURES_NAME",
+    "INPUT_NAME",
+    "LOGITS_NAME",
+    "ONNX_METADATA_KEY",
+    "Features",
+    "Logits",
+    "Outputs",
+    "Pixels",
+    "Runtime",
+    "RuntimeOptions",
+]
 
 Pixels = NDArray[np.uint8]  # (N, S, S, 3)
 Logits = NDArray[np.float32]  # (N, K)
+Features = NDArray[np.float32]  # (N, C)
 
 INPUT_NAME = "pixels"
-OUTPUT_NAME = "logits"
+LOGITS_NAME = "logits"
+FEATURES_NAME = "features"  # the pooled features that the head classifies; graphs of format 2 lack them
 ONNX_METADATA_KEY = "lipsformer"  # of an exported graph's metadata
 
 
@@ -41,14 +54,21 @@ class RuntimeOptions:
         check_device(self.device)
 
 
+class Outputs(NamedTuple):
+    """Calibrated logits (N, K), and the pooled features (N, C) before the head; None if a graph does not give them."""
+
+    logits: Logits
+    features: Features | None
+
+
 class Runtime(Protocol):
-    """Anything that turns pixels into logits.
+    """Anything that turns pixels into logits and features.
 
     `provider` names what actually runs the model. A requested provider that is silently replaced is an error.
     """
 
     provider: str
 
-    def infer(self, pixels: Pixels) -> Logits:
-        """Logits (N, K) of pixels (N, S, S, 3)."""
+    def infer(self, pixels: Pixels) -> Outputs:
+        """Logits (N, K) and features (N, C) of pixels (N, S, S, 3)."""
         ...

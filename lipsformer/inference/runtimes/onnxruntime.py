@@ -14,7 +14,7 @@ import numpy as np
 from lipsformer.system.errors import InputError
 from lipsformer.system.hardware import cores
 
-from .base import INPUT_NAME, ONNX_METADATA_KEY, OUTPUT_NAME, Logits, Pixels
+from .base import FEATURES_NAME, INPUT_NAME, LOGITS_NAME, ONNX_METADATA_KEY, Outputs, Pixels
 
 __all__ = ["CUDA", "OnnxRuntime", "import_onnxruntime", "open_session"]
 
@@ -47,10 +47,16 @@ class OnnxRuntime:
             self.fallbacks = ("ONNX Runtime is built for CUDA but runs on the CPU here; `lipsformer doctor` says why",)
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         described = [(value.name, value.type, len(value.shape)) for value in (*inputs, *outputs)]
-        if described != [(INPUT_NAME, "tensor(uint8)", 4), (OUTPUT_NAME, "tensor(float)", 2)]:
+        known = [
+            (INPUT_NAME, "tensor(uint8)", 4),
+            (LOGITS_NAME, "tensor(float)", 2),
+            (FEATURES_NAME, "tensor(float)", 2),
+        ]
+        if described not in (known, known[:2]):
             raise InputError(f"{model}: not a graph that `lipsformer export` wrote (uint8 pixels in, float logits out)")
         self.image_size: int = inputs[0].shape[1]
         self.outputs: int = outputs[0].shape[1]
+        self.channels: int | None = outputs[1].shape[1] if len(outputs) > 1 else None  # of the features
 
     def metadata(self) -> dict[str, Any]:
         """The metadata that the export wrote into the graph: model, classes, preprocessing, precision, largest batch.
@@ -65,10 +71,10 @@ class OnnxRuntime:
             raise InputError(f"{self.model}: no LipsFormer metadata; export it again") from None
         return metadata
 
-    def infer(self, pixels: Pixels) -> Logits:
-        """Logits (N, K) of pixels (N, S, S, 3)."""
-        logits: Logits = self.session.run([OUTPUT_NAME], {INPUT_NAME: np.ascontiguousarray(pixels)})[0]
-        return logits
+    def infer(self, pixels: Pixels) -> Outputs:
+        """Logits (N, K) and features (N, C) of pixels (N, S, S, 3)."""
+        logits, *features = self.session.run(None, {INPUT_NAME: np.ascontiguousarray(pixels)})
+        return Outputs(logits, features[0] if features else None)
 
 
 def open_session(model: Path | bytes, *, cuda: bool, threads: int | None = None) -> Any:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lipsformer.system.hardware import torch_device
 
-from .base import Logits, Pixels
+from .base import Outputs, Pixels
 
 if TYPE_CHECKING:
     from lipsformer.checkpoints.checkpoint import Checkpoint
@@ -27,13 +27,12 @@ class TorchRuntime:
         self.device = torch_device(device)
         self.provider = f"torch-{self.device.type}"
         self.normalize = PixelNormalize(checkpoint.preprocessing).to(self.device)
-        self.model = checkpoint.model.to(self.device)
+        self.model = checkpoint.calibrated().to(self.device)
 
-    def infer(self, pixels: Pixels) -> Logits:
-        """Logits (N, K) of pixels (N, S, S, 3)."""
+    def infer(self, pixels: Pixels) -> Outputs:
+        """Calibrated logits (N, K) and features (N, C) of pixels (N, S, S, 3)."""
         import torch
 
         with torch.inference_mode():
-            batch = torch.tensor(pixels, device=self.device)
-            logits: Logits = self.model(self.normalize(batch)).cpu().numpy()
-        return logits
+            features = self.model.forward_features(self.normalize(torch.tensor(pixels, device=self.device)))
+            return Outputs(self.model.head(features).cpu().numpy(), features.cpu().numpy())

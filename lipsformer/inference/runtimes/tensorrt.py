@@ -16,7 +16,7 @@ from lipsformer.bundle.manifest import BundleFile
 from lipsformer.system.console import say
 from lipsformer.system.errors import GateError, InputError, LipsFormerError
 
-from .base import INPUT_NAME, OUTPUT_NAME, Logits, Pixels
+from .base import FEATURES_NAME, INPUT_NAME, LOGITS_NAME, Outputs, Pixels
 from .tensorrt_compat import engine_fits, rebuild
 from .tensorrt_library import FLAVOURS, RTX, find_gpu, load_tensorrt, log_of, reason
 
@@ -49,7 +49,8 @@ class TensorRtRuntime:
         self._library = load_tensorrt(self.flavour)
         self._log = log_of(self.flavour)
         self._runtime, self._engine = self._deserialize(file.sha256)
-        self.max_batch, self.image_size, self.outputs = self._dimensions()
+        self.max_batch, self.image_size, self._widths = self._dimensions()
+        self.outputs, self.channels = self._widths[LOGITS_NAME], self._widths.get(FEATURES_NAME)
         title = FLAVOURS[self.flavour].title
         self.provider = f"{title} {self._library.__version__} on {find_gpu(self.flavour).name}"
         self._lock = threading.Lock()
@@ -58,8 +59,8 @@ class TensorRtRuntime:
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, trt.IExecutionContext]] = {}
         self._capturing = True
 
-    def infer(self, pixels: Pixels) -> Logits:
-        """Logits (N, K) of pixels (N, S, S, 3).
+    def infer(self, pixels: Pixels) -> Outputs:
+        """Logits (N, K) and features (N, C) of pixels (N, S, S, 3).
 
         Raises:
             InputError: if the pixels have the wrong shape or type, or the batch is too large for the engine.
@@ -77,10 +78,11 @@ class TensorRtRuntime:
             self._host_input.numpy()[:count] = pixels
             self._input[:count].copy_(self._host_input[:count], non_blocking=True)
             self._run(count)
-            self._host_output[:count].copy_(self._output[:count], non_blocking=True)
+            for name, output in self._outputs.items():
+                self._host_outputs[name][:count].copy_(output[:count], non_blocking=True)
             self._stream.synchronize()
-            logits: Logits = self._host_output[:count].numpy().copy()
-        return logits
+            found = {name: output[:count].numpy().copy() for name, output in self._host_outputs.items()}
+        return Outputs(found[LOGITS_NAME], found.get(FEATURES_NAME))
 
     def _deserialize(self, sha256: str) -> tuple[trt.Runtime, trt.ICudaEngine]:
         # Load the very bytes whose hash was checked: the file may change in between.
@@ -100,22 +102,21 @@ class TensorRtRuntime:
             )
         return runtime, engine
 
-    def _dimensions(self) -> tuple[int, int, int]:
-        """The largest batch, the image size and the number of outputs, after a check of the tensors."""
+    def _dimensions(self) -> tuple[int, int, dict[str, int]]:
+        """The largest batch, the image size and the width of each output, after a check of the tensors."""
         engine, library = self._engine, self._library
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         found = {
             name: (engine.get_tensor_mode(name), engine.get_tensor_dtype(name), len(engine.get_tensor_shape(name)))
             for name in names
         }
-        wanted = {
-            INPUT_NAME: (library.TensorIOMode.INPUT, library.DataType.UINT8, 4),
-            OUTPUT_NAME: (library.TensorIOMode.OUTPUT, library.DataType.FLOAT, 2),
-        }
-        if found != wanted:
+        output = (library.TensorIOMode.OUTPUT, library.DataType.FLOAT, 2)
+        wanted = {INPUT_NAME: (library.TensorIOMode.INPUT, library.DataType.UINT8, 4), LOGITS_NAME: output}
+        if found not in (wanted, {**wanted, FEATURES_NAME: output}):
             raise InputError(f"{self.path}: not an engine of `lipsformer export` (uint8 pixels in, float logits out)")
         _, _, largest = engine.get_tensor_profile_shape(INPUT_NAME, 0)
-        return largest[0], engine.get_tensor_shape(INPUT_NAME)[1], engine.get_tensor_shape(OUTPUT_NAME)[1]
+        widths = {name: engine.get_tensor_shape(name)[1] for name in (LOGITS_NAME, FEATURES_NAME) if name in found}
+        return largest[0], engine.get_tensor_shape(INPUT_NAME)[1], widths
 
     def _allocate(self, device: torch.device) -> None:
         """Allocate memory for the largest batch on both sides, and the scratch memory that all contexts share."""
@@ -125,9 +126,14 @@ class TensorRtRuntime:
         pinned = device.type == "cuda"
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._input = torch.empty(shape, dtype=torch.uint8, device=device)
-        self._output = torch.empty((self.max_batch, self.outputs), dtype=torch.float32, device=device)
         self._host_input = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
-        self._host_output = torch.empty((self.max_batch, self.outputs), dtype=torch.float32, pin_memory=pinned)
+        self._outputs, self._host_outputs = (
+            {
+                name: torch.empty((self.max_batch, width), dtype=torch.float32, **where)
+                for name, width in self._widths.items()
+            }
+            for where in ({"device": device}, {"pin_memory": pinned})
+        )
         self._scratch = torch.empty(max(1, self._engine.device_memory_size_v2), dtype=torch.uint8, device=device)
 
     def _context(self) -> trt.IExecutionContext:
@@ -140,7 +146,7 @@ class TensorRtRuntime:
         if context is None:
             raise self._failure("cannot make an execution context")
         context.set_device_memory(self._scratch.data_ptr(), self._scratch.numel())
-        for name, tensor in ((INPUT_NAME, self._input), (OUTPUT_NAME, self._output)):
+        for name, tensor in ((INPUT_NAME, self._input), *self._outputs.items()):
             if not context.set_tensor_address(name, tensor.data_ptr()):
                 raise self._failure(f"refuses the memory of '{name}'")
         return context

@@ -169,7 +169,6 @@ class Builder:
 
 
 class Engine:
-    num_io_tensors = 2
     device_memory_size_v2 = 1000
 
     def __init__(self, facts: dict[str, Any]) -> None:
@@ -179,6 +178,9 @@ class Engine:
             facts.get("input", "pixels"): (TensorIOMode.INPUT, DataType.UINT8, (-1, *image)),
             "logits": (TensorIOMode.OUTPUT, DataType.FLOAT, (-1, facts["outputs"])),
         }
+        if "channels" in facts:
+            self.tensors["features"] = (TensorIOMode.OUTPUT, DataType.FLOAT, (-1, facts["channels"]))
+        self.num_io_tensors = len(self.tensors)
 
     def get_tensor_name(self, index: int) -> str:
         return list(self.tensors)[index]
@@ -239,11 +241,15 @@ class Context:
         return "run" not in BEHAVIOR
 
     def compute(self) -> None:
-        count, outputs = self.shape[0], self.facts["outputs"]
+        count = self.shape[0]
         pixels = (ctypes.c_uint8 * int(np.prod(self.shape))).from_address(self.addresses["pixels"])
-        logits = (ctypes.c_float * (count * outputs)).from_address(self.addresses["logits"])
         means = np.frombuffer(pixels, np.uint8).reshape(count, -1).mean(axis=1, keepdims=True)
-        np.frombuffer(logits, np.float32).reshape(count, outputs)[:] = means + np.arange(outputs)
+        for name, width, factor in (("logits", "outputs", 1), ("features", "channels", 2)):
+            if width in self.facts:
+                columns = self.facts[width]
+                memory = (ctypes.c_float * (count * columns)).from_address(self.addresses[name])
+                values = factor * (means + np.arange(columns))
+                np.frombuffer(memory, np.float32).reshape(count, columns)[:] = values
 
 
 class Runtime:

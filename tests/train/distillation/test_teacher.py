@@ -50,7 +50,7 @@ def test_a_checkpoint_runs_in_pytorch(trained: Trained) -> None:
 def test_a_bundle_and_its_graph_run_in_their_runtime(trained: Trained) -> None:
     graph = load_predictor(trained.bundle).file
     pixels = torch.randint(0, 256, (19, 32, 32, 3), dtype=torch.uint8)  # more than their largest batch
-    wanted = load_predictor(graph, threads=1).runtime.infer(pixels.numpy())
+    wanted = load_predictor(graph, threads=1).runtime.infer(pixels.numpy()).logits
     for path in (trained.bundle, graph):
         found = opened(path)
         torch.testing.assert_close(found.infer(pixels), torch.from_numpy(wanted), atol=1e-4, rtol=1e-4)
