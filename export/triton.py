@@ -59,7 +59,7 @@ model_warmup [ {{
 def write_triton(bundle: Path, folder: Path) -> tuple[str, ...]:
     """Fill the empty `folder` with a model for each ONNX Runtime graph and each TensorRT engine of `bundle`.
 
-    Each maps preprocessed pixels, uint8 (S, S, 3), to logits and features, in batches up to the largest that was checked.
+    Each maps preprocessed pixels, uint8 (S, S, 3), to logits and features, in batches up to the largest checked.
 
     Returns:
         The names of the models.

@@ -13,7 +13,6 @@ import numpy as np
 
 from lipsformer.checkpoints.save import save_checkpoint
 from lipsformer.datasets import DatasetOptions, ImageDataset
-from lipsformer.evaluation.predictions import Predictions
 from lipsformer.evaluation.report.write import write_report
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.model.pixel_norm import PixelNormalize
@@ -41,7 +40,7 @@ from .recipe import Recipe
 from .run_folder import BEST, LAST, UNREADABLE, RunFolder
 from .signals import StoppedError, StopRequest
 from .unreadable import lost_classes
-from .validation import validate
+from .validation import Validation, validate
 
 __all__ = ["Training"]
 
@@ -126,8 +125,8 @@ class Training:
                     self._save_state()
                     number = stop.signal or signal.SIGTERM  # another process was asked: the scheduler sends SIGTERM
                     raise StoppedError(self.folder.path, state.step, self.context.sampler.total, number)
-                predictions = validate(state.average.module, validation, self.labels, self.context, self._after_batch)
-                self._finish_epoch(predictions, started)
+                found = validate(state.average.module, validation, self.labels, self.context, self._after_batch)
+                self._finish_epoch(found, started)
 
     def training_batches(self) -> Iterator[Batch]:
         """This process's share of the batches that are left to train on."""
@@ -217,9 +216,9 @@ class Training:
             self.folder.save_unreadable(self.unreadable)
             self.folder.save_state(self.state, self.recipe, self.preprocessing, self.digest, self.options)
 
-    def _finish_epoch(self, predictions: Predictions, started: float) -> None:
+    def _finish_epoch(self, found: Validation, started: float) -> None:
         """Writes an epoch. The state comes last: if the process is killed before, the epoch's end is repeated."""
-        state = self.state
+        state, predictions = self.state, found.predictions
         if not predictions.images:
             self._save_state()
             raise InputError(f"{self.dataset.root}: none of the images to validate on can be read; see {UNREADABLE}")
@@ -237,9 +236,9 @@ class Training:
         state.finish_epoch(epoch, predictions)
         if self.distributed.is_main:
             with self.folder.writing():
-                self._save_checkpoint(LAST, epoch)
+                self._save_checkpoint(LAST, epoch, found.temperature)
                 if state.best is epoch:
-                    self._save_checkpoint(BEST, epoch)
+                    self._save_checkpoint(BEST, epoch, found.temperature)
         try:
             self._notify(lambda listener: listener.on_epoch(epoch))
         finally:  # a listener that fails loses no epoch
@@ -262,7 +261,7 @@ class Training:
                 )
         return lines
 
-    def _save_checkpoint(self, name: str, epoch: EpochMetrics) -> None:
+    def _save_checkpoint(self, name: str, epoch: EpochMetrics, temperature: float) -> None:
         metrics: dict[str, Any] = {
             "dataset": self.dataset.root.resolve().name,
             "split": self.dataset.validation.name,
@@ -280,4 +279,5 @@ class Training:
             classes=self.dataset.classes,
             preprocessing=self.preprocessing,
             metrics=metrics,
+            temperature=temperature,
         )

@@ -11,6 +11,7 @@ from lipsformer import __version__
 
 from .benchmark import benchmark
 from .bento import bento
+from .calibrate import calibrate_model
 from .convert import convert
 from .data import data
 from .doctor import doctor
@@ -35,6 +36,7 @@ COMMANDS: dict[str, Callable[..., None] | typer.Typer] = {
     "train": train,
     "stability": stability,
     "eval": evaluate_model,
+    "calibrate": calibrate_model,
     "predict": predict,
     "export": export,
     "verify": verify,

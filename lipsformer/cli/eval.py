@@ -38,7 +38,7 @@ def evaluate_model(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="Folder for a report: per-class table, confusion matrix, worst mistakes."),
+        typer.Option(help="Folder for a report: per-class table, confusion matrix, worst mistakes, calibration."),
     ] = None,
     device: Device = "auto",
     precision: Precision = None,
@@ -77,10 +77,12 @@ def evaluate_model(
     with contextlib.nullcontext() if output is None else atomic_directory(output) as folder:
         result = evaluate(predictor, labeled)
         if folder is not None:
+            from lipsformer.evaluation.report.calibration import CALIBRATION, plot_calibration
             from lipsformer.evaluation.report.write import write_report
 
             title = f"{model} on {Path(dataset).name}"
             write_report(folder, result.predictions, labeled, result.classes, predictor.preprocessing, title)
+            plot_calibration(folder / CALIBRATION, result, title)
     if as_json:
         print_json(result.to_dict())
     else:

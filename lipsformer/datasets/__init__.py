@@ -4,7 +4,16 @@ A `Reader` finds the splits of a dataset and lists each as a `Split`. Training, 
 `Split`, so they do not depend on how images are stored.
 """
 
-from .dataset import HELD_OUT, ImageDataset, open_dataset, open_labeled, open_reader, open_unlabeled
+from .dataset import (
+    HELD_OUT,
+    ImageDataset,
+    UnlabeledImages,
+    open_dataset,
+    open_labeled,
+    open_reader,
+    open_unlabeled,
+    relabeled,
+)
 from .left_out import LeftOut
 from .options import DatasetOptions
 from .reader import Split
@@ -17,11 +26,13 @@ __all__ = [
     "ImageDataset",
     "LeftOut",
     "Split",
+    "UnlabeledImages",
     "check_output",
     "find_images",
     "open_dataset",
     "open_labeled",
     "open_reader",
     "open_unlabeled",
+    "relabeled",
     "resolve_dataset",
 ]

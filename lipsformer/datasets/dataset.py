@@ -23,7 +23,16 @@ from .split_names import split_of
 from .tables import TableReader, is_table
 from .walk import find_images
 
-__all__ = ["HELD_OUT", "ImageDataset", "open_dataset", "open_labeled", "open_reader", "open_unlabeled"]
+__all__ = [
+    "HELD_OUT",
+    "ImageDataset",
+    "UnlabeledImages",
+    "open_dataset",
+    "open_labeled",
+    "open_reader",
+    "open_unlabeled",
+    "relabeled",
+]
 
 
 HELD_OUT = "held-out"  # a split of `open_labeled`
@@ -45,11 +54,19 @@ class ImageDataset:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UnlabeledImages:
-    """Images without labels: `open` decodes the one at a position of `names`."""
+    """Images without labels: `open` decodes the one at a position of `names`. `name` is that of their folder."""
 
+    name: str
     names: Sequence[str]
     open: Callable[[int], Image.Image]
     left_out: LeftOut
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def where(self, index: int) -> str:
+        """Where image `index` is, for messages."""
+        return self.names[index]
 
 
 def open_dataset(root: Path, options: DatasetOptions | None = None) -> ImageDataset:
@@ -69,7 +86,7 @@ def open_dataset(root: Path, options: DatasetOptions | None = None) -> ImageData
     if name is None:
         train, validation = hold_out(train, options, root)
     else:
-        validation = _relabeled(reader.read(name), train.classes)
+        validation = relabeled(reader.read(name), train.classes)
         left_out.update(validation.left_out)
         if not len(validation):
             raise InputError(f"{reader.place(name)}: no images; add some or remove this split{_left_out(validation)}")
@@ -91,15 +108,15 @@ def open_labeled(
     options = options or DatasetOptions()
     reader = open_reader(root, options, known=classes, split=split)
     if split == HELD_OUT or (split is None and options.held_out and "test" not in reader.splits):
-        train = _relabeled(reader.read(_named(reader, root, "train") if reader.splits else None), tuple(classes))
+        train = relabeled(reader.read(_named(reader, root, "train") if reader.splits else None), tuple(classes))
         labeled = hold_out(train, options, root)[1]
     elif split is not None and (reader.splits or split != "all"):
-        labeled = _relabeled(reader.read(_named(reader, root, split)), tuple(classes))
+        labeled = relabeled(reader.read(_named(reader, root, split)), tuple(classes))
     else:
         name = next((name for name in ("test", "val", "train") if name in reader.splits), None)
         if reader.splits and name is None:
             raise InputError(f"{root}: has the splits {', '.join(sorted(reader.splits))}; choose one with --split")
-        labeled = _relabeled(reader.read(name), tuple(classes))
+        labeled = relabeled(reader.read(name), tuple(classes))
     labeled.left_out.update(reader.left_out)
     if not len(labeled):
         raise InputError(f"{reader.place(split)}: no images; add some as {reader.example(split)}{_left_out(labeled)}")
@@ -113,13 +130,16 @@ def open_unlabeled(root: Path, options: DatasetOptions | None = None) -> Unlabel
         InputError: if there are none, or `root` cannot be read.
     """
     if root.is_dir() and (paths := find_images(root, left_out := LeftOut())):
-        return UnlabeledImages(names=[*map(str, paths)], open=lambda index: open_image(paths[index]), left_out=left_out)
+        return UnlabeledImages(
+            name=root.name, names=[*map(str, paths)], open=lambda index: open_image(paths[index]), left_out=left_out
+        )
     reader = open_reader(root, options)
     splits = [reader.read(name) for name in (*reader.splits,) or (None,)]
     at = [(split, index) for split in splits for index in range(len(split))]
     if not at:
         raise InputError(f"{root}: no images found; give a folder of photos")
     return UnlabeledImages(
+        name=root.name,
         names=[split.where(index) for split, index in at],
         open=lambda index: at[index][0].open(at[index][1]),
         left_out=LeftOut.joined([reader.left_out, *(split.left_out for split in splits)]),
@@ -201,8 +221,12 @@ def _named(reader: Reader, root: Path, split: str) -> str:
     return name
 
 
-def _relabeled(split: Split, classes: tuple[str, ...]) -> Split:
-    """The split with its labels as indices into `classes`. A class without images may be unknown."""
+def relabeled(split: Split, classes: tuple[str, ...]) -> Split:
+    """The split with its labels as indices into `classes`. A class without images may be unknown.
+
+    Raises:
+        InputError: for an image of a class that is none of them.
+    """
     index = {normalized(label): position for position, label in enumerate(classes)}
     for label, count in enumerate(split.counts()):
         name = split.classes[label]

@@ -6,13 +6,15 @@ import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lipsformer.datasets import Split
+from lipsformer.bundle.acceptance import Refusal
+from lipsformer.datasets import Split, UnlabeledImages
 from lipsformer.inference.predictor import Predictor
-from lipsformer.inference.runtimes import Pixels
+from lipsformer.inference.runtimes import Outputs, Pixels
 from lipsformer.system.console import printable, track
 from lipsformer.system.errors import GateError, InputError
 from lipsformer.system.hardware import cores
@@ -20,17 +22,23 @@ from lipsformer.system.strict_json import finite
 
 from .predictions import ClassPredictions, Predictions
 
-__all__ = ["Evaluation", "evaluate", "format_evaluation"]
+__all__ = ["BatchOutputs", "Evaluation", "evaluate", "format_evaluation", "run"]
 
 FEW_CLASSES, FEW_FILES = 5, 3  # shown on a terminal
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The result of `evaluate`. `unreadable` lists the images that were skipped, as (file, problem)."""
+    """The result of `evaluate`. `unreadable` lists the images that were skipped, as (file, problem).
+
+    `uncalibrated` are the predictions without the model's temperature, if it has one. `refusals` (N,) says why an
+    answer is not accepted, if the model has a rule for that.
+    """
 
     split: str
     predictions: Predictions
+    uncalibrated: Predictions | None
+    refusals: tuple[Refusal | None, ...] | None
     unreadable: tuple[tuple[str, str], ...]
     classes: tuple[str, ...]
     seconds: float
@@ -77,11 +85,27 @@ class Evaluation:
                 "top5": found.top5,
                 "loss": found.mean_loss,
                 "calibration_error": found.calibration_error(),
+                "uncalibrated": None
+                if self.uncalibrated is None
+                else {"loss": self.uncalibrated.mean_loss, "calibration_error": self.uncalibrated.calibration_error()},
+                "acceptance": self.acceptance_counts(),
                 "images_per_second": self.images_per_second,
                 "provider": self.provider,
                 "classes": [self._class_to_dict(row) for row in found.per_class()],
             }
         )
+
+    def acceptance_counts(self) -> dict[str, Any] | None:
+        """How many answers were accepted, and how many of those are wrong."""
+        if self.refusals is None:
+            return None
+        found, reasons = self.predictions, np.array([reason or "" for reason in self.refusals])
+        accepted = found.counted & (reasons == "")
+        return {
+            "accepted": int(accepted.sum()),
+            "wrong": int((accepted & ~found.correct).sum()),
+            **{reason: int((found.counted & (reasons == reason)).sum()) for reason in get_args(Refusal)},
+        }
 
     def _class_to_dict(self, row: ClassPredictions) -> dict[str, Any]:
         found = dict(vars(row))
@@ -92,10 +116,20 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """Network input of a batch of a split's images; `problems` says why some could not be read, by position."""
+    """Network input of a batch of images; `problems` says why some could not be read, by position."""
 
     positions: range
     pixels: list[Pixels]
+    problems: dict[int, str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BatchOutputs:
+    """What a model gives for the images at `positions`; zeros for those that are not `readable` (n,)."""
+
+    positions: range
+    readable: NDArray[np.bool_]
+    outputs: Outputs
     problems: dict[int, str]
 
 
@@ -107,20 +141,31 @@ def evaluate(predictor: Predictor, split: Split) -> Evaluation:
     """
     started = time.perf_counter()
     parts: list[Predictions] = []
+    uncalibrated: list[Predictions] = []
+    refusals: list[Refusal | None] = []
     problems: dict[int, str] = {}
     correct = counted = 0
     with track("eval", len(split)) as advance:
-        for batch in _prepared(predictor, split):
-            part = _predict(predictor, split, batch)
+        for batch in run(predictor, split):
+            labels, readable = split.labels[batch.positions.start : batch.positions.stop], batch.readable
+            part = Predictions.of(batch.outputs.logits, labels, readable)
             parts.append(part)
+            if predictor.temperature != 1.0:
+                raw = batch.outputs.logits.astype(np.float64) * predictor.temperature
+                uncalibrated.append(Predictions.of(raw, labels, readable))
+            if batch.outputs.features is None:  # no image of the batch can be read, or the graph gives none
+                refusals += [None] * len(part)
+            elif predictor.acceptance is not None:
+                distances = predictor.acceptance.space.distances(batch.outputs.features)
+                refusals += map(predictor.acceptance.refusal, part.confidence, distances)
             problems |= batch.problems
             correct, counted = correct + int(part.correct.sum()), counted + part.images
             advance(len(part), f"top-1 {correct / max(counted, 1):.1%}")
-    if len(problems) == len(split):
-        raise InputError(f"{split.name}: none of its {len(split)} images can be read; the first: {problems[0]}")
     return Evaluation(
         split=split.name,
         predictions=Predictions.join(parts),
+        uncalibrated=Predictions.join(uncalibrated) if uncalibrated else None,
+        refusals=tuple(refusals) if predictor.acceptance is not None else None,
         unreadable=tuple((split.where(position), problem) for position, problem in problems.items()),
         classes=predictor.classes,
         seconds=time.perf_counter() - started,
@@ -131,9 +176,11 @@ def evaluate(predictor: Predictor, split: Split) -> Evaluation:
 def format_evaluation(found: Evaluation) -> str:
     """Text for the terminal: overall metrics, the classes with the lowest accuracy, and the skipped files."""
     overall = found.predictions
+    before = _before(found.uncalibrated)
     lines = [
         f"top-1 {overall.top1:.2%}, top-5 {overall.top5:.2%} on {overall.images:,} images ({found.split})",
-        f"loss {overall.mean_loss:.3f}, calibration error {overall.calibration_error():.1%}",
+        f"loss {overall.mean_loss:.3f}, calibration error {overall.calibration_error():.1%}{before}",
+        *_accepted(found),
         f"{found.images_per_second:,.0f} images/s with decoding, on {found.provider}",
         *_worst_classes(found),
     ]
@@ -144,6 +191,24 @@ def format_evaluation(found: Evaluation) -> str:
         if count > FEW_FILES:
             lines.append(f"  and {count - FEW_FILES:,} others; --json lists all")
     return "\n".join(lines)
+
+
+def _before(found: Predictions | None) -> str:
+    if found is None:
+        return ""
+    return f" (without the temperature: {found.mean_loss:.3f}, {found.calibration_error():.1%})"
+
+
+def _accepted(found: Evaluation) -> list[str]:
+    counts = found.acceptance_counts()
+    if counts is None:
+        return []
+    accepted, images = counts["accepted"], found.predictions.images
+    wrong = f"{counts['wrong'] / accepted:.2%} of them wrong; " if accepted else ""
+    return [
+        f"accepted {accepted / max(images, 1):.1%}, {wrong}not accepted: {counts['unfamiliar']:,} unlike the training "
+        f"photos, {counts['low_score']:,} with a low score"
+    ]
 
 
 def _worst_classes(found: Evaluation) -> list[str]:
@@ -166,28 +231,46 @@ def _worst_classes(found: Evaluation) -> list[str]:
     return lines
 
 
-def _predict(predictor: Predictor, split: Split, batch: Prepared) -> Predictions:
-    readable = np.array([position not in batch.problems for position in batch.positions])
-    logits = np.zeros((len(readable), len(predictor.classes)), np.float32)
-    if batch.pixels:
-        logits[readable] = predictor.runtime.infer(np.stack(batch.pixels)).logits
-    return Predictions.of(logits, split.labels[batch.positions.start : batch.positions.stop], readable)
+def run(predictor: Predictor, images: Split | UnlabeledImages) -> Iterator[BatchOutputs]:
+    """Runs `predictor` on all `images`, in batches.
+
+    Raises:
+        InputError: if no image can be read; after the last batch.
+    """
+    problems: dict[int, str] = {}
+    for batch in _prepared(predictor, images):
+        readable = np.array([position not in batch.problems for position in batch.positions])
+        logits = np.zeros((len(readable), len(predictor.classes)), np.float32)
+        features = None
+        if batch.pixels:
+            found = predictor.runtime.infer(np.stack(batch.pixels))
+            logits[readable] = found.logits
+            if found.features is not None:
+                features = np.zeros((len(readable), found.features.shape[1]), np.float32)
+                features[readable] = found.features
+        problems |= batch.problems
+        yield BatchOutputs(
+            positions=batch.positions, readable=readable, outputs=Outputs(logits, features), problems=batch.problems
+        )
+    if len(problems) == len(images):
+        first = next(iter(problems.values()))
+        raise InputError(f"{images.name}: none of its {len(images)} images can be read; the first: {first}")
 
 
-def _prepared(predictor: Predictor, split: Split) -> Iterator[Prepared]:
+def _prepared(predictor: Predictor, images: Split | UnlabeledImages) -> Iterator[Prepared]:
     """Batches of network input, decoded in threads, one batch ahead."""
 
     def prepare(position: int) -> Pixels | str:
         try:
-            return predictor.prepare(split.open(position))
+            return predictor.prepare(images.open(position))
         except InputError as error:
-            where = split.where(position)
+            where = images.where(position)
             return str(error) if where in str(error) else f"{where}: {error}"
 
     with ThreadPoolExecutor(cores()) as pool:
         ahead: list[tuple[range, list[Future[Pixels | str]]]] = []
-        for start in range(0, len(split), predictor.max_batch):
-            positions = range(start, min(start + predictor.max_batch, len(split)))
+        for start in range(0, len(images), predictor.max_batch):
+            positions = range(start, min(start + predictor.max_batch, len(images)))
             ahead.append((positions, [pool.submit(prepare, position) for position in positions]))
             if len(ahead) == 2:
                 yield _gather(*ahead.pop(0))

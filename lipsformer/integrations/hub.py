@@ -35,7 +35,9 @@ CONFIG_FILE = "config.json"
 class LipsFormer(nn.Module):
     """A trained network as one module: with its classes, preprocessing and metrics, and the Hub's usual methods.
 
-    `network` is the network itself, `classes` are its class names, in the order of the logits.
+    `network` is the network itself, `classes` are its class names, in the order of the logits. The logits are those of
+    the training: divided by `temperature` they are calibrated. `acceptance` says which answers are accepted, if the
+    checkpoint has a rule for that.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -45,6 +47,8 @@ class LipsFormer(nn.Module):
         self.classes = checkpoint.classes
         self.preprocessing = checkpoint.preprocessing
         self.metrics = checkpoint.metrics
+        self.temperature = checkpoint.temperature
+        self.acceptance = checkpoint.acceptance
         self.train(checkpoint.model.training)
 
     @classmethod
@@ -81,6 +85,8 @@ class LipsFormer(nn.Module):
             classes=self.classes,
             preprocessing=self.preprocessing,
             metrics=self.metrics,
+            temperature=self.temperature,
+            acceptance=self.acceptance,
         )
         (path / CONFIG_FILE).write_text(_config(load_checkpoint(path / WEIGHTS_FILE)), encoding="utf-8")
 

@@ -202,7 +202,12 @@ def test_the_report_is_written(run: Run, trained: Trained, damaged: tuple[Path, 
     status, out, _ = run(trained.bundle, damaged[0], "--output", output)
     assert status == 0
     assert out.splitlines()[-1] == f"Report: {output}"
-    assert {path.name for path in output.iterdir()} == {"classes.md", "confusion.png", "mistakes.png"}
+    assert {path.name for path in output.iterdir()} == {
+        "calibration.png",
+        "classes.md",
+        "confusion.png",
+        "mistakes.png",
+    }
     table = (output / "classes.md").read_text()
     assert table.splitlines()[0].endswith(" on photos")
     assert all(f"| {name} " in table for name in trained.classes)

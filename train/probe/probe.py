@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lipsformer.checkpoints.pretrained import is_trained
 from lipsformer.datasets.split_names import split_of
+from lipsformer.evaluation.calibration.temperature import fit_temperature
 from lipsformer.evaluation.predictions import Predictions
 from lipsformer.system import console
 from lipsformer.system.errors import InputError
@@ -21,6 +22,7 @@ from lipsformer.train.metrics import EpochSums, StepMetrics
 from lipsformer.train.run_folder import CURVES, METRICS, UNREADABLE
 from lipsformer.train.signals import StoppedError, StopRequest
 from lipsformer.train.training import Training
+from lipsformer.train.validation import Validation
 
 from .features import Features, Views, compute_features
 from .head import Head, Samples, fit_head
@@ -54,7 +56,7 @@ class Probe(Training):
             train, validation = self._features(stop)
             head = self._fit(train, validation, stop) if self.distributed.is_main else None
             self._set_head(head)
-            self._finish_epoch(self._predictions(validation), started)
+            self._finish_epoch(self._validation(validation), started)
 
     def _introduce(self) -> None:
         train, validation = self.dataset.train, self.dataset.validation
@@ -169,7 +171,9 @@ class Probe(Training):
         self.state.step = 1
 
     @torch.inference_mode()
-    def _predictions(self, validation: Features) -> Predictions:
-        """The predictions of the finished network for the validation images."""
-        logits = self.state.model.head(validation.values[:, 0].to(self.distributed.device))
-        return Predictions.of(logits.double().cpu().numpy(), self.labels, validation.readable.numpy())
+    def _validation(self, validation: Features) -> Validation:
+        """The predictions of the finished network for the validation images, and the temperature for them."""
+        outputs = self.state.model.head(validation.values[:, 0].to(self.distributed.device))
+        logits, readable = outputs.double().cpu().numpy(), validation.readable.numpy()
+        temperature = fit_temperature(logits[readable], self.labels[readable], positions=np.flatnonzero(readable))
+        return Validation(Predictions.of(logits, self.labels, readable), temperature)
