@@ -88,6 +88,6 @@ def _show(path: Path, answer: Classification) -> None:
     doubt = {
         None: "",
         "low_score": "  not sure: the best score is too low",
-        "unfamiliar": "  not sure: unlike all training photos",
+        "unfamiliar": "  not sure: unlike the training photos",
     }
     typer.echo("\n".join([printable(str(path)) + doubt[answer.reason], *lines]))

@@ -73,6 +73,7 @@ def _draw_risk(axes: Axes, found: Evaluation) -> None:
         accepted, wrong = counts["accepted"], counts["wrong"]
         axes.scatter([accepted / predictions.images], [wrong / accepted], s=45, color=ACCENT, zorder=3,
                      label=f"accepted: {accepted / predictions.images:.0%}, of which {wrong / accepted:.1%} wrong")  # fmt: skip
-    axes.set(xlim=(0, 1), ylim=(0, None), xlabel="share of the answers that is accepted", ylabel="share of them wrong")
+    axes.set(xlim=(0, 1), ylim=(0, None))
+    axes.set(xlabel="share of the answers that is accepted", ylabel="share of these that is wrong")
     axes.set_title("What does it cost to accept fewer answers?", fontsize=11)
     axes.legend(loc="upper left", labelcolor=INK)

@@ -39,7 +39,8 @@ def test_few_images_of_many_classes_do_not_bias_the_covariance(monkeypatch: pyte
     assert np.diag(covariance).mean() == pytest.approx(1.0, abs=0.03)
 
 
-def test_distances_are_those_of_the_shrunk_covariance() -> None:
+def test_distances_are_those_of_the_shrunk_covariance(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SHRINKAGE", 0.1)
     features, labels = gaussians(300)
     space = fit_feature_space(features, labels, 4)
     residuals = features - np.stack([features[labels == k].mean(axis=0, dtype=np.float64) for k in range(4)])[labels]
@@ -47,7 +48,6 @@ def test_distances_are_those_of_the_shrunk_covariance() -> None:
     shrunk = 0.9 * covariance + 0.1 * np.diag(covariance).mean() * np.eye(CHANNELS)
     own = np.einsum("nc,cd,nd->n", residuals, np.linalg.inv(shrunk), residuals)
     assert space.distances(features) == pytest.approx(np.sqrt(own / CHANNELS), rel=1e-4)  # the own class is nearest
-    assert module.SHRINKAGE == 0.1
 
 
 def test_a_linear_map_of_the_features_changes_no_distance(monkeypatch: pytest.MonkeyPatch) -> None:
