@@ -90,6 +90,7 @@ def _overview(file: FileParity) -> dict[str, str]:
         "file": file.file,
         "runs on": file.provider.removesuffix("ExecutionProvider"),
         "relative L2": _number(file.worst("relative_l2")),
+        "features": _number(file.worst("features_relative_l2")),
         "same top-1": _share(file.worst("top1_agreement")),
         "same top-5": _share(file.worst("top5_agreement")),
         "points lost": _number(file.worst("accuracy_loss"), "+.2f"),
@@ -108,6 +109,7 @@ def _details(file: FileParity) -> list[str]:
             {
                 "batch": str(batch.batch),
                 "relative L2": _number(found.get("relative_l2")),
+                "features": _number(found.get("features_relative_l2")),
                 "mean": _number(found.get("relative_l2_mean")),
                 "max abs": _number(found.get("max_abs")),
                 "1 - cosine": _number(None if (cosine := found.get("cosine")) is None else 1 - cosine),

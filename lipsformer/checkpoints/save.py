@@ -20,7 +20,7 @@ __all__ = ["CHECKPOINT_KEY", "FORMAT", "SPACE_ARRAYS", "SPACE_PREFIX", "save_che
 
 CHECKPOINT_KEY = "lipsformer"  # of our JSON among the metadata of the safetensors file
 FORMAT = 1
-SPACE_PREFIX, SPACE_ARRAYS = "acceptance.", ("means", "whitening")  # tensors beside the weights
+SPACE_PREFIX, SPACE_ARRAYS = "acceptance.", ("means", "whitening")  # tensors next to the weights
 
 
 def save_checkpoint(

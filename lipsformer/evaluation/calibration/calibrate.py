@@ -57,7 +57,7 @@ class Quality:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outliers:
-    """How many outliers the rule accepts, and how well distance and score tell them from photos of the classes."""
+    """How many outliers the rule accepts, and how well distance and score separate them from photos of the classes."""
 
     images: int
     accepted: int

@@ -71,8 +71,9 @@ def _draw_risk(axes: Axes, found: Evaluation) -> None:
     counts = found.acceptance_counts()
     if counts is not None and counts["accepted"]:
         accepted, wrong = counts["accepted"], counts["wrong"]
-        axes.scatter([accepted / predictions.images], [wrong / accepted], s=45, color=ACCENT, zorder=3,
-                     label=f"accepted: {accepted / predictions.images:.0%}, of which {wrong / accepted:.1%} wrong")  # fmt: skip
+        shares = accepted / predictions.images, wrong / accepted
+        label = f"accepted: {shares[0]:.0%}, of which {shares[1]:.1%} wrong"
+        axes.scatter([shares[0]], [shares[1]], s=45, color=ACCENT, zorder=3, label=label)
     axes.set(xlim=(0, 1), ylim=(0, None))
     axes.set(xlabel="share of the answers that is accepted", ylabel="share of these that is wrong")
     axes.set_title("What does it cost to accept fewer answers?", fontsize=11)
