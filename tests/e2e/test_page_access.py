@@ -37,6 +37,10 @@ CONTRAST = """(part) => {
     const [dark, light] = [getComputedStyle(part).color, ground].map(luminance).sort((a, b) => a - b);
     return (light + 0.05) / (dark + 0.05);
 }"""
+LOOK = """(part) => {
+    const { color, backgroundColor, fontWeight } = getComputedStyle(part);
+    return [color, backgroundColor, fontWeight];
+}"""
 REFUSED = {"accepted": False, "reason": "low_score", "distance": 0.9}
 HOSTILE = [
     "<img src=x onerror=alert(1)>",
@@ -145,10 +149,13 @@ def test_an_answer_that_is_not_accepted_is_readable_and_quieter(page: Page) -> N
         page.emulate_media(color_scheme=scheme)
         for part in (".title", ".detail", ".label >> nth=0", ".score >> nth=0", ".label >> nth=1", ".score >> nth=1"):
             assert card(page, "unsure.jpg").locator(part).evaluate(CONTRAST) >= 4.5, (scheme, part)
-        best = {name: card(page, name).locator(".fill").first for name in ("sure.jpg", "unsure.jpg")}
-        color = "(part) => getComputedStyle(part).backgroundColor"
-        assert best["sure.jpg"].evaluate(color) != best["unsure.jpg"].evaluate(color)
-        assert best["unsure.jpg"].evaluate(color) == card(page, "unsure.jpg").locator(".fill").last.evaluate(color)
+        for part in (".label", ".score", ".fill"):
+            best, last = (
+                [card(page, name).locator(part).nth(at).evaluate(LOOK) for name in ("sure.jpg", "unsure.jpg")]
+                for at in (0, -1)
+            )
+            assert best[0] != last[0]
+            assert best[1] == last[1]
 
 
 def test_a_contrast_that_is_too_low_is_seen(page: Page) -> None:
