@@ -187,15 +187,41 @@ def _timing(*stages: str) -> Schema:
 
 PREDICTIONS = {"type": "array", "minItems": 1, "items": _ref("Prediction")}
 NAME = {"type": ["string", "null"], "description": "The file name in the form."}
+ACCEPTANCE = {
+    "accepted": {"type": "boolean", "description": "Whether the best class is to be relied on."},
+    "reason": {
+        "enum": ["unfamiliar", "low_score", None],
+        "description": "Why it is not accepted: the image is unlike the training images, or the best score is too low.",
+    },
+    "distance": {
+        "type": "number", "minimum": 0,
+        "description": "From the features of the training images; that of a usual image is about 1.",
+    },
+}  # fmt: skip
 RUN_BY = {"model": {"type": "string"}, "provider": {"type": "string"}, "precision": {"type": "string"}}
+
+
+def _classification(**properties: Schema) -> Schema:
+    """An image's classes and `properties`; all fields of `ACCEPTANCE` or none of them are there too."""
+    schema = _closed(predictions=PREDICTIONS, **properties)
+    return {
+        **schema,
+        "description": (
+            "`accepted`, `reason` and `distance` are there if and only if the model was calibrated to accept answers: "
+            "if `calibration.acceptance` of `/info` is not null."
+        ),
+        "properties": {**schema["properties"], **ACCEPTANCE},
+        "dependentRequired": {name: [other for other in ACCEPTANCE if other != name] for name in ACCEPTANCE},
+    }
+
+
 SCHEMAS = {
     "Prediction": _closed(
         label={"type": "string"},
         index={"type": "integer", "minimum": 0},
         score={"type": "number", "minimum": 0, "maximum": 1},
     ),
-    "Classification": _closed(
-        predictions=PREDICTIONS,
+    "Classification": _classification(
         **RUN_BY,
         batch={"type": "integer", "minimum": 1, "description": "Number of images in the batch."},
         timing_ms=_timing("read", "decode", "queue", "infer", "total"),
@@ -207,19 +233,40 @@ SCHEMAS = {
         timing_ms={"type": "object", "additionalProperties": {"type": "number", "minimum": 0}},
         request_id=REQUEST_ID,
     ),
-    "BatchAnswer": _closed(name=NAME, predictions=PREDICTIONS),
+    "BatchAnswer": _classification(name=NAME),
     "BatchProblem": _closed(
         name=NAME, problem=_closed(type=TEXT, **_problem_fields(sorted({REASONS[r] for r in IN_A_BATCH}), IN_A_BATCH))
     ),
 }
+SHARE = {"type": "number", "minimum": 0, "maximum": 1}
+PORTION = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
+THRESHOLDS = {
+    **_closed(
+        min_score=SHARE, max_distance={"type": "number", "exclusiveMinimum": 0}, max_error=PORTION, confidence=PORTION,
+        coverage=SHARE, photos={"type": "integer", "minimum": 1},
+    ),
+    "type": ["object", "null"],
+    "description": "When an answer is accepted; null if the model was not calibrated for that.",
+}  # fmt: skip
 # Open for additions; a model's settings depend on the model.
 INFO = {
     "type": "object",
-    "required": ["model", "classes", "preprocessing", "runtime", "parity", "metrics", "bundle", "limits"],
+    "required": [
+        "model",
+        "classes",
+        "preprocessing",
+        "runtime",
+        "parity",
+        "metrics",
+        "calibration",
+        "bundle",
+        "limits",
+    ],
     "properties": {
         **{name: {"type": "object"} for name in ("model", "preprocessing", "parity", "metrics", "bundle")},
         "classes": {"type": "array", "minItems": 1, "items": {"type": "string"}},
         "runtime": {"type": "object", "required": ["provider", "file", "precision"]},
+        "calibration": _closed(temperature={"type": "number", "exclusiveMinimum": 0}, acceptance=THRESHOLDS),
         "limits": {"type": "object", "required": ["max_bytes", "max_pixels", "max_batch", "max_pending"]},
     },
 }

@@ -14,10 +14,11 @@ import pytest
 from tests.support.command import run
 from tests.support.http.browser import browser, page
 from tests.support.http.server import keyed, server
+from tests.support.models.acceptance import choosy
 from tests.support.nursery import nursery
 from tests.support.trained import trained
 
-__all__ = ["browser", "keyed", "nursery", "page", "reference", "run", "samples", "server", "trained"]
+__all__ = ["browser", "choosy", "keyed", "nursery", "page", "reference", "run", "samples", "server", "trained"]
 
 REPOSITORY = Path(__file__).parents[1]
 

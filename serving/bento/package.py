@@ -28,7 +28,7 @@ PYTHON = "3.11"
 DISTRIBUTIONS = (
     "bentoml", "httptools", "kantoku", "numpy", "opentelemetry-api", "opentelemetry-exporter-otlp-proto-http",
     "opentelemetry-sdk", "pillow", "pillow-heif", "pillow-jxl-plugin", "prometheus-client", "pydantic",
-    "python-multipart", "starlette", "uvicorn", "uvloop",
+    "python-multipart", "safetensors", "starlette", "uvicorn", "uvloop",
 )  # fmt: skip
 RUNTIME = "onnxruntime"
 GPU_RUNTIME = "onnxruntime-gpu"  # with the CUDA wheels: the image needs no other CUDA

@@ -189,6 +189,8 @@ class ClassifyHandlers:
         record = work.record
         record.spans.extend(result.spans)
         record.batches.append(result.batch)
+        if result.classification.reason is not None:
+            self._metrics.not_accepted(result.classification.reason)
         if self._observer.keeps_predictions:
             file = work.pipeline.file
             record.sha256, record.precision = file.sha256, file.precision

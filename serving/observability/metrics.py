@@ -11,6 +11,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from lipsformer.bundle.acceptance import Refusal
+
 from .record import RequestRecord
 
 if TYPE_CHECKING:
@@ -72,6 +74,7 @@ class Metrics:
         self.worker_starts = counter("worker_starts", "Worker processes started.")
         self._requests = counter("requests", "Requests that ended, by route and status.", "route", "status")
         self._refusals = counter("refusals", "Requests and images that were refused, by reason.", "reason")
+        self._not_accepted = counter("not_accepted", "Images whose answer was not accepted, by reason.", "reason")
         self._deaths = counter("decoder_deaths", "Decoder processes that were killed or died, by cause.", "cause")
         self._faults = counter("runtime_faults", "Batches that the runtime failed on, by outcome.", "outcome")
         self._reloads = counter("reloads", "Reloads of a changed bundle, by outcome.", "outcome")
@@ -87,6 +90,10 @@ class Metrics:
     def refused(self, reason: str) -> None:
         """Counts a refusal that is in no record: an image of a batch request. Reasons are a fixed set."""
         self._refusals.labels(reason).inc()
+
+    def not_accepted(self, reason: Refusal) -> None:
+        """Counts an image whose answer was not accepted: the model has a rule for that."""
+        self._not_accepted.labels(reason).inc()
 
     def decoder_died(self, cause: Literal["timeout", "crash"]) -> None:
         """Counts a decoder process that was killed because it was slow, or died."""

@@ -97,12 +97,11 @@ class IsolatingRuntime:
             return [error] * len(images)
 
     def _run(self, pixels: Pixels) -> Outputs:
-        outputs = self.predictor.runtime.infer(pixels)
-        logits = outputs.logits
+        logits, features = outputs = self.predictor.runtime.infer(pixels)
         if logits.shape != (len(pixels), len(self.predictor.classes)):
             raise FaultError(f"logits of shape {logits.shape} for {len(pixels)} images")
-        if not np.isfinite(logits).all():
-            raise FaultError("logits that are not finite")
+        if not np.isfinite(logits).all() or not (features is None or np.isfinite(features).all()):
+            raise FaultError("outputs that are not finite")
         return outputs
 
     def _sound(self) -> bool:

@@ -150,8 +150,9 @@ class InferencePipeline:
         }
 
     def describe(self) -> dict[str, Any]:
-        """Classes, model, preprocessing, runtime, provenance and limits, as plain data."""
+        """Classes, model, preprocessing, runtime, calibration, provenance and limits, as plain data."""
         limits = self.settings.limits
+        acceptance = self.predictor.acceptance
         return {
             "model": dict(self.manifest.model),
             "classes": list(self.manifest.classes),
@@ -165,6 +166,10 @@ class InferencePipeline:
             },
             "parity": dict(self.file.parity or {}),
             "metrics": dict(self.manifest.metrics),
+            "calibration": {
+                "temperature": self.predictor.temperature,
+                "acceptance": None if acceptance is None else acceptance.thresholds.to_dict(),
+            },
             "bundle": {
                 "created": self.manifest.created,
                 "file": self.file.name,

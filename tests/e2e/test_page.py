@@ -13,6 +13,8 @@ from playwright.sync_api import Browser, Page, Route, expect
 from lipsformer import load_predictor
 from lipsformer.images.samples import SAMPLES
 from tests.support.http.browser import answer_with, card, choose, classified, drop, paste, watched_page
+from tests.support.http.server import app_running
+from tests.support.models.acceptance import ACCEPTED, LOW_SCORE, UNFAMILIAR
 from tests.support.trained import Trained
 
 pytestmark = pytest.mark.slow
@@ -22,11 +24,14 @@ ORANGE = SAMPLES / "Orange.jpg"
 SETTLED = ".card:is([data-state=done], [data-state=failed])"
 
 
-def shows(page: Page, photo: Path, bundle: Path, name: str | None = None) -> None:
-    """The card of a photo has the classes and scores, in order, that the bundle gives without any server."""
+def shows(page: Page, photo: Path, bundle: Path, name: str | None = None, heading: str | None = None) -> None:
+    """The card of a photo has the classes and scores, in order, that the bundle gives without any server.
+
+    Its heading is the best class, if not another one is given.
+    """
     shown = card(page, name or photo.name)
     wanted = load_predictor(bundle).predict([photo], 5)[0]
-    expect(shown.get_by_role("heading")).to_have_text(wanted[0].label)
+    expect(shown.get_by_role("heading")).to_have_text(heading or wanted[0].label)
     meters = shown.get_by_role("meter")
     expect(meters).to_have_count(5)
     for meter, prediction in zip(meters.all(), wanted, strict=True):
@@ -87,6 +92,27 @@ def test_a_dropped_url_is_refused(page: Page) -> None:
     expect(page.get_by_role("alert")).to_contain_text("URLs are never fetched")
     choose(page, PEAR)
     expect(page.get_by_role("alert")).to_be_hidden()
+
+
+def test_an_answer_that_is_not_accepted_is_told_from_one_that_is(browser: Browser, choosy: Trained) -> None:
+    with app_running(choosy.bundle) as app, watched_page(browser) as watched:
+        page = watched.page
+        page.goto(app.url)
+        choose(page, ACCEPTED, LOW_SCORE, UNFAMILIAR)
+        expect(page.locator(SETTLED)).to_have_count(3)
+        shows(page, ACCEPTED, choosy.bundle)
+        expect(card(page, ACCEPTED.name)).to_contain_text("This looks like")
+        for photo, sentence in (
+            (LOW_SCORE, "It looks most like {}, but the score is too low."),
+            (UNFAMILIAR, "It looks unlike the photos this model was trained on; most like {}."),
+        ):
+            shown, best = card(page, photo.name), load_predictor(choosy.bundle).predict([photo], 1)[0][0].label
+            shows(page, photo, choosy.bundle, heading="Not sure")
+            expect(shown.locator(".detail")).to_have_text(sentence.format(best))
+            expect(shown.locator(".detail")).to_be_visible()
+            expect(shown.get_by_text("This looks like")).to_have_count(0)
+            expect(page.get_by_role("log")).to_contain_text(f"{photo.name}: Not sure. {sentence.format(best)}")
+        assert watched.breaches(app.url) == []
 
 
 def test_heic_is_refused_with_advice(page: Page, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -26,6 +27,21 @@ TOUCH = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobil
 STICKING_OUT = """() => [...document.querySelectorAll("*")]
     .filter((part) => part.getBoundingClientRect().right > innerWidth)
     .map((part) => `${part.tagName} ${part.className}`)"""
+# The contrast (WCAG 2.2) of a part's text with its card.
+CONTRAST = """(part) => {
+    const luminance = (color) => color.match(/[\\d.]+/g).slice(0, 3)
+        .map((value) => value / 255)
+        .map((value) => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, value, index) => sum + value * [0.2126, 0.7152, 0.0722][index], 0);
+    const ground = getComputedStyle(part.closest(".card")).backgroundColor;
+    const [dark, light] = [getComputedStyle(part).color, ground].map(luminance).sort((a, b) => a - b);
+    return (light + 0.05) / (dark + 0.05);
+}"""
+LOOK = """(part) => {
+    const { color, backgroundColor, fontWeight } = getComputedStyle(part);
+    return [color, backgroundColor, fontWeight];
+}"""
+REFUSED = {"accepted": False, "reason": "low_score", "distance": 0.9}
 HOSTILE = [
     "<img src=x onerror=alert(1)>",
     "Donaudampfschifffahrtselektrizitätenhauptbetriebswerkbauunterbeamtengesellschaft" * 3,
@@ -109,8 +125,54 @@ def test_a_screen_reader_is_told_everything(page: Page, tmp_path: Path) -> None:
     expect(card(page, PEAR.name).get_by_role("meter").first).to_have_attribute("aria-valuetext", "90.0 %")
 
 
+def test_an_answer_that_is_not_accepted_is_readable_and_quieter(page: Page) -> None:
+    page.emulate_media(reduced_motion="reduce")
+    for name, judged in (("sure.jpg", {}), ("unsure.jpg", REFUSED)):
+        page.route("**/classify*", answer_with(200, classified("pear", "apple") | judged), times=1)
+        choose(page, {"name": name, "mimeType": "image/jpeg", "buffer": PEAR.read_bytes()})
+        expect(card(page, name)).to_have_attribute("data-state", "done")
+    expect(card(page, "unsure.jpg")).to_match_aria_snapshot("""
+        - article "unsure.jpg":
+          - img "Your photo unsure.jpg"
+          - button "Remove unsure.jpg"
+          - heading "Not sure" [level=2]
+          - paragraph: It looks most like pear, but the score is too low.
+          - list "Most likely classes":
+            - listitem:
+              - meter "pear"
+            - listitem:
+              - meter "apple"
+          - group: 7.0 ms, fp32 on CPU
+          - button /Copy as curl/
+    """)
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        for part in (".title", ".detail", ".label >> nth=0", ".score >> nth=0", ".label >> nth=1", ".score >> nth=1"):
+            assert card(page, "unsure.jpg").locator(part).evaluate(CONTRAST) >= 4.5, (scheme, part)
+        for part in (".label", ".score", ".fill"):
+            best, last = (
+                [card(page, name).locator(part).nth(at).evaluate(LOOK) for name in ("sure.jpg", "unsure.jpg")]
+                for at in (0, -1)
+            )
+            assert best[0] != last[0]
+            assert best[1] == last[1]
+
+
+def test_a_contrast_that_is_too_low_is_seen(page: Page) -> None:
+    page.route("**/classify*", answer_with(200, classified("pear") | REFUSED))
+    choose(page, PEAR)
+    detail = card(page, PEAR.name).locator(".detail")
+    expect(detail).to_be_visible()
+    page.emulate_media(color_scheme="light")
+    detail.evaluate("(part) => (part.style.color = '#777777')")
+    assert detail.evaluate(CONTRAST) == pytest.approx(4.48, abs=0.01)  # the well-known gray that just fails on white
+
+
+@pytest.mark.parametrize("judged", [{}, REFUSED])
 @pytest.mark.parametrize("width", [320, 390, 1280])
-def test_nothing_overflows_whatever_the_names_are(browser: Browser, server: str, width: int) -> None:
+def test_nothing_overflows_whatever_the_names_are(
+    browser: Browser, server: str, width: int, judged: dict[str, Any]
+) -> None:
     info = httpx.get(f"{server}/info").json()
     info["classes"] = [f"{HOSTILE[number % len(HOSTILE)]} {number}" for number in range(1000)]
     info["model"]["architecture"] = "a_model_of_a_rather_long_name" * 2
@@ -118,7 +180,7 @@ def test_nothing_overflows_whatever_the_names_are(browser: Browser, server: str,
     with watched_page(browser, viewport={"width": width, "height": 800}) as watched:
         page = watched.page
         page.route("**/info", answer_with(200, info))
-        page.route("**/classify*", answer_with(200, classified(*HOSTILE)))
+        page.route("**/classify*", answer_with(200, classified(*HOSTILE) | judged))
         page.goto(server)
         page.get_by_text("All 1000 classes").click()
         for count in (1, 2):  # one card is laid out differently from several
@@ -127,7 +189,7 @@ def test_nothing_overflows_whatever_the_names_are(browser: Browser, server: str,
             page.locator("summary").first.click()
             assert page.evaluate(STICKING_OUT) == []
             assert page.evaluate("document.documentElement.scrollWidth") <= width
-        assert page.locator(".title").first.text_content() == HOSTILE[0]  # text, not markup
+        assert page.locator(".detail bdi" if judged else ".title").first.text_content() == HOSTILE[0]  # not markup
         assert watched.breaches(server) == []
         page.evaluate("document.querySelector('.card').style.width = '2000px'")
         assert "ARTICLE card" in page.evaluate(STICKING_OUT)

@@ -25,6 +25,8 @@ SIZE = 2
 class Runtime:
     """Answers each image's first pixel; notes its batches; waits for `gate`; fails if an image starts with 255.
 
+    Logits of 254 and features of 253 are no numbers.
+
     A `broken` one fails on everything.
     """
 
@@ -42,7 +44,7 @@ class Runtime:
         if self.broken or (pixels[:, 0, 0, 0] == 255).any():
             raise RuntimeError("poisoned")
         logits = pixels[:, 0, 0, :1].astype(np.float32)
-        return Outputs(np.where(logits == 254, np.nan, logits), None)
+        return Outputs(np.where(logits == 254, np.nan, logits), np.where(logits == 253, np.inf, logits))
 
 
 def image(value: int) -> np.ndarray:
@@ -98,7 +100,7 @@ def test_requests_gather_while_the_runtime_is_busy() -> None:
     assert run(scenario)[0].batches == [4, 4, 2]
 
 
-@pytest.mark.parametrize("poison", [255, 254])  # one raises, one is answered by what is no number
+@pytest.mark.parametrize("poison", [255, 254, 253])  # one raises, two are answered by what is no number
 def test_a_poisoned_request_fails_alone(poison: int) -> None:
     async def scenario(_: Runtime, queue: BatchQueue) -> None:
         tasks = [asyncio.create_task(queue.infer(image(value))) for value in (1, poison, 3)]

@@ -8,6 +8,7 @@ import io
 import json
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,17 +19,26 @@ from PIL import Image
 from lipsformer import load_predictor
 from lipsformer.bundle.manifest import read_manifest
 from lipsformer.images.samples import SAMPLES
-from tests.support.http.server import app_running
+from tests.support.http.server import App, app_running
 from tests.support.images.files import png
+from tests.support.models.acceptance import ACCEPTED, LOW_SCORE, UNFAMILIAR
 from tests.support.trained import Trained
 
 PHOTO = SAMPLES / "Kaiser.jpg"
+JUDGED = {"accepted", "reason", "distance"}  # the fields of an answer that a rule was applied to
 
 
 @pytest.fixture
 def client(server: str) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=server, timeout=30) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def choosy_app(choosy: Trained) -> Iterator[App]:
+    """An application whose model has a rule."""
+    with app_running(choosy.bundle) as app:
+        yield app
 
 
 def post_raw(client: httpx.Client, body: bytes, kind: str = "image/jpeg", **query: Any) -> httpx.Response:
@@ -58,6 +68,30 @@ def test_form_and_raw_body_get_the_same_answer(client: httpx.Client, trained: Tr
     assert all(p["label"] == trained.classes[p["index"]] for p in raw["predictions"])
     assert raw["provider"] == "CPUExecutionProvider"
     assert raw["timing_ms"]["total"] >= raw["timing_ms"]["infer"] > 0
+
+
+@pytest.mark.parametrize(("photo", "reason"), [(ACCEPTED, None), (LOW_SCORE, "low_score"), (UNFAMILIAR, "unfamiliar")])
+def test_an_answer_says_whether_it_is_accepted(
+    choosy_app: App, choosy: Trained, photo: Path, reason: str | None
+) -> None:
+    (expected,) = load_predictor(choosy.bundle).predict([photo], 5)
+    with httpx.Client(base_url=choosy_app.url, timeout=30) as client:
+        answer = post_raw(client, photo.read_bytes()).json()
+        one_class = post_raw(client, photo.read_bytes(), top_k=1).json()
+    assert (answer["accepted"], answer["reason"]) == (reason is None, reason) == (expected.accepted, expected.reason)
+    assert answer["distance"] == pytest.approx(expected.distance, abs=1e-4)
+    assert [found["label"] for found in answer["predictions"]] == [wanted.label for wanted in expected]
+    for found, wanted in zip(answer["predictions"], expected, strict=True):
+        assert found["score"] == pytest.approx(wanted.score, abs=1e-4)
+    assert {name: one_class[name] for name in JUDGED} == pytest.approx({name: answer[name] for name in JUDGED})
+
+
+def test_without_a_rule_an_answer_does_not_say_so(client: httpx.Client, choosy_app: App) -> None:
+    without = post_raw(client, PHOTO.read_bytes()).json()
+    with httpx.Client(base_url=choosy_app.url, timeout=30) as other:
+        judged = post_raw(other, PHOTO.read_bytes()).json()
+    assert judged.keys() - without.keys() == JUDGED
+    assert without.keys() <= judged.keys()
 
 
 def test_top_k_from_query_and_form(client: httpx.Client) -> None:
@@ -141,10 +175,17 @@ def test_info_describes_the_model(client: httpx.Client, trained: Trained) -> Non
     assert info["runtime"]["precision"] == "fp32"
     assert info["parity"]["passed"] is True
     assert info["preprocessing"]["image_size"] == 32
+    assert info["calibration"] == {"temperature": 1.0, "acceptance": None}
     assert info["limits"]["max_bytes"] == 300_000
     assert info["limits"]["max_pixels"] == 1_000_000
     assert info["runtime"]["file"] == info["bundle"]["file"] == "ort-fp32.onnx"
     assert info["bundle"]["file_sha256"] == read_manifest(trained.bundle).graph().sha256
+
+
+def test_info_has_the_thresholds(choosy_app: App) -> None:
+    thresholds = {"min_score": 0.7, "max_distance": 1.0, "max_error": 0.05, "confidence": 0.9, "coverage": 0.5}
+    info = httpx.get(f"{choosy_app.url}/info").json()
+    assert info["calibration"] == {"temperature": 1.5, "acceptance": {**thresholds, "photos": 100}}
 
 
 def test_health_and_metrics(client: httpx.Client) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
 import io
 import time
@@ -11,10 +12,12 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image
+from prometheus_client import REGISTRY
 
 from lipsformer import load_predictor
 from lipsformer.images.samples import SAMPLES
 from tests.support.http.server import app_running
+from tests.support.models.acceptance import ACCEPTED, UNFAMILIAR
 from tests.support.trained import Trained
 
 PHOTOS = sorted(SAMPLES.glob("*.jpg"))
@@ -28,6 +31,15 @@ def client(server: str) -> Iterator[httpx.Client]:
 
 def post(client: httpx.Client, *files: tuple[str, bytes], **data: str) -> httpx.Response:
     return client.post("/classify_batch", files=[("images", file) for file in files], data=data)
+
+
+def not_accepted() -> collections.Counter[str]:
+    """The counter of this process, by reason."""
+    reasons = ("low_score", "unfamiliar")
+    values = {
+        reason: REGISTRY.get_sample_value("lipsformer_not_accepted_total", {"reason": reason}) for reason in reasons
+    }
+    return collections.Counter({reason: int(value or 0) for reason, value in values.items()})
 
 
 def labels(response: httpx.Response) -> list[str]:
@@ -49,6 +61,33 @@ def test_each_image_gets_the_answer_that_it_gets_alone(client: httpx.Client, tra
         assert abs(result["predictions"][0]["score"] - prediction.score) < 1e-4
     assert content["request_id"] == answer.headers["x-request-id"]
     assert content["timing_ms"]["total"] > 0
+
+
+def test_each_answer_says_whether_it_is_accepted_and_refusals_are_counted_once(
+    client: httpx.Client, choosy: Trained
+) -> None:
+    expected = load_predictor(choosy.bundle).predict(PHOTOS, 1)
+    reasons = collections.Counter(answer.reason for answer in expected)
+    assert reasons.keys() == {None, "low_score", "unfamiliar"}
+    files = [(photo.name, photo.read_bytes()) for photo in PHOTOS]
+    with app_running(choosy.bundle) as app, httpx.Client(base_url=app.url, timeout=60) as other:
+        before = not_accepted()
+        results = post(other, *files, ("words", b"words")).json()["results"]
+        counted = not_accepted() - before
+        for content in (photo.read_bytes() for photo in (ACCEPTED, UNFAMILIAR)):
+            other.post("/classify", content=content, headers={"Content-Type": "image/jpeg"})
+        assert not_accepted() - before - counted == {"unfamiliar": 1}
+        text = other.get("/metrics").text
+    del reasons[None]
+    assert counted == reasons
+    assert 'lipsformer_not_accepted_total{reason="low_score"}' in text
+    assert results.pop().keys() == {"name", "problem"}
+    for result, answer in zip(results, expected, strict=True):
+        assert (result["accepted"], result["reason"]) == (answer.accepted, answer.reason)
+        assert result["distance"] == pytest.approx(answer.distance, abs=1e-4)
+        assert result["predictions"][0]["score"] == pytest.approx(answer[0].score, abs=1e-4)
+    (without,) = post(client, files[0]).json()["results"]
+    assert without.keys() == {"name", "predictions"}
 
 
 def test_one_bad_image_spoils_no_other(client: httpx.Client) -> None:

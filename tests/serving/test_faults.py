@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -22,10 +23,14 @@ import pytest
 from PIL import Image
 
 from lipsformer import load_predictor
+from lipsformer.bundle.acceptance import ACCEPTANCE_NAME
 from lipsformer.bundle.manifest import BundleFile, read_manifest
 from lipsformer.images.samples import SAMPLES
 from lipsformer.serving.bento.signals import on_hangup, remember_hangups
 from lipsformer.serving.observability import open_metrics
+from lipsformer.serving.pipeline.inference import LoadedBundle
+from lipsformer.serving.settings import Settings
+from lipsformer.system.errors import GateError
 from tests.serving.load_clients import TLS, asking
 from tests.support.http.server import app_running, serving
 from tests.support.trained import Trained
@@ -195,6 +200,39 @@ def test_a_watched_bundle_is_swapped_without_a_signal(trained: Trained, tmp_path
         assert not httpx.get(f"{app.url}/info", verify=TLS).json()["classes"][0].startswith("new ")
         point(link, other)
         until(lambda: httpx.get(f"{app.url}/info", verify=TLS).json()["classes"][0].startswith("new "))
+
+
+def test_a_rule_comes_with_a_new_bundle_and_a_damaged_one_does_not(
+    trained: Trained, choosy: Trained, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    damaged = shutil.copytree(choosy.bundle, tmp_path / "damaged")
+    rule = damaged / ACCEPTANCE_NAME
+    content = bytearray(rule.read_bytes())
+    content[-1] ^= 1
+    rule.write_bytes(content)
+    line = f"{rule}: its SHA-256 is not the manifest's: damaged or changed; export the bundle again"
+    with pytest.raises(GateError) as refused:
+        LoadedBundle.load(Settings.from_environment({"LIPSFORMER_BUNDLE": str(damaged)}), lambda _: None)
+    assert str(refused.value) == line
+
+    link = tmp_path / "current"
+    link.symlink_to(trained.bundle)
+
+    def answer() -> dict[str, Any]:
+        headers = {"Content-Type": "image/jpeg"}
+        return httpx.post(f"{app.url}/classify", content=BODY, headers=headers, verify=TLS).json()
+
+    with app_running(link, WATCH="1") as app:
+        assert "accepted" not in answer()
+        kept = metric(app.url, 'lipsformer_reloads_total{outcome="kept"}')
+        point(link, damaged)
+        until(lambda: metric(app.url, 'lipsformer_reloads_total{outcome="kept"}') == kept + 1)
+        assert line in caplog.text
+        assert "accepted" not in answer()
+        point(link, choosy.bundle)
+        until(lambda: "accepted" in answer())
+        assert answer()["accepted"] is True
+        assert httpx.get(f"{app.url}/info", verify=TLS).json()["calibration"]["acceptance"]["min_score"] == 0.7
 
 
 def test_a_graph_that_fails_on_one_image_fails_only_for_it(

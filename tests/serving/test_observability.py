@@ -162,7 +162,8 @@ def test_the_names_are_those_that_dashboards_know() -> None:
 
     open_metrics()
     names = {metric.name: metric.type for metric in REGISTRY.collect() if metric.name.startswith("lipsformer_")}
-    counters = ("requests", "refusals", "accepted", "answered", "decoder_deaths", "runtime_fallbacks", "runtime_faults")
+    counters = ("requests", "refusals", "accepted", "answered", "decoder_deaths", "runtime_fallbacks", "runtime_faults",
+                "not_accepted")  # fmt: skip
     assert names == {
         **{f"lipsformer_{name}": "counter" for name in (*counters, "reloads", "worker_starts")},
         **{f"lipsformer_{name}": "gauge" for name in ("pending", "queue_depth", "reading", "model_info")},
@@ -471,18 +472,24 @@ def test_a_collector_that_is_down_holds_nothing_up(monkeypatch: pytest.MonkeyPat
 MONITORED = """
 import sys
 from pathlib import Path
-from lipsformer.inference.predictor import Prediction
+from lipsformer.inference.predictor import Classification, Prediction
 from lipsformer.serving.bento.monitoring import BentoMonitor
 from lipsformer.serving.observability import Classified, Observer, RequestRecord
 
 observer = Observer.start(log_format="json", access_log=False, open_monitor=lambda: BentoMonitor(Path(sys.argv[1])))
 assert observer.keeps_predictions
-top = [Prediction(label="ba\\nna\\u2028na", index=3, score=0.75), Prediction(label="kiwi", index=1, score=0.25)]
+top = Prediction(label="ba\\nna\\u2028na", index=3, score=0.75), Prediction(label="kiwi", index=1, score=0.25)
+taken = Classification(predictions=top, accepted=True, distance=0.5)
+refused = Classification(predictions=top[1:], accepted=False, reason="low_score", distance=0.5)
+plain = Classification(predictions=top[1:])
 for number in range(3):
     observer.observe(RequestRecord(
         request_id=f"r-{number}", method="POST", route="/classify_batch", client="192.0.2.7", traceparent=None,
         start=1.0, status=200, images=2, sha256="ab" * 32, precision="int8", end=1.1,
-        predictions=[Classified(bytes=100 + number, predictions=top), Classified(bytes=7, predictions=top[1:])],
+        predictions=[
+            Classified(bytes=100 + number, classification=taken),
+            Classified(bytes=7, classification=plain if number else refused),
+        ],
     ))
 observer.observe(RequestRecord(request_id="r-4", method="GET", route="/info", client=None, traceparent=None, start=1.0))
 observer.close()
@@ -503,6 +510,7 @@ def test_predictions_are_monitored_without_the_image_and_its_sender(tmp_path: Pa
     rows = [json.loads(line) for line in data.read_text().splitlines()]
     assert [row["request_id"] for row in rows] == ["r-0", "r-0", "r-1", "r-1", "r-2", "r-2"]
     assert [row["bytes"] for row in rows] == [100, 7, 101, 7, 102, 7]
+    assert [row["accepted"] for row in rows] == ["yes", "no", "yes", "", "yes", ""]
     for row in rows:
         assert row.pop("time").endswith("+00:00")
         del row["timestamp"], row["trace_id"]  # BentoML's own
@@ -514,6 +522,7 @@ def test_predictions_are_monitored_without_the_image_and_its_sender(tmp_path: Pa
         "bytes": 100,
         "label": label,
         "score": 0.75,
+        "accepted": "yes",
         "top": [{"label": label, "score": 0.75}, {"label": "kiwi", "score": 0.25}],
     }
     (schema,) = tmp_path.rglob("schema.*.log")

@@ -22,8 +22,10 @@ from lipsformer.images.samples import SAMPLES
 from lipsformer.serving.http.problems import REASONS
 from lipsformer.serving.openapi import describe_api
 from lipsformer.serving.settings import Settings
-from tests.support.http.server import KEY, Keyed
+from tests.support.http.server import KEY, Keyed, app_running
 from tests.support.images.odd import collection
+from tests.support.models.acceptance import ACCEPTED, LOW_SCORE, UNFAMILIAR
+from tests.support.trained import Trained
 
 PHOTO = (SAMPLES / "Kaiser.jpg").read_bytes()
 MANUAL = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
@@ -131,6 +133,25 @@ def test_answers_and_refusals_are_as_described(server: str) -> None:
                 assert REASONS[response.json()["reason"]] == response.status_code
     assert {"empty", "bad_top_k", "not_an_image", "wrong_content_type", "damaged", "several_images"} <= refused
     assert {"missing_field", "malformed_form", "not_a_file"} <= refused
+
+
+def test_answers_with_a_rule_are_as_described(choosy: Trained) -> None:
+    headers = {"Content-Type": "image/jpeg"}
+    with app_running(choosy.bundle) as app, httpx.Client(base_url=app.url, timeout=30) as client:
+        api = client.get("/openapi.json").json()
+        info = api["paths"]["/info"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+        Draft202012Validator(info).validate(client.get("/info").json())
+        for photo in (ACCEPTED, LOW_SCORE, UNFAMILIAR):
+            check_answer(api, client.post("/classify", content=photo.read_bytes(), headers=headers))
+        answer = client.post("/classify_batch", files=[("images", UNFAMILIAR.read_bytes()), ("images", b"none")])
+        check_answer(api, answer)
+    schema = {"components": api["components"], "$ref": "#/components/schemas/BatchAnswer"}
+    validator, result = Draft202012Validator(schema), answer.json()["results"][0]
+    for wrong in ({"reason": "ugly"}, {"reason": ""}, {"accepted": None}, {"accepted": "no"}, {"distance": -1}):
+        assert not validator.is_valid({**result, **wrong})
+    for name in ("accepted", "reason", "distance"):  # all of them or none
+        assert not validator.is_valid({key: value for key, value in result.items() if key != name})
+    assert validator.is_valid({name: result[name] for name in ("name", "predictions")})
 
 
 def test_an_answer_that_is_not_as_described_is_noticed(server: str) -> None:

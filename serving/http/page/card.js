@@ -11,7 +11,13 @@ const STAGES = {
   other: "Other",
 };
 
-export const percent = (score) => (score > 0 && score < 0.001 ? "< 0.1 %" : `${(score * 100).toFixed(1)} %`);
+// What is said before and after the best class of an answer that is not accepted.
+const DOUBTS = {
+  low_score: ["It looks most like ", ", but the score is too low."],
+  unfamiliar: ["It looks unlike the photos this model was trained on; most like ", "."],
+};
+
+const percent = (score) => (score > 0 && score < 0.001 ? "< 0.1 %" : `${(score * 100).toFixed(1)} %`);
 
 /** The short name of a provider: "CPU" for "CPUExecutionProvider". */
 export const provider = (name) => String(name).replace(/ExecutionProvider$/, "");
@@ -100,7 +106,7 @@ export class Card {
 
   showAnswer(answer, elapsed) {
     const { predictions, timing_ms: timing } = answer;
-    this.show("done", predictions[0].label, { lead: predictions[0].score < 0.5 ? "Not sure, perhaps" : "This looks like" });
+    this.showVerdict(answer);
     this.find(".bars").replaceChildren(...predictions.map(bar));
     const runs = [answer.precision, provider(answer.provider)].filter(Boolean).join(" on ");
     this.find("summary").textContent = `${duration(timing.total)}, ${runs}`;
@@ -117,6 +123,20 @@ export class Card {
     };
     const known = Object.entries(facts).filter(([, value]) => value !== undefined && value !== null);
     this.find(".facts").replaceChildren(...known.map(([name, value]) => pair(name, String(value))));
+  }
+
+  /** The best class, or why the answer is not accepted; `spoken` is the same for screen readers. */
+  showVerdict({ predictions: [{ label, score }], accepted = score >= 0.5, reason }) {
+    this.find(".card").dataset.accepted = !reason;
+    if (reason) {
+      const [before, after] = DOUBTS[reason];
+      this.show("done", "Not sure");
+      this.find(".detail").append(before, make("bdi", "", label), after);
+      this.spoken = `Not sure. ${before}${label}${after}`;
+    } else {
+      this.show("done", label, { lead: accepted ? "This looks like" : "Not sure, perhaps" });
+      this.spoken = `${label}, ${percent(score)}`;
+    }
   }
 
   async copy() {

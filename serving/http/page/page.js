@@ -1,6 +1,6 @@
 // Photos are added by dropping, pasting, choosing or taking them. Each is sent separately, a few at a time.
 
-import { Card, make, percent, provider } from "./card.js";
+import { Card, make, provider } from "./card.js";
 import { Failure, classify, fetchInfo } from "./client.js";
 
 const MAX_PHOTOS = 64;
@@ -71,7 +71,7 @@ async function answer(photo) {
     if (abort.signal.aborted) return;
     card.showAnswer(found, elapsed);
     photo.state = "done";
-    speak(`${card.name}: ${found.predictions[0].label}, ${percent(found.predictions[0].score)}`);
+    speak(`${card.name}: ${card.spoken}`);
   } catch (error) {
     if (abort.signal.aborted) return;
     const failure = error instanceof Failure ? error : new Failure("This page failed", String(error), true);
