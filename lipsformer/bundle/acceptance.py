@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from typing import Annotated, Any, Literal, Self
 
@@ -99,11 +100,17 @@ class FeatureSpace:
 
     def distances(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """Distances (N,) of pooled features (N, C), in float64."""
-        whitened = features.astype(np.float64) @ self.whitening.astype(np.float64)
-        means = self.means.astype(np.float64)
-        squares = (whitened**2).sum(axis=1)[:, None] - 2 * whitened @ means.T + (means**2).sum(axis=1)
+        whitening, means, lengths = self._wide
+        whitened = features.astype(np.float64) @ whitening
+        squares = (whitened**2).sum(axis=1)[:, None] - 2 * whitened @ means.T + lengths
         nearest: NDArray[np.float64] = np.sqrt(np.maximum(squares.min(axis=1), 0.0) / features.shape[1])
         return nearest
+
+    @functools.cached_property
+    def _wide(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """The whitening (C, C), the means (K, C) and their squared lengths (K,), converted once."""
+        means = self.means.astype(np.float64)
+        return self.whitening.astype(np.float64), means, (means**2).sum(axis=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
