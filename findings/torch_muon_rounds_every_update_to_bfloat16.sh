@@ -4,7 +4,7 @@
 # torch 2.13.0 (CPU). Muon replaces a matrix of gradients by the nearest orthogonal one, in five Newton-Schulz steps. PyTorch's
 # own Muon casts the matrix to bfloat16 first, whatever its type and device, and no argument changes that. Each entry of an
 # update so has 8 bits, even in a training in float64: it is off by about 1% of the float64 result, which changes what a
-# comparison in high precision says. On a CPU without bfloat16 instructions (AVX2 only) these steps also took 30 times as long
+# comparison in high precision says. On a CPU without bfloat16 instructions (AVX2 only) these steps also took 25 times as long
 # as in float32, most of a small network's whole training step; that depends on the processor and is not checked here.
 #
 # What to do: on a CPU, compute the same five steps in the weights' own type.

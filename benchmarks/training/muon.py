@@ -16,7 +16,7 @@ from lipsformer.train import load_recipe
 from lipsformer.train.optim.optimizers import build_optimizers
 
 ROUNDS = 5
-MODELS = {"lipsformer_nano": 32, "lipsformer_swin_tiny": 224}
+MODELS = {"lipsformer_nano": 32, "lipsformer_swin_nano": 64}
 
 
 def main() -> None:

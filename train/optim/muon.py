@@ -15,7 +15,7 @@ class Muon(torch.optim.Muon):
     """torch.optim.Muon with updates as large as AdamW's (`match_rms_adamw`) and another precision and order of work.
 
     torch 2.13 computes in bfloat16 everywhere (findings/torch_muon_rounds_every_update_to_bfloat16.sh). A CPU without
-    instructions for it then takes 30 times as long as in float32, so here a CPU computes in the weights' own type.
+    instructions for it then takes 25 times as long as in float32, so here a CPU computes in the weights' own type.
     Matrices of one shape are orthogonalized together.
     """
 

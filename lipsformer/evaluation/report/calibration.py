@@ -23,6 +23,7 @@ __all__ = ["CALIBRATION", "plot_calibration"]
 
 CALIBRATION = "calibration.png"
 BINS = 15  # as in `Predictions.calibration_error`
+FEWEST = 0.002  # share of the images below which a bin is left out: its accuracy is chance
 TITLE_LENGTH = 90
 
 
@@ -45,15 +46,15 @@ def _draw_reliability(axes: Axes, found: Evaluation) -> None:
     _draw_bins(axes, found.predictions, PRIMARY, f"as answered: error {found.predictions.calibration_error():.1%}")
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="score of the best class", ylabel="share classified correctly")
     axes.set_title("Does the score say how often it is right?", fontsize=11)
-    axes.legend(loc="upper left")
+    axes.legend(loc="lower right")
 
 
 def _draw_bins(axes: Axes, predictions: Predictions, color: str, label: str) -> None:
-    """A marker for each bin of scores, its area in proportion to the bin's images."""
+    """A marker for each bin of scores that has enough images, its area in proportion to their number."""
     scores, correct = predictions.confidence[predictions.counted], predictions.correct[predictions.counted]
     place = np.digitize(scores, np.linspace(0, 1, BINS + 1)[1:-1], right=True)
     images = np.bincount(place, minlength=BINS)
-    filled = images > 0
+    filled = images > FEWEST * images.sum()
     mean_score, accuracy = (
         np.bincount(place, weights=values, minlength=BINS)[filled] / images[filled] for values in (scores, correct)
     )
