@@ -1,6 +1,6 @@
 """Seconds of one Muon step on a CPU, PyTorch's and ours, in turn.
 
-python benchmarks/training/muon.py > benchmarks/training/muon.md
+python benchmarks/training/muon.py
 """
 
 from __future__ import annotations
