@@ -16,7 +16,7 @@ from lipsformer.train.data.dataset import Batch, ValidationLoader
 
 from .loop import TrainContext
 
-__all__ = ["Validation", "total_of", "validate"]
+__all__ = ["Validation", "validate"]
 
 
 class Validation(NamedTuple):
@@ -26,7 +26,7 @@ class Validation(NamedTuple):
     temperature: float
 
 
-def total_of(context: TrainContext) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+def _total_of(context: TrainContext) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
     """The sum of an array over the processes of a training."""
     distributed = context.distributed
 
@@ -62,7 +62,7 @@ def validate(
         own_logits.append(logits.float().cpu().numpy())
         outcomes = Predictions.of(logits.double().cpu().numpy(), labels[at])
         found[:, at] = np.ones(len(at)), outcomes.predicted, outcomes.rank, outcomes.loss, outcomes.confidence
-    sum_over_processes = total_of(context)
+    sum_over_processes = _total_of(context)
     positions = np.concatenate(own)
     temperature = fit_temperature(
         np.concatenate(own_logits), labels[positions], sum_over_processes, positions=positions

@@ -43,7 +43,7 @@ def main() -> None:
     size = predictor.preprocessing.image_size
     noise = np.random.default_rng(0).integers(0, 256, (OUTSIDE, size, size, 3)).astype(np.uint8)
     parts = [predictor.runtime.infer(noise[start : start + 16]) for start in range(0, OUTSIDE, 16)]
-    others["noise"] = joined(parts)
+    others["noise"] = Outputs.joined(parts)
     correct = test.logits.argmax(axis=1) == data.validation.labels
     rows = []
     for way, number in numbers(train, data.train.labels, len(data.classes)).items():
@@ -80,16 +80,12 @@ def numbers(train: Outputs, labels: NDArray[np.int64], classes: int) -> dict[str
 
 
 def outputs(predictor: Predictor, split: Split) -> Outputs:
-    return joined([batch.outputs for batch in run(predictor, split)])
+    return Outputs.joined([batch.outputs for batch in run(predictor, split)])
 
 
 def other(predictor: Predictor, name: str) -> Outputs:
     split = open_dataset(resolve_dataset(name)).validation
     return outputs(predictor, split.select(np.random.default_rng(0).permutation(len(split))[:OUTSIDE]))
-
-
-def joined(parts: list[Outputs]) -> Outputs:
-    return Outputs(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
 if __name__ == "__main__":

@@ -205,6 +205,4 @@ def _in_batches(candidate: Runtime, pixels: Pixels, batch: int, advance: Callabl
             raise ValueError(f"{len(outputs.logits)} outputs for {batch} images")
         answers.append(outputs)
         advance(min(batch, count - start), f"batch {batch}")
-    logits = np.concatenate([outputs.logits for outputs in answers])[:count]
-    features = [outputs.features for outputs in answers if outputs.features is not None]
-    return Outputs(logits, np.concatenate(features)[:count] if features else None)
+    return Outputs.joined(answers).at(slice(count))

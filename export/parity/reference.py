@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsformer.inference.runtimes import Features, Outputs, Runtime
+from lipsformer.inference.runtimes import Outputs, Runtime
 from lipsformer.system.console import track
 from lipsformer.system.errors import GateError, InputError
 
@@ -44,18 +44,13 @@ class Reference:
             for i in range(len(pixels)):
                 answers.append(runtime.infer(pixels[i : i + 1]))
                 advance(1, "")
-        logits = np.concatenate([answer.logits for answer in answers])
-        features = _joined([answer.features for answer in answers])
-        broken = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+        outputs = Outputs.joined(answers)
+        broken = np.flatnonzero(~np.isfinite(outputs.logits).all(axis=1))
         count = len(images.photos)
         if len(broken):
             what = "a photo" if broken[0] < count else f"the input '{images.hard_names[broken[0] - count]}'"
             raise GateError(f"the checkpoint's logits of {what} are not finite: it cannot be exported; retrain it")
-        photos, hard = (
-            Outputs(logits[part], None if features is None else features[part])
-            for part in (slice(count), slice(count, None))
-        )
-        return cls(images=images, photos=photos, hard=hard)
+        return cls(images=images, photos=outputs.at(slice(count)), hard=outputs.at(slice(count, None)))
 
     def select(self, positions: NDArray[np.int64]) -> Reference:
         """A reference with only the photos at `positions`."""
@@ -65,9 +60,7 @@ class Reference:
             photos=self.images.photos[positions],
             labels=None if labels is None else labels[positions],
         )
-        logits, features = self.photos
-        photos = Outputs(logits[positions], None if features is None else features[positions])
-        return dataclasses.replace(self, images=images, photos=photos)
+        return dataclasses.replace(self, images=images, photos=self.photos.at(positions))
 
     def save(self, path: Path) -> None:
         """Write pixels and outputs as compressed arrays, without pickle."""
@@ -104,8 +97,3 @@ class Reference:
                 return cls(images=images, photos=photos, hard=hard)
         except (OSError, KeyError, ValueError) as error:
             raise InputError(f"{path}: reference logits cannot be read ({error}); export the bundle again") from None
-
-
-def _joined(parts: list[Features | None]) -> Features | None:
-    given = [part for part in parts if part is not None]
-    return np.concatenate(given) if given else None

@@ -17,7 +17,16 @@ from safetensors.numpy import load, save
 from lipsformer.system.errors import InputError
 from lipsformer.system.validation import one_line_errors
 
-__all__ = ["ACCEPTANCE_NAME", "AcceptanceRule", "AcceptanceThresholds", "FeatureSpace", "Refusal", "check_temperature"]
+__all__ = [
+    "ACCEPTANCE_NAME",
+    "LEAST_TEMPERATURE",
+    "MOST_TEMPERATURE",
+    "AcceptanceRule",
+    "AcceptanceThresholds",
+    "FeatureSpace",
+    "Refusal",
+    "check_temperature",
+]
 
 ACCEPTANCE_NAME = "acceptance.safetensors"  # of the rule in a bundle
 METADATA_KEY = "lipsformer.acceptance"

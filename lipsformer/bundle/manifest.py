@@ -17,7 +17,7 @@ from lipsformer.system.atomic import sha256_of
 from lipsformer.system.errors import GateError, InputError
 from lipsformer.system.validation import one_line_errors
 
-from .acceptance import AcceptanceRule
+from .acceptance import LEAST_TEMPERATURE, MOST_TEMPERATURE, AcceptanceRule
 from .class_names import parse_class_names
 
 __all__ = ["MANIFEST_NAME", "PRECISIONS", "TARGETS", "BundleFile", "Kind", "Manifest", "read_manifest"]
@@ -98,7 +98,7 @@ class Manifest:
     metrics: dict[str, Any]
     versions: dict[str, str]
     created: str
-    temperature: Annotated[float, Field(ge=0.01, le=100.0)] = 1.0
+    temperature: Annotated[float, Field(ge=LEAST_TEMPERATURE, le=MOST_TEMPERATURE)] = 1.0
 
     def write(self, folder: Path) -> None:
         """Writes `manifest.json` into `folder`, including a hash of its content."""

@@ -12,8 +12,9 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["UNREAD", "ClassPredictions", "ConfusionPairs", "Predictions"]
+__all__ = ["CALIBRATION_BINS", "UNREAD", "ClassPredictions", "ConfusionPairs", "Predictions", "confidence_bins"]
 
+CALIBRATION_BINS = 15
 UNREAD = -1  # the predicted class of an image that could not be read
 
 
@@ -194,7 +195,7 @@ class Predictions:
             for confused_with, confused in (worst.get(k, (None, 0)),)
         )
 
-    def calibration_error(self, bins: int = 15) -> float:
+    def calibration_error(self, bins: int = CALIBRATION_BINS) -> float:
         """Expected calibration error (Guo et al. 2017): the mean distance of confidence from accuracy.
 
         Images are sorted into `bins` equal intervals of confidence. Each contributes the distance between its mean
@@ -203,9 +204,7 @@ class Predictions:
         confidence, correct = self.confidence[self.counted], self.correct[self.counted]
         if not np.isfinite(confidence).all() or not len(confidence):
             return float("nan")
-        edges = np.linspace(0.0, 1.0, bins + 1)[1:-1]
-        place = np.digitize(confidence, edges, right=True)  # interval m is (m / bins, (m + 1) / bins], as in the paper
-        surplus = np.bincount(place, weights=confidence - correct, minlength=bins)
+        surplus = np.bincount(confidence_bins(confidence, bins), weights=confidence - correct, minlength=bins)
         return float(np.abs(surplus).sum() / len(confidence))
 
     def worst(self, count: int) -> NDArray[np.int64]:
@@ -216,6 +215,11 @@ class Predictions:
 
     def _mean(self, values: NDArray[np.bool_] | NDArray[np.float64]) -> float:
         return float(values[self.counted].mean()) if self.images else float("nan")
+
+
+def confidence_bins(confidence: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
+    """(N,) which of `bins` equal intervals each confidence is in: m is (m / bins, (m + 1) / bins] (Guo et al. 2017)."""
+    return np.digitize(confidence, np.linspace(0.0, 1.0, bins + 1)[1:-1], right=True)
 
 
 def _share(part: np.int64, whole: np.int64) -> float | None:

@@ -21,7 +21,7 @@ from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.system.console import say
 from lipsformer.system.errors import InputError
 
-from .runtimes import Features, Logits, OnnxRuntime, Outputs, Pixels, Runtime, RuntimeOptions, TorchRuntime
+from .runtimes import Features, Logits, OnnxRuntime, Pixels, Runtime, RuntimeOptions, TorchRuntime
 from .runtimes.select import open_best
 
 if TYPE_CHECKING:
@@ -254,14 +254,9 @@ class Predictor:
         prepared = map(self._try_to_prepare, images)
         for batch in iter(lambda: list(itertools.islice(prepared, self.max_batch)), []):
             pixels = [found for found in batch if not isinstance(found, InputError)]
-            answers = iter(self._classify_all(self.runtime.infer(np.stack(pixels)), top_k) if pixels else ())
+            outputs = self.runtime.infer(np.stack(pixels)).each() if pixels else iter(())
             for found in batch:
-                yield found if isinstance(found, InputError) else next(answers)
-
-    def _classify_all(self, outputs: Outputs, top_k: int) -> Iterator[Classification]:
-        features: Iterable[Features | None] = itertools.repeat(None) if outputs.features is None else outputs.features
-        for logits, feature in zip(outputs.logits, features, strict=False):
-            yield self.classify(logits, feature, top_k)
+                yield found if isinstance(found, InputError) else self.classify(*next(outputs), top_k)
 
     def _try_to_prepare(self, image: ImageSource) -> Pixels | InputError:
         try:

@@ -90,8 +90,7 @@ class IsolatingRuntime:
 
     def _try(self, images: Sequence[Pixels]) -> list[Outcome]:
         try:
-            logits, features = self._run(np.stack(images))
-            return [Outputs(row, None if features is None else features[i]) for i, row in enumerate(logits)]
+            return list(self._run(np.stack(images)).each())
         except Exception as error:  # noqa: BLE001 - runtimes raise any type, and every image needs an outcome
             logger.error("a batch of %d failed: %r", len(images), error)
             return [error] * len(images)

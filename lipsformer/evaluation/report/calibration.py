@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lipsformer.evaluation.calibration.risk_coverage import area_under_risk_coverage, risk_coverage
-from lipsformer.evaluation.predictions import Predictions
+from lipsformer.evaluation.predictions import CALIBRATION_BINS, Predictions, confidence_bins
 from lipsformer.system.plotting import ACCENT, FAINT, INK, PRIMARY, SECONDARY, save_figure
 
 from .text import NAMES_STYLE, any_script, elide
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["CALIBRATION", "plot_calibration"]
 
 CALIBRATION = "calibration.png"
-BINS = 15  # as in `Predictions.calibration_error`
 FEWEST = 0.002  # share of the images below which a bin is left out: its accuracy is chance
 TITLE_LENGTH = 90
 
@@ -52,11 +51,12 @@ def _draw_reliability(axes: Axes, found: Evaluation) -> None:
 def _draw_bins(axes: Axes, predictions: Predictions, color: str, label: str) -> None:
     """A marker for each bin of scores that has enough images, its area in proportion to their number."""
     scores, correct = predictions.confidence[predictions.counted], predictions.correct[predictions.counted]
-    place = np.digitize(scores, np.linspace(0, 1, BINS + 1)[1:-1], right=True)
-    images = np.bincount(place, minlength=BINS)
+    place = confidence_bins(scores, CALIBRATION_BINS)
+    images = np.bincount(place, minlength=CALIBRATION_BINS)
     filled = images > FEWEST * images.sum()
     mean_score, accuracy = (
-        np.bincount(place, weights=values, minlength=BINS)[filled] / images[filled] for values in (scores, correct)
+        np.bincount(place, weights=values, minlength=CALIBRATION_BINS)[filled] / images[filled]
+        for values in (scores, correct)
     )
     axes.plot(mean_score, accuracy, color=color, linewidth=1.2, label=label)
     axes.scatter(mean_score, accuracy, s=8 + 220 * images[filled] / images.sum(), color=color, alpha=0.7, linewidths=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -59,6 +60,20 @@ class Outputs(NamedTuple):
 
     logits: Logits
     features: Features | None
+
+    def at(self, where: int | slice | NDArray[np.int64]) -> Outputs:
+        """Those of the images at these positions; at a single one they are (K,) and (C,)."""
+        return Outputs(self.logits[where], None if self.features is None else self.features[where])
+
+    def each(self) -> Iterator[Outputs]:
+        """Those of one image after the other, (K,) and (C,)."""
+        return map(self.at, range(len(self.logits)))
+
+    @staticmethod
+    def joined(parts: Sequence[Outputs]) -> Outputs:
+        """Those of several batches together. All of them have features, or none has."""
+        features = [part.features for part in parts if part.features is not None]
+        return Outputs(np.concatenate([part.logits for part in parts]), np.concatenate(features) if features else None)
 
 
 class Runtime(Protocol):
