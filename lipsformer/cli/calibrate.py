@@ -64,7 +64,10 @@ def calibrate_model(
     found.left_out.report(dataset)
     goal = None
     if max_error is not None:
-        others = None if outliers is None else open_unlabeled(resolve_dataset(outliers))
+        others = None
+        if outliers is not None:
+            others = open_unlabeled(resolve_dataset(outliers))
+            others.left_out.report(outliers)
         train = relabeled(found.train, known)
         goal = AcceptanceGoal(max_error=max_error, confidence=confidence, train=train, outliers=others)
     result = calibrate(model, output, relabeled(found.validation, known), goal, device=device)

@@ -12,6 +12,8 @@ __all__ = ["write_model_card"]
 
 BRIEF = 20  # class names to show at once
 FRACTIONS = ("top1", "top5")
+FORCED = "The model knows these classes and no others: it gives every image one of them."
+REFUSING = "The model knows these classes and no others, and says so where it does not accept its own answer."
 TEMPLATE = """{metadata}
 
 # {title}
@@ -47,10 +49,15 @@ print(predictor.predict(["photo.jpg"], top_k=3))
 
 {names}
 
+## Scores
+
+{scores}
+
 ## Limits
 
-The model knows these classes and no others: it gives every image one of them. The checkpoint does not record its
-training data and its intended use: please add them here, and a license.
+{limits}
+
+The checkpoint does not record its training data and its intended use: please add them here, and a license.
 """
 
 
@@ -79,6 +86,25 @@ def write_model_card(checkpoint: Checkpoint, repository: str, license_id: str | 
             [(name, _value(name, value)) for name, value in checkpoint.preprocessing.to_dict().items()],
         ),
         names=", ".join(names[:BRIEF]) + (more if len(names) > BRIEF else ""),
+        scores=_scores(checkpoint),
+        limits=FORCED if checkpoint.thresholds is None else REFUSING,
+    )
+
+
+def _scores(checkpoint: Checkpoint) -> str:
+    """How the scores were calibrated, and which answers are accepted."""
+    if checkpoint.temperature == 1.0:
+        calibrated = "Not calibrated: a score says little about the chance of being right."
+    else:
+        calibrated = f"Calibrated: the logits are divided by the temperature {checkpoint.temperature:.4g}."
+    rule = checkpoint.thresholds
+    if rule is None:
+        return calibrated
+    return (
+        f"{calibrated} An answer is accepted if its score is at least {rule.min_score:.3f} and the distance from the "
+        f"training images at most {rule.max_distance:.3f}. At most {rule.max_error:.1%} of the accepted are wrong, "
+        f"with a confidence of {rule.confidence:.0%}; of {rule.photos:,} labeled photos, {rule.coverage:.1%} were "
+        "accepted."
     )
 
 

@@ -16,6 +16,7 @@ import torch
 from lipsformer import LipsFormer, load_checkpoint, load_predictor, save_checkpoint
 from lipsformer.checkpoints.hub import parse_hub_name
 from lipsformer.integrations.hub import push_to_hub
+from lipsformer.integrations.model_card import write_model_card
 from lipsformer.system.errors import InputError
 from lipsformer.train.initial_weights import StartingPoint
 from tests.support.command import Run
@@ -134,6 +135,17 @@ def test_the_card_says_what_the_checkpoint_knows(pushed: HubServer, trained: Tra
     config = json.loads(files["config.json"])
     assert tuple(config["classes"]) == loaded.classes
     assert config["preprocessing"]["image_size"] == loaded.preprocessing.image_size
+
+
+def test_the_card_says_how_far_to_trust_the_scores(trained: Trained, choosy: Trained) -> None:
+    plain = write_model_card(load_checkpoint(trained.checkpoint), REPOSITORY)
+    assert "Not calibrated" in plain
+    assert "it gives every image one of them" in plain
+    card = write_model_card(load_checkpoint(choosy.checkpoint), REPOSITORY)
+    assert "divided by the temperature 1.5." in card
+    assert "if its score is at least 0.700 and the distance from the training images at most 1.000" in card
+    assert "At most 5.0% of the accepted are wrong, with a confidence of 90%" in card
+    assert "it gives every image one of them" not in card
 
 
 def test_the_card_of_the_included_model_has_its_accuracy(

@@ -167,6 +167,20 @@ def test_the_command_says_what_it_added(run: Run, trained: Trained, dataset: Pat
     assert load_checkpoint(output).acceptance is None
 
 
+def test_what_is_left_out_of_the_outliers_is_reported(
+    run: Run, trained: Trained, dataset: Path, data: Path, tmp_path: Path
+) -> None:
+    others = tmp_path / "others"
+    shutil.copytree(data / "others", others)
+    (others / "notes.txt").write_text("not a photo")
+    words = ("--output", tmp_path / "x.safetensors", "--max-error", "0.3", "--outliers", others)
+    status, out, err = run("calibrate", trained.checkpoint, dataset, "-q", *words)
+    assert status == 0
+    assert "of 20 are accepted" in out
+    assert "others" in err
+    assert "notes.txt" in err
+
+
 def test_a_bundle_cannot_be_calibrated(run: Run, trained: Trained, dataset: Path, tmp_path: Path) -> None:
     status, _, err = run("calibrate", trained.bundle, dataset, "--output", tmp_path / "x.safetensors")
     assert status == 2
