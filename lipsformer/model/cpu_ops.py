@@ -113,7 +113,8 @@ def weight_gradient(x: Tensor, grad: Tensor, kernel: int) -> Tensor:
     Computed in the fastest of three ways for the shape and the precision.
     """
     _, channels, height, width = x.shape
-    if height * width <= MOST_POSITIONS:
+    fast = kernel == 3 and height > 2 and x.dtype == torch.float32  # the one case in which oneDNN's is vectorized
+    if height * width <= MOST_POSITIONS and not fast:
         return by_positions(x, grad, kernel)
     if x.dtype == torch.bfloat16:
         if width <= MOST_COLUMNS:
@@ -131,7 +132,7 @@ def by_columns(x: Tensor, grad: Tensor, kernel: int) -> Tensor:
     padding = kernel // 2
     padded = F.pad(x.permute(1, 0, 2, 3), (0, 0, padding, padding))  # (C, B, H + 2 * padding, W)
     inputs = padded.unfold(2, kernel, 1).transpose(-1, -2).reshape(channels, -1, kernel * width)  # (C, B * H, k * W)
-    outputs = grad.permute(1, 3, 0, 2).reshape(channels, width, -1)  # (C, W, B * H)
+    outputs = grad.permute(1, 3, 0, 2).reshape(channels, width, -1).contiguous()  # (C, W, B * H)
     pairs = F.pad((outputs @ inputs).reshape(channels, width, kernel, width), (padding, padding))
     # the k columns around each output's own: diagonals of (W, W + 2 * padding)
     channel, column, row, _ = pairs.stride()
@@ -142,8 +143,8 @@ def by_columns(x: Tensor, grad: Tensor, kernel: int) -> Tensor:
 def by_positions(x: Tensor, grad: Tensor, kernel: int) -> Tensor:
     """`weight_gradient` by pairs of an output's and an input's position."""
     _, channels, height, width = x.shape
-    outputs = grad.permute(1, 2, 3, 0).reshape(channels, height * width, -1)
-    inputs = x.permute(1, 0, 2, 3).reshape(channels, -1, height * width)
+    outputs = grad.permute(1, 2, 3, 0).reshape(channels, height * width, -1).contiguous()
+    inputs = x.permute(1, 0, 2, 3).reshape(channels, -1, height * width).contiguous()
     pairs = (outputs @ inputs).reshape(channels, -1)  # (C, H * W * H * W)
     offsets = pairs @ pair_offsets(height, width, kernel).to(pairs.dtype)
     return offsets.reshape(channels, 1, kernel, kernel)
