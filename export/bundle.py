@@ -124,8 +124,9 @@ def _read_images(loaded: Checkpoint, settings: ExportSettings) -> tuple[GateImag
     calibrated, used = None, None
     if settings.calibration is not None:
         source = ImageSource.find(settings.calibration, classes, "train", settings.dataset_options)
-        source.left_out.report(settings.calibration)
-        calibrated, used = source.name, spread(min(CALIBRATION_IMAGES, max(FEWEST, source.count // 2)), source.count)
+        source.images.left_out.report(settings.calibration)
+        count = len(source.images)
+        calibrated, used = source.name, spread(min(CALIBRATION_IMAGES, max(FEWEST, count // 2)), count)
         calibration, _ = source.decode(used, spec)
         if len(calibration) < FEWEST:
             raise InputError(f"--calibration {source.name}: {len(calibration)} photos; give at least {FEWEST}")
@@ -135,7 +136,7 @@ def _read_images(loaded: Checkpoint, settings: ExportSettings) -> tuple[GateImag
     else:
         source = ImageSource.find(data, classes, options=settings.dataset_options)
         if settings.parity_data is not None:
-            source.left_out.report(data)
+            source.images.left_out.report(data)
     return source.gate_images(settings.parity_images, spec, used if source.name == calibrated else None), calibration
 
 

@@ -137,7 +137,7 @@ def _computed(bundle: Path, manifest: Manifest, checkpoint: Path, data: Path | N
         raise GateError(f"{checkpoint}: not the checkpoint that {bundle} was made from: its SHA-256 differs")
     source = ImageSource.find(data or SAMPLES, loaded.classes)
     if data is not None:
-        source.left_out.report(data)
+        source.images.left_out.report(data)
     return Reference.of(TorchRuntime(loaded), source.gate_images(IMAGES, loaded.preprocessing))
 
 

@@ -103,8 +103,9 @@ class Recipe:
     cutmix: NotNegative
     random_erasing: Share
     crop_pct: PositiveShare
-    pixel_range: Literal["auto", "full"] | PixelRange = "auto"  # older recipes lack these two
+    pixel_range: Literal["auto", "full"] | PixelRange = "auto"  # older recipes lack these three
     color_management: bool = True
+    jpeg_scale: Literal["full", "reduced"] = "reduced"
     balanced: bool
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     workers: NotNegativeInt

@@ -179,7 +179,7 @@ def _preprocessing(
     """The preprocessing of a training, and a note on its pixel range. A resumed training keeps what it started with."""
     preprocessing = dataclasses.replace(start.preprocessing, crop_pct=recipe.crop_pct)
     if saved is not None:
-        if saved.preprocessing is not None:  # else it is older than pixel ranges and color profiles
+        if saved.preprocessing is not None:  # else it is older than the three settings below
             preprocessing = Preprocessing.from_dict(saved.preprocessing)
         return preprocessing, _note(preprocessing)
     note, pixel_range = "", recipe.pixel_range
@@ -189,7 +189,10 @@ def _preprocessing(
         sent = distributed.broadcast(None if found is None else json.dumps(found.pixel_range).encode())
         pixel_range, note = json.loads(sent or b"null"), found.note if found else ""
     preprocessing = dataclasses.replace(
-        preprocessing, pixel_range=pixel_range, color_management=recipe.color_management
+        preprocessing,
+        pixel_range=pixel_range,
+        color_management=recipe.color_management,
+        jpeg_scale=recipe.jpeg_scale,
     )
     return preprocessing, note or _note(preprocessing)
 

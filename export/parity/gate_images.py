@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from lipsformer.datasets import DatasetOptions, LeftOut, Split, open_labeled, open_unlabeled
+from lipsformer.datasets import DatasetOptions, Split, UnlabeledImages, open_labeled, open_unlabeled
 from lipsformer.datasets.spread import spread
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.inference.runtimes import Pixels
@@ -45,16 +44,14 @@ class GateImages:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageSource:
-    """All images of a dataset, not yet decoded: `open` gives image i of `count`. `left_out` has what is not used.
+    """All images of a dataset, not yet decoded.
 
-    `labels` (count,) are classes of the checkpoint; None if the data has no labels.
+    `labels` (N,) are classes of the checkpoint; None if the data has no labels.
     """
 
-    count: int
-    open: Callable[[int], Image.Image]
+    images: Split | UnlabeledImages
     labels: NDArray[np.int64] | None
     name: str
-    left_out: LeftOut
 
     @classmethod
     def find(
@@ -77,17 +74,11 @@ class ImageSource:
                 found = open_unlabeled(data, options)
             except InputError:
                 raise InputError(f"{data}: no usable images ({reason}); give a folder of real photos") from None
-            return cls(count=len(found.names), open=found.open, labels=None, name=str(data), left_out=found.left_out)
+            return cls(images=found, labels=None, name=str(data))
 
     @classmethod
     def _labeled(cls, data: Path, split: Split) -> ImageSource:
-        return cls(
-            count=len(split),
-            open=split.open,
-            labels=split.labels,
-            name=f"{data} ({split.name})",
-            left_out=split.left_out,
-        )
+        return cls(images=split, labels=split.labels, name=f"{data} ({split.name})")
 
     def decode(
         self, positions: NDArray[np.int64], preprocessing: Preprocessing
@@ -100,7 +91,7 @@ class ImageSource:
 
         def prepare(position: int) -> Pixels | InputError:
             try:
-                return preprocessing.apply(self.open(position))
+                return preprocessing.read(self.images.encoded(position), name=self.images.where(position))
             except InputError as error:
                 return error
 
@@ -131,9 +122,9 @@ class ImageSource:
 
         `without` lists positions to omit, if others remain.
         """
-        left = np.setdiff1d(np.arange(self.count), [] if without is None else without)
+        left = np.setdiff1d(np.arange(len(self.images)), [] if without is None else without)
         if not len(left):
-            left = np.arange(self.count)
+            left = np.arange(len(self.images))
         photos, labels = self.decode(left[spread(count, len(left))], preprocessing)
         if len(photos) < count:
             mirrored = photos[: count - len(photos), :, ::-1]

@@ -7,10 +7,9 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from lipsformer.bundle.class_names import normalized
-from lipsformer.images.open import open_image
+from lipsformer.images.open import read_image
 from lipsformer.system.errors import InputError
 
 from .folders.folder import FolderReader
@@ -54,11 +53,11 @@ class ImageDataset:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UnlabeledImages:
-    """Images without labels: `open` decodes the one at a position of `names`. `name` is that of their folder."""
+    """Images without labels: `encoded` reads the one at a position of `names`. `name` is that of their folder."""
 
     name: str
     names: Sequence[str]
-    open: Callable[[int], Image.Image]
+    encoded: Callable[[int], bytes]
     left_out: LeftOut
 
     def __len__(self) -> int:
@@ -131,7 +130,7 @@ def open_unlabeled(root: Path, options: DatasetOptions | None = None) -> Unlabel
     """
     if root.is_dir() and (paths := find_images(root, left_out := LeftOut())):
         return UnlabeledImages(
-            name=root.name, names=[*map(str, paths)], open=lambda index: open_image(paths[index]), left_out=left_out
+            name=root.name, names=[*map(str, paths)], encoded=lambda index: read_image(paths[index]), left_out=left_out
         )
     reader = open_reader(root, options)
     splits = [reader.read(name) for name in (*reader.splits,) or (None,)]
@@ -141,7 +140,7 @@ def open_unlabeled(root: Path, options: DatasetOptions | None = None) -> Unlabel
     return UnlabeledImages(
         name=root.name,
         names=[split.where(index) for split, index in at],
-        open=lambda index: at[index][0].open(at[index][1]),
+        encoded=lambda index: at[index][0].encoded(at[index][1]),
         left_out=LeftOut.joined([reader.left_out, *(split.left_out for split in splits)]),
     )
 

@@ -262,10 +262,9 @@ def _prepared(predictor: Predictor, images: Split | UnlabeledImages) -> Iterator
 
     def prepare(position: int) -> Pixels | str:
         try:
-            return predictor.prepare(images.open(position))
+            return predictor.preprocessing.read(images.encoded(position), name=images.where(position))
         except InputError as error:
-            where = images.where(position)
-            return str(error) if where in str(error) else f"{where}: {error}"
+            return str(error)
 
     with ThreadPoolExecutor(cores()) as pool:
         ahead: list[tuple[range, list[Future[Pixels | str]]]] = []

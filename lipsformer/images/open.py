@@ -27,10 +27,12 @@ from .structure_limits import CountedReads, TooComplex, check_structure
 __all__ = [
     "EXTENSIONS",
     "ORIENTATIONS",
+    "Box",
     "ImageError",
     "ImageLimits",
     "MinSizeFn",
     "check_bytes",
+    "decoded_box",
     "open_image",
     "orientation",
     "read_image",
@@ -50,7 +52,9 @@ ORIENTATIONS = {
 SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
 REDUCTIONS = (8, 4, 2)  # factors by which libjpeg can shrink both sides while decoding
 REDUCIBLE = ("JPEG", "MPO")
+EXACT_SIZE = "lipsformer_exact_size"  # key of `Image.info`: of a reduced JPEG, before its sides are rounded up
 
+Box = tuple[float, float, float, float]  # left, top, right, bottom in fractional pixels
 MinSizeFn = Callable[[tuple[int, int]], tuple[float, float]]  # upright (width, height) to the smallest that will do
 
 Reason = Literal[
@@ -112,9 +116,8 @@ def open_image(
         limits: the largest image to decode.
         name: the image's name in messages; by default the path, or "image".
         smallest: maps the upright (width, height) to the smallest size that the caller can use. A JPEG is then decoded
-            at 1/2, 1/4 or 1/8 of its size (sides rounded up), in a fraction of the time. With a factor f, upright point
-            (x, y) moves to (x / f, y / f), or less than a pixel further where the image is stored upside down and f
-            does not divide its sides.
+            at 1/2, 1/4 or 1/8 of its size (sides rounded up), in a fraction of the time; `decoded_box` says where the
+            picture lies. Lossless JPEGs are decoded in full.
 
     Raises:
         ImageError: if it is empty, over a limit, damaged, too complex, or not an image of a known format.
@@ -148,6 +151,19 @@ def orientation(image: Image.Image) -> int:
     return found if found in ORIENTATIONS else 1
 
 
+def decoded_box(image: Image.Image) -> Box:
+    """Where the picture lies in the pixels that `open_image` decoded, once they are upright.
+
+    It fills them, except for up to a pixel along one or two edges of a reduced JPEG, whose sides are rounded up.
+    """
+    turned, (width, height) = orientation(image), image.info.get(EXACT_SIZE, image.size)
+    across, down = image.width - width, image.height - height  # stored at the right and at the bottom
+    if turned in SIDEWAYS:
+        width, height, across, down = height, width, down, across
+    left, top = across if turned in (2, 3, 6, 7) else 0, down if turned in (3, 4, 7, 8) else 0
+    return left, top, left + width, top + height
+
+
 def _reduce(image: ImageFile.ImageFile, smallest: MinSizeFn, file: _File) -> bool:
     """Prepares a JPEG to be decoded at the smallest size that will do, and returns whether that is not its own."""
     if image.format not in REDUCIBLE:
@@ -160,7 +176,10 @@ def _reduce(image: ImageFile.ImageFile, smallest: MinSizeFn, file: _File) -> boo
         return False
     for factor in REDUCTIONS:
         if image.width >= max(width, 1) * factor and image.height >= max(height, 1) * factor:
-            return image.draft(None, (image.width // factor, image.height // factor)) is not None
+            drafted = image.draft(None, (image.width // factor, image.height // factor))
+            if drafted is not None:
+                image.info[EXACT_SIZE] = drafted[1][2:]
+            return drafted is not None
     return False
 
 

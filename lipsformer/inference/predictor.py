@@ -16,7 +16,7 @@ from PIL import Image
 from lipsformer.bundle.acceptance import AcceptanceRule, Refusal, check_temperature
 from lipsformer.bundle.class_names import parse_class_names
 from lipsformer.bundle.manifest import Manifest, read_manifest
-from lipsformer.images.open import ImageLimits, open_image
+from lipsformer.images.open import ImageLimits
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.system.console import say
 from lipsformer.system.errors import InputError
@@ -210,9 +210,9 @@ class Predictor:
         Raises:
             InputError: (as ImageError) if the image is rejected.
         """
-        if not isinstance(image, Image.Image):
-            image = open_image(image, limits=limits)
-        return self.preprocessing.apply(image)
+        if isinstance(image, Image.Image):
+            return self.preprocessing.apply(image)
+        return self.preprocessing.read(image, limits=limits)
 
     def classify(self, logits: Logits, features: Features | None, top_k: int) -> Classification:
         """The answer to one image with logits (K,) and features (C,): the `top_k` classes with the highest scores.

@@ -24,7 +24,7 @@ import numpy as np
 from PIL import AvifImagePlugin, Image
 
 from lipsformer.images.formats import load_plugins
-from lipsformer.images.open import ImageError, ImageLimits, open_image, too_much_memory
+from lipsformer.images.open import ImageError, ImageLimits, too_much_memory
 from lipsformer.images.preprocessing import Preprocessing
 
 __all__ = ["DONE", "READY"]
@@ -54,7 +54,7 @@ def main() -> None:
         content = b""  # frees the last image
         try:
             content = os.pread(area, int(request), shared.nbytes)
-            shared[:] = preprocessing.apply(open_image(content, limits=limits))
+            shared[:] = preprocessing.read(content, limits=limits)
         except ImageError as error:
             reply = f"{error.reason} {error}".encode(errors="replace")
         except MemoryError:

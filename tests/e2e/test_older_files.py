@@ -23,7 +23,7 @@ OLDER = Path(__file__).parent / "older"
 @pytest.mark.parametrize("name", ["model.safetensors", "bundle"])
 def test_an_older_model_answers_as_it_did(name: str) -> None:
     predictor = load_predictor(OLDER / name)
-    assert predictor.preprocessing.crop_pct == 0.9
+    assert (predictor.preprocessing.crop_pct, predictor.preprocessing.jpeg_scale) == (0.9, "full")
     for photo, logits in json.loads((OLDER / "answers.json").read_text())[name].items():
         found = predictor.runtime.infer(np.stack([predictor.prepare(SAMPLES / f"{photo}.jpg")])).logits[0]
         assert found == pytest.approx(logits, abs=2e-4)

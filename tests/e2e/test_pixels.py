@@ -137,3 +137,47 @@ def test_twelve_bits_train_as_well_as_their_twin_of_eight(tmp_path: Path) -> Non
             assert furthest(found, {prediction.label: prediction.score for prediction in answer}) < 1e-3
             correct.append(max(found, key=found.__getitem__) == path.parent.name)
     assert abs(np.mean(correct) - accuracy[12]) <= 0.02
+
+
+@pytest.mark.slow
+def test_jpegs_are_reduced_on_every_hop(trained: Trained, tmp_path: Path) -> None:
+    """Both ways of decoding give the same from training to the server, and differ from each other."""
+    for path in sorted(tmp_path / "data" / part / name for part in ("train", "val") for name in ("Kaiser", "Orange")):
+        path.mkdir(parents=True)
+        for number in range(2):
+            with Image.open(SAMPLES / f"{path.name}.jpg") as photo:
+                large = photo.resize((700 + number, 600), Image.Resampling.BICUBIC)
+            large.save(path / f"{number}.jpg", quality=95)
+    checkpoint = load_checkpoint(trained.checkpoint)
+    checkpoint.model.head.weight.data.mul_(CALMER)
+    photo, found = tmp_path / "data" / "val" / "Kaiser" / "1.jpg", {}
+    for jpeg_scale in ("reduced", "full"):
+        options = () if jpeg_scale == "reduced" else ("jpeg_scale=full",)
+        run = train_tiny(tmp_path / "data", tmp_path / f"run-{jpeg_scale}", *options, epochs=1)
+        model, bundle = tmp_path / f"{jpeg_scale}.safetensors", tmp_path / jpeg_scale
+        save_checkpoint(
+            model,
+            config=checkpoint.config,
+            weights=checkpoint.model.state_dict(),
+            classes=checkpoint.classes,
+            preprocessing=load_checkpoint(run).preprocessing,
+            metrics={},
+        )
+        export_bundle(model, bundle, ExportSettings(parity_data=tmp_path / "data"))
+        assert verify_bundle(bundle).parity.failures == []
+        (graph,) = bundle.glob("ort-fp32.onnx")
+        hops = [load_predictor(path) for path in (model, graph, bundle)]
+        assert [hop.preprocessing.jpeg_scale for hop in hops] == [jpeg_scale] * 3
+        pixels = hops[0].prepare(photo)
+        assert all(np.array_equal(hop.prepare(photo.read_bytes()), pixels) for hop in hops)
+        expected = [{answer.label: answer.score for answer in hop.predict([photo], 99)[0]} for hop in hops]
+        with (
+            serving(bundle, tmp_path / "log", LIPSFORMER_WORKERS="1") as (url, _),
+            httpx.Client(base_url=url, timeout=20) as client,
+        ):
+            assert client.get("/info").json()["preprocessing"]["jpeg_scale"] == jpeg_scale
+            expected.append(scores(client, photo.read_bytes()))
+        assert max(furthest(answer, expected[0]) for answer in expected) < 1e-5
+        found[jpeg_scale] = pixels.astype(int), expected[0]
+    assert 0 < np.abs(found["reduced"][0] - found["full"][0]).mean() < 1
+    assert furthest(found["reduced"][1], found["full"][1]) > 2e-5

@@ -288,10 +288,10 @@ def test_labels_come_from_class_folders_of_the_checkpoints_classes(tmp_path: Pat
     left_out = []
     for data, known in ((table, ("c", "b", "a")), (table, ("x", "y")), (tmp_path, ("c", "b", "a"))):
         source = ImageSource.find(data, known)
-        assert source.count == len(names)
+        assert len(source.images) == len(names)
         assert (source.labels is None) == ("x" in known)
-        assert source.open(0).size == labeled.open(0).size
-        left_out.append([*source.left_out.reasons])
+        assert source.images.encoded(0) == labeled.images.encoded(0)
+        left_out.append([*source.images.left_out.reasons])
     assert left_out == [["missing"], ["missing"], ["extension", "system"]]
     (tmp_path / "a" / "x.png").write_bytes(b"no image")
     images = labeled.gate_images(9, SPEC)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -233,6 +234,7 @@ def test_preprocessing_is_deterministic_and_keeps_the_image(samples: list[Any]) 
 
 def test_survives_json() -> None:
     spec = Preprocessing(image_size=96, crop_pct=0.9, interpolation="bilinear", mean=(0, 0.5, 1), std=(1, 2, 3))
+    spec = dataclasses.replace(spec, jpeg_scale="reduced", color_management=True)
     assert Preprocessing.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
 
 
@@ -250,6 +252,8 @@ def test_survives_json() -> None:
         ({"std": [1.0, 0.0, 1.0]}, "std above 0"),
         ({"std": [1.0, float("nan"), 1.0]}, "three finite numbers"),
         ({"color": "rgb"}, "color"),
+        ({"jpeg_scale": "half"}, "jpeg_scale='half' is not one of full, reduced"),
+        ({"jpeg_scale": 2}, "jpeg_scale=2 is not one of full, reduced"),
         ({"color_management": "yes"}, "color_management='yes' must be true or false"),
     ],
 )
@@ -265,9 +269,10 @@ def test_a_missing_field_is_reported() -> None:
 
 
 def test_an_older_file_means_what_it_meant() -> None:
-    older = {key: value for key, value in Preprocessing(image_size=64).to_dict().items() if key != "pixel_range"}
-    del older["color_management"]
-    assert Preprocessing.from_dict(older) == Preprocessing(image_size=64, pixel_range=None, color_management=False)
+    later = ("pixel_range", "color_management", "jpeg_scale")
+    older = {key: value for key, value in Preprocessing(image_size=64).to_dict().items() if key not in later}
+    means = Preprocessing(image_size=64, pixel_range=None, color_management=False, jpeg_scale="full")
+    assert Preprocessing.from_dict(older) == means
     with pytest.raises(InputError, match="did you mean 'pixel_range'"):
         Preprocessing.from_dict({**older, "pixel_rage": "full"})
 

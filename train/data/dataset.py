@@ -23,7 +23,7 @@ from lipsformer.system.hardware import cores
 from lipsformer.train.distributed import DistributedContext
 from lipsformer.train.recipe import Recipe
 
-from .crops import Crops, read_8bit
+from .crops import Crops
 from .rng import Stream, generator
 from .sampler import EpochSampler, split_batch
 
@@ -106,8 +106,8 @@ class ValidationImages(Dataset[LoadedImage]):
 
     def __getitem__(self, index: int) -> LoadedImage:
         try:
-            image = read_8bit(self.split, index, self.preprocessing)
-            return LoadedImage(pixels=self.preprocessing.crop(image), label=index)
+            pixels = self.preprocessing.read(self.split.encoded(index), name=self.split.where(index))
+            return LoadedImage(pixels=pixels, label=index)
         except InputError as error:
             return LoadedImage(pixels=None, label=index, unreadable=(str(error),))
 

@@ -15,7 +15,7 @@ from lipsformer.datasets import Split
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.model.blocks import LipsFormer
 from lipsformer.system.errors import InputError
-from lipsformer.train.data.crops import Crops, read_8bit
+from lipsformer.train.data.crops import Crops
 from lipsformer.train.data.dataset import Batch, LoadedImage, collate, usable_workers
 from lipsformer.train.data.rng import Stream, generator
 from lipsformer.train.loop import TrainContext
@@ -49,7 +49,7 @@ class Views(Dataset[LoadedImage]):
 
     def __getitem__(self, index: int) -> LoadedImage:
         try:
-            center = self.preprocessing.crop(read_8bit(self.split, index, self.preprocessing))
+            center = self.preprocessing.read(self.split.encoded(index), name=self.split.where(index))
             views = [center, center[:, ::-1]] if self.mirror else [center]
             draws = (generator(self.seed, Stream.CROP, crop, index) for crop in range(self.crops))
             views.extend(self.random.read(self.split, index, draw) for draw in draws)

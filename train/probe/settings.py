@@ -18,6 +18,7 @@ USED = (
     "crop_pct",
     "pixel_range",
     "color_management",
+    "jpeg_scale",
     "balanced",
     "seed",
     "model",

@@ -8,6 +8,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from lipsformer.checkpoints.checkpoint import load_checkpoint
@@ -79,8 +80,8 @@ def measure_lipschitz(model: str | Path, data: Path, images: int) -> LipschitzRe
         found.left_out.report(data)
     total = len(found.names)
     chosen = [index * total // images for index in range(images)] if images < total else [*range(total)]
-    prepared = [torch.from_numpy(checkpoint.preprocessing.apply(found.open(index)).copy()) for index in chosen]
-    inputs = PixelNormalize(checkpoint.preprocessing)(torch.stack(prepared))
+    pixels = [checkpoint.preprocessing.read(found.encoded(index), name=found.where(index)) for index in chosen]
+    inputs = PixelNormalize(checkpoint.preprocessing)(torch.from_numpy(np.stack(pixels)))
     with track("lipschitz", len(chosen) + 2) as advance:
         upper = bound_network(checkpoint.model)
         advance(1, "upper bound")

@@ -101,7 +101,7 @@ class Sheet:
         )
         axes.set_axis_off()
         try:
-            axes.imshow(preprocessing.apply(split.open(position)))
+            axes.imshow(preprocessing.read(split.encoded(position)))
         except InputError:
             axes.add_patch(Rectangle((0, 0), 1, 1, color=FAINT))
             axes.text(0.5, 0.5, "cannot be read now", ha="center", va="center", color=INK, fontsize=9)

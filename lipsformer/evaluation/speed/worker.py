@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsformer.images.open import open_image
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.images.samples import SAMPLES
 from lipsformer.inference.predictor import load_predictor
@@ -129,7 +128,7 @@ def _product_graph(b: NDArray[np.float32]) -> bytes:
 
 def _photos(preprocessing: Preprocessing) -> Pixels:
     """Pixels of the sample photos and their mirror images (N, S, S, 3)."""
-    plain = np.stack([preprocessing.apply(open_image(path)) for path in sorted(SAMPLES.glob("*.jpg"))])
+    plain = np.stack([preprocessing.read(path) for path in sorted(SAMPLES.glob("*.jpg"))])
     return np.concatenate([plain, plain[:, :, ::-1]])
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -13,13 +13,10 @@ from PIL import ExifTags, Image
 from lipsformer.datasets import Split
 from lipsformer.datasets.folders.folder import FolderSplit
 from lipsformer.datasets.packed_names import PackedNames
-from lipsformer.images.open import ORIENTATIONS
-from lipsformer.images.preprocessing import Preprocessing
+from lipsformer.images import preprocessing
+from lipsformer.images.open import ORIENTATIONS, open_image
 from lipsformer.system.errors import InputError
-from lipsformer.train.data import crops
-from lipsformer.train.data.crops import GAP, Crops, random_box, read_8bit
-
-WHOLE = 10**6  # a gap that no decode can be reduced by
+from lipsformer.train.data.crops import Crops, random_box
 
 
 def split_of(*paths: Path) -> Split:
@@ -34,31 +31,33 @@ def split_of(*paths: Path) -> Split:
     )
 
 
-def crops_of(size: int, **changes: object) -> Crops:
-    standard = Crops(preprocessing=Preprocessing(image_size=size), scale=(0.2, 1.0), hflip=0.5)
-    return dataclasses.replace(standard, **changes)  # type: ignore[arg-type]
+def crops_of(
+    size: int, scale: tuple[float, float] = (0.2, 1.0), jpeg_scale: Literal["full", "reduced"] = "reduced"
+) -> Crops:
+    spec = preprocessing.Preprocessing(image_size=size, jpeg_scale=jpeg_scale)
+    return Crops(preprocessing=spec, scale=scale, hflip=0.5)
 
 
-def difference(split: Split, index: int, seed: int, size: int, **changes: object) -> float:
+def difference(split: Split, index: int, seed: int, size: int) -> float:
     """The mean difference in gray levels between a crop of a reduced decode and that of the whole photo."""
     reduced, whole = (
-        crops_of(size, gap=gap, **changes).read(split, index, np.random.default_rng(seed)).astype(int)
-        for gap in (GAP, WHOLE)
+        crops_of(size, jpeg_scale=jpeg_scale).read(split, index, np.random.default_rng(seed)).astype(int)
+        for jpeg_scale in ("reduced", "full")
     )
     return float(abs(reduced - whole).mean())
 
 
 @pytest.fixture
 def sizes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """The sizes of the images that are decoded from now on."""
+    """The sizes at which images are decoded from now on."""
     found = []
 
-    def recorded(*arguments: object) -> Image.Image:
-        image = read_8bit(*arguments)  # type: ignore[arg-type]
+    def recorded(*arguments: Any, **options: Any) -> Image.Image:
+        image = open_image(*arguments, **options)
         found.append(image.size)
         return image
 
-    monkeypatch.setattr(crops, "read_8bit", recorded)
+    monkeypatch.setattr(preprocessing, "open_image", recorded)
     return found
 
 
@@ -66,8 +65,8 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 def test_a_crop_of_a_reduced_decode_is_that_of_the_whole_photo(size: int, samples: list[Path]) -> None:
     split = split_of(*samples)
     found = [difference(split, index, seed, size) for index in range(len(split)) for seed in range(4)]
-    assert 0 < np.mean(found) < 1.0
-    assert max(found) < 2.5
+    assert 0 < np.mean(found) < 0.7
+    assert max(found) < 1.5
 
 
 def test_what_is_decoded_is_reduced_as_far_as_the_crop_allows(
@@ -78,6 +77,30 @@ def test_what_is_decoded_is_reduced_as_far_as_the_crop_allows(
         pixels = crops_of(size, scale=(scale, scale)).read(split, 0, np.random.default_rng(0))
         assert pixels.shape == (size, size, 3)
     assert sizes == [(87, 87), (174, 174), (348, 348), (348, 348), (174, 174)]
+    sizes.clear()
+    crops_of(32, jpeg_scale="full").read(split, 0, np.random.default_rng(0))
+    assert sizes == [(348, 348)]
+
+
+def test_what_is_decoded_has_twice_the_pixels_that_the_crop_needs(
+    samples: list[Path], sizes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boxes = []
+    resize = Image.Image.resize
+
+    def resized(image: Image.Image, size: Any, resample: Any, box: Any, reducing_gap: Any) -> Image.Image:
+        boxes.append(box)
+        return resize(image, size, resample, box, reducing_gap)
+
+    monkeypatch.setattr(Image.Image, "resize", resized)
+    split = split_of(*samples)
+    for seed in range(60):
+        crops_of(24, scale=(0.02, 1.0)).read(split, seed % len(split), np.random.default_rng(seed))
+    for (width, _), (left, top, right, bottom) in zip(sizes, boxes, strict=True):
+        side = min(right - left, bottom - top)
+        assert side >= 2 * 24 or width == 348
+        assert side < 4 * 24 or width == 44  # and no more than twice that, except at an eighth
+    assert {width for width, _ in sizes} >= {87, 174, 348}
 
 
 def gradient(path: Path, size: tuple[int, int], orientation: int) -> Path:

@@ -169,7 +169,7 @@ def test_a_training_says_the_range_and_keeps_it(
     said = capsys.readouterr().err
     assert "deep pixels in 12 of 12 sampled images: values 0 to 4000, read as 0 (black) to 4095 (white)" in said
     spec = load_checkpoint(tmp_path / "run" / "last.safetensors").preprocessing
-    assert (spec.pixel_range, spec.color_management) == ((0, 4095), True)
+    assert (spec.pixel_range, spec.color_management, spec.jpeg_scale) == ((0, 4095), True, "reduced")
     states(tmp_path / "run")[-1].unlink()  # as if it had been stopped after the first epoch
     before = contents(tmp_path / "run")[0]["last/head.weight"]
     monkeypatch.setattr(run, "measure_pixel_range", lambda _: pytest.fail("it was measured again"))
@@ -186,9 +186,11 @@ def test_a_given_range_is_not_measured(
 ) -> None:
     monkeypatch.setattr(run, "measure_pixel_range", lambda _: pytest.fail("it was measured"))
     data = folder(tmp_path / "data", png_of_bytes, 0, 4000, count=2)
-    best = train_tiny(data, tmp_path / "run", f"pixel_range={setting}", "color_management=false", epochs=1)
+    best = train_tiny(
+        data, tmp_path / "run", f"pixel_range={setting}", "color_management=false", "jpeg_scale=full", epochs=1
+    )
     spec = load_checkpoint(best).preprocessing
-    assert (spec.pixel_range, spec.color_management) == (expected, False)
+    assert (spec.pixel_range, spec.color_management, spec.jpeg_scale) == (expected, False, "full")
     with pytest.raises(InputError, match=r"pixel_range was .*, is \[0.0, 7.0\]"):
         train_tiny(data, tmp_path / "run", "pixel_range=[0, 7]", "color_management=false", epochs=1)
 
@@ -201,13 +203,13 @@ def test_a_wrong_range_is_refused(setting: str) -> None:
 
 
 def make_older(path: Path) -> None:
-    """Rewrites a state as a version without pixel ranges and color profiles wrote it."""
+    """Rewrites a state as a version without pixel ranges, color profiles and JPEG scales wrote it."""
     content = path.read_bytes()
     tensors = load_tensors(content)
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
     metadata = json.loads(header[METADATA_KEY])
     for owner, key in ((metadata, "sha256"), (metadata, "preprocessing"), (metadata["recipe"], "pixel_range"),
-                       (metadata["recipe"], "color_management")):  # fmt: skip
+                       (metadata["recipe"], "color_management"), (metadata["recipe"], "jpeg_scale")):  # fmt: skip
         del owner[key]
     signed = {**metadata, "sha256": _digest(metadata, tensors)}
     path.write_bytes(save_tensors(tensors, {METADATA_KEY: json.dumps(signed)}))
@@ -221,12 +223,12 @@ def test_an_older_run_is_resumed_as_it_was(tmp_path: Path, monkeypatch: pytest.M
     assert read_state(tmp_path, states(tmp_path / "run")[-1].read_bytes()).preprocessing is None
     monkeypatch.setattr(run, "measure_pixel_range", lambda _: pytest.fail("it was measured"))
     spec = load_checkpoint(train_tiny(data, tmp_path / "run", epochs=2).with_name("last.safetensors")).preprocessing
-    assert (spec.pixel_range, spec.color_management) == (None, False)
+    assert (spec.pixel_range, spec.color_management, spec.jpeg_scale) == (None, False, "full")
 
 
 def test_a_recipe_without_the_settings_is_complete() -> None:
     data = load_recipe("default").to_dict()
-    older = {key: value for key, value in data.items() if key not in ("pixel_range", "color_management")}
+    older = {key: value for key, value in data.items() if key not in ("pixel_range", "color_management", "jpeg_scale")}
     assert Recipe.from_dict(older) == load_recipe("default")
 
 
