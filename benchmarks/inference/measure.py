@@ -34,7 +34,7 @@ from lipsformer.export.graph import PixelsToLogits, build_graph
 from lipsformer.export.int8.quantize import quantize
 from lipsformer.images.open import open_image
 from lipsformer.images.samples import SAMPLES
-from lipsformer.inference.runtimes import INPUT_NAME, OUTPUT_NAME
+from lipsformer.inference.runtimes import INPUT_NAME, LOGITS_NAME
 from lipsformer.model.config import ModelConfig
 from lipsformer.model.variants import make_config
 from lipsformer.system.markdown import markdown_table
@@ -140,7 +140,7 @@ def as_pytorch_writes_it(checkpoint: Checkpoint) -> onnx.ModelProto:
         (torch.zeros(2, size, size, 3, dtype=torch.uint8),),
         dynamo=True,
         input_names=[INPUT_NAME],
-        output_names=[OUTPUT_NAME],
+        output_names=[LOGITS_NAME],
         dynamic_shapes={"pixels": {0: torch.export.Dim("batch", min=1, max=4096)}},
         verbose=False,
     )

@@ -8,6 +8,7 @@ import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image
 
 from lipsformer.images.samples import SAMPLES
@@ -22,7 +23,7 @@ FAMILIES = {
     "raw": "a photo as the body",
     "form": "a photo in a form",
     "png": "a photo as PNG, in a form",
-    "large": "a JPEG of 9 megapixels, in a form",
+    "large": "a JPEG of 12 megapixels as from a phone, in a form",
     "text": "text that is said to be a JPEG",
     "corrupt": "a photo with a kilobyte overwritten",
     "truncated": "half a photo",
@@ -62,7 +63,9 @@ def images() -> dict[str, bytes]:
     with Image.open(io.BytesIO(one)) as image:
         png, large = io.BytesIO(), io.BytesIO()
         image.save(png, "PNG")
-        image.resize((3000, 3000)).save(large, "JPEG")
+        smooth = np.asarray(image.resize((4000, 3000), Image.Resampling.BICUBIC), np.float32)
+        noise = np.random.default_rng(0).normal(0, 6, smooth.shape).astype(np.float32)  # of the sensor
+        Image.fromarray(np.clip(smooth + noise, 0, 255).astype(np.uint8)).save(large, "JPEG", quality=90)
     made = {"png": png.getvalue(), "large": large.getvalue(), "corrupt": bytes(corrupt)}
     return {**photos, **made, "truncated": one[: len(one) // 2], "text": b"This is no photo. " * 1000, "empty": b""}
 

@@ -20,7 +20,7 @@ NO_GATE = ["--threshold", "int8.top1_agreement=0"]
 def bundle(name: str, work: Path) -> Path:
     """The bundle `cifar10` (the trained model), `unfolded` (the same with another graph), `tiny` or `null`.
 
-    `tiny` is of full size, with random weights, in fp32 and int8.
+    `tiny` is of full size, with random weights, in fp32 and int8. `cifar10-reduced` and `tiny-reduced` reduce JPEGs.
     """
     path = work / name
     if path.is_dir():
@@ -28,14 +28,14 @@ def bundle(name: str, work: Path) -> Path:
     work.mkdir(parents=True, exist_ok=True)
     if name == "null":
         write_null_bundle(path)
-    elif name == "cifar10":
-        _export("lipsformer_cifar10", path)
+    elif name in ("cifar10", "cifar10-reduced"):
+        _export(_scaled("lipsformer_cifar10", name, work), path)
     elif name == "unfolded":
         _export("lipsformer_cifar10", path, "--no-fold")
-    elif name == "tiny":
+    elif name in ("tiny", "tiny-reduced"):
         checkpoint, photos = _random_tiny(work / "tiny.safetensors"), _mirrored(work / "photos")
         options = ["--precision", "fp32,int8", "--calibration", str(photos), *NO_GATE]
-        _export(str(checkpoint), path, *options)
+        _export(_scaled(str(checkpoint), name, work), path, *options)
     else:
         raise ValueError(name)
     return path
@@ -44,6 +44,26 @@ def bundle(name: str, work: Path) -> Path:
 def _export(checkpoint: str, path: Path, *options: str) -> None:
     command = [sys.executable, "-m", "lipsformer", "export", checkpoint, "--output", str(path), *options]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def _scaled(model: str, name: str, work: Path) -> str:
+    """The checkpoint `model`; for the bundle NAME-reduced, a copy that reads reduced JPEGs."""
+    import dataclasses
+
+    from lipsformer import load_checkpoint, save_checkpoint
+
+    if not name.endswith("-reduced"):
+        return model
+    checkpoint, path = load_checkpoint(model), work / f"{name}.safetensors"
+    save_checkpoint(
+        path,
+        config=checkpoint.config,
+        weights=checkpoint.model.state_dict(),
+        classes=checkpoint.classes,
+        preprocessing=dataclasses.replace(checkpoint.preprocessing, jpeg_scale="reduced"),
+        metrics=checkpoint.metrics,
+    )
+    return str(path)
 
 
 def _mirrored(folder: Path) -> Path:

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lipsformer.bundle.manifest import BundleFile, Manifest
 from lipsformer.images.preprocessing import Preprocessing
-from lipsformer.inference.runtimes import INPUT_NAME, OUTPUT_NAME
+from lipsformer.inference.runtimes import INPUT_NAME, LOGITS_NAME
 
 __all__ = ["IMAGE_SIZE", "write_null_bundle"]
 
@@ -21,7 +21,7 @@ CLASSES = 10
 def null_graph() -> onnx.ModelProto:
     """uint8 pixels (N, S, S, 3) to logits (N, K): a constant for each image, and no pixel but the first is read."""
     pixels = helper.make_tensor_value_info(INPUT_NAME, TensorProto.UINT8, ["batch", IMAGE_SIZE, IMAGE_SIZE, 3])
-    logits = helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["batch", CLASSES])
+    logits = helper.make_tensor_value_info(LOGITS_NAME, TensorProto.FLOAT, ["batch", CLASSES])
     constants: dict[str, np.ndarray] = {
         "zeros": np.zeros(3, np.int64),
         "ones": np.ones(3, np.int64),
@@ -35,7 +35,7 @@ def null_graph() -> onnx.ModelProto:
         helper.make_node("Reshape", ["corner", "columns"], ["column"]),
         helper.make_node("Cast", ["column"], ["gray"], to=TensorProto.FLOAT),
         helper.make_node("Mul", ["gray", "nothing"], ["zero"]),
-        helper.make_node("Add", ["zero", "logits_of_all"], [OUTPUT_NAME]),
+        helper.make_node("Add", ["zero", "logits_of_all"], [LOGITS_NAME]),
     ]
     weights = [numpy_helper.from_array(value, name) for name, value in constants.items()]
     graph = helper.make_graph(nodes, "null", [pixels], [logits], weights)
