@@ -22,7 +22,7 @@ __all__ = ["add_arguments", "run", "table"]
 
 SIZES = (32, 96, 224)
 SCALES = ("full", "reduced")
-DECODES = 15  # of each kind, by turns
+DECODES = 15  # of each kind, in turn
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
