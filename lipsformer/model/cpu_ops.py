@@ -113,8 +113,9 @@ def weight_gradient(x: Tensor, grad: Tensor, kernel: int) -> Tensor:
     Computed in the fastest of three ways for the shape and the precision.
     """
     _, channels, height, width = x.shape
-    fast = kernel == 3 and height > 2 and x.dtype == torch.float32  # the one case in which oneDNN's is vectorized
-    if height * width <= MOST_POSITIONS and not fast:
+    # The one case for which oneDNN has a kernel: findings/onednn_has_a_depthwise_weight_gradient_for_3x3_only.sh
+    has_kernel = kernel == 3 and height > 2 and x.dtype == torch.float32
+    if height * width <= MOST_POSITIONS and not has_kernel:
         return by_positions(x, grad, kernel)
     if x.dtype == torch.bfloat16:
         if width <= MOST_COLUMNS:
