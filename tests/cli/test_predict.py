@@ -151,11 +151,11 @@ def test_each_image_gets_its_own_answer_in_any_batch(
 
 
 def test_an_image_that_cannot_be_converted_is_named(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise InputError("image of mode X cannot be converted")
 
     predictor = load_predictor(trained.bundle)
-    monkeypatch.setattr(type(predictor.preprocessing), "apply", fail)
+    monkeypatch.setattr("lipsformer.images.preprocessing.to_8bit", fail)
     for image, message in ((GOOD[0], f"{GOOD[0]}: image of"), (str(GOOD[1]), f"{GOOD[1]}: image of")):
         (problem,) = predictor.predict_each([image])
         assert str(problem).startswith(message)

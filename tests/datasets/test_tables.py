@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lipsformer.datasets import DatasetOptions, Split, open_dataset, open_labeled, open_unlabeled, resolve_dataset
-from lipsformer.images.open import ImageError
+from lipsformer.images.open import ImageError, open_image
 from lipsformer.system.errors import InputError
 from tests.support.shards import gray_jpeg, write_shard
 
@@ -284,7 +284,7 @@ def test_images_of_any_dataset_without_their_labels(photos: Path, tmp_path: Path
     ):  # fmt: skip
         found = open_unlabeled(data)
         assert len(found.names) == len(set(found.names)) == count
-        assert found.open(count - 1).size == (8, 8)
+        assert open_image(found.encoded(count - 1)).size == (8, 8)
     with pytest.raises(InputError, match="no images found"):
         open_unlabeled(tmp_path / "cache")
 

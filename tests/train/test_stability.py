@@ -28,7 +28,7 @@ from tests.train.test_progress import step_metrics
 
 SIZES = [text for text in TINY if not text.startswith("model.name")]
 MODELS = ("lipsformer_swin_nano", "swin_nano")
-RATES = "3e-3,1e30"  # one at which the models learn, one at which nothing could
+RATES = "2e-3,1e30"  # one at which the models learn, one at which nothing could
 SETTINGS: dict[str, Any] = {
     "model": MODELS[0],
     "baseline": MODELS[1],
@@ -67,8 +67,8 @@ def runs(output: Path) -> list[dict[str, Any]]:
 def test_report_is_complete_and_a_divergence_is_a_result(finished: Path) -> None:
     report = json.loads((finished / "stability.json").read_text())
     assert [(run["model"], run["learning_rate"], run["outcome"]) for run in report["runs"]] == [
-        (MODELS[0], 3e-3, "learned"),
-        (MODELS[1], 3e-3, "learned"),
+        (MODELS[0], 2e-3, "learned"),
+        (MODELS[1], 2e-3, "learned"),
         (MODELS[0], 1e30, "diverged"),
         (MODELS[1], 1e30, "diverged"),
     ]
@@ -83,10 +83,10 @@ def test_report_is_complete_and_a_divergence_is_a_result(finished: Path) -> None
     assert all(1 <= run["diverged_at"] <= 12 for run in report["runs"][2:])
     for name in MODELS:
         assert report["parameters"][name] > 100_000
-        assert report["summary"][name]["best"]["learning_rate"] == 3e-3
+        assert report["summary"][name]["best"]["learning_rate"] == 2e-3
         assert report["summary"][name]["usable"]["decades"] == 0
     table = (finished / "stability.md").read_text()
-    assert re.search(r"^\| +0.003 \| \d+\.\d% +\| \d+\.\d% +\|$", table, re.MULTILINE)
+    assert re.search(r"^\| +0.002 \| \d+\.\d% +\| \d+\.\d% +\|$", table, re.MULTILINE)
     assert re.search(r"^\| +1e\+30 \| diverged at step \d+, \d+ steps skipped +\| diverged", table, re.MULTILINE)
     with Image.open(finished / "stability.png") as image:
         assert image.width > 1000
@@ -95,7 +95,7 @@ def test_report_is_complete_and_a_divergence_is_a_result(finished: Path) -> None
 @pytest.mark.slow
 def test_both_models_train_by_the_same_recipe(finished: Path) -> None:
     recipes = [
-        load_recipe(str(finished / "runs" / f"{name}-rate0.003-seed0" / "run" / "recipe.toml")) for name in MODELS
+        load_recipe(str(finished / "runs" / f"{name}-rate0.002-seed0" / "run" / "recipe.toml")) for name in MODELS
     ]
     changed = {line.split()[0] for line in recipes[0].differences(recipes[1])}
     assert changed == {
@@ -128,7 +128,7 @@ def test_finished_grid_is_not_repeated_and_another_is_refused(
     )
     assert {path: path.stat().st_mtime_ns for path in (finished / "runs").rglob("*")} == before
     for change, told in (
-        ({"learning_rates": "1e-3,1e30"}, "learning rates were 0.003, 1e+30, are 0.001, 1e+30"),
+        ({"learning_rates": "1e-3,1e30"}, "learning rates were 0.002, 1e+30, are 0.001, 1e+30"),
         ({"seeds": 2}, "seeds were 0, are 0, 1"),
         ({"epochs": 3}, "(epochs was 8, is 3)"),
         ({"overrides": [*SIZES, "batch_size=2"]}, "(batch_size was 1, is 2)"),
@@ -165,7 +165,7 @@ def processes_in(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("stop", "rates"), [(signal.SIGKILL, RATES), (signal.SIGINT, "3e-3")])
+@pytest.mark.parametrize(("stop", "rates"), [(signal.SIGKILL, RATES), (signal.SIGINT, "2e-3")])
 def test_stopped_grid_resumes_to_the_same_numbers(
     photos: Path, finished: Path, tmp_path: Path, stop: signal.Signals, rates: str
 ) -> None:
@@ -208,7 +208,7 @@ def test_input_that_a_training_finds_bad_stops_the_grid(photos: Path, tmp_path: 
 @pytest.mark.slow
 def test_process_that_fails_is_an_error_and_no_result(photos: Path, finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "grid")
-    trial = tmp_path / "grid" / "runs" / f"{MODELS[0]}-rate0.003-seed0"
+    trial = tmp_path / "grid" / "runs" / f"{MODELS[0]}-rate0.002-seed0"
     (trial / "result.json").unlink()
     (trial / "run" / "metrics.jsonl").write_text("not JSON\n")
     with pytest.raises(LipsFormerError, match=r"its process ended with status 1 .*log\.txt"):
