@@ -31,8 +31,8 @@ def split_heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     Contiguous per head: otherwise every later product would copy them to that layout, and once more for its gradient.
     """
     _, tokens, channels = qkv.shape
-    heads = qkv.reshape(-1, tokens, 3, num_heads, channels // (3 * num_heads)).permute(2, 0, 3, 1, 4)
-    q, k, v = heads.contiguous().unbind(0)
+    parts = qkv.reshape(-1, tokens, 3, num_heads, channels // (3 * num_heads)).unbind(2)
+    q, k, v = (part.transpose(1, 2).contiguous() for part in parts)
     return q, k, v
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lipsformer import Preprocessing
+from lipsformer import Checkpoint, Preprocessing
 from lipsformer.export.folding.affine import Affine
 from lipsformer.export.folding.attention import NEGLIGIBLE, FoldedWindows, Unit
 from lipsformer.export.folding.network import FoldedLipsFormer, TwoNorms, fold
+from lipsformer.export.graph import build_graph
 from lipsformer.model.attention import l2_normalize
 from lipsformer.model.blocks import LipsFormer
 from lipsformer.model.config import ModelConfig
@@ -71,6 +74,23 @@ def test_folding_is_exact(form: str) -> None:
 def test_folding_is_right_in_float32(form: str) -> None:
     model = scrambled(FORMS[form])
     assert error(folded_of(model).float(), model) < 1e-5
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_network_as_it_was_trained_is_exported_too(form: str) -> None:
+    model = scrambled(FORMS[form]).float()
+    checkpoint = Checkpoint(
+        model=model,
+        config=model.config,
+        classes=tuple("abcde"),
+        preprocessing=preprocessing_for(model.config),
+        metrics={},
+    )
+    graph = build_graph(checkpoint, max_batch=3, fold=False).SerializeToString()
+    pixels = pixels_for(model.config).numpy()
+    found = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"]).run(None, {"pixels": pixels})
+    for outputs, wanted in zip(found, trained_answer(model, torch.from_numpy(pixels)), strict=True):
+        assert np.linalg.norm(outputs - wanted.numpy()) < 1e-5 * np.linalg.norm(wanted.numpy())
 
 
 CHOICES = (
