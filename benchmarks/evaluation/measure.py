@@ -18,13 +18,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from lipsformer.datasets import Split
 from lipsformer.evaluation.evaluate import Evaluation, format_evaluation
 from lipsformer.evaluation.predictions import Predictions
 from lipsformer.evaluation.report.write import write_report
-from lipsformer.images.open import MinSizeFn, open_image
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.images.samples import SAMPLES
 
@@ -47,9 +45,9 @@ class SampleSplit(Split):
         """The name of image `index`: there is no file."""
         return self.image_name(index)
 
-    def open(self, index: int, *, smallest: MinSizeFn | None = None) -> Image.Image:
+    def encoded(self, index: int) -> bytes:
         """One of the sample photos."""
-        return open_image(PHOTOS[index % len(PHOTOS)], smallest=smallest)
+        return PHOTOS[index % len(PHOTOS)].read_bytes()
 
 
 def memory(field: str) -> float:
@@ -69,7 +67,16 @@ def measure(count: int) -> dict[str, float]:
     found = Predictions(labels=labels, predicted=predicted, rank=rank, loss=loss, confidence=confidence, classes=count)
     names = tuple(f"n{number:08d} some kind of thing" for number in range(count))
     split = SampleSplit(name="val", classes=names, labels=labels, members=np.arange(IMAGES))
-    result = Evaluation(split="val", predictions=found, unreadable=(), classes=names, seconds=1.0, provider="none")
+    result = Evaluation(
+        split="val",
+        predictions=found,
+        uncalibrated=None,
+        refusals=None,
+        unreadable=(),
+        classes=names,
+        seconds=1.0,
+        provider="none",
+    )
     with tempfile.TemporaryDirectory() as folder:
         # A report of two classes first: fonts and imports are not what is measured.
         write_report(Path(folder), Predictions.of(np.eye(2), [0, 1]), split, names, SPEC, "warm-up")

@@ -25,18 +25,18 @@ import lipsformer
 from lipsformer import Preprocessing
 from lipsformer.export.folding.network import FoldedLipsFormer, fold
 from lipsformer.export.tracing.trace import trace
-from lipsformer.images.open import open_image
 from lipsformer.images.samples import SAMPLES
 from lipsformer.system.markdown import markdown_table
 
 MODELS = ("lipsformer_swin_nano", "lipsformer_cswin_nano", "lipsformer_swin_tiny")
 OPSET = 20
+OUTPUTS = ["logits", "features"]
 
 
 def traced(network: FoldedLipsFormer, size: int) -> onnx.ModelProto:
     """Our graph."""
     example = torch.zeros(1, size, size, 3, dtype=torch.uint8)
-    return trace(network, example, input_name="pixels", output_name="logits", opset=OPSET)
+    return trace(network, example, input_name="pixels", output_names=OUTPUTS, opset=OPSET)
 
 
 def exported(network: FoldedLipsFormer, size: int) -> onnx.ModelProto:
@@ -49,7 +49,7 @@ def exported(network: FoldedLipsFormer, size: int) -> onnx.ModelProto:
             dynamo=True,
             opset_version=OPSET,
             input_names=["pixels"],
-            output_names=["logits"],
+            output_names=OUTPUTS,
             dynamic_shapes={"pixels": {0: torch.export.Dim("batch", min=1, max=4096)}},
             verbose=False,
         )
@@ -71,7 +71,7 @@ def row(name: str) -> list[str]:
     model = lipsformer.create_model(name, init="xavier").eval()
     spec = Preprocessing(image_size=model.config.image_size)
     network = fold(model, spec).float()
-    pixels = np.stack([spec.apply(open_image(path)) for path in sorted(SAMPLES.glob("*.jpg"))])
+    pixels = np.stack([spec.read(path) for path in sorted(SAMPLES.glob("*.jpg"))])
     seconds, graphs = [], []
     for export in (exported, traced):
         started = time.perf_counter()

@@ -30,12 +30,12 @@ from lipsformer import Checkpoint, Preprocessing
 from lipsformer.checkpoints.convert import convert
 from lipsformer.evaluation.speed.measure import measure_speed
 from lipsformer.evaluation.speed.report import BenchmarkReport
-from lipsformer.export.graph import PixelsToLogits, build_graph
+from lipsformer.export.graph import build_graph
 from lipsformer.export.int8.quantize import quantize
-from lipsformer.images.open import open_image
 from lipsformer.images.samples import SAMPLES
 from lipsformer.inference.runtimes import INPUT_NAME, LOGITS_NAME
 from lipsformer.model.config import ModelConfig
+from lipsformer.model.pixel_norm import PixelNormalize
 from lipsformer.model.variants import make_config
 from lipsformer.system.markdown import markdown_table
 
@@ -107,7 +107,7 @@ def dressed(model: nn.Module, config: ModelConfig, preprocessing: Preprocessing)
 
 def photos(preprocessing: Preprocessing) -> np.ndarray:
     """The sample photos and their mirror images, to calibrate on (N, S, S, 3)."""
-    plain = np.stack([preprocessing.apply(open_image(path)) for path in sorted(SAMPLES.glob("*.jpg"))])
+    plain = np.stack([preprocessing.read(path) for path in sorted(SAMPLES.glob("*.jpg"))])
     return np.concatenate([plain, plain[:, :, ::-1]])
 
 
@@ -136,7 +136,7 @@ def as_pytorch_writes_it(checkpoint: Checkpoint) -> onnx.ModelProto:
     """The graph that torch.onnx.export gives."""
     size = checkpoint.preprocessing.image_size
     program = torch.onnx.export(
-        PixelsToLogits(checkpoint).eval(),
+        nn.Sequential(PixelNormalize(checkpoint.preprocessing), checkpoint.model).eval(),
         (torch.zeros(2, size, size, 3, dtype=torch.uint8),),
         dynamo=True,
         input_names=[INPUT_NAME],
