@@ -14,11 +14,24 @@ import pytest
 from tests.support.command import run
 from tests.support.http.browser import browser, page
 from tests.support.http.server import keyed, server
+from tests.support.images.decoded_sizes import decoded_sizes
 from tests.support.models.acceptance import choosy
 from tests.support.nursery import nursery
 from tests.support.trained import trained
 
-__all__ = ["browser", "choosy", "keyed", "nursery", "page", "reference", "run", "samples", "server", "trained"]
+__all__ = [
+    "browser",
+    "choosy",
+    "decoded_sizes",
+    "keyed",
+    "nursery",
+    "page",
+    "reference",
+    "run",
+    "samples",
+    "server",
+    "trained",
+]
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -177,9 +177,10 @@ def _reduce(image: ImageFile.ImageFile, smallest: MinSizeFn, file: _File) -> boo
     for factor in REDUCTIONS:
         if image.width >= max(width, 1) * factor and image.height >= max(height, 1) * factor:
             drafted = image.draft(None, (image.width // factor, image.height // factor))
-            if drafted is not None:
-                image.info[EXACT_SIZE] = drafted[1][2:]
-            return drafted is not None
+            if drafted is None:
+                return False
+            image.info[EXACT_SIZE] = drafted[1][2:]
+            return True
     return False
 
 

@@ -35,20 +35,6 @@ def both(content: bytes, spec: Preprocessing) -> tuple[NDArray[np.int64], NDArra
     return spec.read(content).astype(np.int64), full.read(content).astype(np.int64)
 
 
-@pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """The sizes at which images are decoded from now on."""
-    sizes = []
-
-    def opened(*arguments: Any, **options: Any) -> Image.Image:
-        image = open_image(*arguments, **options)
-        sizes.append(image.size)
-        return image
-
-    monkeypatch.setattr(preprocessing, "open_image", opened)
-    return sizes
-
-
 def enlarged(number: int) -> Image.Image:
     """A photo with the noise of a sensor."""
     with Image.open(PHOTOS[number]) as photo:
@@ -90,20 +76,20 @@ def test_twelve_megapixels_are_within_four_levels(make: Callable[[int], Image.Im
     ],
 )
 def test_twice_the_crop_is_decoded_and_never_less(
-    size: tuple[int, int], expected: tuple[int, int], decoded: list[tuple[int, int]]
+    size: tuple[int, int], expected: tuple[int, int], decoded_sizes: list[tuple[int, int]]
 ) -> None:
     content = encode("JPEG", gradient(size))
     reduced(32, crop_pct=1.0).read(content)
-    assert decoded == [expected]
-    decoded.clear()
+    assert decoded_sizes == [expected]
+    decoded_sizes.clear()
     reduced(28, crop_pct=0.875).read(content)  # the crop is a part of the shorter side
-    assert decoded == [expected]
+    assert decoded_sizes == [expected]
 
 
-def test_by_default_a_photo_is_decoded_in_full(decoded: list[tuple[int, int]]) -> None:
+def test_by_default_a_photo_is_decoded_in_full(decoded_sizes: list[tuple[int, int]]) -> None:
     Preprocessing(image_size=32).read(PHOTOS[0])
     reduced(32).read(PHOTOS[0])
-    assert decoded == [(348, 348), (87, 87)]
+    assert decoded_sizes == [(348, 348), (87, 87)]
 
 
 @pytest.mark.parametrize("orientation", [0, 1, *ORIENTATIONS])
@@ -143,11 +129,11 @@ def test_the_picture_is_found_in_what_is_decoded(orientation: int) -> None:
     ],
 )
 def test_every_kind_of_jpeg_is_reduced(
-    kind: str, mode: str, options: dict[str, bool], decoded: list[tuple[int, int]]
+    kind: str, mode: str, options: dict[str, bool], decoded_sizes: list[tuple[int, int]]
 ) -> None:
     content = encode(kind, gradient((403, 301)).convert(mode), quality=95, **options)
     found, exact = both(content, reduced(32))
-    assert decoded == [(101, 76), (403, 301)]
+    assert decoded_sizes == [(101, 76), (403, 301)]
     assert np.abs(found - exact).mean() < 1
     assert np.abs(found - exact).max() <= 4
 

@@ -13,8 +13,8 @@ from PIL import ExifTags, Image
 from lipsformer.datasets import Split
 from lipsformer.datasets.folders.folder import FolderSplit
 from lipsformer.datasets.packed_names import PackedNames
-from lipsformer.images import preprocessing
-from lipsformer.images.open import ORIENTATIONS, open_image
+from lipsformer.images.open import ORIENTATIONS
+from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.system.errors import InputError
 from lipsformer.train.data.crops import Crops, random_box
 
@@ -34,7 +34,7 @@ def split_of(*paths: Path) -> Split:
 def crops_of(
     size: int, scale: tuple[float, float] = (0.2, 1.0), jpeg_scale: Literal["full", "reduced"] = "reduced"
 ) -> Crops:
-    spec = preprocessing.Preprocessing(image_size=size, jpeg_scale=jpeg_scale)
+    spec = Preprocessing(image_size=size, jpeg_scale=jpeg_scale)
     return Crops(preprocessing=spec, scale=scale, hflip=0.5)
 
 
@@ -47,20 +47,6 @@ def difference(split: Split, index: int, seed: int, size: int) -> float:
     return float(abs(reduced - whole).mean())
 
 
-@pytest.fixture
-def sizes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """The sizes at which images are decoded from now on."""
-    found = []
-
-    def recorded(*arguments: Any, **options: Any) -> Image.Image:
-        image = open_image(*arguments, **options)
-        found.append(image.size)
-        return image
-
-    monkeypatch.setattr(preprocessing, "open_image", recorded)
-    return found
-
-
 @pytest.mark.parametrize("size", [32, 64])
 def test_a_crop_of_a_reduced_decode_is_that_of_the_whole_photo(size: int, samples: list[Path]) -> None:
     split = split_of(*samples)
@@ -70,20 +56,20 @@ def test_a_crop_of_a_reduced_decode_is_that_of_the_whole_photo(size: int, sample
 
 
 def test_what_is_decoded_is_reduced_as_far_as_the_crop_allows(
-    samples: list[Path], sizes: list[tuple[int, int]]
+    samples: list[Path], decoded_sizes: list[tuple[int, int]]
 ) -> None:
     split = split_of(samples[0])
     for scale, size in ((1.0, 32), (1.0, 64), (1.0, 224), (0.25, 64), (0.25, 32)):
         pixels = crops_of(size, scale=(scale, scale)).read(split, 0, np.random.default_rng(0))
         assert pixels.shape == (size, size, 3)
-    assert sizes == [(87, 87), (174, 174), (348, 348), (348, 348), (174, 174)]
-    sizes.clear()
+    assert decoded_sizes == [(87, 87), (174, 174), (348, 348), (348, 348), (174, 174)]
+    decoded_sizes.clear()
     crops_of(32, jpeg_scale="full").read(split, 0, np.random.default_rng(0))
-    assert sizes == [(348, 348)]
+    assert decoded_sizes == [(348, 348)]
 
 
 def test_what_is_decoded_has_twice_the_pixels_that_the_crop_needs(
-    samples: list[Path], sizes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+    samples: list[Path], decoded_sizes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     boxes = []
     resize = Image.Image.resize
@@ -96,11 +82,11 @@ def test_what_is_decoded_has_twice_the_pixels_that_the_crop_needs(
     split = split_of(*samples)
     for seed in range(60):
         crops_of(24, scale=(0.02, 1.0)).read(split, seed % len(split), np.random.default_rng(seed))
-    for (width, _), (left, top, right, bottom) in zip(sizes, boxes, strict=True):
+    for (width, _), (left, top, right, bottom) in zip(decoded_sizes, boxes, strict=True):
         side = min(right - left, bottom - top)
         assert side >= 2 * 24 or width == 348
         assert side < 4 * 24 or width == 44  # and no more than twice that, except at an eighth
-    assert {width for width, _ in sizes} >= {87, 174, 348}
+    assert {width for width, _ in decoded_sizes} >= {87, 174, 348}
 
 
 def gradient(path: Path, size: tuple[int, int], orientation: int) -> Path:
@@ -115,12 +101,12 @@ def gradient(path: Path, size: tuple[int, int], orientation: int) -> Path:
 @pytest.mark.parametrize("orientation", [1, *ORIENTATIONS])
 @pytest.mark.parametrize("size", [(640, 400), (637, 399), (131, 999)])
 def test_the_crop_lies_where_it_lay(
-    size: tuple[int, int], orientation: int, tmp_path: Path, sizes: list[tuple[int, int]]
+    size: tuple[int, int], orientation: int, tmp_path: Path, decoded_sizes: list[tuple[int, int]]
 ) -> None:
     split = split_of(gradient(tmp_path / "photo.jpg", size, orientation))
     # In the direction of its shorter side, the gradient changes by 255 / 131 * 1.5 levels from pixel to pixel at most.
     assert max(difference(split, 0, seed, 16) for seed in range(6)) < 3.0
-    assert min(sizes) < max(sizes)
+    assert min(decoded_sizes) < max(decoded_sizes)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 300), (9, 9), (40, 3)])
