@@ -1,4 +1,4 @@
-"""Inference beside busy processes: ONNX Runtime's defaults, without spinning, on one thread, and as lipsformer runs it.
+"""Inference next to busy processes: ONNX Runtime's defaults, without spinning, on one thread, and our runtime.
 
     python benchmarks/contention/measure.py > benchmarks/contention/README.md
 
@@ -163,10 +163,10 @@ def main() -> None:
     print(NOTE)
 
 
-HEADING = """# Beside busy processes
+HEADING = """# Next to busy processes
 
-Milliseconds per call of `lipsformer_swin_tiny` at 224 pixels in float32, quiet and beside processes that use as much of
-a core as they get: ONNX Runtime by default, without spinning and on one thread, and our runtime. Medians of {rounds}
+Milliseconds per call of `lipsformer_swin_tiny` at 224 pixels in float32, quiet and next to processes that use as much
+of a core as they get: ONNX Runtime by default, without spinning and on one thread, and our runtime. Medians of {rounds}
 interleaved rounds, and the ratio within a round. {cores} cores of an {cpu}, ONNX Runtime {version}.
 
     python benchmarks/contention/measure.py > benchmarks/contention/README.md
@@ -178,9 +178,9 @@ waits once. For a single image, threads still share operators, but spin for 20 m
 milliseconds, and a thread that is behind takes fewer blocks (`session.intra_op.spin_duration_us`,
 `session.dynamic_block_base`).
 
-No way can beat its share of the cores: two threads beside one busy process get two thirds of two cores, beside two half
-of them. Where "ours / default" is near 1 beside two processes, the default already gets that much. Batch 1 alone, with
-13 rounds on the same machine, gave 0.97 quiet and 0.69 beside one process.
+No way can beat its share of the cores: two threads next to one busy process get two thirds of two cores, next to two
+half of them. Where "ours / default" is near 1 next to two processes, the default already gets that much. Batch 1 alone, with
+13 rounds on the same machine, gave 0.97 quiet and 0.69 next to one process.
 """
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ class OnnxRuntime:
     """Runs an exported graph in ONNX Runtime.
 
     On the CPU, a batch is divided equally among `threads` threads, each of which runs the whole graph. They wait for
-    each other once in a batch instead of after every operator, so that a busy process beside them costs its share and
+    each other once in a batch instead of after every operator, so that a busy process next to them costs its share and
     no more. Images that are left over, fewer than `threads`, are computed by all threads together. The graph is in
     memory twice.
 
