@@ -179,8 +179,8 @@ milliseconds, and a thread that is behind takes fewer blocks (`session.intra_op.
 `session.dynamic_block_base`).
 
 No way can beat its share of the cores: two threads next to one busy process get two thirds of two cores, next to two
-half of them. Where "ours / default" is near 1 next to two processes, the default already gets that much. Batch 1 alone, with
-13 rounds on the same machine, gave 0.97 quiet and 0.69 next to one process.
+half of them. Where "ours / default" is near 1 next to two processes, the default already gets that much. Batch 1 alone,
+with 13 rounds on the same machine, gave 0.97 quiet and 0.69 next to one process.
 """
 
 if __name__ == "__main__":
