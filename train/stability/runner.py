@@ -1,19 +1,19 @@
-"""Runs many trainings in parallel, each in a separate process (`trial.py`). Finished ones are not repeated.
+"""Runs many trainings in parallel, each in a process of its own (`trial.py`). Finished ones are not repeated.
 
-The processes are started by hand instead of with `ProcessPoolExecutor`. Its BrokenProcessPool neither names the trial
-whose process died nor spares the others, and up to Python 3.14 a pool that starts a fresh process for each task, so
-that the memory of a finished trial is freed, can deadlock (python/cpython#115634).
+Processes are forked from one that has imported PyTorch already, so that they start at once. `ProcessPoolExecutor` could
+not start them: its BrokenProcessPool neither names the trial whose process died nor spares the others, and up to Python
+3.14 a pool that takes a fresh process for each task, which frees the memory of a finished trial, can deadlock
+(python/cpython#115634).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
+import multiprocessing
 import time
 from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,10 @@ from lipsformer.system.hardware import cores
 from lipsformer.train.listeners.progress import duration
 from lipsformer.train.recipe import Recipe, load_recipe
 
-from .trial import RECIPE, RESULT
+from .trial import LOG, RECIPE, RESULT, run_process
 
 __all__ = ["Trial", "run_all", "threads_each"]
 
-LOG = "log.txt"
 POLL_SECONDS = 0.1
 
 
@@ -72,17 +71,16 @@ def run_all(trials: Sequence[Trial], data: Path, device: str, jobs: int) -> None
         f"{len(trials)} trainings{f', {before} already finished' if before else ''}; {jobs} in parallel, each on "
         f"{device} with {threads} thread{'s' if threads > 1 else ''}"
     )
-    running: dict[subprocess.Popen[bytes], tuple[Trial, float]] = {}
+    running: dict[BaseProcess, tuple[Trial, float]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
                 trial = waiting.pop(0)
                 running[_start(trial, data, device, threads)] = trial, time.monotonic()
                 console.say(f"started: {trial}")
-            for process in [process for process in running if process.poll() is not None]:
+            for process in [process for process in running if not process.is_alive()]:
                 trial, since = running.pop(process)
-                process.communicate()  # closes its standard input
-                end, now, left = _end(trial, process.returncode), time.monotonic(), len(waiting) + len(running)
+                end, now, left = _end(trial, process.exitcode), time.monotonic(), len(waiting) + len(running)
                 done = len(trials) - left
                 rest = f", about {duration((now - begun) / (done - before) * left)} left" if left else ""
                 console.say(f"{done} of {len(trials)}{rest}: {trial}: {end}, {duration(now - since)}")
@@ -90,21 +88,17 @@ def run_all(trials: Sequence[Trial], data: Path, device: str, jobs: int) -> None
     finally:
         for process in running:
             process.kill()  # safe at any moment: a training writes atomically
-            process.communicate()
+            process.join()
 
 
-def _start(trial: Trial, data: Path, device: str, threads: int) -> subprocess.Popen[bytes]:
+def _start(trial: Trial, data: Path, device: str, threads: int) -> BaseProcess:
     with atomic_write(trial.folder / RECIPE) as draft:
         draft.write_text(_in_full(trial.recipe, threads).to_toml(), encoding="utf-8")
-    with (trial.folder / LOG).open("ab") as log:
-        return subprocess.Popen(  # noqa: S603 - our own module, no shell
-            [sys.executable, "-m", "lipsformer.train.stability.trial", str(data), str(trial.folder), device],
-            stdin=subprocess.PIPE,  # it closes when this process ends, however that happens
-            stdout=log,
-            stderr=log,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-            start_new_session=True,  # Ctrl-C reaches this process alone, which then stops the others
-        )
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([run_process.__module__])
+    process = context.Process(target=run_process, args=(data, trial.folder, device, threads))
+    process.start()
+    return process
 
 
 def _in_full(recipe: Recipe, threads: int) -> Recipe:
@@ -117,7 +111,7 @@ def _in_full(recipe: Recipe, threads: int) -> Recipe:
     return load_recipe(recipe, {**model, "workers": min(recipe.workers, threads - 1)})
 
 
-def _end(trial: Trial, status: int) -> str:
+def _end(trial: Trial, status: int | None) -> str:
     """Describes how a training ended.
 
     Raises:

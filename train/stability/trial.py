@@ -1,18 +1,21 @@
-"""One training of a stability grid as a process: `python -m lipsformer.train.stability.trial DATA FOLDER DEVICE`.
+"""One training of a stability grid, in a process of its own.
 
-FOLDER holds recipe.toml. The training runs in FOLDER/run and resumes like any other. When it has finished or diverged,
-its result is in FOLDER/result.json. The process ends when its standard input closes, so that it never outlives the one
-that started it.
+Its folder holds recipe.toml. The training runs in the folder's `run`, resumes like any other, and says in log.txt what
+it does. When it has finished or diverged, its result is in result.json.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import sys
 import threading
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from lipsformer.system import console
 from lipsformer.system.atomic import atomic_write
@@ -21,9 +24,9 @@ from lipsformer.train.loop import DivergedError
 from lipsformer.train.run import run_training
 from lipsformer.train.run_folder import METRICS
 
-__all__ = ["RECIPE", "RESULT", "run_trial"]
+__all__ = ["LOG", "RECIPE", "RESULT", "run_process", "run_trial"]
 
-RECIPE, RESULT, RUN = "recipe.toml", "result.json", "run"
+LOG, RECIPE, RESULT, RUN = "log.txt", "recipe.toml", "result.json", "run"
 
 
 def run_trial(data: Path, folder: Path, device: str) -> None:
@@ -47,23 +50,26 @@ def run_trial(data: Path, folder: Path, device: str) -> None:
         draft.write_text(json.dumps(result) + "\n", encoding="utf-8")
 
 
-def _end_with_the_parent() -> None:
-    # Unbuffered: a lock held here would stop the loader's forked workers, which close their standard input.
-    while os.read(0, 1024):
-        pass
-    os._exit(1)
+def run_process(data: Path, folder: Path, device: str, threads: int) -> None:
+    """All that the process of a trial does. It ends when the process that started it ends, however that happens.
 
-
-def main() -> None:
-    """Runs the trial of the command line. The last line on stderr says what is wrong with the input, if anything is."""
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    data, folder, device = sys.argv[1:]
+    The last line of FOLDER/log.txt says what is wrong with the input, if anything is.
+    """
+    os.setsid()  # Ctrl-C reaches the grid's process alone, which then stops the others
+    with (folder / LOG).open("ab") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    torch.set_num_threads(threads)
     try:
-        run_trial(Path(data), Path(folder), device)
+        run_trial(data, folder, device)
     except InputError as error:
         console.say(str(error))
         sys.exit(error.exit_code)
 
 
-if __name__ == "__main__":
-    main()
+def _end_with(parent: int) -> None:
+    connection.wait([parent])
+    os._exit(1)
