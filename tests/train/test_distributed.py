@@ -201,8 +201,10 @@ def test_a_number_of_processes_that_does_not_divide_the_batch_is_refused(
     assert not states(tmp_path / "run")
 
 
-def test_stopped_by_its_scheduler_it_saves_its_state(photos: Path, alone: list[dict[str, Any]], tmp_path: Path) -> None:
-    output = tmp_path / "run"
+def test_stopped_by_its_scheduler_it_saves_its_state(
+    photos: Path, alone: list[dict[str, Any]], tmp_path: Path, nursery: Nursery
+) -> None:
+    output, log = tmp_path / "run", tmp_path / "log.txt"
     process = start(photos, output)
     while not (output / "metrics.jsonl").exists():
         time.sleep(0.01)
@@ -210,5 +212,7 @@ def test_stopped_by_its_scheduler_it_saves_its_state(photos: Path, alone: list[d
     _, err = process.communicate(timeout=60)
     assert process.returncode != 0
     assert f"{output}: stopped at step" in err
-    assert "resumed at step" in finish(start(photos, output))
+    nursery.start(words(photos, output), log, processes=2)
+    assert nursery.wait(180) == 0, log.read_text()
+    assert "resumed at step" in log.read_text()
     assert_close(metrics(output), alone, 1e-9)

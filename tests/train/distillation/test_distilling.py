@@ -27,6 +27,7 @@ from lipsformer.train.metrics import EpochMetrics, EpochSums, StepMetrics
 from lipsformer.train.training import Training
 from tests.support.command import Run
 from tests.support.models.teachers import CLASSES_TABLE, write_classes, write_onnx
+from tests.support.nursery import Nursery
 from tests.support.tiny_training import CLASSES, TINY, assert_same, contents, states, train_tiny
 from tests.support.trained import Trained
 
@@ -257,21 +258,13 @@ def test_curves_show_the_distillation_loss(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.slow
-def test_two_processes_distill_as_one(photos: Path, trained: Trained, tmp_path: Path) -> None:
-    settings = (*MIXED, "batch_size=12", "precision=float64", "distillation.kind=features")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+def test_two_processes_distill_as_one(photos: Path, trained: Trained, tmp_path: Path, nursery: Nursery) -> None:
+    settings, log = (*MIXED, "batch_size=12", "precision=float64", "distillation.kind=features"), tmp_path / "log.txt"
     words = [f"--set={setting}" for setting in (*TINY, *settings, "grad_accum_steps=3")]
     words += [f"--teacher={trained.checkpoint}", "--epochs=3", f"--output={tmp_path / 'two'}"]
-    done = subprocess.run(
-        [*torchrun, "-m", "lipsformer", "train", photos, *words],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=180,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("teacher ") == 1
+    nursery.start(["train", photos, *words], log, processes=2)
+    assert nursery.wait(180) == 0, log.read_text()
+    assert log.read_text().count("teacher ") == 1
     distill(photos, tmp_path / "one", trained.checkpoint, *settings, epochs=3)
     (two, records), (one, others) = (contents(tmp_path / name) for name in ("two", "one"))
     for record, other in zip(records, others, strict=True):
