@@ -92,7 +92,8 @@ def measure_stability(
     """Trains `model` and `baseline` at each learning rate and returns the report in stability.json.
 
     `output` receives stability.json, stability.md, stability.png, and a folder for each training below runs/. A
-    training that diverges is a result, not an error. An interrupted grid resumes when called again.
+    training that diverges is a result, not an error. An interrupted grid resumes when called again. Trainings run in
+    processes of their own, which import the calling script again: call this below `if __name__ == "__main__":`.
 
     Args:
         data: class folders, or train/ and val/ or test/ with class folders.
