@@ -93,7 +93,7 @@ def measure_stability(
 
     `output` receives stability.json, stability.md, stability.png, and a folder for each training below runs/. A
     training that diverges is a result, not an error. An interrupted grid resumes when called again. Trainings run in
-    processes of their own, which import the calling script again: call this below `if __name__ == "__main__":`.
+    separate processes, which import the calling script again: call this below `if __name__ == "__main__":`.
 
     Args:
         data: class folders, or train/ and val/ or test/ with class folders.

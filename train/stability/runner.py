@@ -1,4 +1,4 @@
-"""Runs many trainings in parallel, each in a process of its own (`trial.py`). Finished ones are not repeated.
+"""Runs many trainings in parallel, each in a separate process (`trial.py`). Finished ones are not repeated.
 
 Processes are forked from one that has imported PyTorch already, so that they start at once. `ProcessPoolExecutor` could
 not start them: its BrokenProcessPool neither names the trial whose process died nor spares the others, and up to Python

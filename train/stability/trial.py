@@ -1,4 +1,4 @@
-"""One training of a stability grid, in a process of its own.
+"""One training of a stability grid, in a separate process.
 
 Its folder holds recipe.toml. The training runs in the folder's `run`, resumes like any other, and says in log.txt what
 it does. When it has finished or diverged, its result is in result.json.
