@@ -2,7 +2,8 @@
 
 Sizes of the Swin form are the official code's; those of the CSwin form are CSWin's own (Dong et al., CVPR 2022) with
 one convolution branch, which gives the 24 M parameters and 4.7 G multiply-adds of the paper's LipsFormer-Tiny. The
-nano sizes are ours, for small images. `swin_*` and `cswin_*` are the plain networks that LipsFormer builds on.
+nano sizes are ours, for small images; the CSwin one has two branches. `swin_*` and `cswin_*` are the plain networks that
+LipsFormer builds on.
 """
 
 from __future__ import annotations
@@ -33,7 +34,13 @@ SWIN = {
 }
 CSWIN = {
     "nano": CSwinConfig(
-        image_size=32, patch_size=2, embed_dim=32, depths=(1, 4, 3, 1), num_heads=(2, 2, 4, 8), split_sizes=(2, 4, 4, 4)
+        image_size=32,
+        patch_size=2,
+        embed_dim=32,
+        depths=(1, 4, 3, 1),
+        num_heads=(2, 2, 4, 8),
+        conv_branches=2,
+        split_sizes=(2, 4, 4, 4),
     ),
     "tiny": CSwinConfig(),
     "small": CSwinConfig(depths=(2, 4, 32, 2)),
