@@ -181,6 +181,9 @@ milliseconds, and a thread that is behind takes fewer blocks (`session.intra_op.
 No way can beat its share of the cores: two threads next to one busy process get two thirds of two cores, next to two
 half of them. Where "ours / default" is near 1 next to two processes, the default already gets that much. Batch 1 alone,
 with 13 rounds on the same machine, gave 0.97 quiet and 0.69 next to one process.
+
+The graph is in memory twice for that. Loading and running `lipsformer_swin_tiny` (float32, 127 MB) takes 365 instead of
+172 MB at batch 1, and 557 instead of 323 MB at batch 8.
 """
 
 if __name__ == "__main__":
