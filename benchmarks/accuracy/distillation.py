@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import shlex
 import statistics
 import sys
@@ -26,6 +25,7 @@ from typing import Any
 import torch
 
 from lipsformer.datasets import DatasetOptions, resolve_dataset
+from lipsformer.system.hardware import cpu_name
 from lipsformer.system.markdown import markdown_table
 from lipsformer.train import run_training
 
@@ -124,15 +124,13 @@ def rows(runs: dict[str, list[list[dict[str, Any]]]], epochs: dict[str, int]) ->
 
 def describe(arguments: argparse.Namespace) -> dict[str, object]:
     """What the heading says."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
     return {
         "recipe": arguments.recipe,
         "data": arguments.data,
         "seeds": arguments.seeds,
         "holdout": " Validated on a quarter of the training split." if arguments.holdout else "",
         "command": shlex.join(["python", "benchmarks/accuracy/distillation.py", *sys.argv[1:]]),
-        "machine": f"torch {torch.__version__}, {torch.get_num_threads()} threads; {cpu}.",
+        "machine": f"torch {torch.__version__}, {torch.get_num_threads()} threads; {cpu_name()}.",
     }
 
 

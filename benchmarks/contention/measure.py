@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -23,11 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 
 import lipsformer
+from lipsformer.export.graph import build_graph
 from lipsformer.inference.runtimes import INPUT_NAME, OnnxRuntime
-from lipsformer.system.hardware import cores
+from lipsformer.system.hardware import cores, cpu_name
 from lipsformer.system.markdown import markdown_table
 
 DEFAULT, OURS = "default", "ours"
@@ -42,22 +43,22 @@ PAUSE = 0.15  # longer than the threads of the one before spin
 NEIGHBOUR = [sys.executable, "-S", "-c", "while True: pass"]
 
 
-def open_way(way: str, graph: Path) -> Callable[[Any], object]:
-    """A function that runs the graph in this way."""
+def open_way(way: str, graph: Path) -> tuple[Callable[[Any], object], int]:
+    """A function that runs the graph in this way, and the size of its images."""
     if way == OURS:
-        return OnnxRuntime(graph, "cpu").infer
+        runtime = OnnxRuntime(graph, "cpu")
+        return runtime.infer, runtime.image_size
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1 if way == "1 thread" else cores()
     for key, value in OTHERS.get(way, {}).items():
         options.add_session_config_entry(key, value)
     session = onnxruntime.InferenceSession(os.fspath(graph), options, ["CPUExecutionProvider"])
-    return lambda pixels: session.run(None, {INPUT_NAME: pixels})
+    return lambda pixels: session.run(None, {INPUT_NAME: pixels}), session.get_inputs()[0].shape[1]
 
 
 def work(way: str, graph: Path) -> None:
     """Answers each batch size on stdin with the milliseconds of each call in a turn."""
-    infer = open_way(way, graph)
-    size = OnnxRuntime(graph, "cpu", threads=1).image_size
+    infer, size = open_way(way, graph)
     pixels = np.random.default_rng(0).integers(0, 256, (max(BATCHES), size, size, 3), np.uint8)
     for line in sys.stdin:
         batch, times = pixels[: int(line)], []
@@ -123,26 +124,18 @@ def measure(graph: Path, rounds: int) -> list[list[str]]:
     return rows
 
 
-def export_tiny(folder: Path) -> Path:
-    """The graph of `lipsformer_swin_tiny` with random weights, which do not affect the time."""
-    network, checkpoint, bundle = lipsformer.create_model("lipsformer_swin_tiny"), folder / "tiny", folder / "bundle"
-    lipsformer.save_checkpoint(
-        checkpoint.with_suffix(".safetensors"),
-        config=network.config,
-        weights=network.state_dict(),
-        classes=tuple(f"class {index}" for index in range(network.config.num_classes)),
-        preprocessing=lipsformer.Preprocessing(image_size=network.config.image_size),
+def export_tiny(path: Path) -> Path:
+    """Writes the graph of `lipsformer_swin_tiny` with random weights, which do not affect the time."""
+    model = lipsformer.create_model("lipsformer_swin_tiny")
+    checkpoint = lipsformer.Checkpoint(
+        model=model,
+        config=model.config,
+        classes=tuple(f"class {index}" for index in range(model.config.num_classes)),
+        preprocessing=lipsformer.Preprocessing(image_size=model.config.image_size),
         metrics={},
     )
-    command = [sys.executable, "-m", "lipsformer", "export", checkpoint.with_suffix(".safetensors"), "--output", bundle]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return bundle / "ort-fp32.onnx"
-
-
-def cpu() -> str:
-    """The processor's name."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    onnx.save(build_graph(checkpoint, max_batch=max(BATCHES)), path)
+    return path
 
 
 def main() -> None:
@@ -156,9 +149,9 @@ def main() -> None:
         work(arguments.worker, arguments.graph)
         return
     with tempfile.TemporaryDirectory() as folder:
-        rows = measure(arguments.graph or export_tiny(Path(folder)), arguments.rounds)
+        rows = measure(arguments.graph or export_tiny(Path(folder) / "tiny.onnx"), arguments.rounds)
     headings = ["busy processes", "batch", *WAYS, "ours / default", "lowest to highest"]
-    print(HEADING.format(rounds=arguments.rounds, cores=cores(), cpu=cpu(), version=onnxruntime.__version__))
+    print(HEADING.format(rounds=arguments.rounds, cores=cores(), cpu=cpu_name(), version=onnxruntime.__version__))
     print(markdown_table(headings, rows, "r" * len(headings)))
     print(NOTE)
 

@@ -11,10 +11,8 @@ more: they add the official epsilon of 1e-24, which PyTorch's optimizer drops.
 from __future__ import annotations
 
 import os
-import platform
 import time
 import warnings
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -26,6 +24,7 @@ from lipsformer import Preprocessing
 from lipsformer.export.folding.network import FoldedLipsFormer, fold
 from lipsformer.export.tracing.trace import trace
 from lipsformer.images.samples import SAMPLES
+from lipsformer.system.hardware import cpu_name
 from lipsformer.system.markdown import markdown_table
 
 MODELS = ("lipsformer_swin_nano", "lipsformer_cswin_nano", "lipsformer_swin_tiny")
@@ -93,9 +92,7 @@ def row(name: str) -> list[str]:
 def main() -> None:
     """Measures and prints the page."""
     print("# Tracing to ONNX\n\n" + (__doc__ or "").partition("\n\n")[2])
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
-    print(f"{cpu}, {os.cpu_count()} virtual cores; PyTorch {torch.__version__}.\n")
+    print(f"{cpu_name()}, {os.cpu_count()} virtual cores; PyTorch {torch.__version__}.\n")
     columns = ["folded network", "torch.onnx, s", "ours, s", "ratio", "torch.onnx, nodes", "ours, nodes", "difference"]
     print(markdown_table(columns, [row(name) for name in MODELS], "lrrrrrr"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 import sys
 from collections.abc import Iterable, Mapping
 from importlib import metadata
@@ -15,7 +16,7 @@ from .errors import InputError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["cache_folder", "check_device", "cores", "installed_versions", "torch_device", "visible_gpus"]
+__all__ = ["cache_folder", "check_device", "cores", "cpu_name", "installed_versions", "torch_device", "visible_gpus"]
 
 DEVICES = ("auto", "cpu", "cuda")
 CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")  # of this container
@@ -25,6 +26,14 @@ def cores() -> int:
     """The number of CPU cores available to this process: its affinity, limited by the container's CPU quota."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(available, _cpu_quota(CPU_LIMIT)))
+
+
+def cpu_name() -> str:
+    """The name of the processor on Linux, elsewhere its architecture."""
+    known = Path("/proc/cpuinfo")
+    lines = known.read_text(encoding="utf-8").splitlines() if known.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def _cpu_quota(limit: Path) -> int:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 import platform
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from lipsformer.system.console import printable
-from lipsformer.system.hardware import installed_versions
+from lipsformer.system.hardware import cpu_name, installed_versions
 from lipsformer.system.markdown import escape, markdown_table
 
 from .candidates import Refusal
@@ -87,14 +86,7 @@ class BenchmarkReport:
 def describe_machine(threads: int) -> dict[str, Any]:
     """The machine and the versions behind the numbers."""
     versions = installed_versions(PACKAGES)
-    return {"cpu": _cpu(), "threads": threads, "platform": platform.platform(), "versions": versions}
-
-
-def _cpu() -> str:
-    known = Path("/proc/cpuinfo")
-    lines = known.read_text(encoding="utf-8").splitlines() if known.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    return {"cpu": cpu_name(), "threads": threads, "platform": platform.platform(), "versions": versions}
 
 
 def format_speed(report: BenchmarkReport) -> str:
