@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
 from bodies import expectations
 from bundles import bundle
 from load import Load, generate
-from servers import Server, free_port, running
+from servers import our_server
 
 from lipsformer.inference.predictor import load_predictor
 
@@ -41,7 +40,9 @@ def _model(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
     rounds = []
     with contextlib.ExitStack() as stack:
         servers = {
-            build: stack.enter_context(_server(checkout, path, precision, arguments.work / f"{build}.log"))
+            build: stack.enter_context(
+                our_server(path, arguments.work / f"{build}.log", "--precision", precision, checkout=checkout)
+            )
             for build, checkout in {"old": arguments.old, "new": NEW}.items()
         }
         for turn in range(arguments.rounds + 1):
@@ -61,12 +62,6 @@ def _model(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
                 rounds.append(found)
                 print(model, {build: report["per_second"] for build, report in found.items()}, flush=True)
     return {"rounds": rounds}
-
-
-def _server(checkout: Path, path: Path, precision: str, log: Path) -> contextlib.AbstractContextManager[Server]:
-    port = free_port()
-    command = [sys.executable, "-m", "lipsformer", "serve", str(path), "--port", str(port), "--precision", precision]
-    return running(command, port, log, ready="/readyz", environment={"PYTHONPATH": str(checkout.absolute())})
 
 
 def table(result: dict[str, Any]) -> str:

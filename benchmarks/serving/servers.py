@@ -109,11 +109,18 @@ def running(
         server.stop()
 
 
-def our_server(bundle: Path, log: Path, *options: str, **settings: str) -> contextlib.AbstractContextManager[Server]:
-    """`lipsformer serve` with command-line options, and settings such as THREADS for LIPSFORMER_THREADS."""
+def our_server(
+    bundle: Path, log: Path, *options: str, checkout: Path | None = None, **settings: str
+) -> contextlib.AbstractContextManager[Server]:
+    """`lipsformer serve` with command-line options, and settings such as THREADS for LIPSFORMER_THREADS.
+
+    It is this checkout's own, or that of `checkout`.
+    """
     port = free_port()
     command = [sys.executable, "-m", "lipsformer", "serve", str(bundle.absolute()), "--port", str(port), *options]
     environment = {f"LIPSFORMER_{name}": value for name, value in settings.items()}
+    if checkout is not None:
+        environment["PYTHONPATH"] = str(checkout.absolute())
     return running(command, port, log, ready="/readyz", environment=environment)
 
 
