@@ -30,6 +30,7 @@ from .trial import LOG, RECIPE, RESULT, run_process
 __all__ = ["Trial", "run_all", "threads_each"]
 
 POLL_SECONDS = 0.1
+FORKSERVER = multiprocessing.get_context("forkserver")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,6 +72,7 @@ def run_all(trials: Sequence[Trial], data: Path, device: str, jobs: int) -> None
         f"{len(trials)} trainings{f', {before} already finished' if before else ''}; {jobs} in parallel, each on "
         f"{device} with {threads} thread{'s' if threads > 1 else ''}"
     )
+    FORKSERVER.set_forkserver_preload([run_process.__module__])
     running: dict[BaseProcess, tuple[Trial, float]] = {}
     try:
         while waiting or running:
@@ -94,9 +96,7 @@ def run_all(trials: Sequence[Trial], data: Path, device: str, jobs: int) -> None
 def _start(trial: Trial, data: Path, device: str, threads: int) -> BaseProcess:
     with atomic_write(trial.folder / RECIPE) as draft:
         draft.write_text(_in_full(trial.recipe, threads).to_toml(), encoding="utf-8")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([run_process.__module__])
-    process = context.Process(target=run_process, args=(data, trial.folder, device, threads))
+    process = FORKSERVER.Process(target=run_process, args=(data, trial.folder, device, threads))
     process.start()
     return process
 

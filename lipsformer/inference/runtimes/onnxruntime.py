@@ -52,10 +52,6 @@ class OnnxRuntime:
         self.provider: str = self.session.get_providers()[0]  # what actually runs
         if self.provider != CUDA and device == "cuda":
             raise InputError("--device cuda: ONNX Runtime fell back to the CPU; run `lipsformer doctor`")
-        self.threads = 1 if self.provider == CUDA else threads or cores()  # that a batch is divided among
-        if self.threads > 1:
-            self.divided = open_session(model, cuda=False, threads=1)
-            self.pool = ThreadPoolExecutor(self.threads, thread_name_prefix="onnxruntime")
         self.fallbacks: tuple[str, ...] = ()  # why a faster provider was passed over
         if self.provider != CUDA and device == "auto" and CUDA in import_onnxruntime().get_available_providers():
             self.fallbacks = ("ONNX Runtime is built for CUDA but runs on the CPU here; `lipsformer doctor` says why",)
@@ -71,6 +67,10 @@ class OnnxRuntime:
         self.image_size: int = inputs[0].shape[1]
         self.outputs: int = outputs[0].shape[1]
         self.channels: int | None = outputs[1].shape[1] if len(outputs) > 1 else None  # of the features
+        self.threads = 1 if self.provider == CUDA else threads or cores()  # that a batch is divided among
+        if self.threads > 1:
+            self.divided = open_session(model, cuda=False, threads=1)
+            self.pool = ThreadPoolExecutor(self.threads, thread_name_prefix="onnxruntime")
 
     def metadata(self) -> dict[str, Any]:
         """The metadata that the export wrote into the graph: model, classes, preprocessing, precision, largest batch.
