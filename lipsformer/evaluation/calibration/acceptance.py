@@ -17,6 +17,8 @@ __all__ = ["binomial_tail", "choose_thresholds"]
 FAMILIAR = 0.99  # probability that a new photo of the classes is within the distance, if no outliers are given
 FIRST_ERRORS = 2  # the first number of accepted photos that is tested may hold these
 STEPS = 100  # about as many numbers of accepted photos are tested
+LATER_START = 4  # the tests start a second time at this part of the photos
+MARGIN = 1e-3  # of the last accepted value, if the next one is not nearer: another batch or runtime rounds differently
 
 
 def choose_thresholds(
@@ -34,6 +36,8 @@ def choose_thresholds(
     conformal quantile of the photos' distances, or the largest of them if there are fewer than 99. With outliers,
     `max_distance` maximizes the share of the photos within it less that of the outliers (Youden's J); of equally
     good distances it is the largest.
+
+    Both lie a little beyond the last photo that they accept, so that it is accepted wherever its features are rounded.
 
     `min_score` controls the error among the photos within that distance (selective classification: Geifman and
     El-Yaniv 2017; Learn then Test: Angelopoulos et al. 2021). See `_controlled_score`. The distance is chosen without
@@ -89,7 +93,7 @@ def binomial_tail(errors: int, photos: int, rate: float) -> float:
 def _familiar_distance(distances: NDArray[np.float64]) -> float:
     """The conformal quantile: a new distance is not larger with a probability of at least `FAMILIAR`."""
     rank = min(math.ceil((len(distances) + 1) * FAMILIAR), len(distances))
-    return float(np.sort(distances)[rank - 1])
+    return _beyond(float(np.sort(distances)[rank - 1]), distances)
 
 
 def _separating_distance(distances: NDArray[np.float64], outlier_distances: NDArray[np.floating[Any]]) -> float:
@@ -98,7 +102,14 @@ def _separating_distance(distances: NDArray[np.float64], outlier_distances: NDAr
     photos_within = np.searchsorted(photos, photos, side="right")
     outliers_within = np.searchsorted(outliers, photos, side="right")
     difference = photos_within * len(outliers) - outliers_within * len(photos)  # as integers, so that ties are exact
-    return float(photos[difference == difference.max()][-1])
+    best = float(photos[difference == difference.max()][-1])
+    return _beyond(best, np.concatenate([photos, outliers]))
+
+
+def _beyond(last: float, values: NDArray[np.float64]) -> float:
+    """A threshold above `last`, the highest value to accept: below the next one, and at most `MARGIN` away."""
+    above = values[values > last]
+    return min(last + abs(last) * MARGIN, (last + float(above.min())) / 2 if len(above) else math.inf)
 
 
 def _controlled_score(
@@ -108,39 +119,50 @@ def _controlled_score(
 
     Tested in turn are the m photos with the highest scores, for a fixed grid of m that depends on the number of photos
     alone. The hypothesis that the error at the m-th score exceeds `max_error` is rejected if so few errors among the
-    m photos have a probability of at most 1 - `confidence`: P(Bin(m, `max_error`) <= errors). The last score before
-    the first hypothesis that is not rejected is the threshold, and 0 if all are rejected. Equal scores are accepted
-    together: m then counts all photos that score at least as high as the m-th.
+    m photos are improbable: P(Bin(m, `max_error`) <= errors) is at most the level. The last score that is rejected is
+    the threshold, and 0 if all photos can be accepted. Equal scores are accepted together: m then counts all photos
+    that score at least as high as the m-th.
 
-    Many tests in a fixed order need no correction. The chance of an error is taken to fall with the score, and so there
-    is a score below which the true error of the accepted photos exceeds `max_error`. Let m be the first on the grid
-    that reaches below it. A photo above it is wrong with a probability of `max_error`, and one below it with at least
-    that, whatever the number of each. Therefore the errors among these m photos are at least as many as
-    Bin(m, `max_error`), and their test passes with a probability of at most 1 - `confidence`. Without that, no lower
-    threshold is reached.
+    The level is that of the fallback procedure (Wiens 2003), which keeps the chance of any wrong rejection at most
+    1 - `confidence`. Half of it is spent where the grid begins, and half at a quarter of the photos: the few most
+    certain answers of a poor model may be worse than the rest. A level is kept while hypotheses are rejected, and lost
+    with the first that is not.
+
+    The chance of an error is taken to fall with the score, and so there is a score below which the true error of the
+    accepted photos exceeds `max_error`. Let m be on the grid and reach below it. A photo above it is wrong with a
+    probability of `max_error`, and one below it with at least that, whatever the number of each. Therefore the errors
+    among these m photos are at least as many as Bin(m, `max_error`), and their test passes with a probability of at
+    most its level.
 
     Raises:
-        InputError: if the first hypothesis is not rejected.
+        InputError: if no hypothesis is rejected.
     """
     ranking, photos = np.argsort(-scores, kind="stable"), len(scores)
     ranked, errors = scores[ranking], np.cumsum(~correct[ranking])
 
-    def shown(wrong: int, accepted: int) -> bool:
-        return binomial_tail(wrong, accepted, max_error) <= 1 - confidence
+    def tail(size: int) -> float:
+        return binomial_tail(FIRST_ERRORS, size, max_error)
+
+    def grid_from(start: int) -> range:
+        return range(start, photos, max(round(photos / STEPS), 1))
 
     sizes = range(FIRST_ERRORS, photos)
-    first = sizes.start + bisect.bisect_left(sizes, True, key=lambda size: shown(FIRST_ERRORS, size))
-    min_score = None
-    for size in [*range(first, photos, max(round(photos / STEPS), 1)), photos]:
+    first = sizes.start + bisect.bisect_left(sizes, True, key=lambda size: tail(size) <= (1 - confidence) / 2)
+    starts = {min(first, photos), *([photos // LATER_START] if first < photos // LATER_START else [])}
+    level, min_score, failed = 0.0, None, (0, 0)
+    for size in sorted({*grid_from(first), *starts, photos}):
+        level += (1 - confidence) / len(starts) * (size in starts)
+        if not level:
+            continue
         accepted = int(np.searchsorted(-ranked, -ranked[size - 1], side="right"))
         wrong = int(errors[accepted - 1])
-        if shown(wrong, accepted):
-            min_score = float(ranked[size - 1])
-        elif min_score is None:
-            raise InputError(_not_shown(wrong, accepted, photos, max_error, confidence))
+        if binomial_tail(wrong, accepted, max_error) <= level:
+            min_score = 0.0 if accepted == photos else -_beyond(-float(ranked[size - 1]), -ranked)
         else:
-            return min_score
-    return 0.0
+            level, failed = 0.0, (wrong, accepted)
+    if min_score is None:
+        raise InputError(_not_shown(*failed, photos, max_error, confidence))
+    return min_score
 
 
 def _not_shown(wrong: int, accepted: int, photos: int, max_error: float, confidence: float) -> str:

@@ -37,6 +37,11 @@ def chosen(
     )
 
 
+def last_accepted(values: np.ndarray, threshold: float, *, largest: float) -> bool:
+    """Whether `largest` is the highest of the values within the threshold, which lies a little above it."""
+    return bool(values[values <= threshold].max() == largest < threshold <= largest * 1.00101)
+
+
 class Photos(NamedTuple):
     scores: np.ndarray
     distances: np.ndarray
@@ -110,7 +115,8 @@ def test_a_new_photo_is_familiar_as_often_as_promised() -> None:
 @pytest.mark.parametrize(("count", "rank"), [(60, 60), (99, 99), (198, 198), (199, 198), (1000, 991)])
 def test_the_distance_is_the_conformal_quantile(count: int, rank: int) -> None:
     distances = np.random.default_rng(0).permutation(np.arange(1.0, count + 1))
-    assert chosen(np.ones(count), np.ones(count, bool), distances).max_distance == rank
+    found = chosen(np.ones(count), np.ones(count, bool), distances)
+    assert last_accepted(distances, found.max_distance, largest=rank)
 
 
 def test_outliers_set_the_distance_where_they_are_separated_best() -> None:
@@ -118,7 +124,7 @@ def test_outliers_set_the_distance_where_they_are_separated_best() -> None:
     photos, outliers = generator.normal(3, 0.5, 400).round(1), generator.normal(4, 0.5, 150).round(1)
     found = chosen(np.ones(400), np.ones(400, bool), photos, outliers=outliers)
     index = {value: (photos <= value).mean() - (outliers <= value).mean() for value in np.arange(10, 60) / 10}
-    assert index[found.max_distance] == pytest.approx(max(index.values()))
+    assert index[photos[photos <= found.max_distance].max()] == pytest.approx(max(index.values()))
     assert found.coverage == (photos <= found.max_distance).mean()
     assert 3.2 < found.max_distance < 3.8
 
@@ -127,7 +133,14 @@ def test_of_equally_good_distances_the_larger_one_is_chosen() -> None:
     """0.4 - 0.1 is as much as 0.5 - 0.2, but not in floating point."""
     assert 0.4 - 0.1 > 0.5 - 0.2
     photos, outliers = np.repeat([1.0, 2.0, 3.0], [40, 10, 50]), np.repeat([0.5, 2.0, 2.5], [1, 1, 8])
-    assert chosen(np.ones(100), np.ones(100, bool), photos, outliers=outliers).max_distance == 2.0
+    found = chosen(np.ones(100), np.ones(100, bool), photos, outliers=outliers)
+    assert last_accepted(photos, found.max_distance, largest=2.0)
+
+
+def test_an_outlier_just_above_is_not_accepted() -> None:
+    photos, outliers = np.full(100, 2.0), np.full(50, 2.0001)
+    found = chosen(np.ones(100), np.ones(100, bool), photos, outliers=outliers)
+    assert 2.0 < found.max_distance < 2.0001
 
 
 def test_no_outliers_are_the_same_as_an_empty_array() -> None:
@@ -179,7 +192,8 @@ def test_the_threshold_is_the_last_score_that_passes() -> None:
     found = chosen(scores, correct)
     accepted = round(found.coverage * 1000)
     wrong = accepted - 600
-    assert found.min_score == np.sort(scores)[-accepted]
+    refused, last = np.sort(scores)[[-accepted - 1, -accepted]]
+    assert refused < found.min_score < last
     assert binomial_tail(wrong, accepted, 0.1) <= 0.1 < binomial_tail(wrong + 10, accepted + 10, 0.1)
 
 
@@ -195,7 +209,7 @@ def test_equal_scores_are_accepted_together() -> None:
     scores = np.concatenate([np.linspace(0.9, 0.8, 200), np.full(300, 0.5)])
     correct = np.concatenate([np.ones(350, bool), np.zeros(150, bool)])  # a part of the group would pass
     found = chosen(scores, correct)
-    assert 0.8 <= found.min_score < 0.802
+    assert 0.8 <= found.min_score < 0.803
     assert found.coverage >= 0.39
     correct[350:490] = True
     assert chosen(scores, correct).coverage == 1.0
@@ -206,7 +220,8 @@ def test_only_photos_within_the_distance_count() -> None:
     scores, correct = ranked((0, 100), (900, 0))
     distances = np.where(correct, 1.0, 5.0)
     found = chosen(scores, correct, distances, outliers=np.full(50, 5.0))
-    assert (found.max_distance, found.min_score, found.coverage) == (1.0, 0.0, 0.9)
+    assert last_accepted(distances, found.max_distance, largest=1.0)
+    assert (found.min_score, found.coverage) == (0.0, 0.9)
     with pytest.raises(InputError, match="classified wrongly"):
         chosen(scores, correct, distances)
 
@@ -218,7 +233,8 @@ def test_photos_without_a_finite_score_or_distance_are_not_accepted() -> None:
     found = chosen(scores, correct, distances)
     assert found == AcceptanceThresholds(
         min_score=0.0,
-        max_distance=float(distances[250 + 743]),  # rank ceil(751 * 0.99) = 744 of the last 750
+        # rank ceil(751 * 0.99) = 744 of the last 750, and half way to the next
+        max_distance=float(distances[250 + 743] + distances[250 + 744]) / 2,
         max_error=0.1,
         confidence=0.9,
         coverage=0.744,
@@ -239,13 +255,23 @@ def test_too_few_photos_are_refused_with_the_number_that_is_needed() -> None:
 
 
 def test_too_many_mistakes_at_the_highest_scores_are_refused() -> None:
-    first = 52  # the fewest photos that may hold 2 mistakes
-    assert binomial_tail(2, first, 0.1) <= 0.1 < binomial_tail(2, first - 1, 0.1)
+    first = 61  # the fewest photos that may hold 2 mistakes: half of the level is for them
+    assert binomial_tail(2, first, 0.1) <= 0.05 < binomial_tail(2, first - 1, 0.1)
     assert chosen(*ranked((first - 2, 2), (400, 0))).coverage == 1.0
     with pytest.raises(InputError, match=r"^1 of the 22 photos with the highest scores are classified wrongly"):
         chosen(*ranked((21, 1)))
-    with pytest.raises(InputError, match=rf"^3 of the {first} photos with the highest scores are classified wrongly.*"):
-        chosen(*ranked((first - 3, 3), (400, 0)))
+    with pytest.raises(InputError, match=r"^20 of the 100 photos with the highest scores are classified wrongly"):
+        chosen(*ranked((56, 5), (24, 15), (300, 0)))  # first 5 of 61, then 20 of 100
+
+
+def test_the_most_certain_answers_may_be_worse_than_the_rest() -> None:
+    """The tests start a second time at a quarter of the photos, with half of the level."""
+    scores, correct = ranked((49, 3), (395, 5))
+    assert binomial_tail(3, 61, 0.1) > 0.05  # the first start fails
+    assert chosen(scores, correct).coverage == 1.0
+    assert binomial_tail(6, 113, 0.1) > 0.05 > binomial_tail(5, 113, 0.1)
+    with pytest.raises(InputError, match=r"^6 of the 113 photos"):
+        chosen(*ranked((49, 3), (58, 3), (339, 0)))
 
 
 @pytest.mark.parametrize(("max_error", "confidence"), [(0.0, 0.9), (1.0, 0.9), (0.1, 0.0), (0.1, 1.0), (math.nan, 0.5)])
