@@ -1,11 +1,12 @@
-"""Distillation on against off at equal wall time, over several seeds.
+"""Distillation on against off at equal processor time, over several seeds.
 
     python benchmarks/accuracy/distillation.py --data cifar10 --recipe cifar10 --teacher TEACHER.safetensors \
         --epochs 30 > benchmarks/accuracy/distillation.md
 
-A step with a teacher takes longer. So that both kinds get the same time, trainings of one epoch measure both first, in
-turn, and the training without a teacher gets as many more epochs; its learning rate falls over all of them. Both kinds
-then train in turn, so that other load on the machine affects both. The table has the wall times that came of it.
+A step with a teacher takes longer. So that both kinds get the same time, trainings of one epoch measure the processor
+time of both first, which other load on the machine hardly changes, and the training without a teacher gets as many more
+epochs; its learning rate falls over all of them. Both kinds then train in turn. The table has the minutes of processor
+time, over all threads and workers.
 
 --holdout takes the training split alone and validates on a quarter of it. Choose settings with it, so that the test
 photos decide nothing, and with a teacher that has not seen that quarter either (--fold 1/4 trains one).
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import shlex
 import statistics
 import sys
@@ -32,7 +34,7 @@ from lipsformer.train import run_training
 ON, OFF = "with the teacher", "without a teacher"
 HEADING = """# Distillation
 
-Top-1 after the last epoch of the recipe `{recipe}` on {data}, at equal wall time, with {seeds} seeds.{holdout}
+Top-1 after the last epoch of the recipe `{recipe}` on {data}, at equal processor time, with {seeds} seeds.{holdout}
 
     {command}
 
@@ -47,13 +49,14 @@ def main() -> None:
     if arguments.holdout:
         data, options = data / "train", DatasetOptions(fold="1/4")
 
-    def train(kind: str, name: str, epochs: int, seed: int) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl of a training."""
+    def train(kind: str, name: str, epochs: int, seed: int) -> tuple[float, float]:
+        """The last top-1 and the seconds of processor time of a training."""
         settings = [*arguments.overrides, f"seed={seed}"]
         teacher = None
         if kind == ON:
             settings, teacher = [*settings, *arguments.distillation], arguments.teacher
         folder = root / f"{'on' if kind == ON else 'off'}-{name}"
+        before = processor_seconds()
         run_training(
             data,
             output=folder,
@@ -64,12 +67,13 @@ def main() -> None:
             device=arguments.device,
             options=options,
         )
-        return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        *_, last = (folder / "metrics.jsonl").read_text().splitlines()
+        return json.loads(last)["val_top1"], processor_seconds() - before
 
     with tempfile.TemporaryDirectory() as scratch:
         root = arguments.output or Path(scratch)
         epochs = equal_times(train, arguments.epochs, arguments.trials)
-        runs: dict[str, list[list[dict[str, Any]]]] = {ON: [], OFF: []}
+        runs: dict[str, list[tuple[float, float]]] = {ON: [], OFF: []}
         for seed in range(arguments.seeds):
             for kind, done in runs.items():
                 done.append(train(kind, f"seed-{seed}", epochs[kind], seed))
@@ -105,17 +109,23 @@ def equal_times(train: Any, epochs: int, trials: int) -> dict[str, int]:
     seconds: dict[str, list[float]] = {ON: [], OFF: []}
     for number in range(trials):
         for kind, found in seconds.items():
-            found.append(train(kind, f"trial-{number}", 1, 0)[-1]["seconds"])
+            found.append(train(kind, f"trial-{number}", 1, 0)[1])
     ratio = statistics.median(seconds[ON]) / statistics.median(seconds[OFF]) if trials else 1.0
     return {ON: epochs, OFF: max(1, round(epochs * ratio))}
 
 
-def rows(runs: dict[str, list[list[dict[str, Any]]]], epochs: dict[str, int]) -> list[list[str]]:
+def processor_seconds() -> float:
+    """What this process has used so far, and the workers that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+def rows(runs: dict[str, list[tuple[float, float]]], epochs: dict[str, int]) -> list[list[str]]:
     """The table: means over the seeds, with the standard deviation."""
     lines = []
     for kind, done in runs.items():
-        minutes = statistics.mean(sum(epoch["seconds"] for epoch in run) / 60 for run in done)
-        found = [run[-1]["val_top1"] for run in done]
+        found, seconds = zip(*done, strict=True)
+        minutes = statistics.mean(seconds) / 60
         spread = f" ± {statistics.stdev(found):.1%}" if len(found) > 1 else ""
         each = ", ".join(f"{top1:.1%}" for top1 in found)
         lines.append([kind, str(epochs[kind]), f"{minutes:.1f}", f"{statistics.mean(found):.1%}{spread}", each])
