@@ -39,6 +39,24 @@ def test_training_computes_what_evaluation_computes(config: ModelConfig) -> None
         assert error < EQUAL, name
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # the compiler imports what PyTorch itself deprecates
+def test_a_compiled_block_computes_the_same() -> None:
+    block = scrambled(SWIN).layers[0].blocks[0].train()
+    x = random(2, *[SWIN.resolution(0)] * 2, SWIN.channels(0))
+    outputs, grads = [], []
+    for compiled in (False, True):
+        if compiled:
+            block.compile()
+        block.zero_grad()
+        out = block(x)
+        (out * torch.linspace(0.5, 1.5, out.numel(), dtype=out.dtype).view_as(out)).sum().backward()
+        outputs.append(out.detach())
+        grads.append([parameter.grad.clone() for parameter in block.parameters()])
+    torch.testing.assert_close(*outputs)
+    torch.testing.assert_close(*grads)
+
+
 def test_center_norm_has_the_gradients_of_its_formula() -> None:
     torch.manual_seed(0)
     x, weight, bias = random(2, 3, 5), random(5), random(5)

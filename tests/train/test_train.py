@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from torch._dynamo.utils import counters
 
 from lipsformer import LipsFormerError, Preprocessing, load_checkpoint, load_predictor
 from lipsformer.datasets import open_dataset, open_labeled
@@ -324,10 +326,15 @@ def test_events_for_tensorboard(photos: Path, tmp_path: Path) -> None:
     assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # the compiler imports what PyTorch itself deprecates
-def test_compiled_it_learns_the_same(photos: Path, finished: Path, tmp_path: Path) -> None:
+def test_compiled_it_learns_the_same(
+    photos: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the compiler's graphs of forward and backward; tests/model has one block's in C++, all would take minutes."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    counters.clear()
     train_tiny(photos, tmp_path / "run", "compile=true")
+    assert counters["stats"]["calls_captured"] > 100
     plain, compiled = contents(finished)[1], contents(tmp_path / "run")[1]
     for a, b in zip(plain, compiled, strict=True):
         assert b["train_loss"] == pytest.approx(a["train_loss"], rel=1e-3)
