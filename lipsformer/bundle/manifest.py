@@ -20,17 +20,19 @@ from lipsformer.system.validation import one_line_errors
 from .acceptance import LEAST_TEMPERATURE, MOST_TEMPERATURE, AcceptanceRule
 from .class_names import parse_class_names
 
-__all__ = ["MANIFEST_NAME", "PRECISIONS", "TARGETS", "BundleFile", "Kind", "Manifest", "read_manifest"]
+__all__ = ["MANIFEST_NAME", "OPENVINO", "PRECISIONS", "TARGETS", "BundleFile", "Kind", "Manifest", "read_manifest"]
 
 MANIFEST_NAME = "manifest.json"
-FORMAT = 3
-READABLE = (2, FORMAT)  # 2 has no temperature and no acceptance
+FORMAT = 4
+READABLE = (2, 3, FORMAT)  # 2 has no temperature and no acceptance, 3 no speedup
 SEAL = "sha256"  # of the manifest itself
 
 Kind = Literal["onnx", "engine", "report", "acceptance"]
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
 # What runs a file. Float graphs are for ONNX Runtime, and TensorRT builds from them too; int8 has a graph for each.
-Target = Literal["ort", "tensorrt", "tensorrt-rtx"]
+# bf16 has none: it is the fp32 graph, listed a second time, computed in bfloat16 by OpenVINO.
+Target = Literal["ort", "openvino", "tensorrt", "tensorrt-rtx"]
+OPENVINO: Target = "openvino"
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 TARGETS: tuple[Target, ...] = get_args(Target)
 
@@ -45,7 +47,8 @@ class BundleFile:
     `kind` is "onnx" for graphs, "engine" for what TensorRT built from one, "report" for their documentation, and
     "acceptance" for the rule by which answers are accepted. Graphs and engines have the `target` that runs them, a
     `precision`, and the report of the parity gate that they passed (`parity`). An engine also records what it was
-    `built` with: versions, GPU, batches, and the SHA-256 of its graph.
+    `built` with: versions, GPU, batches, and the SHA-256 of its graph. bf16 records its `speedup` over fp32 in ONNX
+    Runtime where it was exported: the `cpu`, its `instructions` for bf16, the `threads`, and `ratios` by batch size.
 
     Raises:
         InputError: if a field is invalid, or missing for its `kind`.
@@ -59,6 +62,7 @@ class BundleFile:
     precision: Precision | None = None
     parity: dict[str, Any] | None = None
     built: dict[str, Any] | None = None
+    speedup: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if Path(self.name).name != self.name:
@@ -69,6 +73,8 @@ class BundleFile:
             raise ValueError(f"{self.name}: a graph or an engine needs target, precision and parity")
         if (self.kind == "engine") != (self.built is not None):
             raise ValueError(f"{self.name}: engines, and only they, record what they were built with")
+        if len({self.target == OPENVINO, self.precision == "bf16", self.speedup is not None}) > 1:
+            raise ValueError(f"{self.name}: bf16, and nothing else, is for OpenVINO and has a speedup")
 
     @classmethod
     def describe(cls, path: Path, kind: Kind, **facts: Any) -> Self:
@@ -83,7 +89,7 @@ class Manifest:
 
     `max_batch` is the largest batch that parity was verified for. The graphs' logits are already divided by
     `temperature`. Graphs are in the order of the requested precisions:
-    the first one is the default.
+    the first one is the default, see `open_best`.
 
     Raises:
         InputError: if a field is invalid.
@@ -107,17 +113,17 @@ class Manifest:
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """The precisions that ONNX Runtime has a graph for, the default first."""
-        return tuple(file.precision or "" for file in self.files if _is_ort_graph(file))
+        """The precisions that run without an engine, the default first."""
+        return tuple(file.precision or "" for file in self.files if _is_graph(file))
 
     def graph(self, precision: str | None = None) -> BundleFile:
-        """The graph for ONNX Runtime: the first, or the one of `precision`.
+        """The graph for ONNX Runtime, or for bf16 OpenVINO: the first, or the one of `precision`.
 
         Raises:
             InputError: if there is no graph of that precision.
         """
         for file in self.files:
-            if _is_ort_graph(file) and precision in (None, file.precision):
+            if _is_graph(file) and precision in (None, file.precision):
                 return file
         raise InputError(
             f"--precision {precision}: the bundle has {', '.join(self.precisions)}; "
@@ -138,6 +144,11 @@ class Manifest:
                     raise _changed(bundle / file.name)
                 return AcceptanceRule.from_bytes(content)
         return None
+
+    @property
+    def bf16(self) -> BundleFile | None:
+        """The fp32 graph as OpenVINO runs it; None if the bundle was exported without bf16."""
+        return next((file for file in self.files if file.target == OPENVINO), None)
 
     def engines(self, precision: str) -> tuple[BundleFile, ...]:
         """The engines of a precision; each runs only where its `built` matches."""
@@ -167,8 +178,8 @@ def read_manifest(bundle: Path) -> Manifest:
         raise GateError(f"{path}: its SHA-256 is not the one it was written with: damaged or changed; export it again")
     if manifest is None:
         raise InputError(f"{path}: bundle format {found}, this version reads {FORMAT}; export the bundle again")
-    for file in manifest.files:
-        _check(bundle, file)
+    for name, sha256 in dict.fromkeys((file.name, file.sha256) for file in manifest.files):
+        _check(bundle / name, sha256)
     return manifest
 
 
@@ -179,8 +190,8 @@ def _sealed(data: Mapping[str, Any]) -> str:
     return json.dumps({**content, SEAL: digest}, indent=2) + "\n"
 
 
-def _is_ort_graph(file: BundleFile) -> bool:
-    return file.kind == "onnx" and file.target == "ort"
+def _is_graph(file: BundleFile) -> bool:
+    return file.kind == "onnx" and file.target in ("ort", OPENVINO)
 
 
 def _parse(data: dict[str, Any]) -> Manifest:
@@ -197,11 +208,10 @@ def _parse(data: dict[str, Any]) -> Manifest:
     return manifest
 
 
-def _check(bundle: Path, file: BundleFile) -> None:
-    path = bundle / file.name
+def _check(path: Path, sha256: str) -> None:
     if not path.is_file():
         raise GateError(f"{path}: missing from the bundle; export the bundle again")
-    if sha256_of(path) != file.sha256:
+    if sha256_of(path) != sha256:
         raise _changed(path)
 
 

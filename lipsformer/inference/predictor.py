@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, overload
+from typing import Any, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +21,8 @@ from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.system.console import say
 from lipsformer.system.errors import InputError
 
-from .runtimes import Features, Logits, OnnxRuntime, Pixels, Runtime, RuntimeOptions, TorchRuntime
+from .runtimes import Features, GraphRuntime, Logits, OnnxRuntime, Pixels, Runtime, RuntimeOptions, TorchRuntime
 from .runtimes.select import open_best
-
-if TYPE_CHECKING:
-    from .runtimes.tensorrt import TensorRtRuntime
 
 __all__ = ["Classification", "Prediction", "Predictor", "load_predictor", "softmax"]
 
@@ -275,7 +272,8 @@ def load_predictor(
     Args:
         model: its path, or the name of a trained model (`lipsformer models`, `hf:OWNER/NAME`).
         device: "auto", "cpu" or "cuda". If a faster runtime is passed over, stderr says why.
-        precision: which of a bundle's precisions to run; by default the first that it was exported with.
+        precision: which of a bundle's precisions to run; by default the first that it was exported with, or bf16 in
+            place of fp32 where that is faster (docs/export.md).
         threads: CPU threads for one inference; by default all cores.
 
     Raises:
@@ -322,7 +320,7 @@ def _parse_acceptance(text: str | None) -> AcceptanceRule | None:
 
 def _check_fit(
     path: Path,
-    runtime: OnnxRuntime | TensorRtRuntime,
+    runtime: GraphRuntime,
     classes: tuple[str, ...],
     preprocessing: Preprocessing,
     acceptance: AcceptanceRule | None,

@@ -16,10 +16,22 @@ from .errors import InputError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["cache_folder", "check_device", "cores", "cpu_name", "installed_versions", "torch_device", "visible_gpus"]
+__all__ = [
+    "CPU_INFO",
+    "bf16_instructions",
+    "cache_folder",
+    "check_device",
+    "cores",
+    "cpu_name",
+    "installed_versions",
+    "torch_device",
+    "visible_gpus",
+]
 
 DEVICES = ("auto", "cpu", "cuda")
 CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")  # of this container
+CPU_INFO = Path("/proc/cpuinfo")
+BF16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16")  # as Linux names them, the faster first
 
 
 def cores() -> int:
@@ -30,10 +42,19 @@ def cores() -> int:
 
 def cpu_name() -> str:
     """The name of the processor on Linux, elsewhere its architecture."""
-    known = Path("/proc/cpuinfo")
-    lines = known.read_text(encoding="utf-8").splitlines() if known.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    return _cpu_info("model name") or platform.machine()
+
+
+def bf16_instructions() -> str | None:
+    """The CPU's instructions for bfloat16 products: "amx_bf16" or else "avx512_bf16"; None without, and off Linux."""
+    flags = _cpu_info("flags").split()
+    return next((name for name in BF16_INSTRUCTIONS if name in flags), None)
+
+
+def _cpu_info(field: str) -> str:
+    """What Linux says about the first processor, "" elsewhere."""
+    lines = CPU_INFO.read_text(encoding="utf-8").splitlines() if CPU_INFO.is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")
 
 
 def _cpu_quota(limit: Path) -> int:

@@ -138,7 +138,8 @@ class InferencePipeline:
     @property
     def file(self) -> BundleFile:
         """The bundle's file that the runtime runs."""
-        return next(file for file in self.manifest.files if file.name == self.predictor.file.name)
+        name, precision = self.predictor.file.name, self.predictor.precision  # fp32 and bf16 share a file
+        return next(file for file in self.manifest.files if (file.name, file.precision) == (name, precision))
 
     @property
     def model(self) -> dict[str, str]:

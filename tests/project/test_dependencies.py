@@ -21,7 +21,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 HOMES = metadata.packages_distributions()
 
 # Modules of a Bento that a server does not need: engines run in PyTorch's memory, and without it there are none.
-OPTIONAL_IN_A_BENTO = {"torch", "tensorrt", "tensorrt_rtx", "onnxruntime", "onnx", "rich", "matplotlib"}
+OPTIONAL_IN_A_BENTO = {"torch", "tensorrt", "tensorrt_rtx", "onnxruntime", "openvino", "onnx", "rich", "matplotlib"}
 
 
 def imported(source: str) -> set[str]:

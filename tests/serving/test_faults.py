@@ -32,6 +32,7 @@ from lipsformer.serving.pipeline.inference import LoadedBundle
 from lipsformer.serving.settings import Settings
 from lipsformer.system.errors import GateError
 from tests.serving.load_clients import TLS, asking
+from tests.support.bf16 import add_bf16, needs_bf16
 from tests.support.http.server import app_running, serving
 from tests.support.trained import Trained
 
@@ -285,6 +286,19 @@ def test_a_fallback_is_logged_counted_and_shown(
         assert 'fallback="true"' in httpx.get(f"{app.url}/metrics").text
     assert [record.levelname for record in caplog.records if record.message == fallback] == ["WARNING"]
     assert engine.name in fallback
+
+
+@needs_bf16
+def test_bf16_is_served_and_shown(trained: Trained, tmp_path: Path) -> None:
+    parity = {"passed": True, "provider": "OpenVINO CPU, bf16"}
+    with app_running(add_bf16(trained.bundle, tmp_path / "bundle", parity=parity)) as app:
+        info = httpx.get(f"{app.url}/info").json()
+        answer = httpx.post(f"{app.url}/classify", files={"image": PHOTO.read_bytes()}).json()
+    shown = {name: info["runtime"][name] for name in ("provider", "file", "precision", "fallbacks")}
+    expected = {"provider": "OpenVINO CPU, bf16", "file": "ort-fp32.onnx", "precision": "bf16", "fallbacks": []}
+    assert shown == expected
+    assert info["parity"] == parity
+    assert (answer["provider"], answer["precision"]) == ("OpenVINO CPU, bf16", "bf16")
 
 
 def point(link: Path, target: Path) -> None:

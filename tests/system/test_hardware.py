@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 
 import pytest
 
 from lipsformer.system import hardware
 from lipsformer.system.errors import InputError
+from tests.support.bf16 import AMX, AVX512, NEITHER, pretend_cpu
 
 
 @pytest.mark.parametrize(
@@ -49,3 +51,18 @@ def test_cuda_visible_devices_decides(environment: dict[str, str], expected: tup
 def test_an_unknown_device_is_reported() -> None:
     with pytest.raises(InputError, match="--device gpu: one of auto, cpu, cuda is needed"):
         hardware.check_device("gpu")
+
+
+@pytest.mark.parametrize(("flags", "expected"), [(AMX, "amx_bf16"), (AVX512, "avx512_bf16"), (NEITHER, None)])
+def test_instructions_for_bf16(
+    flags: str, expected: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_cpu(flags, tmp_path, monkeypatch)
+    assert hardware.bf16_instructions() == expected
+    assert hardware.cpu_name() == "Imaginary CPU"
+
+
+def test_a_system_without_proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "CPU_INFO", tmp_path / "missing")
+    assert hardware.bf16_instructions() is None
+    assert hardware.cpu_name() == platform.machine()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lipsformer.bundle.class_names import read_classes
+from lipsformer.bundle.manifest import read_manifest
 from lipsformer.checkpoints.checkpoint import load_checkpoint
 from lipsformer.checkpoints.pretrained import resolve_model
 from lipsformer.inference.predictor import load_predictor
@@ -111,7 +112,9 @@ def _ours(settings: Distillation, path: Path, device: torch.device, dtype: torch
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             metrics=checkpoint.metrics,
         )
-    predictor = load_predictor(path, device.type, threads=torch.get_num_threads())
+    # Not what is fastest here: a run that resumes on another CPU needs the same answers.
+    precision = read_manifest(path).precisions[0] if path.is_dir() else None
+    predictor = load_predictor(path, device.type, precision, torch.get_num_threads())
     runtime, most = predictor.runtime, predictor.max_batch
 
     def infer(pixels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Runtimes behind one small interface: PyTorch, ONNX Runtime and TensorRT."""
+"""Runtimes behind one small interface: PyTorch, ONNX Runtime, OpenVINO and TensorRT."""
 
 from .base import (
     FEATURES_NAME,
@@ -6,6 +6,7 @@ from .base import (
     LOGITS_NAME,
     ONNX_METADATA_KEY,
     Features,
+    GraphRuntime,
     Logits,
     Outputs,
     Pixels,
@@ -22,6 +23,7 @@ __all__ = [
     "LOGITS_NAME",
     "ONNX_METADATA_KEY",
     "Features",
+    "GraphRuntime",
     "Logits",
     "OnnxRuntime",
     "Outputs",

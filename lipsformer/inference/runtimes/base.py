@@ -17,6 +17,7 @@ __all__ = [
     "LOGITS_NAME",
     "ONNX_METADATA_KEY",
     "Features",
+    "GraphRuntime",
     "Logits",
     "Outputs",
     "Pixels",
@@ -40,7 +41,7 @@ class RuntimeOptions:
 
     Args:
         device: "auto", "cpu" or "cuda".
-        precision: which of a bundle's precisions; by default the first that it was exported with.
+        precision: which of a bundle's precisions; by default what `open_best` chooses.
         threads: CPU threads for one inference; by default all cores.
 
     Raises:
@@ -87,3 +88,14 @@ class Runtime(Protocol):
     def infer(self, pixels: Pixels) -> Outputs:
         """Logits (N, K) and features (N, C) of pixels (N, S, S, 3)."""
         ...
+
+
+class GraphRuntime(Runtime, Protocol):
+    """A runtime of an exported graph, which has a fixed image size S.
+
+    `outputs` is the number of logits K, `channels` that of features C, None if the graph gives none.
+    """
+
+    image_size: int
+    outputs: int
+    channels: int | None

@@ -16,6 +16,7 @@ from torch import nn
 from lipsformer import InputError, load_checkpoint, load_predictor
 from lipsformer.train.distillation.settings import Distillation, TeacherPreprocessing
 from lipsformer.train.distillation.teacher import Teacher, open_teacher
+from tests.support.bf16 import add_bf16, needs_bf16
 from tests.support.models.teachers import CLASSES_TABLE, onnx_weights, write_classes, write_onnx
 from tests.support.trained import Trained
 
@@ -55,6 +56,15 @@ def test_a_bundle_and_its_graph_run_in_their_runtime(trained: Trained) -> None:
         found = opened(path)
         torch.testing.assert_close(found.infer(pixels), torch.from_numpy(wanted), atol=1e-4, rtol=1e-4)
         assert (found.classes, found.outputs, found.input.dtype) == (trained.classes, 14, torch.uint8)
+
+
+@needs_bf16
+def test_a_bundle_teaches_the_same_on_every_cpu(trained: Trained, tmp_path: Path) -> None:
+    bundle = add_bf16(trained.bundle, tmp_path / "bundle")
+    assert load_predictor(bundle).precision == "bf16"
+    pixels = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
+    exact = opened(trained.bundle).infer(pixels)
+    torch.testing.assert_close(opened(bundle).infer(pixels), exact, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
