@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 
 from lipsformer.bundle.acceptance import ACCEPTANCE_NAME
-from lipsformer.bundle.manifest import BundleFile, Manifest
+from lipsformer.bundle.manifest import OPENVINO, BundleFile, Manifest
 from lipsformer.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from lipsformer.checkpoints.pretrained import resolve_model
 from lipsformer.datasets.spread import spread
@@ -26,7 +27,8 @@ from lipsformer.export.parity.reference import REFERENCE_NAME, Reference
 from lipsformer.export.parity.report import ParityReport
 from lipsformer.export.tensorrt.build import build_engine, check_with_rtx
 from lipsformer.images.samples import SAMPLES
-from lipsformer.inference.runtimes import OnnxRuntime, Pixels, TorchRuntime
+from lipsformer.inference.runtimes import GraphRuntime, OnnxRuntime, Pixels, TorchRuntime
+from lipsformer.inference.runtimes.openvino import OpenVinoRuntime
 from lipsformer.inference.runtimes.tensorrt import TensorRtRuntime
 from lipsformer.inference.runtimes.tensorrt_compat import engine_fits
 from lipsformer.inference.runtimes.tensorrt_library import RTX, TENSORRT
@@ -37,12 +39,13 @@ from lipsformer.system.hardware import cache_folder, installed_versions
 
 from .graph import build_graph
 from .settings import ExportSettings
+from .speedup import measure_speedup
 
 __all__ = ["PACKAGES", "cached_bundle", "export_bundle"]
 
 CALIBRATION_IMAGES = 512
 # A bundle's logits may depend on the versions of these.
-PACKAGES = ("lipsformer", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "torch")
+PACKAGES = ("lipsformer", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "torch")
 
 
 def export_bundle(checkpoint: Path, output: Path, settings: ExportSettings | None = None) -> Manifest:
@@ -72,9 +75,14 @@ def export_bundle(checkpoint: Path, output: Path, settings: ExportSettings | Non
             onnx.save(graph, path)
             if settings.trt_check and path == _source_of_engine(draft, precision):
                 check_with_rtx(path, settings.max_batch)
-            gate.admit(path, _open(path), target=target, precision=precision)
+            runtime = _open(OnnxRuntime, path, device="cpu")
+            gate.admit(path, runtime, target=target, precision=precision)
+            if precision == "fp32" and "bf16" in settings.precisions:
+                in_bf16 = _open(OpenVinoRuntime, path)
+                speedup = measure_speedup(in_bf16, runtime, images.photos, sorted({1, settings.max_batch}))
+                gate.admit(path, in_bf16, target=OPENVINO, precision="bf16", speedup=speedup)
         for flavour in settings.flavours:
-            for precision in settings.precisions:
+            for precision in settings.graphs:
                 _add_engine(gate, draft, flavour, precision)
         reports = ParityReport(reference=gate.reference, files=gate.checked).write(draft)
         gate.kept().save(draft / REFERENCE_NAME)
@@ -155,7 +163,7 @@ def _graphs(
     def floating(precision: str) -> onnx.ModelProto:
         return build_graph(loaded, max_batch=settings.max_batch, precision=precision, fold=settings.fold)
 
-    for precision in settings.precisions:
+    for precision in settings.graphs:
         if precision == "int8":
             for target in settings.targets:
                 yield target, precision, quantize(floating("fp32"), calibration, target=target)
@@ -171,9 +179,9 @@ def _source_of_engine(folder: Path, precision: str) -> Path:
     return folder / f"{TENSORRT if precision == 'int8' else 'ort'}-{precision}.onnx"
 
 
-def _open(graph: Path) -> OnnxRuntime:
+def _open(kind: Callable[..., GraphRuntime], graph: Path, **options: Any) -> GraphRuntime:
     try:
-        return OnnxRuntime(graph, device="cpu")
+        return kind(graph, **options)
     except InputError as error:  # we wrote it
         raise GateError(f"{graph.name}: no bundle written: {error}") from None
 

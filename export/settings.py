@@ -10,6 +10,7 @@ from lipsformer.bundle.manifest import PRECISIONS
 from lipsformer.datasets import DatasetOptions
 from lipsformer.export.parity.thresholds import THRESHOLDS, Limits
 from lipsformer.inference.runtimes import import_onnxruntime
+from lipsformer.inference.runtimes.openvino import check_bf16
 from lipsformer.inference.runtimes.tensorrt_library import RTX, TENSORRT, find_gpu, load_tensorrt
 from lipsformer.system.errors import InputError, suggest
 
@@ -21,7 +22,8 @@ class ExportSettings:
     """Settings of an export.
 
     Args:
-        precisions: any of "fp32", "fp16" and "int8"; the first is the default at run time.
+        precisions: any of "fp32", "fp16", "int8" and "bf16"; the first is the default at run time. bf16 is the fp32
+            graph in OpenVINO, so it needs fp32, and its place does not matter (see `open_best`).
         fold: whether to fold scales, norms and biases into the weights, which leaves the outputs unchanged.
         max_batch: the largest batch to check and to serve.
         calibration: photos for int8 calibration: a folder or tar shards.
@@ -62,6 +64,8 @@ class ExportSettings:
                 raise InputError(f"--precision {precision}: unknown; {suggest(precision, PRECISIONS)}")
             if self.precisions.count(precision) > 1:
                 raise InputError(f"--precision: {precision} is given twice")
+        if "bf16" in self.precisions and "fp32" not in self.precisions:
+            raise InputError("--precision bf16 is another way to run the fp32 graph; write --precision fp32,bf16")
         if "fp16" in self.precisions and not self.fold:
             raise InputError("--no-fold: fp16 needs the folded network; omit one of the two")
         for option, value in (("--max-batch", self.max_batch), ("--parity-images", self.parity_images)):
@@ -79,6 +83,11 @@ class ExportSettings:
             raise InputError("--hardware-compatibility is for --trt; add it, or omit --hardware-compatibility")
 
     @property
+    def graphs(self) -> tuple[str, ...]:
+        """The precisions that have a graph."""
+        return tuple(precision for precision in self.precisions if precision != "bf16")
+
+    @property
     def targets(self) -> tuple[str, ...]:
         """The targets of int8 graphs."""
         return ("ort", TENSORRT) if self.trt or self.trt_rtx or self.trt_check else ("ort",)
@@ -92,9 +101,11 @@ class ExportSettings:
         """Check that every library that the export needs is installed.
 
         Raises:
-            InputError: if a library or, for TensorRT, the GPU is missing.
+            InputError: if a library is missing, or for TensorRT the GPU, or for bf16 the CPU's instructions.
         """
         import_onnxruntime()
+        if "bf16" in self.precisions:
+            check_bf16()
         if self.trt:
             load_tensorrt(TENSORRT)
             find_gpu(TENSORRT)

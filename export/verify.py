@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lipsformer.bundle.manifest import BundleFile, Manifest, read_manifest
+from lipsformer.bundle.manifest import OPENVINO, BundleFile, Manifest, read_manifest
 from lipsformer.checkpoints.checkpoint import load_checkpoint
 from lipsformer.checkpoints.pretrained import resolve_model
 from lipsformer.export.parity.check import FileParity, check_parity
@@ -18,6 +18,7 @@ from lipsformer.export.parity.report import ParityReport
 from lipsformer.export.parity.thresholds import THRESHOLDS, Limits
 from lipsformer.images.samples import SAMPLES
 from lipsformer.inference.runtimes import CUDA, OnnxRuntime, Runtime, TorchRuntime, import_onnxruntime
+from lipsformer.inference.runtimes.openvino import OpenVinoRuntime
 from lipsformer.system.atomic import sha256_of
 from lipsformer.system.console import printable
 from lipsformer.system.errors import GateError, InputError
@@ -118,7 +119,7 @@ def verify_bundle(
     here = installed_versions(PACKAGES)
     return Verification(
         bundle=bundle,
-        hashed=len(manifest.files),
+        hashed=len({file.name for file in manifest.files}),
         versions={
             name: (manifest.versions.get(name), here.get(name))
             for name in sorted({*manifest.versions, *here})
@@ -146,7 +147,10 @@ def _runtimes(bundle: Path, manifest: Manifest, device: str) -> Iterator[tuple[B
     cuda = device == "cuda" or (device == "auto" and CUDA in import_onnxruntime().get_available_providers())
     for file in manifest.files:
         path = bundle / file.name
-        if file.kind == "onnx":
+        if file.target == OPENVINO:
+            if device != "cuda":
+                yield file, _opened(functools.partial(OpenVinoRuntime, path))
+        elif file.kind == "onnx":
             if device != "cuda":
                 yield file, _opened(functools.partial(OnnxRuntime, path, "cpu"))
             if cuda:

@@ -32,10 +32,8 @@ class Gate:
         self.files: list[BundleFile] = []
         self.checked: list[FileParity] = []
 
-    def admit(
-        self, path: Path, runtime: Runtime, *, target: str, precision: str, built: Mapping[str, Any] | None = None
-    ) -> None:
-        """Admit a graph, or an engine with the facts `built`, which `runtime` runs.
+    def admit(self, path: Path, runtime: Runtime, *, target: str, precision: str, **facts: Any) -> None:
+        """Admit a graph or an engine, which `runtime` runs; `facts` are further fields of its manifest entry.
 
         Raises:
             GateError: if it fails the parity check.
@@ -49,18 +47,20 @@ class Gate:
             max_batch=self.settings.max_batch,
             limits=self.settings.thresholds[precision],
         )
+        name = f"{path.name} on {found.provider}"
         if not found.passed:
-            raise GateError(f"{path.name}: parity failed, no bundle written: {'; '.join(found.failures)}")
-        say(f"{path.name}: parity passed, relative L2 {found.worst('relative_l2'):.1e}")
+            raise GateError(f"{name}: parity failed, no bundle written: {'; '.join(found.failures)}")
+        say(f"{name}: parity passed, relative L2 {found.worst('relative_l2'):.1e}")
         self.checked.append(found)
-        self._add(path, target, precision, found.summary(), built)
+        self._add(path, target=target, precision=precision, parity=found.summary(), **facts)
 
     def admit_unchecked(
         self, path: Path, *, target: str, precision: str, built: Mapping[str, Any], reason: str
     ) -> None:
         """Admit an engine that cannot run here. The manifest says so, and nothing selects it automatically."""
         say(f"{path.name}: built, not checked: {reason}", always=True)
-        self._add(path, target, precision, {"passed": False, "reason": reason}, built)
+        unchecked = {"passed": False, "reason": reason}
+        self._add(path, target=target, precision=precision, parity=unchecked, built=built)
 
     def kept(self) -> Reference:
         """The reference for `lipsformer verify`: a few photos whose top class is the checkpoint's in all files."""
@@ -69,10 +69,6 @@ class Gate:
             agreed = np.arange(len(self.reference.photos.logits))
         return self.reference.select(agreed[spread(KEPT_PHOTOS, len(agreed))])
 
-    def _add(
-        self, path: Path, target: str, precision: str, parity: Mapping[str, Any], built: Mapping[str, Any] | None
-    ) -> None:
-        kind: Kind = "onnx" if built is None else "engine"
-        self.files.append(
-            BundleFile.describe(path, kind, target=target, precision=precision, parity=parity, built=built)
-        )
+    def _add(self, path: Path, **facts: Any) -> None:
+        kind: Kind = "engine" if "built" in facts else "onnx"
+        self.files.append(BundleFile.describe(path, kind, **facts))

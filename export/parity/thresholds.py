@@ -39,6 +39,16 @@ THRESHOLDS: Mapping[str, Limits] = {
         "neighbours": 1e-6,
         "order": 5e-3,
     },
+    "bf16": {
+        "relative_l2": 5e-2,
+        "relative_l2_mean": 2e-2,
+        "features_relative_l2": 5e-2,
+        "top1_agreement": 0.98,
+        "accuracy_loss": 0.5,
+        "hard_relative_l2": 5e-2,
+        "neighbours": 1e-6,
+        "order": 1e-2,
+    },
     "int8": {
         "relative_l2": 1.5,
         "relative_l2_mean": 0.1,

@@ -20,6 +20,7 @@ PACKAGES = (
     "onnx",
     "onnxruntime",
     "onnxruntime-gpu",
+    "openvino",
     "tensorrt",
     "tensorrt-rtx",
     "bentoml",
@@ -58,6 +59,7 @@ def examine() -> dict[str, Any]:
         "packages": {name: installed.get(name) for name in PACKAGES},
         "torch_devices": torch_devices,
         "onnxruntime_providers": providers,
+        "bf16": _bf16(),
         "tensorrt": tensorrt,
         "problems": problems + others,
     }
@@ -106,6 +108,7 @@ def render(report: dict[str, Any]) -> str:
         f"python       {report['python']} on {report['platform']}, {report['cores']} cores",
         f"torch runs   {', '.join(report['torch_devices'])}",
         f"onnxruntime  {', '.join(report['onnxruntime_providers']) or 'not usable'}",
+        f"openvino     {report['bf16']}",
         *(f"{flavour:12} {state['use']}" for flavour, state in report["tensorrt"].items()),
         "",
         *(f"{name:16} {version or '-'}" for name, version in versions.items()),
@@ -113,6 +116,19 @@ def render(report: dict[str, Any]) -> str:
     ]
     lines += [f"! {problem}" for problem in report["problems"]] or ["No problems found."]
     return "\n".join(lines)
+
+
+def _bf16() -> str:
+    """Whether OpenVINO can run bundles in bf16 here, or why not."""
+    from lipsformer.inference.runtimes.openvino import check_bf16
+    from lipsformer.system.errors import InputError
+    from lipsformer.system.hardware import bf16_instructions
+
+    try:
+        check_bf16()
+    except InputError as error:
+        return str(error)
+    return f"runs bf16 ({bf16_instructions()})"
 
 
 def _tensorrt(flavour: str) -> dict[str, str | None]:

@@ -20,7 +20,7 @@ def export(
     ],
     output: Annotated[Path, typer.Option(help="Bundle folder to write; it must not exist.")],
     precision: Annotated[
-        str, typer.Option(help="Any of fp32, fp16 and int8, comma-separated; the first is the default at run time.")
+        str, typer.Option(help="Any of fp32, fp16, bf16 and int8, comma-separated; the first is the default.")
     ] = "fp32",
     calibration: Annotated[
         str | None, typer.Option(help="Photos for int8 calibration: folder, shards or built-in dataset.")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import lipsformer
-from lipsformer.bundle.manifest import MANIFEST_NAME, Manifest, read_manifest
+from lipsformer.bundle.manifest import MANIFEST_NAME, OPENVINO, Manifest, read_manifest
 from lipsformer.system.errors import InputError
 
 __all__ = ["CORE", "DISTRIBUTIONS", "NAME", "Bento", "build_options", "pack", "requirement"]
@@ -90,7 +90,8 @@ def build_options(
     manifest: Manifest, *, name: str = NAME, gpu: bool = False, precision: str | None = None
 ) -> dict[str, Any]:
     """The build options for BentoML, as the content of a bentofile.yaml."""
-    packages = [*map(requirement, DISTRIBUTIONS), *(_gpu_packages(manifest) if gpu else [requirement(RUNTIME)])]
+    on_cpu = [RUNTIME] if manifest.bf16 is None else [RUNTIME, OPENVINO]
+    packages = [*map(requirement, DISTRIBUTIONS), *(_gpu_packages(manifest) if gpu else map(requirement, on_cpu))]
     environment = {
         "BENTOML_DO_NOT_TRACK": "True",
         "BENTOML_HOME": "/tmp/bentoml",  # noqa: S108 - in the image, where the rest may be read-only

@@ -26,6 +26,7 @@ from lipsformer.bundle.manifest import BundleFile, Manifest, read_manifest
 from lipsformer.images.samples import SAMPLES
 from lipsformer.serving.bento.package import DISTRIBUTIONS, NAME, Bento, build_options, pack, requirement
 from lipsformer.system.errors import GateError
+from tests.support.bf16 import add_bf16
 from tests.support.http.server import running
 from tests.support.trained import Trained
 
@@ -152,6 +153,17 @@ def test_a_gpu_image_gets_the_tensorrt_of_its_verified_engines(trained: Trained)
     assert environment_of(manifest)["LIPSFORMER_DEVICE"] == "cpu"
     assert "LIPSFORMER_PRECISION" not in environment_of(manifest)
     assert environment_of(manifest, precision="fp32")["LIPSFORMER_PRECISION"] == "fp32"
+
+
+def test_a_cpu_image_gets_openvino_if_the_bundle_has_bf16(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lipsformer.serving.bento.package.requirement", lambda distribution: distribution)
+    plain = read_manifest(trained.bundle)
+    with_bf16 = read_manifest(add_bf16(trained.bundle, tmp_path / "bundle", speedup={}))
+    found = [build_options(manifest)["python"]["packages"] for manifest in (plain, with_bf16)]
+    assert {*found[1]} - {*found[0]} == {"openvino"}
+    assert "openvino" not in build_options(with_bf16, gpu=True)["python"]["packages"]
 
 
 def environment_of(manifest: Manifest, **options: Any) -> dict[str, str]:

@@ -242,8 +242,8 @@ def test_limits_can_be_changed_and_unknown_ones_are_refused() -> None:
 
 def test_the_documentation_tells_the_limits() -> None:
     text = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
-    told: dict[str, dict[str, float]] = {"fp32": {}, "fp16": {}, "int8": {}}
-    for figure, *cells in re.findall(r"^\| `(\w+)`.* \|([^|]*)\|([^|]*)\|([^|]*)\|$", text, re.MULTILINE):
+    told: dict[str, dict[str, float]] = {"fp32": {}, "fp16": {}, "bf16": {}, "int8": {}}
+    for figure, *cells in re.findall(r"^\| `(\w+)`.* \|([^|]*)\|([^|]*)\|([^|]*)\|([^|]*)\|$", text, re.MULTILINE):
         for precision, cell in zip(told, cells, strict=True):
             if cell.strip():
                 number, percent = re.fullmatch(r" *([-\de.]+)(%)? *", cell).groups()  # type: ignore[union-attr]

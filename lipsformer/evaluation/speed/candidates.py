@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lipsformer.bundle.manifest import MANIFEST_NAME, BundleFile, Manifest, read_manifest
+from lipsformer.bundle.manifest import MANIFEST_NAME, OPENVINO, BundleFile, Manifest, read_manifest
 from lipsformer.inference.runtimes import OnnxRuntime
 from lipsformer.model.config import ModelConfig, config_from_dict
 from lipsformer.system.errors import InputError
@@ -21,9 +21,9 @@ NOT_FOR_ORT = "the graph that engines are built from; ONNX Runtime has another o
 class Candidate:
     """A model to measure.
 
-    `precision` is None if the file does not say. `max_batch` is the largest batch that passed the parity check, None
-    for a checkpoint. `parity` is the report of that check, for a file of a bundle. An `optional` one was found in a
-    bundle, and may be left out.
+    `path` is its file, `precision` None if that does not say. `max_batch` is the largest batch that passed the parity
+    check, None for a checkpoint. `parity` is the report of that check, for a file of a bundle. An `optional` one was
+    found in a bundle, and may be left out.
     """
 
     label: str
@@ -33,6 +33,11 @@ class Candidate:
     max_batch: int | None = None
     parity: Mapping[str, Any] | None = None
     optional: bool = False
+
+    @property
+    def loads(self) -> tuple[Path, str | None]:
+        """What `load_predictor` takes for it, model and precision: the bundle if the file alone would run in fp32."""
+        return (self.path.parent, "bf16") if self.precision == "bf16" else (self.path, None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,10 +83,10 @@ def _candidates(label: str, path: Path) -> Iterator[Candidate | Refusal]:
 
 
 def _member(label: str, bundle: Path, manifest: Manifest, file: BundleFile, *, optional: bool) -> Candidate | Refusal:
-    if optional and file.kind == "onnx" and file.target != "ort":
+    if optional and file.kind == "onnx" and file.target not in ("ort", OPENVINO):
         return Refusal(label=label, reason=NOT_FOR_ORT)
     return Candidate(
-        label=label,
+        label=f"{label} in bf16" if file.target == OPENVINO else label,
         path=bundle / file.name,
         precision=file.precision,
         config=config_from_dict(manifest.model),

@@ -141,11 +141,13 @@ def _load(
     with track("loading", len(candidates)) as advance:
         for candidate in candidates:
             process = stack.enter_context(_process(candidate.label, threads))
+            model, precision = candidate.loads
             try:
                 with _explained_death(candidate.label):
                     process.create(
                         MeasuredModel,
-                        model=candidate.path.absolute(),
+                        model=model.absolute(),
+                        precision=precision,
                         device=device,
                         threads=threads,
                         batches=batches,

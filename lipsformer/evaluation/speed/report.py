@@ -15,7 +15,7 @@ from .candidates import Refusal
 
 __all__ = ["BenchmarkReport", "Measurement", "Subject", "describe_machine", "format_speed"]
 
-PACKAGES = ("lipsformer", "torch", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx")
+PACKAGES = ("lipsformer", "torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx")
 NONE = "-"
 
 

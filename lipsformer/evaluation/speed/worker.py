@@ -16,6 +16,7 @@ from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.images.samples import SAMPLES
 from lipsformer.inference.predictor import load_predictor
 from lipsformer.inference.runtimes import Logits, Outputs, Pixels, open_session
+from lipsformer.inference.runtimes.openvino import import_openvino
 from lipsformer.system.errors import InputError
 
 __all__ = ["OPERATIONS", "MatrixProduct", "MeasuredModel", "ModelFacts"]
@@ -48,12 +49,17 @@ class ModelFacts:
 class MeasuredModel:
     """A loaded model and its input. Loading imports its libraries first: their memory does not count."""
 
-    def __init__(self, model: Path, device: str, threads: int, batches: Sequence[int], cuda: bool) -> None:
+    def __init__(
+        self, model: Path, precision: str | None, device: str, threads: int, batches: Sequence[int], cuda: bool
+    ) -> None:
         for library in LIBRARIES.get(model.suffix, ()):
             with contextlib.suppress(ImportError):  # whatever needs it says so
                 importlib.import_module(library)
+        if precision == "bf16":
+            with contextlib.suppress(InputError):
+                import_openvino()
         memory, gpu_memory = _peak_memory(), _gpu_memory(cuda)
-        predictor = load_predictor(model, device, threads=threads)
+        predictor = load_predictor(model, device, precision, threads)
         self.infer = predictor.runtime.infer
         photos = _photos(predictor.preprocessing)
         self.pixels = photos[np.arange(max(len(photos), *batches)) % len(photos)]
