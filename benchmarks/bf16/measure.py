@@ -1,4 +1,4 @@
-"""bf16 in OpenVINO next to fp32 and int8 in ONNX Runtime: speed, quiet and next to a busy process, and agreement.
+"""bf16 in OpenVINO next to fp32 and int8 in ONNX Runtime: speed, alone and next to a busy process, and agreement.
 
     lipsformer data fetch cifar10 --output cifar10
     python benchmarks/bf16/measure.py --cifar10 cifar10 > benchmarks/bf16/README.md
@@ -9,6 +9,7 @@ The runtimes take turns in an order that alternates, in one process: their threa
 from __future__ import annotations
 
 import argparse
+import os
 import runpy
 import statistics
 import tempfile
@@ -99,8 +100,8 @@ def agreement(data: Path, folder: Path) -> str:
     before, after = ((logits.argmax(1) == labels).mean() for logits in (exact, found))
     return (
         f"Of CIFAR-10's {len(files):,} test images, `lipsformer_cifar10` gives {same:.2%} the same top-1 class in\n"
-        f"bf16 as in fp32, and classifies {after:.2%} correctly (fp32: {before:.2%}). The relative L2 error of the logits\n"
-        f"is {errors.mean():.1e} on average and {errors.max():.1e} for the worst image."
+        f"bf16 as in fp32, and classifies {after:.2%} correctly (fp32: {before:.2%}). The relative L2 error\n"
+        f"of the logits is {errors.mean():.1e} on average and {errors.max():.1e} for the worst image."
     )
 
 
@@ -109,28 +110,27 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--cifar10", type=Path, required=True, help="the dataset's folder")
     parser.add_argument("--rounds", type=int, default=9)
-    arguments = parser.parse_args()
+    arguments, load = parser.parse_args(), os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(open_runtimes(Path(folder)), arguments.rounds)
         answers = agreement(arguments.cifar10, Path(folder))
     versions = installed_versions(("onnxruntime", "openvino"))
     machine = f"{cores()} cores of an {cpu_name()} with {bf16_instructions()}"
-    print(HEADING.format(rounds=arguments.rounds, machine=machine, **versions))
+    print(HEADING.format(rounds=arguments.rounds, machine=machine, load=load, **versions))
     headings = ["busy processes", "batch", FP32, INT8, BF16, "bf16 / fp32", "lowest to highest", "bf16 / int8"]
     print(markdown_table(headings, rows, "r" * len(headings)))
-    print(f"\n{answers}\n{NOTE}")
+    print(f"\n{answers}")
 
 
 HEADING = """# bf16 on CPUs
 
-Milliseconds per call of `lipsformer_swin_tiny` at 224 pixels (random weights, which do not affect the time), quiet and
+Milliseconds per call of `lipsformer_swin_tiny` at 224 pixels (random weights, which do not affect the time), alone and
 next to a process that uses as much of a core as it gets. Medians of {rounds} interleaved rounds, and the ratio within a
 round. {machine}; ONNX Runtime {onnxruntime}, OpenVINO {openvino}.
+The load average before the measurement was {load:.1f}: anything above 0 is other work on the same cores.
 
     lipsformer data fetch cifar10 --output cifar10
     python benchmarks/bf16/measure.py --cifar10 cifar10 > benchmarks/bf16/README.md
-"""
-NOTE = """
 """
 
 if __name__ == "__main__":
