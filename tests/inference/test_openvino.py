@@ -78,6 +78,13 @@ def test_pixels_that_do_not_fit_are_an_error(trained: Trained, batch: int) -> No
 
 
 @needs_bf16
+def test_pixels_of_another_type_are_an_error(trained: Trained) -> None:
+    runtime = OpenVinoRuntime(trained.bundle / "ort-fp32.onnx", 1)
+    with pytest.raises(TypeError, match="uint8"):
+        runtime.infer(photos(1).astype(np.float32))
+
+
+@needs_bf16
 def test_callers_get_their_own_answers(trained: Trained) -> None:
     runtime = OpenVinoRuntime(trained.bundle / "ort-fp32.onnx", threads=2)
     pixels, found = photos(15), {}

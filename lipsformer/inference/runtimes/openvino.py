@@ -57,7 +57,12 @@ class OpenVinoRuntime:
         self._lock = threading.Lock()
 
     def infer(self, pixels: Pixels) -> Outputs:
-        """Logits (N, K) and features (N, C) of pixels (N, S, S, 3)."""
+        """Logits (N, K) and features (N, C) of pixels (N, S, S, 3).
+
+        Raises:
+            TypeError: if the pixels are not uint8: OpenVINO 2026.4 would cast them without an error.
+        """
+        pixels = pixels.astype(np.uint8, casting="no", copy=False)
         rows = {name: np.empty((len(pixels), width), np.float32) for name, width in self._widths.items()}
         divided = len(pixels) - len(pixels) % self.threads if self.threads > 1 else 0
         with self._lock:
