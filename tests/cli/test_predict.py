@@ -123,10 +123,10 @@ def test_odd_names_stay_one_line_and_valid_json(name: str, run: Run, trained: Tr
 def test_an_interruption_loses_no_answer(run: Run, trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Predictor.predict_each
 
-    def interrupted(self: Predictor, *arguments: Any) -> Iterator[Any]:
-        answers = real(self, *arguments)
-        yield next(answers)
-        raise KeyboardInterrupt
+    def interrupted(self: Predictor, images: list[bytes], top_k: int) -> Iterator[Any]:
+        if images == [GOOD[1].read_bytes()]:
+            raise KeyboardInterrupt
+        yield from real(self, images, top_k)
 
     monkeypatch.setattr(Predictor, "predict_each", interrupted)
     status, out, _ = run("predict", trained.bundle, *GOOD[:3], "--json")

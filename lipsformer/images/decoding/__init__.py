@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .decoder import Decoded
+from .decoder import Decoded, check_system
 from .pool import DecoderPool
 
-__all__ = ["Decoded", "DecoderPool"]
+__all__ = ["Decoded", "DecoderPool", "check_system"]
