@@ -104,7 +104,8 @@ def cosine_distances(values: NDArray[np.float32], features: NDArray[np.float32])
     rows, one = values.astype(np.float64), features.astype(np.float64)
     lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(one)
     cosines = np.divide(rows @ one, lengths, out=np.zeros(len(rows)), where=lengths > 0)
-    return np.maximum(1 - cosines, 0.0)
+    distances: NDArray[np.float64] = np.maximum(1 - cosines, 0.0)
+    return distances
 
 
 def plot_neighbors(path: Path, photo: Path, neighbors: Sequence[Neighbor], predictor: Predictor) -> None:
