@@ -73,9 +73,9 @@ def predict(
         return
     if not sources:
         raise InputError("no SOURCE given; name images, folders, .tar shards or Parquet files, or - for stdin")
-    for name, given in (("part", part), ("features", features), ("max-failures", max_failures), ("copy-to", copy_to)):
-        if output is None and given not in (None, False):
-            raise InputError(f"--{name}: only with --output OUT")
+    of_rows = {"part": part, "features": features or None, "max-failures": max_failures, "copy-to": copy_to}
+    if output is None and (given := [name for name, value in of_rows.items() if value is not None]):
+        raise InputError(f"--{given[0]}: only with --output OUT")
     if output is not None and as_json:
         raise InputError("--json: not with --output; let OUT end in .jsonl")
     from lipsformer.inference.predictor import load_predictor

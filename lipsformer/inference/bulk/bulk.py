@@ -13,6 +13,7 @@ from typing import Any
 
 from lipsformer.images.decoding import check_system
 from lipsformer.inference.predictor import Predictor
+from lipsformer.system.atomic import write_errors
 from lipsformer.system.console import say, track
 from lipsformer.system.errors import InputError
 
@@ -47,7 +48,8 @@ def predict_to_file(predictor: Predictor, options: BulkOptions, output: str) -> 
     path = _state_path(target, options.part)
     if target.exists() and not path.exists():
         raise InputError(f"{output}: exists already; choose another --output or remove it first")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     with BulkState(path) as state:
         _begin(state, predictor, options)
         before, started = state.counts().total(), time.perf_counter()

@@ -91,7 +91,8 @@ class _Engine:
         """Computes all blocks, unless a signal or too many failures stop it first."""
         with self._cancel_on_signals():
             try:
-                await self.decoders.start()
+                with _decoder_errors():
+                    await self.decoders.start()
                 self._count_refused(0)
                 await self._compute_all()
             except asyncio.CancelledError:
@@ -188,11 +189,10 @@ class _Engine:
             if isinstance(content, Refusal):
                 return content
             try:
-                return await self.decoders.decode(content)
+                with _decoder_errors():
+                    return await self.decoders.decode(content)
             except ImageError as error:
                 return Refusal.of(error)
-            except RuntimeError as error:
-                raise LipsFormerError(f"{error}; run the same command again to resume") from None
 
     def _infer(self, opened: Opened) -> asyncio.Future[Outputs | None]:
         """The outputs for the readable images of a block, None if there are none."""
@@ -260,6 +260,15 @@ class _Engine:
             yield
         finally:
             restore()
+
+
+@contextlib.contextmanager
+def _decoder_errors() -> Iterator[None]:
+    """Turns the failure of all decoders, which is that of no image, into one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise LipsFormerError(f"{error}; run the same command again to resume") from None
 
 
 async def _in_daemon_thread(function: Callable[[], T]) -> T:

@@ -91,7 +91,7 @@ def identity(predictor: Predictor, options: BulkOptions) -> dict[str, Any]:
     The images of a block of `block` are one batch. The name of the model is not in it: a model may have several.
     """
     rule = predictor.acceptance
-    return {
+    facts = {
         "model_sha256": sha256_of(predictor.file),
         "provider": predictor.runtime.provider,
         "precision": predictor.precision,
@@ -103,5 +103,7 @@ def identity(predictor: Predictor, options: BulkOptions) -> dict[str, Any]:
         "top_k": options.top_k,
         "features": options.features,
         "column": options.column,
-        "sources": list(options.sources),
+        "sources": options.sources,
     }
+    plain: dict[str, Any] = json.loads(json.dumps(facts))  # as it is read back
+    return plain
