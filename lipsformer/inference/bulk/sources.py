@@ -1,4 +1,4 @@
-"""The images of a bulk prediction, listed one after the other: files, folders, patterns, tar shards, Parquet, stdin."""
+"""The images of a bulk prediction, one after the other: files, folders, patterns, shards, tables, URLs, stdin."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 
 from lipsformer.datasets.file_part import read_part
 from lipsformer.datasets.left_out import LeftOut
+from lipsformer.datasets.shards.braces import expand
+from lipsformer.datasets.shards.remote_shards import fetch_shards
 from lipsformer.datasets.shards.tar_members import COMPRESSED, image_places
 from lipsformer.datasets.tables.columns import image_column
 from lipsformer.datasets.tables.packed_images import PackedImages
@@ -19,6 +21,7 @@ from lipsformer.datasets.walk import images_below
 from lipsformer.images.open import ImageError, read_image
 from lipsformer.system.errors import InputError
 
+from .remote import is_object, is_remote, object_urls, read_url
 from .rows import Refusal
 
 __all__ = ["STDIN", "ListedImage", "list_images"]
@@ -47,11 +50,15 @@ class ListedImage:
             return _missing()
         path = Path(self.file)
         try:
+            if is_remote(self.file):
+                content = read_url(self.file)
+                return Refusal("missing", "there is no image at this URL; check it") if content is None else content
             return read_image(path) if self.part is None else read_part(path, *self.part, self.name)
         except ImageError as error:
             return Refusal.of(error, self.name)
         except InputError as error:
-            return _missing() if _is_gone(path) else _unreadable(error, self.name)
+            gone = not is_remote(self.file) and _is_gone(path)
+            return _missing() if gone else _unreadable(error, self.name)
 
 
 def list_images(sources: Sequence[str], column: str | None = None) -> Iterator[ListedImage]:
@@ -60,17 +67,22 @@ def list_images(sources: Sequence[str], column: str | None = None) -> Iterator[L
     What cannot be read is listed with its refusal. What folders and shards leave out is reported on stderr.
 
     Args:
-        sources: image files, folders, patterns such as "photos/*.jpg", .tar shards, Parquet files, or "-" for names of
-            files and folders on stdin, in lines or separated by NUL.
+        sources: image files, folders, patterns such as "photos/*.jpg", .tar shards, Parquet files, URLs of images,
+            shards (http, https) and prefixes in object stores (s3, gs, az), or "-" for names of files, folders and
+            URLs on stdin, in lines or separated by NUL.
         column: the column of Parquet files with paths or encoded images; by default one with a usual name.
 
     Raises:
-        InputError: if a Parquet file has no such column, or pyarrow is missing.
+        InputError: if a Parquet file has no such column, pyarrow or obstore is missing, a store cannot be listed, or
+            a shard cannot be downloaded.
     """
     for source in sources:
         if source == STDIN:
             for name in _names_on_stdin():
-                yield from _folder(name) if os.path.isdir(name) else _file(name)  # noqa: PTH112 - no ValueError
+                local = _folder if os.path.isdir(name) else _file  # noqa: PTH112 - no ValueError
+                yield from _remote(name) if is_remote(name) else local(name)
+        elif is_remote(source):
+            yield from _remote(source)
         elif any(sign in source for sign in WILD) and not os.path.lexists(source):
             found = sorted(glob.glob(source, recursive=True))  # noqa: PTH207 - names stay as given
             if not found:
@@ -89,6 +101,17 @@ def _listed(name: str, column: str | None) -> Iterator[ListedImage]:
     if name.lower().endswith(SHARDS):
         return _shard(Path(name))
     return _table(Path(name), column) if name.lower().endswith(PARQUET) else _file(name)
+
+
+def _remote(url: str) -> Iterator[ListedImage]:
+    if is_object(url):
+        for found in object_urls(url):
+            yield ListedImage(name=found, file=found)
+    elif url.partition("?")[0].lower().endswith(SHARDS):
+        for shard in expand(str(fetch_shards(url))):
+            yield from _shard(Path(shard))
+    else:
+        yield ListedImage(name=url.partition("?")[0], file=url)  # a query may be a signature
 
 
 def _file(name: str) -> Iterator[ListedImage]:
