@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -57,6 +57,12 @@ def predict(
     column: Annotated[
         str | None, typer.Option(metavar="NAME", help="Column of Parquet files with paths or encoded images.")
     ] = None,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="Compute on this machine, or on every node of a Ray cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster, as in `ray.init`; without it, Ray starts here.", show_default=False)
+    ] = None,
     device: Device = "auto",
     precision: Precision = None,
     as_json: Json = False,
@@ -74,6 +80,7 @@ def predict(
     if not sources:
         raise InputError("no SOURCE given; name images, folders, .tar shards or Parquet files, or - for stdin")
     of_rows = {"part": part, "features": features or None, "max-failures": max_failures, "copy-to": copy_to}
+    of_rows |= {"engine": engine if engine != "local" else None, "address": address}
     if output is None and (given := [name for name, value in of_rows.items() if value is not None]):
         raise InputError(f"--{given[0]}: only with --output OUT")
     if output is not None and as_json:
@@ -95,7 +102,17 @@ def predict(
         max_failures=max_failures,
         copy_to=copy_to,
     )
-    predict_to_file(load_predictor(model, device, precision), options, output)
+    predictor = load_predictor(model, device, precision)
+    if engine == "local":
+        if address is not None:
+            raise InputError("--address: only with --engine ray")
+        predict_to_file(predictor, options, output)
+        return
+    from lipsformer.inference.bulk.ray_workers import RayWorkers, WorkerOptions
+    from lipsformer.inference.bulk.settings import identity
+
+    load, expected = WorkerOptions(device=device, precision=precision), identity(predictor, options)
+    predict_to_file(predictor, options, output, lambda: RayWorkers(options, load, expected, address))
 
 
 def _print_answers(

@@ -7,7 +7,7 @@ import heapq
 import operator
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from lipsformer.system.console import say, track
 from lipsformer.system.errors import InputError
 
 from .copies import copy_images
-from .engine import predict_images
+from .engine import Workers, predict_images
+from .pipeline import Pipeline
 from .rows import OK, Row
 from .settings import BulkOptions, Part, identity
 from .state import BulkState
@@ -30,8 +31,12 @@ NOT_IN_METADATA = ("sources", "column")  # may be long
 LONGEST = 80  # characters of a difference between settings
 
 
-def predict_to_file(predictor: Predictor, options: BulkOptions, output: str) -> None:
+def predict_to_file(
+    predictor: Predictor, options: BulkOptions, output: str, workers: Callable[[], Workers] | None = None
+) -> None:
     """Predicts all images of the sources and writes their rows to `output`.
+
+    `workers`, made in the event loop, compute the rows; by default the pipeline of this machine.
 
     The state lies next to it until it is complete: OUTPUT.partial, or for a part OUTPUT.part-K-of-N, which stays. A
     call with the same arguments resumes it, and gives the same bytes as one that was never stopped.
@@ -59,7 +64,9 @@ def predict_to_file(predictor: Predictor, options: BulkOptions, output: str) -> 
             with track("predict", lambda: _share(state.total, options.part, predictor.max_batch)) as advance:
                 if before:
                     advance(before, "resumed")
-                predict_images(predictor, state, options, advance)
+                predict_images(
+                    workers or (lambda: Pipeline(predictor, options)), state, options, predictor.max_batch, advance
+                )
             if options.copy_to is not None:
                 copy_images(state, options.copy_to)
             state.remember({"finished": True})

@@ -1,7 +1,7 @@
-"""The engine of bulk prediction on one machine: reading, decoding and inference at the same time, block by block.
+"""The engine of bulk prediction: it lists the images, has blocks of them computed, and commits their rows in order.
 
 A block is `max_batch` consecutive images of the listing, and its readable images are one batch. The rows are therefore
-the same, bit for bit, however the images are divided into parts and however often the process was stopped.
+the same, bit for bit, whoever computes them, however they are divided into parts and however often it was stopped.
 """
 
 from __future__ import annotations
@@ -16,35 +16,22 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import AsyncGenerator, Callable, Iterator
+from typing import Protocol, TypeVar
 
-import numpy as np
-
-from lipsformer.images.decoding import Decoded, DecoderPool
-from lipsformer.images.open import ImageError, ImageLimits
-from lipsformer.inference.predictor import Predictor
-from lipsformer.inference.runtimes import Outputs
 from lipsformer.system.errors import LipsFormerError, StoppedError
-from lipsformer.system.hardware import cores
 
-from .rows import Refusal, Row, text
+from .pipeline import Block, Rows
+from .rows import OK
 from .settings import BulkOptions
-from .sources import ListedImage, list_images
+from .sources import list_images
 from .state import BulkState
 
-__all__ = ["TooManyFailuresError", "predict_images"]
+__all__ = ["TooManyFailuresError", "Workers", "predict_images"]
 
-READ_AHEAD = 3  # blocks that are read and decoded ahead of inference
-COMPUTING = 2  # blocks that the inference thread has: the second is ready when the first is done
 LISTED_AT_ONCE = 256  # images
-DECODE_SECONDS = 60.0  # no machine is so busy that a photo takes longer
-DECODE_MEMORY = 1024**3
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-Block = Sequence[tuple[int, ListedImage]]  # images by position
-Opened = Sequence[Decoded | Refusal]
 T = TypeVar("T")
 
 
@@ -52,47 +39,63 @@ class TooManyFailuresError(LipsFormerError):
     """More images were refused than the user allows. The state is kept."""
 
 
+class Workers(Protocol):
+    """What computes rows: the pipeline of this machine, or those of a cluster. `window` is how many blocks at once."""
+
+    @property
+    def window(self) -> int: ...
+
+    async def start(self) -> None: ...
+
+    async def compute(self, block: Block) -> Rows: ...
+
+    async def close(self) -> None: ...
+
+
 def predict_images(
-    predictor: Predictor, state: BulkState, options: BulkOptions, advance: Callable[[int, str], None]
+    workers: Callable[[], Workers],
+    state: BulkState,
+    options: BulkOptions,
+    block: int,
+    advance: Callable[[int, str], None],
 ) -> None:
-    """Computes the rows that `state` lacks. `advance` gets the number of each block's images and a remark.
+    """Computes the rows that `state` lacks, in blocks of `block` images.
+
+    `workers` are made in the event loop. `advance` gets the number of each block's images and a remark.
 
     Raises:
         StoppedError: after SIGINT or SIGTERM, with the rows of all blocks that were computed saved.
         TooManyFailuresError: if more than `max_failures` images are refused.
         InputError: if this is not Linux, or the images are not those that were listed before.
     """
-    asyncio.run(_Engine(predictor, state, options, advance).run())
+
+    async def run() -> None:
+        await _Engine(workers(), state, options, block, advance).run()
+
+    asyncio.run(run())
 
 
 class _Engine:
     def __init__(
-        self, predictor: Predictor, state: BulkState, options: BulkOptions, advance: Callable[[int, str], None]
+        self,
+        workers: Workers,
+        state: BulkState,
+        options: BulkOptions,
+        block: int,
+        advance: Callable[[int, str], None],
     ) -> None:
-        self.predictor, self.state, self.options, self.advance = predictor, state, options, advance
-        self.block = predictor.max_batch
+        self.workers, self.state, self.options, self.block, self.advance = workers, state, options, block, advance
         self.listed = 0  # in this run
         self.more_listed = asyncio.Event()
         self.failures = state.failures()
         self.done, self.started = 0, time.perf_counter()  # of this run
         self.signal = 0
-        self.decoders = DecoderPool(
-            predictor.preprocessing,
-            ImageLimits(),
-            processes=cores(),
-            seconds=DECODE_SECONDS,
-            memory=DECODE_MEMORY,
-        )
-        self.slots = asyncio.Semaphore(2 * cores())  # encoded images in memory
-        self.readers = ThreadPoolExecutor(2 * cores(), thread_name_prefix="read")
-        self.inference = ThreadPoolExecutor(1, thread_name_prefix="inference")
 
     async def run(self) -> None:
         """Computes all blocks, unless a signal or too many failures stop it first."""
         with self._cancel_on_signals():
             try:
-                with _decoder_errors():
-                    await self.decoders.start()
+                await self.workers.start()
                 self._count_refused(0)
                 await self._compute_all()
             except asyncio.CancelledError:
@@ -104,43 +107,31 @@ class _Engine:
                     self.signal,
                 ) from None
             finally:
-                await self.decoders.close()
-                self.readers.shutdown(cancel_futures=True)
-                self.inference.shutdown(cancel_futures=True)
+                await self.workers.close()
 
     async def _compute_all(self) -> None:
-        opening: deque[tuple[Block, asyncio.Task[Opened]]] = deque()
-        computing: deque[tuple[Block, Opened, asyncio.Future[Outputs | None]]] = deque()
-
-        async def compute_next() -> None:
-            block, task = opening[0]
-            opened = await task
-            opening.popleft()
-            computing.append((block, opened, self._infer(opened)))
-            if len(computing) >= COMPUTING:
-                await commit_next()
-
-        async def commit_next() -> None:
-            block, opened, outputs = computing[0]
-            found = await asyncio.shield(outputs)
-            computing.popleft()
-            self._commit(block, opened, found)
-
+        window: deque[asyncio.Task[Rows]] = deque()
         try:
-            async for block in self._blocks():
-                opening.append((block, asyncio.create_task(self._open(block))))
-                if len(opening) > READ_AHEAD:
-                    await compute_next()
-            while opening:
-                await compute_next()
+            async with contextlib.aclosing(self._blocks()) as blocks:
+                async for block in blocks:
+                    window.append(asyncio.create_task(self.workers.compute(block)))
+                    if len(window) >= self.workers.window:
+                        await self._commit_first(window)
+            while window:
+                await self._commit_first(window)
         finally:
-            for _, task in opening:
+            for task in window:
                 task.cancel()
-            await asyncio.gather(*(task for _, task in opening), return_exceptions=True)
-            while computing:  # after a signal too: what was computed is saved
-                await commit_next()
+            for found in await asyncio.gather(*window, return_exceptions=True):
+                if not isinstance(found, BaseException):  # after a signal too: what was computed is saved
+                    self._commit(found)
 
-    async def _blocks(self) -> AsyncIterator[Block]:
+    async def _commit_first(self, window: deque[asyncio.Task[Rows]]) -> None:
+        rows = await asyncio.shield(window[0])
+        window.popleft()
+        self._commit(rows)
+
+    async def _blocks(self) -> AsyncGenerator[Block]:
         """The blocks of this part that are not finished, as soon as their images are listed."""
         listing = asyncio.create_task(self._list())
         try:
@@ -180,43 +171,8 @@ class _Engine:
         finally:
             self.more_listed.set()
 
-    async def _open(self, block: Block) -> Opened:
-        return await asyncio.gather(*(self._open_image(image) for _, image in block))
-
-    async def _open_image(self, image: ListedImage) -> Decoded | Refusal:
-        async with self.slots:
-            content = await asyncio.get_running_loop().run_in_executor(self.readers, image.read)
-            if isinstance(content, Refusal):
-                return content
-            try:
-                with _decoder_errors():
-                    return await self.decoders.decode(content)
-            except ImageError as error:
-                return Refusal.of(error)
-
-    def _infer(self, opened: Opened) -> asyncio.Future[Outputs | None]:
-        """The outputs for the readable images of a block, None if there are none."""
-        loop = asyncio.get_running_loop()
-        pixels = [image.pixels for image in opened if isinstance(image, Decoded)]
-        if not pixels:
-            nothing: asyncio.Future[Outputs | None] = loop.create_future()
-            nothing.set_result(None)
-            return nothing
-        return loop.run_in_executor(self.inference, self.predictor.runtime.infer, np.stack(pixels))
-
-    def _commit(self, block: Block, opened: Opened, outputs: Outputs | None) -> None:
-        each = iter(()) if outputs is None else outputs.each()
-        rows, refused = [], 0
-        for (position, image), found in zip(block, opened, strict=True):
-            name = text(image.name)
-            if isinstance(found, Refusal):
-                refused += 1
-                rows.append((position, Row.refused(name, found)))
-                continue
-            logits, features = next(each)
-            answer = self.predictor.classify(logits, features, self.options.top_k)
-            kept = features if self.options.features else None
-            rows.append((position, Row.answered(name, answer, (found.width, found.height), kept)))
+    def _commit(self, rows: Rows) -> None:
+        refused = sum(row.status != OK for _, row in rows)
         self.state.commit(rows)
         self.advance(len(rows) - refused, self._remark(len(rows) - refused))
         self._count_refused(refused)
@@ -260,15 +216,6 @@ class _Engine:
             yield
         finally:
             restore()
-
-
-@contextlib.contextmanager
-def _decoder_errors() -> Iterator[None]:
-    """Turns the failure of all decoders, which is that of no image, into one line."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise LipsFormerError(f"{error}; run the same command again to resume") from None
 
 
 async def _in_daemon_thread(function: Callable[[], T]) -> T:
