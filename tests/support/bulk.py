@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from lipsformer import load_predictor
-from lipsformer.inference.bulk import BulkOptions, predict_to_file
+from lipsformer.inference.bulk import BulkOptions, engine, predict_to_file
 from lipsformer.inference.predictor import Predictor
 from lipsformer.inference.runtimes import Outputs, Pixels
 
@@ -39,10 +41,12 @@ def watched(bundle: Path, before: Callable[[int], None] = lambda _: None) -> tup
     return dataclasses.replace(predictor, runtime=runtime, max_batch=4), runtime
 
 
-def bulk(predictor: Predictor, output: Path, *sources: object, **options: Any) -> bytes:
+def bulk(predictor: Predictor, output: Path, *sources: object, decoders: int = 1, **options: Any) -> bytes:
     """Predicts the sources into a file and returns its content."""
     asked = BulkOptions(model="bundle", sources=tuple(map(str, sources)), **options)
-    predict_to_file(predictor, asked, str(output))
+    with pytest.MonkeyPatch.context() as patch:  # processes take long to start
+        patch.setattr(engine, "cores", lambda: decoders)
+        predict_to_file(predictor, asked, str(output))
     return output.read_bytes() if output.is_file() else b""
 
 

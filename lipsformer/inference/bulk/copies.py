@@ -33,14 +33,13 @@ def copy_images(state: BulkState, folder: Path) -> None:
     for image, (position, row) in zip(state.images(), state.rows(), strict=True):
         if row.status in ("missing", "unreadable") or not image.file:
             continue
-        place = folder / _folder_of(row)
-        name = _safe(PurePosixPath(image.name.rpartition(":")[2] if image.part else image.name).name)
-        stem, dot, ending = name.rpartition(".")
-        for target in (place / name, place / f"{stem or name}-{position}{dot if stem else ''}{ending if stem else ''}"):
-            if _put(image, target):
+        member = image.name.rpartition(":")[2] if image.part else image.name  # of a shard or a table
+        target = folder / _folder_of(row) / _safe(PurePosixPath(member).name)
+        for free in (target, target.with_stem(f"{target.stem}-{position}")):
+            if _put(image, free):
                 break
         else:
-            raise InputError(f"{target}: another file is there already; choose another --copy-to folder")
+            raise InputError(f"{free}: another file is there already; choose another --copy-to folder")
 
 
 def _folder_of(row: Row) -> str:

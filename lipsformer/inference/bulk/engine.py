@@ -16,7 +16,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -127,10 +127,11 @@ class _Engine:
             self._commit(block, opened, found)
 
         try:
-            async for block in self._blocks():
-                opening.append((block, asyncio.create_task(self._open(block))))
-                if len(opening) > READ_AHEAD:
-                    await compute_next()
+            async with contextlib.aclosing(self._blocks()) as blocks:
+                async for block in blocks:
+                    opening.append((block, asyncio.create_task(self._open(block))))
+                    if len(opening) > READ_AHEAD:
+                        await compute_next()
             while opening:
                 await compute_next()
         finally:
@@ -140,7 +141,7 @@ class _Engine:
             while computing:  # after a signal too: what was computed is saved
                 await commit_next()
 
-    async def _blocks(self) -> AsyncIterator[Block]:
+    async def _blocks(self) -> AsyncGenerator[Block]:
         """The blocks of this part that are not finished, as soon as their images are listed."""
         listing = asyncio.create_task(self._list())
         try:

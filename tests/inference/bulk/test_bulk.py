@@ -48,7 +48,9 @@ def test_each_image_of_the_odd_collection_has_its_row(trained: Trained, tmp_path
     for number, image in enumerate(odd):
         (tmp_path / image.name).write_bytes(image.content)
         names += [tmp_path / image.name, PHOTOS[number % len(PHOTOS)]]
-    rows = json_rows(bulk(load_predictor(trained.bundle), tmp_path / "rows.jsonl", *names, tmp_path / "none.jpg"))
+    rows = json_rows(
+        bulk(load_predictor(trained.bundle), tmp_path / "rows.jsonl", *names, tmp_path / "none.jpg", decoders=2)
+    )
     assert [row["name"] for row in rows] == [*map(str, names), str(tmp_path / "none.jpg")]
     wrong = [
         (image.name, row["status"])

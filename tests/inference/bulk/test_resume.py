@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import threading
 import time
 from pathlib import Path
 
@@ -55,6 +56,18 @@ def test_a_signal_keeps_what_was_computed(number: int, photos: Path, trained: Tr
         assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
     assert computed == 30  # what had begun was finished and saved
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "rows.parquet", "whole.parquet"]
+
+
+def test_a_signal_while_nothing_comes_on_stdin(trained: Trained, tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM))
+    with open(reading) as stdin, open(writing, "w") as names, pytest.MonkeyPatch.context() as patch:  # noqa: PTH123
+        patch.setattr("sys.stdin", stdin)
+        names.write(f"{PHOTOS[0]}\n")
+        names.flush()
+        timer.start()
+        with pytest.raises(StoppedError, match="stopped, 0 images done"):
+            bulk(watched(trained.bundle)[0], tmp_path / "rows.jsonl", "-")
 
 
 def test_a_failure_of_the_runtime_keeps_the_rest(photos: Path, trained: Trained, tmp_path: Path) -> None:
@@ -192,7 +205,7 @@ def test_a_batch_is_the_readable_images_of_a_block(photos: Path, trained: Traine
 @pytest.mark.slow
 def test_kills_at_any_moment_change_nothing(nursery: Nursery, photos: Path, trained: Trained, tmp_path: Path) -> None:
     log, output = tmp_path / "log", tmp_path / "rows.parquet"
-    words = ["predict", trained.bundle, *[photos] * 30, "--features", "--output"]
+    words = ["predict", trained.bundle, *[photos] * 20, "--features", "--output"]
     nursery.start([*words, tmp_path / "whole.parquet"], log)
     assert nursery.wait(60) == 0, log.read_text()
     state, draw, done = Path(f"{output}.partial"), np.random.default_rng(5), [0]
