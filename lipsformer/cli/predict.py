@@ -26,7 +26,7 @@ def predict(
     sources: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="SOURCE...",
+            metavar="SOURCE",
             help="Image files, folders, patterns, .tar shards, Parquet files, or - for names on stdin.",
             show_default=False,
         ),

@@ -22,7 +22,7 @@ from lipsformer.images.open import ImageError, read_image
 from lipsformer.system.errors import InputError
 
 from .remote import is_object, is_remote, object_urls, read_url
-from .rows import Refusal
+from .rows import Refusal, text
 
 __all__ = ["STDIN", "ListedImage", "list_images"]
 
@@ -190,7 +190,7 @@ def _missing() -> Refusal:
 
 
 def _unreadable(error: InputError, name: str) -> Refusal:
-    return Refusal("unreadable", " ".join(str(error).removeprefix(f"{name}: ").split()))
+    return Refusal("unreadable", text(" ".join(str(error).removeprefix(f"{name}: ").split())))
 
 
 def _is_gone(path: Path) -> bool:

@@ -22,8 +22,9 @@ __all__ = ["Output"]
 
 ENDINGS = (".parquet", ".jsonl", ".csv")
 COLUMNS = ("name", "status", "detail", "label", "index", "score", "accepted", "top_k", "width", "height")
-GROUP = 4096  # rows of a Parquet row group
+GROUP = 1024  # rows of a Parquet row group
 ROWS_PER_FILE = 24 * GROUP  # in a folder
+REPEATED = ["status", "label", "top_k.list.element.label"]  # columns that a dictionary makes smaller
 METADATA = b"lipsformer"  # its key in Parquet
 
 
@@ -121,12 +122,13 @@ def _write_parquet(draft: Path, rows: Iterable[Row], features: int | None, metad
     schema = plain if features is None else plain.append(pa.field("features", pa.list_(pa.float32(), features)))
     schema = schema.with_metadata({METADATA: json.dumps(metadata, sort_keys=True).encode()})
     rows = iter(rows)
-    with pq.ParquetWriter(draft, schema) as writer:
+    with pq.ParquetWriter(draft, schema, use_dictionary=REPEATED) as writer:
         while group := list(itertools.islice(rows, GROUP)):
             columns = pa.RecordBatch.from_pylist([row.columns() for row in group], plain).columns
             if features is not None:
                 columns.append(_feature_column(pa, group, features))
             writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+            del columns[:], group[:]  # or two groups would be in memory
 
 
 def _feature_column(pa: Any, group: list[Row], features: int) -> Any:
