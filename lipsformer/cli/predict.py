@@ -27,7 +27,7 @@ def predict(
         list[str] | None,
         typer.Argument(
             metavar="SOURCE",
-            help="Image files, folders, patterns, .tar shards, Parquet files, or - for names on stdin.",
+            help="Image files, folders, patterns, .tar shards, Parquet files, URLs, or - for names on stdin.",
             show_default=False,
         ),
     ] = None,
