@@ -138,7 +138,7 @@ class RayWorkers:
         """The rows of a block, from the worker with the fewest blocks.
 
         Raises:
-            LipsFormerError: if no worker is left, or a worker cannot go on.
+            LipsFormerError: if no worker is left, or a worker cannot continue.
         """
         while True:
             node = await self._free_node()

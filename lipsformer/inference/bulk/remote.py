@@ -78,7 +78,7 @@ def _read_web(url: str) -> bytes | None:
         check_bytes(int(response.headers.get("Content-Length") or 0), shown, limits)
         while chunk := read_chunk(response, shown):
             content.write(chunk)
-            check_bytes(content.tell(), shown, limits)
+            check_bytes(len(content.getbuffer()), shown, limits)
     return content.getvalue()
 
 
