@@ -46,16 +46,15 @@ def predict_to_file(predictor: Predictor, options: BulkOptions, output: str) -> 
     if options.features and getattr(predictor.runtime, "channels", 0) is None:
         raise InputError(f"--features: {predictor.file} gives no features; export it again")
     path = _state_path(target, options.part)
-    if target.exists() and not path.exists():
-        raise InputError(f"{output}: exists already; choose another --output or remove it first")
+    if not path.exists():
+        target.check_free()
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with BulkState(path) as state:
         _begin(state, predictor, options)
         before, started = state.counts().total(), time.perf_counter()
         if not state.finished:
-            if target.exists():
-                raise InputError(f"{output}: exists already; choose another --output or remove it first")
+            target.check_free()
             with track("predict", lambda: _share(state.total, options.part, predictor.max_batch)) as advance:
                 if before:
                     advance(before, "resumed")
@@ -81,8 +80,7 @@ def merge_parts(output: str, parts: Sequence[Path]) -> None:
         InputError: if a part is missing, given twice, unfinished, or of another prediction, or `output` exists.
     """
     target = Output.of(output)
-    if target.exists():
-        raise InputError(f"{output}: exists already; choose another name or remove it first")
+    target.check_free()
     with contextlib.ExitStack() as stack:
         states: dict[str, BulkState] = {}
         for path in parts:

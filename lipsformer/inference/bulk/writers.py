@@ -25,6 +25,7 @@ COLUMNS = ("name", "status", "detail", "label", "index", "score", "accepted", "t
 GROUP = 1024  # rows of a Parquet row group
 ROWS_PER_FILE = 24 * GROUP  # in a folder
 REPEATED = ["status", "label", "top_k.list.element.label"]  # columns that a dictionary makes smaller
+SELECTIVE = ["name", "status", "label", "index", "score", "accepted", "width", "height"]  # readers filter by these
 METADATA = b"lipsformer"  # its key in Parquet
 
 
@@ -55,6 +56,15 @@ class Output:
     def exists(self) -> bool:
         """Whether something is there already; an empty folder does not count."""
         return taken(self.path)
+
+    def check_free(self) -> None:
+        """Checks that nothing is there.
+
+        Raises:
+            InputError: if something is.
+        """
+        if self.exists():
+            raise InputError(f"{self.path}: exists already; choose another OUT or remove it first")
 
     def write(self, rows: Iterator[Row], *, features: int | None, metadata: Mapping[str, Any]) -> None:
         """Writes all rows, at once or not at all. The bytes depend on nothing else.
@@ -122,7 +132,7 @@ def _write_parquet(draft: Path, rows: Iterable[Row], features: int | None, metad
     schema = plain if features is None else plain.append(pa.field("features", pa.list_(pa.float32(), features)))
     schema = schema.with_metadata({METADATA: json.dumps(metadata, sort_keys=True).encode()})
     rows = iter(rows)
-    with pq.ParquetWriter(draft, schema, use_dictionary=REPEATED) as writer:
+    with pq.ParquetWriter(draft, schema, use_dictionary=REPEATED, write_statistics=SELECTIVE) as writer:
         while group := list(itertools.islice(rows, GROUP)):
             columns = pa.RecordBatch.from_pylist([row.columns() for row in group], plain).columns
             if features is not None:

@@ -205,7 +205,7 @@ def test_what_cannot_be_used_is_one_line(
     predictor = load_predictor(trained.bundle)
     output = tmp_path / "rows.csv"
     output.touch()
-    with pytest.raises(InputError, match=r"rows\.csv: exists already; choose another --output or remove it first"):
+    with pytest.raises(InputError, match=r"rows\.csv: exists already; choose another OUT or remove it first"):
         bulk(predictor, output, PHOTOS[0])
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be written"):

@@ -10,6 +10,7 @@ import pytest
 from lipsformer.images.samples import SAMPLES
 from lipsformer.inference.bulk import Part, merge_parts
 from lipsformer.inference.bulk.bulk import _share
+from lipsformer.inference.bulk.state import BulkState
 from lipsformer.system.errors import InputError
 from tests.support.bulk import bulk, watched
 from tests.support.command import Run
@@ -56,7 +57,7 @@ def test_the_command_merges(photos: Path, trained: Trained, tmp_path: Path, run:
     assert (status, out, err) == (0, "", f"{output}: 15 images: 14 ok, 1 empty\n")
     assert len(output.read_text().splitlines()) == 16
     status, _, err = run("predict", "--merge", output, *parts)
-    assert (status, err) == (2, f"lipsformer: {output}: exists already; choose another name or remove it first\n")
+    assert (status, err) == (2, f"lipsformer: {output}: exists already; choose another OUT or remove it first\n")
 
 
 def test_only_the_parts_of_one_prediction_are_merged(photos: Path, trained: Trained, tmp_path: Path) -> None:
@@ -73,7 +74,10 @@ def test_only_the_parts_of_one_prediction_are_merged(photos: Path, trained: Trai
     bulk(predictor, tmp_path / "e.csv", photos, part=Part(number=2, total=2))
     made["e2"] = tmp_path / "e.csv.part-2-of-2"
     (tmp_path / "text").write_text("no state at all, but a file of some length")
+    with BulkState(tmp_path / "begun"):
+        pass
     for names, message in (
+        ([made["a1"], tmp_path / "begun"], "begun: not finished; run its command again first"),
         ([made["a1"]], r"out.csv: part 2/2 is missing \(1 of 2 are\); give all parts"),
         ([made["a1"], made["a1"]], "another process is working on it"),
         ([made["a1"], made["b2"]], r"b.csv.part-2-of-2: of another prediction than .*\(top_k 5, now 5|top_k 3, now 5"),
