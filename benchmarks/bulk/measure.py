@@ -233,9 +233,9 @@ Small photos are JPEGs of 160 by 160 pixels.
 """
 NOTE = """
 The CPU ratio says what reading, decoding, and saving rows cost on top of inference. "One by one" is what `predict` did
-before: it decodes an image after the other, and computes a batch when all its images are decoded. With large photos
-bulk prediction gains as many cores as decoding can use. The two cores of this machine are threads of one physical core
-that other work shared, so the gain is small here. On more cores it was not measured.
+before: it decodes an image after the other, and computes a batch when all its images are decoded. The two
+cores of this machine are threads of one physical core that other work shared, so decoding in two processes gains little
+here. More cores were not measured.
 """
 MEMORY = """
 ## Memory
