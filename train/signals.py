@@ -9,21 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-from lipsformer.system.errors import LipsFormerError
+from lipsformer.system.errors import StoppedError
 
-__all__ = ["StopRequest", "StoppedError", "stop_on_signals"]
+__all__ = ["StopRequest", "stop_on_signals", "stopped"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class StoppedError(LipsFormerError):
-    """A training stopped by a signal, its state saved. The exit status is 128 + the signal's number, as in shells."""
-
-    def __init__(self, output: Path, step: int, total: int, number: int) -> None:
-        self.exit_code = 128 + number
-        super().__init__(
-            f"{output}: stopped at step {step} of {total}, its state is saved; run the same command again to resume"
-        )
+def stopped(output: Path, step: int, total: int, number: int) -> StoppedError:
+    """The error that ends a training after signal `number`."""
+    return StoppedError(
+        f"{output}: stopped at step {step} of {total}, its state is saved; run the same command again to resume", number
+    )
 
 
 class StopRequest:

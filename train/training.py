@@ -38,7 +38,7 @@ from .loop import TrainContext, train_epoch
 from .metrics import EpochMetrics, StepMetrics
 from .recipe import Recipe
 from .run_folder import BEST, LAST, UNREADABLE, RunFolder
-from .signals import StoppedError, StopRequest
+from .signals import StopRequest, stopped
 from .unreadable import lost_classes
 from .validation import Validation, validate
 
@@ -124,7 +124,7 @@ class Training:
                 if not train_epoch(state, batches, self.context, stop, self._after_step):
                     self._save_state()
                     number = stop.signal or signal.SIGTERM  # another process was asked: the scheduler sends SIGTERM
-                    raise StoppedError(self.folder.path, state.step, self.context.sampler.total, number)
+                    raise stopped(self.folder.path, state.step, self.context.sampler.total, number)
                 found = validate(state.average.module, validation, self.labels, self.context, self._after_batch)
                 self._finish_epoch(found, started)
 

@@ -23,6 +23,7 @@ from .models import models
 from .predict import predict
 from .push import push
 from .serve import serve
+from .similar import similar
 from .stability import stability
 from .train import train
 from .verify import verify
@@ -38,6 +39,7 @@ COMMANDS: dict[str, Callable[..., None] | typer.Typer] = {
     "eval": evaluate_model,
     "calibrate": calibrate_model,
     "predict": predict,
+    "similar": similar,
     "export": export,
     "verify": verify,
     "benchmark": benchmark,

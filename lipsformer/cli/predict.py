@@ -2,86 +2,179 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from lipsformer.system.errors import InputError, LipsFormerError
 
-from .options import Device, Json, Model, Precision, print_json
+from .options import Device, Json, Model, Precision, Quiet, print_json
 
 if TYPE_CHECKING:
-    from lipsformer.inference.predictor import Classification
+    from lipsformer.inference.predictor import Classification, Predictor
 
 __all__ = ["predict"]
+
+Answer = tuple[str, "Classification | InputError"]  # with the image's name
 
 
 def predict(
     model: Model,
-    images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE...", help="Image files, and folders to search for images.")
-    ],
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="SOURCE",
+            help="Image files, folders, patterns, .tar shards, Parquet files, URLs, or - for names on stdin.",
+            show_default=False,
+        ),
+    ] = None,
     top_k: Annotated[int, typer.Option(help="Classes to show for each image.")] = 5,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OUT",
+            help="Write a row for each image into a .parquet, .jsonl or .csv file, or a folder of Parquet files. The "
+            "same command resumes.",
+        ),
+    ] = None,
+    features: Annotated[bool, typer.Option("--features", help="Add the pooled features to each row.")] = False,
+    part: Annotated[
+        str | None, typer.Option(metavar="K/N", help="Predict only the K-th of N parts, into OUT.part-K-of-N.")
+    ] = None,
+    merge: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT", help="Merge parts into OUT: `lipsformer predict --merge OUT OUT.part-*`."),
+    ] = None,
+    max_failures: Annotated[
+        int | None, typer.Option(help="Stop if more images than this are rejected.", show_default=False)
+    ] = None,
+    copy_to: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Link or copy each image into a folder of its class in DIR.")
+    ] = None,
+    column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Column of Parquet files with paths or encoded images.")
+    ] = None,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="Compute on this machine, or on every node of a Ray cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster, as in `ray.init`; without it, Ray starts here.", show_default=False)
+    ] = None,
     device: Device = "auto",
     precision: Precision = None,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Classify images. Those that cannot be read are named on stderr, and the exit status is 1."""
+    """Classify images. Those that cannot be read are named on stderr, and the exit status is 1.
+
+    With --output they are rows too, and the exit status is 0.
+    """
+    if merge is not None:
+        from lipsformer.inference.bulk import merge_parts
+
+        merge_parts(str(merge), [Path(model), *map(Path, sources or ())])
+        return
+    if not sources:
+        raise InputError("no SOURCE given; name images, folders, .tar shards or Parquet files, or - for stdin")
+    of_rows = {"part": part, "features": features or None, "max-failures": max_failures, "copy-to": copy_to}
+    of_rows |= {"engine": engine if engine != "local" else None, "address": address}
+    if output is None and (given := [name for name, value in of_rows.items() if value is not None]):
+        raise InputError(f"--{given[0]}: only with --output OUT")
+    if output is not None and as_json:
+        raise InputError("--json: not with --output; let OUT end in .jsonl")
     from lipsformer.inference.predictor import load_predictor
+
+    if output is None:
+        _print_answers(load_predictor(model, device, precision), sources, column, top_k, as_json=as_json)
+        return
+    from lipsformer.inference.bulk import BulkOptions, Part, predict_to_file
+
+    options = BulkOptions(
+        model=model,
+        sources=tuple(sources),
+        column=column,
+        top_k=top_k,
+        features=features,
+        part=Part() if part is None else Part.parse(part),
+        max_failures=max_failures,
+        copy_to=copy_to,
+    )
+    predictor = load_predictor(model, device, precision)
+    if engine == "local":
+        if address is not None:
+            raise InputError("--address: only with --engine ray")
+        predict_to_file(predictor, options, output)
+        return
+    from lipsformer.inference.bulk.ray_workers import RayWorkers, WorkerOptions
+    from lipsformer.inference.bulk.settings import identity
+
+    load, expected = WorkerOptions(device=device, precision=precision), identity(predictor, options)
+    predict_to_file(predictor, options, output, lambda: RayWorkers(options, load, expected, address))
+
+
+def _print_answers(
+    predictor: Predictor, sources: Sequence[str], column: str | None, top_k: int, *, as_json: bool
+) -> None:
+    """Prints each answer as soon as it is there."""
     from lipsformer.system.console import printable, say
 
-    predictor = load_predictor(model, device, precision)
-    files, problems = _expand(images)
-    entries, rejected, total = [], 0, len(files) + len(problems)
+    entries, rejected, total = [], list[InputError](), 0
+
+    def say_why() -> None:
+        if rejected:
+            say(printable(" ".join(str(rejected[-1]).split())), always=True)
+
     try:
-        for path, answer in itertools.chain(problems, zip(files, predictor.predict_each(files, top_k), strict=True)):
+        for name, answer in _answers(predictor, sources, column, top_k):
+            total += 1
+            if total == 2:
+                say_why()
             if as_json:
-                entries.append(_entry(path, answer))
+                entries.append(_entry(name, answer))
             elif not isinstance(answer, InputError):
-                _show(path, answer)
+                _show(name, answer)
             if isinstance(answer, InputError):
-                if total == 1:
-                    raise answer
-                rejected += 1
-                say(printable(" ".join(str(answer).split())), always=True)
+                rejected.append(answer)
+                if total > 1:  # a single image's line is the last
+                    say_why()
     finally:
         if entries:
             print_json(entries)
-    if rejected == total:
+    if rejected and total == 1:
+        raise rejected[0]
+    if rejected and len(rejected) == total:
         raise InputError(f"none of the {total:,} images can be classified; the lines above say why")
     if rejected:
-        raise LipsFormerError(f"{rejected:,} of {total:,} images cannot be classified; the lines above say why")
+        raise LipsFormerError(f"{len(rejected):,} of {total:,} images cannot be classified; the lines above say why")
 
 
-def _expand(paths: Sequence[Path]) -> tuple[list[Path], list[tuple[Path, InputError]]]:
-    """The image files that `paths` are or hold, and the folders that hold none or cannot be read."""
-    from lipsformer.datasets import LeftOut, find_images
+def _answers(predictor: Predictor, sources: Sequence[str], column: str | None, top_k: int) -> Iterator[Answer]:
+    """The answers one by one: an image waits for no other."""
+    from lipsformer.inference.bulk.rows import Refusal
+    from lipsformer.inference.bulk.sources import list_images
 
-    files: list[Path] = []
-    problems = []
-    for path in paths:
-        left_out = LeftOut()
-        try:
-            found = find_images(path, left_out) if path.is_dir() else [path]
-            left_out.report(path)
-            if not found:
-                raise InputError(f"{path}: no images in this folder; give image files, or a folder that holds some")
-            files += found
-        except InputError as error:
-            problems.append((path, error))
-    return files, problems
+    alone = dataclasses.replace(predictor, max_batch=1)
+    for image in list_images(sources, column):
+        content = image.read()
+        if isinstance(content, Refusal):
+            yield image.name, InputError(f"{image.name}: {content.detail}")
+            continue
+        (answer,) = alone.predict_each([content], top_k)
+        if isinstance(answer, InputError):
+            answer = InputError(f"{image.name}: {str(answer).removeprefix('image: ')}")
+        yield image.name, answer
 
 
-def _entry(path: Path, answer: Classification | InputError) -> dict[str, Any]:
+def _entry(name: str, answer: Classification | InputError) -> dict[str, Any]:
     if isinstance(answer, InputError):
-        return {"image": str(path), "problem": str(answer)}
-    return {"image": str(path), **answer.to_dict()}
+        return {"image": name, "problem": str(answer)}
+    return {"image": name, **answer.to_dict()}
 
 
-def _show(path: Path, answer: Classification) -> None:
+def _show(name: str, answer: Classification) -> None:
     from lipsformer.system.console import printable
 
     lines = [f"  {prediction.score:7.2%}  {printable(prediction.label)}" for prediction in answer.predictions]
@@ -90,4 +183,4 @@ def _show(path: Path, answer: Classification) -> None:
         "low_score": "  not sure: the best score is too low",
         "unfamiliar": "  not sure: unlike the training photos",
     }
-    typer.echo("\n".join([printable(str(path)) + doubt[answer.reason], *lines]))
+    typer.echo("\n".join([printable(name) + doubt[answer.reason], *lines]))

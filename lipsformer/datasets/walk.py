@@ -14,7 +14,7 @@ from lipsformer.system.errors import InputError
 from .left_out import LeftOut, Reason
 from .system_files import PREFIXES, is_system_file
 
-__all__ = ["Folder", "find_images", "path_state", "read_folder", "walk"]
+__all__ = ["Folder", "find_images", "images_below", "path_state", "read_folder", "walk"]
 
 SUSPECT = (".", *PREFIXES)  # no plain image file begins like this
 
@@ -49,11 +49,39 @@ def find_images(root: Path, left_out: LeftOut | None = None) -> list[Path]:
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give a folder of images")
     found = []
-    for folder in walk(root):
-        found += [root / (folder.name + image) for image in folder.files]
-        if left_out is not None:
+    for path, error in images_below(root, LeftOut() if left_out is None else left_out):
+        if error is not None:
+            raise error
+        found.append(path)
+    return found
+
+
+def images_below(root: Path, left_out: LeftOut) -> Iterator[tuple[Path, InputError | None]]:
+    """Yields what `find_images` finds, in the same order, while it holds the names of one folder for each level.
+
+    A folder that cannot be read is yielded with its error, and its siblings follow.
+    """
+    visited = set()
+    levels = [iter([("", True)])]
+    while levels:
+        name, is_folder = next(levels[-1], (None, False))
+        if name is None:
+            levels.pop()
+        elif not is_folder:
+            yield root / name, None
+        else:
+            try:
+                folder = read_folder(root, name)
+            except InputError as error:
+                yield root / name, error
+                continue
+            if folder.state[:2] in visited:
+                left_out.add("visited_link", name)
+                continue
+            visited.add(folder.state[:2])
             left_out.update(folder.left_out)
-    return sorted(found)
+            entries = [(entry, False) for entry in folder.files] + [(entry, True) for entry in folder.folders]
+            levels.append(iter([(f"{name}{one}/" if inner else name + one, inner) for one, inner in sorted(entries)]))
 
 
 def walk(root: Path) -> Iterator[Folder]:

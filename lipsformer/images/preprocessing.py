@@ -22,7 +22,7 @@ from .deep import PixelRange
 from .open import Box, ImageError, ImageLimits, decoded_box, open_image
 from .rgb import to_8bit
 
-__all__ = ["Preprocessing"]
+__all__ = ["Pixels", "Preprocessing"]
 
 Pixels = np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]
 BoxFn = Callable[[tuple[int, int]], Box]  # upright (width, height) to the crop
@@ -108,7 +108,7 @@ class Preprocessing:
 
         def smallest(full: tuple[int, int]) -> tuple[float, float]:
             nonlocal size, chosen
-            size, chosen = full, (box or self._center)(full)
+            size, chosen = full, (box or self.center_box)(full)
             return self._smallest(full, chosen)
 
         image = open_image(source, limits=limits, name=name, smallest=smallest)
@@ -127,9 +127,10 @@ class Preprocessing:
             ImageError: if the image cannot be converted to RGB.
         """
         converted = self._to_8bit(image)
-        return self._crop(converted, self._center(converted.size))
+        return self._crop(converted, self.center_box(converted.size))
 
-    def _center(self, size: tuple[int, int]) -> Box:
+    def center_box(self, size: tuple[int, int]) -> Box:
+        """The center crop of an image with this upright (width, height)."""
         shorter = round(self.image_size / self.crop_pct)
         # Multiplying first keeps a full side exact; rounded up it would exceed the image.
         side = min(size) * self.image_size / shorter

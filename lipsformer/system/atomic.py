@@ -18,7 +18,7 @@ from .errors import InputError
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["atomic_directory", "atomic_write", "locked", "sha256_of", "write_errors"]
+__all__ = ["atomic_directory", "atomic_write", "locked", "sha256_of", "taken", "write_errors"]
 
 
 def sha256_of(path: Path) -> str:
@@ -76,7 +76,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         InputError: if `path` exists or appears in the meantime (an empty folder does not count), or cannot be written.
     """
     with write_errors(path):
-        if _taken(path):
+        if taken(path):
             raise _exists(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         draft, lock = _new_draft(path)
@@ -87,7 +87,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
                 for name in files:
                     _fsync(Path(folder, name))
                 _fsync(Path(folder))
-            if _taken(path):
+            if taken(path):
                 raise _exists(path)
             draft.rename(path)
             _fsync(path.parent)
@@ -163,7 +163,8 @@ def write_errors(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _taken(path: Path) -> bool:
+def taken(path: Path) -> bool:
+    """Whether something is at `path` already; an empty folder does not count."""
     return path.is_symlink() or path.is_file() or (path.is_dir() and any(path.iterdir()))
 
 

@@ -47,19 +47,21 @@ def say(message: str, *, always: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def track(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
+def track(title: str, total: int | Callable[[], int | None]) -> Iterator[Callable[[int, str], None]]:
     """Shows the progress of `total` steps. Yields a function `advance(steps, note)`.
 
-    On a terminal it is a bar with the remaining time, elsewhere a line every ten seconds.
+    On a terminal it is a bar with the remaining time, elsewhere a line every ten seconds. A function is asked for the
+    total at every step, and answers None while it is unknown.
     """
+    current = total if callable(total) else lambda: total
     if sys.stderr.isatty() and not _quiet:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(title, total=total, note="")
-            yield lambda steps, note: bar.update(task, advance=steps, note=note)
+            task = bar.add_task(title, total=current(), note="")
+            yield lambda steps, note: bar.update(task, advance=steps, total=current(), note=note)
         return
 
     done, last = 0, time.monotonic()
@@ -67,8 +69,8 @@ def track(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
     def advance(steps: int, note: str) -> None:
         nonlocal done, last
         done += steps
-        if time.monotonic() - last >= PLAIN_INTERVAL_SECONDS and done < total:
+        if time.monotonic() - last >= PLAIN_INTERVAL_SECONDS and done != current():
             last = time.monotonic()
-            say(f"{title}: {done}/{total} {note}".rstrip())
+            say(f"{title}: {done}/{current() or '?'} {note}".rstrip())
 
     yield advance

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["GateError", "InputError", "LipsFormerError", "check_fields", "suggest"]
+__all__ = ["GateError", "InputError", "LipsFormerError", "StoppedError", "check_fields", "suggest"]
 
 
 class LipsFormerError(Exception):
@@ -22,6 +22,14 @@ class InputError(LipsFormerError, ValueError):
     """The input or its usage is wrong, and the caller can fix it. Exit status 2."""
 
     exit_code = 2
+
+
+class StoppedError(LipsFormerError):
+    """Work stopped by a signal, its state saved. The exit status is 128 + the signal's number, as in shells."""
+
+    def __init__(self, message: str, number: int) -> None:
+        self.exit_code = 128 + number
+        super().__init__(message)
 
 
 def check_fields(given: Iterable[str], needed: Iterable[str], what: str) -> None:

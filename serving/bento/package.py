@@ -34,7 +34,15 @@ RUNTIME = "onnxruntime"
 GPU_RUNTIME = "onnxruntime-gpu"  # with the CUDA wheels: the image needs no other CUDA
 
 # The parts of the core that serving needs; the rest is for training and the command line.
-CORE = ("__init__.py", "bundle/*.py", "images/*.py", "inference/**/*.py", "system/*.py")
+CORE = (
+    "__init__.py",
+    "bundle/*.py",
+    "images/*.py",
+    "images/decoding/*.py",
+    "inference/*.py",
+    "inference/runtimes/*.py",
+    "system/*.py",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,9 @@ from typing import Any, Self
 
 from lipsformer.bundle.manifest import BundleFile, Manifest, read_manifest
 from lipsformer.bundle.store import resolve_bundle
+from lipsformer.images.decoding import DecoderPool
 from lipsformer.inference.predictor import Classification, Predictor
 from lipsformer.inference.runtimes import RuntimeOptions
-from lipsformer.serving.decoding import DecoderPool
 from lipsformer.serving.observability import Metrics, Span
 from lipsformer.serving.settings import Settings
 from lipsformer.system.errors import GateError, InputError
@@ -108,7 +108,7 @@ class InferencePipeline:
         await self.decoders.close()
         await self.queue.close()
 
-    async def classify(self, image: memoryview, top_k: int, *, since: float | None = None) -> Answered:
+    async def classify(self, encoded: memoryview, top_k: int, *, since: float | None = None) -> Answered:
         """Classifies an encoded image; a later `since` puts it behind others in the decoders' queue.
 
         Raises:
@@ -117,9 +117,9 @@ class InferencePipeline:
             Exception: what the runtime raises for this image alone.
         """
         start = time.perf_counter()
-        pixels = await self.decoders.decode(image, since=since)
+        image = await self.decoders.decode(encoded, since=since)
         decoded = time.perf_counter()
-        answer = await self.queue.infer(pixels)
+        answer = await self.queue.infer(image.pixels)
         return Answered(
             classification=self.predictor.classify(*answer.outputs, top_k),
             batch=answer.batch,

@@ -19,6 +19,7 @@ from lipsformer.inference.predictor import Predictor
 from lipsformer.system.errors import InputError
 from tests.support.command import Run
 from tests.support.images.files import png
+from tests.support.shards import write_shard
 from tests.support.trained import Trained
 
 GOOD = sorted(SAMPLES.glob("*.jpg"))
@@ -123,16 +124,31 @@ def test_odd_names_stay_one_line_and_valid_json(name: str, run: Run, trained: Tr
 def test_an_interruption_loses_no_answer(run: Run, trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Predictor.predict_each
 
-    def interrupted(self: Predictor, *arguments: Any) -> Iterator[Any]:
-        answers = real(self, *arguments)
-        yield next(answers)
-        raise KeyboardInterrupt
+    def interrupted(self: Predictor, images: list[bytes], top_k: int) -> Iterator[Any]:
+        if images == [GOOD[1].read_bytes()]:
+            raise KeyboardInterrupt
+        yield from real(self, images, top_k)
 
     monkeypatch.setattr(Predictor, "predict_each", interrupted)
     status, out, _ = run("predict", trained.bundle, *GOOD[:3], "--json")
     assert (status, [entry["image"] for entry in json.loads(out)]) == (130, [str(GOOD[0])])
     status, out, _ = run("predict", trained.bundle, *GOOD[:3])
     assert (status, out.splitlines()[0]) == (130, str(GOOD[0]))
+
+
+def test_every_kind_of_source_is_printed_too(
+    run: Run, trained: Trained, best: dict[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_shard(tmp_path / "a.tar", {"x.jpg": GOOD[0].read_bytes(), "y.jpg": b"hello"})
+    (tmp_path / "names").write_bytes(b"\0".join(os.fsencode(photo) for photo in GOOD[1:3]))
+    with (tmp_path / "names").open() as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        pattern = GOOD[3].parent / f"{GOOD[3].name[:-5]}?.jpg"
+        status, out, err = run("predict", trained.bundle, tmp_path / "a.tar", "-", pattern, "--top-k", 1)
+    assert status == 1
+    assert out.splitlines()[::2] == [f"{tmp_path}/a.tar:x.jpg", *map(str, GOOD[1:4])]
+    assert [line.split()[-1] for line in out.splitlines()[1::2]] == [best[photo] for photo in GOOD[:4]]
+    assert err.startswith(f"{tmp_path}/a.tar:y.jpg: not an image of a known format")
 
 
 @pytest.mark.parametrize("pattern", ["b", "bg", "ggb", "bbgbb", "gbgbgbg", "bbbbggg"])

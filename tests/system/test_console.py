@@ -32,6 +32,17 @@ def test_progress_is_plain_lines_off_a_terminal(
     assert capsys.readouterr() == ("", "counting: 1/3 step 0\ncounting: 2/3 step 1\n")
 
 
+def test_a_total_may_become_known_later(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "PLAIN_INTERVAL_SECONDS", 0)
+    totals = [None, 1200, 1200]
+    with track("counting", lambda: totals[0]) as advance:
+        for _ in range(3):
+            advance(400, "")
+            totals.pop(0)
+            totals.append(1200)
+    assert capsys.readouterr().err == "counting: 400/?\ncounting: 800/1200\n"
+
+
 def test_progress_is_a_bar_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")

@@ -20,7 +20,7 @@ from lipsformer.train.data.dataset import Batch
 from lipsformer.train.listeners.listener import Listener
 from lipsformer.train.metrics import EpochSums, StepMetrics
 from lipsformer.train.run_folder import CURVES, METRICS, UNREADABLE
-from lipsformer.train.signals import StoppedError, StopRequest
+from lipsformer.train.signals import StopRequest, stopped
 from lipsformer.train.training import Training
 from lipsformer.train.validation import Validation
 
@@ -94,7 +94,7 @@ class Probe(Training):
 
     def _check_stop(self, stop: StopRequest) -> None:
         if stop.signal:
-            raise StoppedError(self.folder.path, 0, 1, stop.signal)
+            raise stopped(self.folder.path, 0, 1, stop.signal)
 
     def _fit(self, train: Features, validation: Features, stop: StopRequest) -> Head:
         """Chooses the penalty, fits the head, and writes the path."""

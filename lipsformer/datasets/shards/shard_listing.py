@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import tarfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,13 +27,11 @@ from lipsformer.datasets.walk import path_state
 from lipsformer.images.open import EXTENSIONS
 from lipsformer.system.errors import InputError
 
-from .tar_members import read_members
+from .tar_members import opened, read_members
 
-__all__ = ["COMPRESSED", "ShardListing"]
+__all__ = ["ShardListing"]
 
 KIND = f"tar shard 2 {' '.join(EXTENSIONS)}"
-COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-MAGICS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # of those formats
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,19 +73,8 @@ class ShardListing:
 
     @classmethod
     def _scan(cls, path: Path) -> Self:
-        try:
-            with path.open("rb") as file:
-                if file.read(6).startswith(MAGICS) or path.name.lower().endswith(COMPRESSED):
-                    raise InputError(
-                        f"{path}: compressed, so its images cannot be read one by one; decompress it to a plain .tar "
-                        "(gunzip, unxz, ...): photos hardly shrink anyway"
-                    )
-                file.seek(0)
-                images, labels, left_out = read_members(file, path)
-        except tarfile.TarError as error:
-            raise InputError(f"{path}: not a complete tar file ({error}); fetch or write it again") from None
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+        with opened(path) as file:
+            images, labels, left_out = read_members(file, path)
         texts = [_label(path, image.name, labels.get(image.key, {})) for image in images]
         distinct = tuple(sorted(set(texts)))
         numbers = {text: number for number, text in enumerate(distinct)}

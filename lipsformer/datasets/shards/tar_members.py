@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import posixpath
 import tarfile
@@ -14,7 +15,10 @@ from lipsformer.datasets.system_files import is_system_file
 from lipsformer.images.open import EXTENSIONS
 from lipsformer.system.errors import InputError
 
-__all__ = ["Member", "read_members"]
+__all__ = ["COMPRESSED", "Member", "Place", "image_places", "opened", "read_members"]
+
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+MAGICS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # of those formats
 
 LABELS = ("cls", "json")
 LONGEST_LABEL = 2**20  # bytes
@@ -32,6 +36,39 @@ class Member:
     key: str
     offset: int
     size: int
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Opens an uncompressed tar, and turns what goes wrong while it is read into an `InputError` about `path`.
+
+    Raises:
+        InputError: if it cannot be read, is compressed, damaged or truncated.
+    """
+    try:
+        with path.open("rb") as file:
+            if file.read(6).startswith(MAGICS) or path.name.lower().endswith(COMPRESSED):
+                raise InputError(
+                    f"{path}: compressed, so its images cannot be read one by one; decompress it to a plain .tar "
+                    "(gunzip, unxz, ...): photos hardly shrink anyway"
+                )
+            file.seek(0)
+            yield file
+    except tarfile.TarError as error:
+        raise InputError(f"{path}: not a complete tar file ({error}); fetch or write it again") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+
+
+def image_places(path: Path) -> tuple[dict[str, Place], LeftOut]:
+    """Where the images of a tar are, by name and in their order, with or without labels; and what is left out.
+
+    Raises:
+        InputError: as `opened`, or if two images have the same name.
+    """
+    with opened(path) as file:
+        found, left_out = _places(file)
+    return {name: place for name, place in found.items() if _is_image(name)}, left_out
 
 
 def read_members(file: BinaryIO, path: Path) -> tuple[list[Member], dict[str, dict[str, bytes]], LeftOut]:

@@ -21,7 +21,8 @@ from lipsformer.system.console import track
 from lipsformer.system.errors import InputError
 
 from .braces import expand
-from .shard_listing import COMPRESSED, ShardListing
+from .shard_listing import ShardListing
+from .tar_members import COMPRESSED
 
 __all__ = ["ShardReader", "ShardSplit", "fixed_part", "is_pattern"]
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from lipsformer.system.errors import InputError, suggest
 
-__all__ = ["Columns", "find_columns", "has_labels"]
+__all__ = ["Columns", "find_columns", "has_labels", "image_column"]
 
 # Usual names, the most telling first, compared in lower case and without separators.
 USUAL = {
@@ -57,7 +57,7 @@ def find_columns(
     found = {role: given.get(role) or _usual(names, USUAL[role], binary) for role in USUAL}
     content = given.get("path") if given.get("path") in binary else None
     if "path" not in given:
-        content = _usual(binary, BYTES) or (next(iter(binary)) if len(binary) == 1 else None)
+        content = _usual_bytes(binary)
     if found["label"] is None or (found["path"] is None and content is None):
         missing = "labels" if found["label"] is None else "images"
         listed = ", ".join(map(repr, names[:8])) + (", ..." if len(names) > 8 else "")
@@ -74,9 +74,27 @@ def find_columns(
     )
 
 
+def image_column(where: object, names: Sequence[str], given: str | None, binary: Collection[str]) -> str:
+    """The column of a table's images: the one `given`, or else one of bytes or paths by its usual name.
+
+    Raises:
+        InputError: if there is no such column.
+    """
+    if given is not None and given not in names:
+        raise InputError(f"{where}: --column {given}: no such column; {suggest(given, names)}")
+    found = given or _usual_bytes(binary) or _usual(names, USUAL["path"], binary)
+    if found is None:
+        raise InputError(f"{where}: no column of images found; name it with --column NAME ({suggest('image', names)})")
+    return found
+
+
 def has_labels(names: Sequence[str], given: Mapping[str, str]) -> bool:
     """Whether a table has a column of labels."""
     return given.get("label") in names or _usual(names, USUAL["label"]) is not None
+
+
+def _usual_bytes(binary: Collection[str]) -> str | None:
+    return _usual(binary, BYTES) or (next(iter(binary)) if len(binary) == 1 else None)
 
 
 def _usual(names: Collection[str], usual: Sequence[str], without: Collection[str] = ()) -> str | None:

@@ -10,7 +10,15 @@ from typing import Any
 
 from lipsformer.system.errors import InputError
 
-__all__ = ["ENDINGS", "binary_columns", "column_names", "label_names", "parquet_file", "read_rows"]
+__all__ = [
+    "ENDINGS",
+    "binary_columns",
+    "column_names",
+    "import_pyarrow",
+    "label_names",
+    "parquet_file",
+    "read_rows",
+]
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 LINES = (".jsonl", ".ndjson")
@@ -57,17 +65,27 @@ def read_rows(path: Path, columns: Sequence[str | None]) -> Iterator[tuple[str, 
             yield place, tuple(None if index is None else fields[index] or None for index in at)
 
 
+def import_pyarrow(where: object) -> tuple[Any, Any]:
+    """The modules `pyarrow` and `pyarrow.parquet`. `where` is the file that they are for.
+
+    Raises:
+        InputError: if pyarrow is missing.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise InputError(f"{where}: Parquet needs pyarrow; pip install 'lipsformer[data]'") from None
+    return pa, pq
+
+
 def parquet_file(path: Path) -> Any:
     """Opens a Parquet file with pyarrow.
 
     Raises:
         InputError: if pyarrow is missing, or it is no Parquet file.
     """
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise InputError(f"{path}: reading Parquet needs pyarrow; pip install 'lipsformer[data]'") from None
+    pa, pq = import_pyarrow(path)
     try:
         return pq.ParquetFile(path, memory_map=True)
     except (pa.ArrowException, OSError) as error:

@@ -22,7 +22,7 @@ from lipsformer.datasets import DatasetOptions, open_dataset
 from lipsformer.evaluation.evaluate import evaluate
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.model.pixel_norm import PixelNormalize
-from lipsformer.system.errors import LipsFormerError
+from lipsformer.system.errors import LipsFormerError, StoppedError
 from lipsformer.train import load_recipe, run_lr_range_test, run_training
 from lipsformer.train.augment.pipeline import Augmentation
 from lipsformer.train.data.sampler import EpochSampler
@@ -31,7 +31,7 @@ from lipsformer.train.initial_weights import StartingPoint
 from lipsformer.train.loop import TrainContext
 from lipsformer.train.probe import probe as probe_module
 from lipsformer.train.probe.features import Views, compute_features
-from lipsformer.train.signals import StoppedError, StopRequest
+from lipsformer.train.signals import StopRequest
 from lipsformer.train.stability.grid import measure_stability
 from tests.support.tiny_training import CLASSES, TINY, blank_plots, one_thread
 

@@ -1,4 +1,4 @@
-"""A pool of decoder processes: a file that hangs, bloats or crashes costs one process, never the server."""
+"""A pool of decoder processes: a file that hangs, bloats or crashes costs one process, never its owner."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ import dataclasses
 import functools
 import heapq
 import itertools
+import re
 import time
 from collections.abc import Callable
 from typing import Literal, get_args
 
 from lipsformer.images.open import ImageError, ImageLimits, Reason, check_bytes
 from lipsformer.images.preprocessing import Preprocessing
-from lipsformer.inference.runtimes import Pixels
 
-from .decoder import Decoder, Image, check_system
+from .decoder import Decoded, Decoder, Image, check_system
 from .process import DONE, READY
 
 __all__ = ["DecoderPool"]
 
 Cause = Literal["timeout", "crash"]
+
+SIZE = re.compile(r"\d{1,9} \d{1,9}", re.ASCII)
 
 # About what a JPEG takes on one core. An image queues as if it had arrived that much later, so small images overtake a
 # large one, but only those that arrive within that time.
@@ -36,7 +38,7 @@ class _Job:
     position: float
     number: int
     image: Image = dataclasses.field(compare=False)
-    pixels: asyncio.Future[Pixels] = dataclasses.field(compare=False)
+    decoded: asyncio.Future[Decoded] = dataclasses.field(compare=False)
 
 
 class DecoderPool:
@@ -107,8 +109,8 @@ class DecoderPool:
             await self.close()
             raise
 
-    async def decode(self, image: Image, *, since: float | None = None) -> Pixels:
-        """The network input (S, S, 3) of an encoded image, in a new array.
+    async def decode(self, image: Image, *, since: float | None = None) -> Decoded:
+        """The network input of an encoded image, in a new array, and the image's size.
 
         While all processes are busy, images queue by size and by `since`, the `time.perf_counter()` of their arrival
         (by default now). `image` must not change meanwhile.
@@ -127,12 +129,12 @@ class DecoderPool:
             position=(time.perf_counter() if since is None else since) + SECONDS_PER_BYTE * len(image),
             number=next(self._numbers),
             image=image,
-            pixels=asyncio.get_running_loop().create_future(),
+            decoded=asyncio.get_running_loop().create_future(),
         )
         heapq.heappush(self._waiting, job)
         self._dispatch()
         try:
-            return await job.pixels
+            return await job.decoded
         except asyncio.CancelledError:
             if job in self._waiting:
                 self._waiting.remove(job)
@@ -170,7 +172,7 @@ class DecoderPool:
         """Sends the waiting images, in order, to the idle processes."""
         while self._waiting and self._idle:
             job = heapq.heappop(self._waiting)
-            if job.pixels.done():  # cancelled just now
+            if job.decoded.done():  # cancelled just now
                 continue
             decoder = self._idle.pop()
             try:
@@ -181,7 +183,7 @@ class DecoderPool:
                 continue
             except OSError as error:
                 self._idle.append(decoder)
-                job.pixels.set_exception(RuntimeError(f"an image cannot be sent to a decoder ({error})"))
+                job.decoded.set_exception(RuntimeError(f"an image cannot be sent to a decoder ({error})"))
                 continue
             self._busy[decoder] = job
             self._watch(decoder, self.seconds)
@@ -206,19 +208,27 @@ class DecoderPool:
             self._started.set_result(None)
         self._dispatch()
 
-    def _outcome(self, decoder: Decoder, message: bytes) -> Pixels | ImageError | None:
-        """The pixels or the refusal that a message reports; None if it reports neither."""
-        if message == DONE:
-            return decoder.pixels()
+    def _outcome(self, decoder: Decoder, message: bytes) -> Decoded | ImageError | None:
+        """The image or the refusal that a message reports; None if it reports neither."""
         reason, _, text = message.decode(errors="replace").partition(" ")
+        if reason == DONE:
+            size, pixels = self._size(text), decoder.pixels()
+            return None if size is None or pixels is None else Decoded(pixels, *size)
         for known in get_args(Reason):
             if reason == known:
                 return ImageError(known, " ".join(text.split()))
         return None
 
+    def _size(self, text: str) -> tuple[int, int] | None:
+        """The width and height that a message reports; None unless an image may have them."""
+        if SIZE.fullmatch(text) is None:
+            return None
+        width, height = map(int, text.split())
+        return (width, height) if 0 < width * height <= self.limits.max_pixels else None
+
     def _overdue(self, decoder: Decoder) -> None:
         timer = self._timers[decoder]
-        decoder.receive()  # the server itself may have been too slow to read
+        decoder.receive()  # this process itself may have been too slow to read
         if self._timers.get(decoder) is timer:
             self._replace(decoder, "timeout")
 
@@ -280,10 +290,10 @@ class DecoderPool:
         self._reap()
 
 
-def _settle(job: _Job, outcome: Pixels | Exception) -> None:
-    if job.pixels.done():  # cancelled: nobody waits for it
+def _settle(job: _Job, outcome: Decoded | Exception) -> None:
+    if job.decoded.done():  # cancelled: nobody waits for it
         return
     if isinstance(outcome, Exception):
-        job.pixels.set_exception(outcome)
+        job.decoded.set_exception(outcome)
     else:
-        job.pixels.set_result(outcome)
+        job.decoded.set_result(outcome)

@@ -1,4 +1,4 @@
-"""Decoder processes: the same pixels and refusals as the command line, and no file that harms the server."""
+"""Decoder processes: the same pixels and refusals as the command line, and no file that harms their owner."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 import pytest
 import uvloop
-from PIL import Image
+from PIL import Image, ImageOps
 
+from lipsformer.images.decoding import DecoderPool, decoder, pool
 from lipsformer.images.open import ImageError, ImageLimits, open_image
 from lipsformer.images.preprocessing import Preprocessing
-from lipsformer.serving.decoding import DecoderPool, decoder, pool
 from lipsformer.system.errors import InputError
-from tests.support.images.files import encode
+from tests.support.images.files import encode, exif_orientation
 
 MIB = 1024 * 1024
 PREPROCESSING = Preprocessing(image_size=96)
@@ -109,18 +109,22 @@ def test_the_pixels_are_those_of_the_command_line(
 ) -> None:
     contents = [path.read_bytes() for path in samples]
     contents += [encode(kind) for kind in ("PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "MPO")]
+    contents.append(encode("JPEG", (40, 20), exif=exif_orientation(6)))
 
     async def main() -> None:
         async with decoders(2) as (made, deaths):
             answers = await asyncio.gather(*map(made.decode, contents))
-            assert len({answer.tobytes() for answer in answers}) > len(samples)
-            for content, answer in zip(contents, answers, strict=True):
-                assert np.array_equal(answer, PREPROCESSING.apply(open_image(content)))
-                assert answer.flags.owndata
-                assert answer.flags.writeable
-            first = await made.decode(bytearray(contents[0]))
+            assert len({answer.pixels.tobytes() for answer in answers}) > len(samples)
+            for content, (pixels, width, height) in zip(contents, answers, strict=True):
+                image = open_image(content)
+                assert np.array_equal(pixels, PREPROCESSING.apply(image))
+                assert pixels.flags.owndata
+                assert pixels.flags.writeable
+                upright = ImageOps.exif_transpose(image)
+                assert (width, height) == upright.size
+            first = (await made.decode(bytearray(contents[0]))).pixels
             kept = first.copy()
-            assert not np.array_equal(await made.decode(memoryview(contents[1])), kept)
+            assert not np.array_equal((await made.decode(memoryview(contents[1]))).pixels, kept)
             assert np.array_equal(first, kept)
             assert deaths == []
             assert (made.busy, made.waiting) == (0, 0)
@@ -151,7 +155,7 @@ def test_refusals_have_the_words_of_the_command_line(content: bytes) -> None:
         async with decoders(limits=limits) as (made, deaths):
             error = await refused(made.decode(content))
             assert (error.reason, str(error)) == (expected.value.reason, str(expected.value))
-            assert (await made.decode(encode("JPEG"))).shape == (96, 96, 3)
+            assert (await made.decode(encode("JPEG"))).pixels.shape == (96, 96, 3)
             assert deaths == []
 
     asyncio.run(main())
@@ -168,7 +172,7 @@ def test_what_takes_too_long_is_killed_and_its_process_replaced(
             assert str(error) == "image: not decoded within 0.02 s; scale it down, or save it again"
             assert deaths == ["timeout"]
             made.seconds = 30
-            assert (await made.decode(encode("JPEG"))).shape == (96, 96, 3)
+            assert (await made.decode(encode("JPEG"))).pixels.shape == (96, 96, 3)
             assert len(children()) == 1
             assert children() != before
 
@@ -188,7 +192,7 @@ def test_a_process_that_dies_costs_one_image() -> None:
             error = await refused(lost)
             assert error.reason == "too_much_memory"
             assert "crashed" in str(error)
-            assert (await waiting).shape == (96, 96, 3)
+            assert (await waiting).pixels.shape == (96, 96, 3)
             assert deaths == ["crash"]
 
     asyncio.run(main())
@@ -202,11 +206,15 @@ def test_a_process_that_dies_idle_costs_none() -> None:
                 os.kill(child, signal.SIGKILL)
                 while state(child) != "Z":
                     time.sleep(0.001)
-                assert (await made.decode(encode("JPEG"))).shape == (96, 96, 3)  # at once: its death is not yet known
+                assert (await made.decode(encode("JPEG"))).pixels.shape == (
+                    96,
+                    96,
+                    3,
+                )  # at once: its death is not yet known
             os.kill(children()[0], signal.SIGKILL)
             await until(lambda: len(deaths) == 3)
             assert deaths == ["crash"] * 3
-            assert (await made.decode(encode("JPEG"))).shape == (96, 96, 3)
+            assert (await made.decode(encode("JPEG"))).pixels.shape == (96, 96, 3)
 
     asyncio.run(main())
 
@@ -220,10 +228,10 @@ def test_an_image_gets_so_much_memory_and_no_more() -> None:
                 "too_much_memory",
                 "image: needs more memory than there is; scale it down",
             )
-            assert (await made.decode(encode("JPEG"))).shape == (96, 96, 3)
+            assert (await made.decode(encode("JPEG"))).pixels.shape == (96, 96, 3)
             assert (deaths, children()) == ([], before)
         async with decoders() as (made, _):
-            assert (await made.decode(large())).shape == (96, 96, 3)
+            assert (await made.decode(large())).pixels.shape == (96, 96, 3)
 
     asyncio.run(main())
 
@@ -234,7 +242,7 @@ def test_signals_for_the_server_are_not_for_its_decoders() -> None:
             before = children()
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 os.kill(before[0], number)
-            assert (await made.decode(encode("JPEG"))).shape == (96, 96, 3)
+            assert (await made.decode(encode("JPEG"))).pixels.shape == (96, 96, 3)
             assert (deaths, children()) == ([], before)
         assert signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(decoder.BLOCKED) == set()
 
@@ -297,7 +305,7 @@ def test_who_gives_up_waiting_costs_nothing() -> None:
             assert (made.busy, made.waiting) == (1, 0)  # what runs is finished, for nobody
             os.kill(child, signal.SIGCONT)
             assert np.array_equal(
-                await made.decode(encode("PNG")), PREPROCESSING.apply(open_image(encode("PNG")))
+                (await made.decode(encode("PNG"))).pixels, PREPROCESSING.apply(open_image(encode("PNG")))
             )  # and not mistaken for the next one's
             assert (deaths, children()) == ([], [child])
 
@@ -333,10 +341,10 @@ def test_a_large_image_leaves_no_memory_behind() -> None:
                 for path in Path("/proc/self/fd").iterdir()
                 if "lipsformer-image" in str(path.resolve(strict=False))
             )
-            assert (await made.decode(content)).shape == (96, 96, 3)
+            assert (await made.decode(content)).pixels.shape == (96, 96, 3)
             assert len(content) > 10 * MIB
             assert area.stat().st_blocks * 512 < 2 * MIB
-            assert np.array_equal(await made.decode(content), await made.decode(small))
+            assert np.array_equal((await made.decode(content)).pixels, (await made.decode(small)).pixels)
 
     asyncio.run(main())
 
@@ -365,7 +373,7 @@ def test_a_process_is_confined(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_confinement_holds(tmp_path: Path) -> None:
     script = """
         import contextlib, pathlib, sys
-        from lipsformer.serving.decoding import process
+        from lipsformer.images.decoding import process
 
         def attempt(name, action):
             try:
@@ -430,8 +438,15 @@ HOSTILE = """
         "channel.send(b'ready')",
         "channel.send(b'')",
         "channel.send(b'done' * 2000)",
+        "channel.send(b'done')",
+        "channel.send(b'done 5')",
+        "channel.send(b'done 0 5')",
+        "channel.send(b'done -5 -5')",
+        "channel.send(b'done 5 5 5')",
+        "channel.send(b'done 99999 99999')",
+        "channel.send('done \u0665 5'.encode())",
         "channel.send(b'\\xff\\xfe damaged')",
-        "os.ftruncate(area, 0); channel.send(b'done')",
+        "os.ftruncate(area, 0); channel.send(b'done 5 5')",
         "channel.close(); os.close(0)",
         "os.abort()",
     ],
@@ -447,7 +462,7 @@ def test_a_process_is_not_trusted(answer: str, tmp_path: Path, monkeypatch: pyte
             monkeypatch.setattr(decoder, "PROGRAM", honest)
             assert (await refused(made.decode(encode("JPEG")))).reason == "too_much_memory"
             assert deaths == ["crash"]
-            assert (await made.decode(encode("JPEG"))).shape == (96, 96, 3)
+            assert (await made.decode(encode("JPEG"))).pixels.shape == (96, 96, 3)
 
     asyncio.run(main())
 
@@ -462,7 +477,7 @@ def test_unasked_words_end_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyP
         async with decoders() as (made, deaths):
             monkeypatch.setattr(decoder, "PROGRAM", honest)
             await until(lambda: deaths == ["crash"])
-            assert (await made.decode(encode("JPEG"))).shape == (96, 96, 3)
+            assert (await made.decode(encode("JPEG"))).pixels.shape == (96, 96, 3)
 
     asyncio.run(main())
 
@@ -488,7 +503,7 @@ def test_processes_that_do_not_start_are_reported(tmp_path: Path, monkeypatch: p
                 await made.decode(encode("JPEG"))
             monkeypatch.setattr(decoder, "PROGRAM", honest)
             await until(lambda: made._failures == 0)  # it goes on trying
-            assert (await made.decode(encode("JPEG"))).shape == (96, 96, 3)
+            assert (await made.decode(encode("JPEG"))).pixels.shape == (96, 96, 3)
         monkeypatch.setattr(decoder, "PROGRAM", broken)
         with pytest.raises(RuntimeError, match="a decoder process cannot be started"):
             async with decoders(2):
@@ -506,7 +521,7 @@ def test_other_systems_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "memfd_create")
 
     async def main() -> None:
-        with pytest.raises(InputError, match="needs Linux"):
+        with pytest.raises(InputError, match="need Linux"):
             async with decoders():
                 pass
 
@@ -517,7 +532,7 @@ def test_decoders_die_with_their_server() -> None:
     script = """
         import asyncio, os, signal, sys
         sys.path.insert(0, sys.argv[1])
-        from tests.serving.test_decoding import children, decoders
+        from tests.images.test_decoding import children, decoders
 
         async def main():
             async with decoders(2) as _:
@@ -541,7 +556,6 @@ def test_decoders_die_with_their_server() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_fifty_deaths_leave_nothing_behind() -> None:
     async def main() -> None:
         async with decoders(5) as (made, deaths):
@@ -550,7 +564,7 @@ def test_fifty_deaths_leave_nothing_behind() -> None:
                 for child in children():
                     os.kill(child, signal.SIGKILL)
                 await until(lambda: len(deaths) == killed and len(made._idle) == len(children()) == 5)  # noqa: B023
-                assert (await made.decode(encode("JPEG"))).shape == (96, 96, 3)
+                assert (await made.decode(encode("JPEG"))).pixels.shape == (96, 96, 3)
             await until(lambda: not any(state(child) == "Z" for child in children()))
             assert (len(deaths), len(children())) == (50, 5)
             assert len(list(Path("/proc/self/fd").iterdir())) == files

@@ -1,4 +1,4 @@
-"""A decoder process, as the server handles it: no call blocks on it."""
+"""A decoder process, as its owner handles it: no call blocks on it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 import lipsformer
 from lipsformer.images.open import ImageLimits
-from lipsformer.images.preprocessing import Preprocessing
-from lipsformer.inference.runtimes import Pixels
+from lipsformer.images.preprocessing import Pixels, Preprocessing
 from lipsformer.system.errors import InputError
 
-__all__ = ["Decoder", "Image", "check_system"]
+__all__ = ["Decoded", "Decoder", "Image", "check_system"]
 
 Image = bytes | bytearray | memoryview
 
@@ -29,8 +29,8 @@ PROGRAM = Path(__file__).with_name("process.py")
 LONGEST_REPLY = 4096
 KEPT = 1024 * 1024  # bytes for an encoded image that the shared area keeps allocated between two images
 
-# A terminal or supervisor sends these signals to all processes of the server. Decoders must survive them: the server
-# finishes the requests that it has accepted, and ends the decoders itself.
+# A terminal or supervisor sends these signals to all processes. Decoders must survive them: their owner finishes what
+# it has begun, and ends the decoders itself.
 BLOCKED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 INHERITED = (
     "LD_LIBRARY_PATH",
@@ -38,11 +38,19 @@ INHERITED = (
 )  # Python may need them to start; nothing else is passed on, least of all secrets
 
 
+class Decoded(NamedTuple):
+    """The network input (S, S, 3) of an image, and the image's own upright size in pixels."""
+
+    pixels: Pixels
+    width: int
+    height: int
+
+
 class Decoder:
     """A process that decodes one image at a time.
 
     `process.py` describes the protocol. The shared area is an in-memory file that is written and read here, never
-    mapped: whatever a process does to it, the server gets an error and not a fault.
+    mapped: whatever a process does to it, the owner gets an error and not a fault.
 
     Args:
         on_message: called with each message of the process, and once with b"" when it has ended or cannot be read.
@@ -135,7 +143,7 @@ def check_system() -> None:
         InputError: unless it is Linux.
     """
     if not hasattr(os, "memfd_create"):
-        raise InputError(f"serving: needs Linux, and this is {sys.platform}; serve in a Linux container")
+        raise InputError(f"decoder processes need Linux, and this is {sys.platform}; run it in a Linux container")
 
 
 def _start(task: str, channel: socket.socket, area: int) -> subprocess.Popen[bytes]:

@@ -1,0 +1,248 @@
+"""Bulk prediction: next to its runtime alone, next to images one after the other, and its memory.
+
+    python benchmarks/bulk/measure.py > benchmarks/bulk/README.md
+
+Both ways of a comparison take turns, and a ratio is that within a round. CPU seconds include the decoder processes;
+other work on the machine affects them little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import itertools
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import onnxruntime
+from PIL import Image
+
+import lipsformer
+from lipsformer.export.graph import build_graph
+from lipsformer.images.samples import SAMPLES
+from lipsformer.inference.bulk import BulkOptions
+from lipsformer.inference.bulk.engine import COMPUTING, READ_AHEAD, predict_images
+from lipsformer.inference.bulk.state import BulkState
+from lipsformer.inference.predictor import Predictor
+from lipsformer.system.console import quiet
+from lipsformer.system.hardware import cores, cpu_name
+from lipsformer.system.markdown import markdown_table
+
+BATCHES = (2, 4, 8, 16)
+AHEAD = READ_AHEAD + COMPUTING + 1  # blocks that bulk prediction may have decoded when it has the first row
+SMALL, LARGE = (160, 160), (4000, 3000)  # pixels; 12 megapixels
+TINY = {"image_size": 32, "embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 4)}
+PER_FOLDER = 1000
+
+
+class Cost(NamedTuple):
+    """Seconds for each image: on the wall, and of CPU in this process and the decoders."""
+
+    wall: float
+    cpu: float
+
+
+def cpu_seconds() -> float:
+    """CPU seconds of this process and its children so far."""
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    seconds = own.ru_utime + own.ru_stime
+    for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        seconds += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return seconds
+
+
+class Clock:
+    """Measures the images after the first `warm_up`, which include the start of the decoders."""
+
+    def __init__(self, warm_up: int) -> None:
+        self.warm_up, self.done, self.since = warm_up, 0, 0
+        self.start = self.end = (0.0, 0.0)
+
+    def advance(self, images: int, _: str = "") -> None:
+        """Counts images that are done."""
+        self.done += images
+        self.end = (time.perf_counter(), cpu_seconds())
+        if not self.since and self.done >= self.warm_up:
+            self.since, self.start = self.done, self.end
+
+    def cost(self) -> Cost:
+        """The cost of an image."""
+        images = self.done - self.since
+        return Cost(*((end - start) / images for start, end in zip(self.start, self.end, strict=True)))
+
+
+def export(path: Path, name: str = "lipsformer_swin_tiny", **settings: object) -> Predictor:
+    """The predictor of an exported model with random weights, which do not affect the time."""
+    model = lipsformer.create_model(name, 1000 if not settings else 10, **settings)
+    checkpoint = lipsformer.Checkpoint(
+        model=model,
+        config=model.config,
+        classes=tuple(f"class {index}" for index in range(model.config.num_classes)),
+        preprocessing=lipsformer.Preprocessing(image_size=model.config.image_size, jpeg_scale="reduced"),
+        metrics={},
+    )
+    onnx.save(build_graph(checkpoint, max_batch=max(BATCHES)), path)
+    return lipsformer.load_predictor(path)
+
+
+def photos(folder: Path, size: tuple[int, int], count: int) -> list[str]:
+    """JPEGs of this size, made from the sample photos."""
+    folder.mkdir()
+    sources, names = itertools.cycle(sorted(SAMPLES.glob("*.jpg"))), []
+    for number in range(count):
+        with Image.open(next(sources)) as photo:
+            photo.resize(size).save(folder / f"{number}.jpg", quality=90)
+        names.append(str(folder / f"{number}.jpg"))
+    return names
+
+
+def bulk(predictor: Predictor, names: list[str]) -> Cost:
+    """Bulk prediction, until all rows are in the state."""
+    clock = Clock(AHEAD * predictor.max_batch)
+    options = BulkOptions(model="model", sources=tuple(names))
+    with tempfile.TemporaryDirectory() as folder, BulkState(Path(folder) / "state") as state:
+        predict_images(predictor, state, options, clock.advance)
+    return clock.cost()
+
+
+def one_by_one(predictor: Predictor, names: list[str]) -> Cost:
+    """Each image is decoded after the one before, and each batch computed after it was decoded."""
+    clock = Clock(predictor.max_batch)
+    for _ in predictor.predict_each(names):
+        clock.advance(1)
+    return clock.cost()
+
+
+def alone(predictor: Predictor, pixels: np.ndarray, batch: int, images: int) -> Cost:
+    """The runtime with batches of pixels that are ready."""
+    clock = Clock(batch)
+    for _ in range(images // batch):
+        predictor.runtime.infer(pixels[:batch])
+        clock.advance(batch)
+    return clock.cost()
+
+
+def compare(ways: tuple[Callable[[], Cost], Callable[[], Cost]], rounds: int) -> list[tuple[Cost, Cost]]:
+    """The costs of two ways in each round, whose order alternates."""
+    found = []
+    for number in range(rounds):
+        first, second = (way() for way in (ways if number % 2 == 0 else ways[::-1]))
+        found.append((first, second) if number % 2 == 0 else (second, first))
+    return found
+
+
+def row(name: str, images: int, found: list[tuple[Cost, Cost]]) -> list[str]:
+    """A row: rates, and the ratio of bulk prediction's (the second way) to the other's."""
+    rates = [statistics.median(1 / way.wall for way in column) for column in zip(*found, strict=True)]
+    cells = []
+    for kind in range(2):
+        ratios = [one[kind] / two[kind] for one, two in found]
+        cells += [f"**{statistics.median(ratios):.2f}**", f"{min(ratios):.2f} to {max(ratios):.2f}"]
+    return [name, str(images), *(f"{rate:.1f}" for rate in rates), *cells]
+
+
+def rates(folder: Path, images: int, large: int, rounds: int) -> Iterator[list[str]]:
+    """The rows of the table of rates."""
+    predictor = export(folder / "tiny.onnx")
+    small = photos(folder / "small", SMALL, images)
+    pixels = np.stack([predictor.prepare(Path(name)) for name in small[: max(BATCHES)]])
+    predictor.runtime.infer(pixels)
+    batch = min(BATCHES, key=lambda size: alone(predictor, pixels, size, 8 * max(BATCHES)).wall)
+    found = compare((lambda: alone(predictor, pixels, batch, images), lambda: bulk(predictor, small)), rounds)
+    yield row(f"runtime alone, batch {batch}, pixels ready", images, found)
+    names = photos(folder / "large", LARGE, large)
+    found = compare((lambda: one_by_one(predictor, names), lambda: bulk(predictor, names)), rounds)
+    yield row("one by one, 12 megapixels", large, found)
+
+
+def memory(folder: Path, counts: tuple[int, ...]) -> Iterator[list[str]]:
+    """A row for each number of images: the peak memory of `lipsformer predict` itself, and its rate."""
+    export(folder / "nano.onnx", "lipsformer_swin_nano", **TINY)
+    buffer = io.BytesIO()
+    Image.new("RGB", (48, 48), (200, 120, 40)).save(buffer, "JPEG")
+    for count in counts:
+        tree = folder / str(count)
+        for number in range(count):
+            link = tree / f"{number // PER_FOLDER:03d}" / f"{number % PER_FOLDER:06d}.jpg"
+            if number % PER_FOLDER == 0:
+                link.parent.mkdir(parents=True)
+            if number % 10_000 == 0:
+                photo = folder / f"photo-{count}-{number}.jpg"  # a file has at most 65,000 links
+                photo.write_bytes(buffer.getvalue())
+            os.link(photo, link)
+        command = [sys.executable, "-m", "lipsformer", "predict", folder / "nano.onnx", tree, "--features"]
+        started = time.perf_counter()
+        process = subprocess.Popen([*command, "--output", folder / f"{count}.parquet"], stderr=subprocess.DEVNULL)
+        peak = 0
+        while process.poll() is None:
+            peak = max(peak, peak_kib(process.pid))
+            time.sleep(0.02)
+        assert process.returncode == 0  # noqa: S101 - a benchmark
+        seconds = time.perf_counter() - started
+        yield [f"{count:,}", f"{peak / 1024:.0f}", f"{seconds:.0f}", f"{count / seconds:.0f}"]
+
+
+def peak_kib(pid: int) -> int:
+    """The peak resident memory of a process in KiB so far; getrusage would count that of its parent at the fork."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
+
+
+def main() -> None:
+    """Measures and prints the page."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--images", type=int, default=256, help="small photos")
+    parser.add_argument("--large", type=int, default=160, help="photos of 12 megapixels")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rows", type=int, nargs="+", default=[1000, 100_000], help="images when memory is measured")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        compared = list(rates(Path(folder), arguments.images, arguments.large, arguments.rounds))
+        peaks = list(memory(Path(folder), tuple(arguments.rows)))
+    growth = int(peaks[-1][1]) / int(peaks[0][1]) - 1
+    print(
+        HEADING.format(rounds=arguments.rounds, cores=cores(), cpu=cpu_name(), version=onnxruntime.__version__,
+                       load=os.getloadavg()[2], ahead=AHEAD * max(BATCHES))
+    )  # fmt: skip
+    headings = ["compared with", "images", "images/s", "bulk", "ratio", "lowest to highest", "CPU", "lowest to highest"]
+    print(markdown_table(headings, compared, "lrrrrrrr"))
+    print(NOTE + MEMORY.format(growth=growth))
+    print(markdown_table(["images", "peak, MiB", "seconds", "images/s"], peaks, "rrrr"))
+
+
+HEADING = """# Bulk prediction
+
+    python benchmarks/bulk/measure.py > benchmarks/bulk/README.md
+
+`lipsformer_swin_tiny` at 224 pixels, float32, ONNX Runtime {version}, {cores} cores of an {cpu}. Medians of {rounds}
+interleaved rounds. Other work ran on the machine (15-minute load average {load:.1f}), so read the ratios: images per
+second of bulk prediction, divided by those of the other way in the same round, and the other way's CPU seconds divided
+by those of bulk prediction. The clock starts when the decoders run and bulk prediction has its first {ahead} images.
+Small photos are JPEGs of 160 by 160 pixels.
+"""
+NOTE = """
+The CPU ratio says what reading, decoding, and saving rows cost on top of inference. "One by one" is what `predict` did
+before: it decodes an image after the other, and computes a batch when all its images are decoded. The two
+cores of this machine are threads of one physical core that other work shared, so decoding in two processes gains little
+here. More cores were not measured.
+"""
+MEMORY = """
+## Memory
+
+Peak of `lipsformer predict FOLDER --features --output rows.parquet` with a tiny model at 32 pixels. The decoder
+processes are not in it; each has a limit. Between the first row and the last, it grows by {growth:.1%}.
+"""
+
+if __name__ == "__main__":
+    main()
