@@ -109,7 +109,8 @@ def test_doctor_sees_runtimes_that_overwrite_each_other(monkeypatch: pytest.Monk
 def test_bad_usage_is_one_line(run: Run) -> None:
     assert "No such command 'trian'" in refused(run, "trian")
     assert "--output" in refused(run, "export", "x.safetensors", "--outpt", "y")
-    assert "Missing argument" in refused(run, "predict", "x.onnx")
+    assert "Missing argument" in refused(run, "verify")
+    assert "no SOURCE given; name images" in refused(run, "predict", "x.onnx")
     assert "--port" in refused(run, "serve", "bundle", "--port", "http")
 
 

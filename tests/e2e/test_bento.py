@@ -224,7 +224,7 @@ def test_a_bento_carries_what_serving_needs(trained: Trained, home: Path, bento:
     serving = {f"serving/{file}" for file in contents(ROOT / "serving") if "__pycache__" not in file}
     core = {"lipsformer/__init__.py"} | {
         f"lipsformer/{folder}/{file.name}"
-        for folder in ("bundle", "images", "inference", "inference/runtimes", "system")
+        for folder in ("bundle", "images", "images/decoding", "inference", "inference/runtimes", "system")
         for file in (ROOT / "lipsformer" / folder).glob("*.py")
     }
     bundle = {f"bundle/{file}" for file in contents(trained.bundle)}

@@ -209,7 +209,7 @@ def test_a_frozen_batch_fails_the_gate(
     ("settings", "told"),
     [
         ({"precisions": ("fp31",)}, "--precision fp31: unknown; did you mean 'fp32'?"),
-        ({"precisions": ()}, "--precision: give at least one of fp32, fp16, int8"),
+        ({"precisions": ()}, "--precision: give at least one of fp32, fp16, bf16, int8"),
         ({"precisions": ("fp32", "fp32")}, "--precision: fp32 is given twice"),
         ({"precisions": ("int8",)}, "--precision int8 needs --calibration DATA"),
         ({"calibration": Path()}, "--calibration is for --precision int8"),
