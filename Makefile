@@ -12,7 +12,8 @@ quickstart: $(VENV)/installed
 	$(RUN)/python examples/quickstart.py $(QUICKSTART)
 
 test: check
-	$(RUN)/python -m pytest
+	$(RUN)/python -m pytest -m 'not openvino'
+	$(RUN)/python -m pytest -m openvino
 
 check: $(VENV)/installed
 	$(RUN)/ruff check .

@@ -17,6 +17,8 @@ from lipsformer.system.errors import InputError
 from tests.support.bf16 import AMX, AVX512, NEITHER, needs_bf16, pretend_cpu
 from tests.support.trained import Trained
 
+pytestmark = pytest.mark.openvino
+
 SIZE = 32
 ROUNDING = 1e-2  # between one thread and several: `order` of the parity gate
 

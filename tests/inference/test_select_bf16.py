@@ -17,6 +17,8 @@ from tests.bundle.test_manifest import rewrite
 from tests.support.bf16 import AMX, AVX512, NEITHER, add_bf16, needs_bf16, pretend_cpu
 from tests.support.trained import Trained
 
+pytestmark = pytest.mark.openvino
+
 BF16 = ("ort-fp32.onnx", "bf16", "OpenVINO CPU, bf16")
 FP32 = ("ort-fp32.onnx", "fp32", "CPUExecutionProvider")
 MEASURED = {"cpu": "Imaginary CPU", "instructions": "amx_bf16", "threads": 2, "ratios": {"1": 1.8, "16": 2.4}}

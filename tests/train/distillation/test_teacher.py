@@ -58,6 +58,7 @@ def test_a_bundle_and_its_graph_run_in_their_runtime(trained: Trained) -> None:
         assert (found.classes, found.outputs, found.input.dtype) == (trained.classes, 14, torch.uint8)
 
 
+@pytest.mark.openvino
 @needs_bf16
 def test_a_bundle_teaches_the_same_on_every_cpu(trained: Trained, tmp_path: Path) -> None:
     bundle = add_bf16(trained.bundle, tmp_path / "bundle")
