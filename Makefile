@@ -32,6 +32,6 @@ docs: $(VENV)/installed
 # torchvision breaks what imports it if present, such as torchmetrics.
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,data,dev,docs]'
+	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,dev,docs]'
 	$(RUN)/python -m pip install --quiet --constraint constraints.txt --no-deps --upgrade --target $(VENV)/timm timm torchvision
 	touch $@

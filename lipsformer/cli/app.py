@@ -20,6 +20,7 @@ from .eval import evaluate_model
 from .export import export
 from .lipschitz import lipschitz
 from .models import models
+from .needs import CheckedCommand
 from .predict import predict
 from .push import push
 from .serve import serve
@@ -84,4 +85,4 @@ for name, command in COMMANDS.items():
     if isinstance(command, typer.Typer):
         app.add_typer(command, name=name)
     else:
-        app.command(name)(command)
+        app.command(name, cls=CheckedCommand)(command)

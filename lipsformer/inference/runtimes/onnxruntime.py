@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lipsformer.system.errors import InputError
+from lipsformer.system.extras import require
 from lipsformer.system.hardware import cores
 
 from .base import FEATURES_NAME, INPUT_NAME, LOGITS_NAME, ONNX_METADATA_KEY, Outputs, Pixels
@@ -133,8 +134,7 @@ def import_onnxruntime() -> Any:
         InputError: if it is not installed.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at import
-    try:
-        import onnxruntime
-    except ImportError:
-        raise InputError("ONNX Runtime is not installed; pip install 'lipsformer[cpu]' or 'lipsformer[gpu]'") from None
+    require("cpu")
+    import onnxruntime
+
     return onnxruntime
