@@ -11,7 +11,6 @@ from typing import Any
 from lipsformer.datasets.left_out import LeftOut
 from lipsformer.images.formats import EXTENSIONS
 from lipsformer.images.open import ImageLimits, check_bytes
-from lipsformer.system.download import open_url, read_chunk
 from lipsformer.system.errors import InputError
 from lipsformer.system.extras import require
 
@@ -67,6 +66,8 @@ def read_url(url: str) -> bytes | None:
 
 
 def _read_web(url: str) -> bytes | None:
+    from lipsformer.system.download import open_url, read_chunk
+
     shown, limits = url.partition("?")[0], ImageLimits()
     try:
         response = open_url(url)
