@@ -33,6 +33,6 @@ docs: $(VENV)/installed
 # compiling all of them took a third of the time of the installation.
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(RUN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[cpu,data,dev,docs]'
+	$(RUN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[cpu,dev,docs]'
 	$(RUN)/python -m pip install --quiet --no-compile --constraint constraints.txt --no-deps --upgrade --target $(VENV)/timm timm torchvision
 	touch $@

@@ -38,14 +38,12 @@ from lipsformer.system.errors import GateError, InputError
 from lipsformer.system.hardware import cache_folder, installed_versions
 
 from .graph import build_graph
-from .settings import ExportSettings
+from .settings import PACKAGES, ExportSettings
 from .speedup import measure_speedup
 
-__all__ = ["PACKAGES", "cached_bundle", "export_bundle"]
+__all__ = ["cached_bundle", "export_bundle"]
 
 CALIBRATION_IMAGES = 512
-# A bundle's logits may depend on the versions of these.
-PACKAGES = ("lipsformer", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "torch")
 
 
 def export_bundle(checkpoint: Path, output: Path, settings: ExportSettings | None = None) -> Manifest:

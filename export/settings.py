@@ -14,7 +14,10 @@ from lipsformer.inference.runtimes.openvino import check_bf16
 from lipsformer.inference.runtimes.tensorrt_library import RTX, TENSORRT, find_gpu, load_tensorrt
 from lipsformer.system.errors import InputError, suggest
 
-__all__ = ["ExportSettings"]
+__all__ = ["PACKAGES", "ExportSettings"]
+
+# A bundle's logits may depend on the versions of these.
+PACKAGES = ("lipsformer", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "torch")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

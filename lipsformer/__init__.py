@@ -5,7 +5,6 @@ The names below are imported when first used, so that importing this package sta
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,9 +57,9 @@ if not Path(__file__).with_name("serving").is_dir():
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    from .system.extras import import_public
+
+    return import_public(__name__, _HOMES, name)
 
 
 def __dir__() -> list[str]:

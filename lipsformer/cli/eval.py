@@ -56,7 +56,10 @@ def evaluate_model(
     from lipsformer.evaluation.evaluate import evaluate, format_evaluation
     from lipsformer.inference.predictor import load_predictor
     from lipsformer.system.atomic import atomic_directory
+    from lipsformer.system.extras import require
 
+    if output is not None:
+        require("report", what="--output")
     predictor = load_predictor(model, device, precision)
     data = resolve_dataset(dataset)
     if group is not None or fold is not None:

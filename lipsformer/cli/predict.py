@@ -73,7 +73,7 @@ def predict(
     With --output they are rows too, and the exit status is 0.
     """
     if merge is not None:
-        from lipsformer.inference.bulk import merge_parts
+        from lipsformer.inference.bulk.bulk import merge_parts
 
         merge_parts(str(merge), [Path(model), *map(Path, sources or ())])
         return

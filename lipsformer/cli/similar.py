@@ -34,7 +34,10 @@ def similar(
     from lipsformer.system.atomic import sha256_of
     from lipsformer.system.console import printable
     from lipsformer.system.errors import InputError
+    from lipsformer.system.extras import require
 
+    if sheet is not None:
+        require("report", what="--sheet")
     table = FeatureTable(rows)
     made_with = table.metadata
     name = model or str(made_with["model"])

@@ -20,6 +20,7 @@ from lipsformer.images.open import ImageLimits
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.system.console import say
 from lipsformer.system.errors import InputError
+from lipsformer.system.extras import require
 
 from .runtimes import Features, GraphRuntime, Logits, OnnxRuntime, Pixels, Runtime, RuntimeOptions, TorchRuntime
 from .runtimes.select import open_best
@@ -183,6 +184,7 @@ class Predictor:
         Raises:
             InputError: if it cannot be read, or the device is not available.
         """
+        require("train", "torch", what=str(path))
         import torch
 
         from lipsformer.checkpoints.checkpoint import load_checkpoint

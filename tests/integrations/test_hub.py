@@ -288,7 +288,7 @@ def test_what_cannot_be_pushed_is_reported(server: HubServer, trained: Trained, 
 
 def test_a_missing_extra_is_reported(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    assert "run `pip install 'lipsformer[hub]'`" in refusal(run, "download", NAME)
+    assert "huggingface-hub is not installed; pip install 'lipsformer[hub]'" in refusal(run, "download", NAME)
 
 
 def test_names_have_one_form() -> None:

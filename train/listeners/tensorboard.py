@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from lipsformer.system.errors import InputError
+from lipsformer.system.extras import require
 from lipsformer.train.metrics import EpochMetrics, StepMetrics
 from lipsformer.train.run_folder import EVENTS
 
@@ -26,12 +27,9 @@ class TensorBoard(Listener):
     """
 
     def __init__(self) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise InputError(
-                "the package tensorboard is not installed; pip install 'lipsformer[tensorboard]', or train without it"
-            ) from None
+        require("tensorboard", what="--tensorboard")
+        from torch.utils.tensorboard import SummaryWriter
+
         self._open: Any = SummaryWriter
         self._steps: list[StepMetrics] = []
 

@@ -13,6 +13,7 @@ from typing import Any
 from lipsformer.inference.predictor import load_predictor
 from lipsformer.system.console import say
 from lipsformer.system.errors import InputError, LipsFormerError
+from lipsformer.system.extras import require
 
 from .pipeline import IN_FLIGHT, Block, Pipeline, Rows
 from .settings import BulkOptions, identity
@@ -83,10 +84,8 @@ class RayWorkers:
         self, options: BulkOptions, load: WorkerOptions, expected: dict[str, Any], address: str | None
     ) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        try:
-            self.ray = importlib.import_module("ray")
-        except ImportError:
-            raise InputError("--engine ray: Ray is not installed; pip install 'lipsformer[ray]'") from None
+        require("ray", what="--engine ray")
+        self.ray = importlib.import_module("ray")
         self.options, self.load, self.expected, self.address = options, load, expected, address
         self.nodes: list[_Node] = []
         self.changed = asyncio.Condition()

@@ -11,8 +11,8 @@ from typing import Any
 from lipsformer.datasets.left_out import LeftOut
 from lipsformer.images.formats import EXTENSIONS
 from lipsformer.images.open import ImageLimits, check_bytes
-from lipsformer.system.download import open_url, read_chunk
 from lipsformer.system.errors import InputError
+from lipsformer.system.extras import require
 
 __all__ = ["is_object", "is_remote", "object_urls", "read_url"]
 
@@ -66,6 +66,8 @@ def read_url(url: str) -> bytes | None:
 
 
 def _read_web(url: str) -> bytes | None:
+    from lipsformer.system.download import open_url, read_chunk
+
     shown, limits = url.partition("?")[0], ImageLimits()
     try:
         response = open_url(url)
@@ -108,10 +110,8 @@ def _place(url: str) -> tuple[Any, str, str]:
 @functools.cache
 def _store(root: str) -> Any:
     """The object store of a bucket; credentials and endpoint come from its usual environment variables."""
-    try:
-        obstore = importlib.import_module("obstore.store")
-    except ImportError:
-        raise InputError(f"{root}: object stores need obstore; pip install 'lipsformer[cloud]'") from None
+    require("cloud", what=root)
+    obstore = importlib.import_module("obstore.store")
     try:
         return obstore.from_url(root)
     except (OSError, ValueError, _errors()) as error:

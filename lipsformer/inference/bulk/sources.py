@@ -12,11 +12,7 @@ from pathlib import Path
 from lipsformer.datasets.file_part import read_part
 from lipsformer.datasets.left_out import LeftOut
 from lipsformer.datasets.shards.braces import expand
-from lipsformer.datasets.shards.remote_shards import fetch_shards
 from lipsformer.datasets.shards.tar_members import COMPRESSED, image_places
-from lipsformer.datasets.tables.columns import image_column
-from lipsformer.datasets.tables.packed_images import PackedImages
-from lipsformer.datasets.tables.rows import binary_columns, column_names, import_pyarrow, read_rows
 from lipsformer.datasets.walk import images_below
 from lipsformer.images.open import ImageError, read_image
 from lipsformer.system.errors import InputError
@@ -108,6 +104,8 @@ def _remote(url: str) -> Iterator[ListedImage]:
         for found in object_urls(url):
             yield ListedImage(name=found, file=found)
     elif url.partition("?")[0].lower().endswith(SHARDS):
+        from lipsformer.datasets.shards.remote_shards import fetch_shards
+
         for shard in expand(str(fetch_shards(url))):
             yield from _shard(Path(shard))
     else:
@@ -143,6 +141,10 @@ def _shard(path: Path) -> Iterator[ListedImage]:
 
 
 def _table(path: Path, column: str | None) -> Iterator[ListedImage]:
+    from lipsformer.datasets.tables.columns import image_column
+    from lipsformer.datasets.tables.packed_images import PackedImages
+    from lipsformer.datasets.tables.rows import binary_columns, column_names, import_pyarrow, read_rows
+
     import_pyarrow(path)
     try:
         names, binary = column_names(path), binary_columns(path)

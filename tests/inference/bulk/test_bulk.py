@@ -215,7 +215,7 @@ def test_what_cannot_be_used_is_one_line(
     with pytest.raises(InputError, match=r"--features: .* gives no features; export it again"):
         bulk(dataclasses.replace(predictor, runtime=runtime), tmp_path / "a.csv", PHOTOS[0], features=True)
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(InputError, match=r"a.parquet: Parquet needs pyarrow; pip install 'lipsformer\[data\]'"):
+    with pytest.raises(InputError, match=r"a.parquet: pyarrow is not installed; pip install 'lipsformer\[data\]'"):
         bulk(predictor, tmp_path / "a.parquet", PHOTOS[0])
     monkeypatch.delattr(os, "memfd_create")
     with pytest.raises(InputError, match="need Linux"):
