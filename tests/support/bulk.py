@@ -41,13 +41,13 @@ def watched(bundle: Path, before: Callable[[int], None] = lambda _: None) -> tup
     return dataclasses.replace(predictor, runtime=runtime, max_batch=4), runtime
 
 
-def bulk(predictor: Predictor, output: Path, *sources: object, decoders: int = 1, **options: Any) -> bytes:
-    """Predicts the sources into a file and returns its content."""
+def bulk(predictor: Predictor, output: Path | str, *sources: object, decoders: int = 1, **options: Any) -> bytes:
+    """Predicts the sources into a file and returns its content; b"" if it is none of this machine."""
     asked = BulkOptions(model="bundle", sources=tuple(map(str, sources)), **options)
     with pytest.MonkeyPatch.context() as patch:  # processes take long to start
         patch.setattr(pipeline, "cores", lambda: decoders)
         predict_to_file(predictor, asked, str(output))
-    return output.read_bytes() if output.is_file() else b""
+    return Path(output).read_bytes() if Path(output).is_file() else b""
 
 
 def json_rows(content: bytes) -> list[dict[str, Any]]:

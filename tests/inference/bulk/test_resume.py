@@ -160,7 +160,7 @@ def test_a_kill_between_the_last_steps(
     def die(*_: object) -> None:
         raise KilledError
 
-    for target, name in ((module, "_write"), (BulkState, "remove")):
+    for target, name in ((module, "write_rows"), (BulkState, "remove")):
         monkeypatch.setattr(target, name, die)
         with pytest.raises(KilledError):
             bulk(watched(trained.bundle)[0], output, photos)
