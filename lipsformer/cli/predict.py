@@ -36,8 +36,8 @@ def predict(
         str | None,
         typer.Option(
             metavar="OUT",
-            help="Write a row for each image into a .parquet, .jsonl or .csv file, or a folder of Parquet files. The "
-            "same command resumes.",
+            help="Write a row for each image into a .parquet, .jsonl or .csv file, or a folder of Parquet files, here "
+            "or in an object store (s3://, gs://, az://). The same command resumes.",
         ),
     ] = None,
     features: Annotated[bool, typer.Option("--features", help="Add the pooled features to each row.")] = False,
@@ -45,7 +45,7 @@ def predict(
         str | None, typer.Option(metavar="K/N", help="Predict only the K-th of N parts, into OUT.part-K-of-N.")
     ] = None,
     merge: Annotated[
-        Path | None,
+        str | None,
         typer.Option(metavar="OUT", help="Merge parts into OUT: `lipsformer predict --merge OUT OUT.part-*`."),
     ] = None,
     max_failures: Annotated[
@@ -53,6 +53,14 @@ def predict(
     ] = None,
     copy_to: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Link or copy each image into a folder of its class in DIR.")
+    ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of the state that resumes; by default that of OUT, or this one if OUT is in an object store.",
+            show_default=False,
+        ),
     ] = None,
     column: Annotated[
         str | None, typer.Option(metavar="NAME", help="Column of Parquet files with paths or encoded images.")
@@ -75,12 +83,12 @@ def predict(
     if merge is not None:
         from lipsformer.inference.bulk.bulk import merge_parts
 
-        merge_parts(str(merge), [Path(model), *map(Path, sources or ())])
+        merge_parts(merge, [model, *(sources or ())], state)
         return
     if not sources:
         raise InputError("no SOURCE given; name images, folders, .tar shards or Parquet files, or - for stdin")
     of_rows = {"part": part, "features": features or None, "max-failures": max_failures, "copy-to": copy_to}
-    of_rows |= {"engine": engine if engine != "local" else None, "address": address}
+    of_rows |= {"engine": engine if engine != "local" else None, "address": address, "state": state}
     if output is None and (given := [name for name, value in of_rows.items() if value is not None]):
         raise InputError(f"--{given[0]}: only with --output OUT")
     if output is not None and as_json:
@@ -101,6 +109,7 @@ def predict(
         part=Part() if part is None else Part.parse(part),
         max_failures=max_failures,
         copy_to=copy_to,
+        state=state,
     )
     predictor = load_predictor(model, device, precision)
     if engine == "local":

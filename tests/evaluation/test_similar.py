@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from lipsformer.evaluation.similar import FeatureTable
+from lipsformer.inference.bulk.output import Output
 from lipsformer.inference.bulk.rows import Refusal, Row
-from lipsformer.inference.bulk.writers import Output
 from lipsformer.system.errors import InputError
 from tests.support.command import Run
 from tests.support.trained import Trained

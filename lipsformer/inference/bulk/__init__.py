@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from lipsformer.system.extras import import_public
 
 if TYPE_CHECKING:
-    from .bulk import merge_parts, predict_to_file
+    from .bulk import predict_to_file
+    from .parts import merge_parts
     from .settings import BulkOptions, Part
 
 __all__ = ["BulkOptions", "Part", "merge_parts", "predict_to_file"]
 
-_HOMES = {"BulkOptions": "settings", "Part": "settings", "merge_parts": "bulk", "predict_to_file": "bulk"}
+_HOMES = {"BulkOptions": "settings", "Part": "settings", "merge_parts": "parts", "predict_to_file": "bulk"}
 
 
 def __getattr__(name: str) -> Any:

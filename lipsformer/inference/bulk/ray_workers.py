@@ -115,7 +115,7 @@ class RayWorkers:
             self.nodes.append(_Node(name=node["NodeManagerAddress"], start=start, actor=start()))
         for node in list(self.nodes):
             try:
-                own = await asyncio.wait_for(_result(node.actor.start.remote()), START_SECONDS)
+                own = await asyncio.wait_for(node.actor.start.remote(), START_SECONDS)
             except TimeoutError:
                 self.nodes.remove(node)
                 say(
@@ -143,7 +143,7 @@ class RayWorkers:
             node = await self._free_node()
             actor = node.actor
             try:
-                rows: Rows = await _result(actor.compute.remote(block))
+                rows: Rows = await actor.compute.remote(block)
             except self.ray.exceptions.RayTaskError as error:
                 raise LipsFormerError(f"{node.name}: {_cause(error)}; run the same command again to resume") from None
             except self.ray.exceptions.RayError:
@@ -187,23 +187,21 @@ class RayWorkers:
 
     async def _replace(self, node: _Node, actor: Any) -> None:
         """Starts the worker of a node again, once for all blocks that it had; a node that is gone is left out."""
-        if node.actor is not actor or node not in self.nodes:
-            return
-        node.restarts += 1
-        node.actor = node.start()
-        ready = node.actor.start.remote()
-        try:
-            if node.restarts > RESTARTS:
-                raise TimeoutError
-            await asyncio.wait_for(_result(ready), START_SECONDS)
-        except (TimeoutError, self.ray.exceptions.RayError):
-            if node in self.nodes:
+        while node in self.nodes and node.actor is actor:
+            if node.restarts == RESTARTS:
                 self.nodes.remove(node)
-            say(f"{node.name}: its worker is gone; the others compute its images", always=True)
-
-
-async def _result(reference: Any) -> Any:
-    return await reference
+                say(f"{node.name}: its worker is gone; the others compute its images", always=True)
+                return
+            node.restarts += 1
+            node.actor = actor = node.start()
+            try:
+                await asyncio.wait_for(actor.start.remote(), START_SECONDS)
+            except TimeoutError:
+                node.restarts = RESTARTS
+            except self.ray.exceptions.RayError:
+                continue
+            else:
+                return
 
 
 def _cause(error: BaseException) -> str:

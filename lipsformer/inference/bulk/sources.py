@@ -17,15 +17,15 @@ from lipsformer.datasets.walk import images_below
 from lipsformer.images.open import ImageError, read_image
 from lipsformer.system.errors import InputError
 
-from .remote import is_object, is_remote, object_urls, read_url
+from .remote import is_remote, object_urls, read_url
 from .rows import Refusal, text
+from .stores import WILD, is_object
 
 __all__ = ["STDIN", "ListedImage", "list_images"]
 
 STDIN = "-"
 SHARDS = (".tar", *COMPRESSED)
 PARQUET = ".parquet"
-WILD = "*?["
 PIECE = 64 * 1024  # bytes of names from stdin
 
 

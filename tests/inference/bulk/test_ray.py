@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import http.server
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from lipsformer import load_predictor
 from lipsformer.images.samples import SAMPLES
-from tests.support.bulk import bulk
+from lipsformer.inference.bulk import BulkOptions, ray_workers
+from lipsformer.inference.bulk.pipeline import IN_FLIGHT
+from lipsformer.inference.bulk.ray_workers import RESTARTS, RayWorkers, WorkerOptions
+from tests.support.bulk import bulk, forbid_repetition
 from tests.support.command import Run
+from tests.support.http.running import running
 from tests.support.trained import Trained
 
-CLUSTER = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+CLUSTER = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_health_check_period_ms": "300",  # a lost node is found after five checks
+    "RAY_health_check_initial_delay_ms": "1000",
+}
 MEMORY = 100_000_000  # bytes of a node's object store
-REPEATS = 60
 
 
 @pytest.fixture
@@ -44,15 +56,17 @@ def nodes(environment: dict[str, str]) -> Iterator[tuple[str, list[subprocess.Po
     where += ([f"--address=127.0.0.1:{port}"],)
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        started = []
-        for options in where:
+        started: list[subprocess.Popen[bytes]] = []
+        for options in where:  # at once: the second waits for the head
             command = [sys.executable, "-m", "ray.scripts.scripts", "start", *options]
             command += ["--num-cpus=1", f"--object-store-memory={MEMORY}", "--disable-usage-stats", "--block"]
             log = stack.enter_context(Path(folder, f"node{len(started)}.log").open("wb"))
             node = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
             stack.callback(kill, node)
             started.append(node)
-            wait_for(Path(log.name), b"Ray runtime started", node)
+        for number, node in enumerate(started):
+            path = Path(folder, f"node{number}.log")
+            await_(lambda path=path: b"Ray runtime started" in path.read_bytes(), path, node)
         yield f"127.0.0.1:{port}", started
 
 
@@ -65,12 +79,49 @@ def kill(node: subprocess.Popen[bytes]) -> None:
     node.wait(30)
 
 
-def wait_for(log: Path, text: bytes, process: subprocess.Popen[bytes]) -> None:
+def await_(done: Callable[[], bool], log: Path, process: subprocess.Popen[bytes]) -> None:
+    """Waits until something happens, while the process runs."""
     deadline = time.monotonic() + 120
-    while text not in log.read_bytes():
+    while not done():
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.05)
+
+
+class ImageServer(http.server.ThreadingHTTPServer):
+    """Serves images by number, /0 and so on.
+
+    Attributes:
+        images: their contents.
+        held_from: the first number that is answered only after `released` is set.
+        waiting: the requests that wait for it.
+    """
+
+    def __init__(self, images: list[bytes]) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.images, self.held_from = images, len(images)
+        self.hold(len(images))
+
+    def hold(self, held_from: int) -> None:
+        self.held_from, self.released, self.waiting = held_from, threading.Event(), list[int]()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: ImageServer
+
+    def do_GET(self) -> None:
+        server, number = self.server, int(self.path.removeprefix("/"))
+        if number >= server.held_from:
+            server.waiting.append(number)
+            server.released.wait(240)
+        with contextlib.suppress(ConnectionError):  # the worker was killed
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(server.images[number])))
+            self.end_headers()
+            self.wfile.write(server.images[number])
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
 
 
 @pytest.mark.slow
@@ -78,32 +129,63 @@ def test_a_lost_driver_and_a_lost_node_change_nothing(
     trained: Trained, tmp_path: Path, nodes: tuple[str, list[subprocess.Popen[bytes]]], environment: dict[str, str]
 ) -> None:
     address, (_, other) = nodes
-    broken = tmp_path / "broken.jpg"
-    broken.write_bytes(b"no image")
-    images = [*sorted(SAMPLES.glob("*.jpg")), broken] * REPEATS
-    expected = bulk(load_predictor(trained.bundle, threads=1), tmp_path / "local.jsonl", *images)
+    photos = [photo.read_bytes() for photo in sorted(SAMPLES.glob("*.jpg"))]
+    predictor = load_predictor(trained.bundle, threads=1)
+    first = 2 * IN_FLIGHT * predictor.max_batch  # a later image is asked for when a block is saved
+    server = ImageServer([photos[number % 14] if number % 15 else b"no image" for number in range(2 * first)])
     output, log = tmp_path / "rows.jsonl", tmp_path / "log"
-    names = [*map(str, images)]
-    command = [sys.executable, "-m", "lipsformer", "predict", trained.bundle, *names, "--output", output]
-    command += ["--engine", "ray", "--address", address]
-    for attempt in range(2):
-        with log.open("wb") as file:
-            driver = subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True)
-            try:
-                wait_for(log, b"Ray: 2 of 2 nodes compute", driver)
-                time.sleep(1)
-                assert driver.poll() is None, "it was done before anything was killed"
-                if attempt == 0:
-                    kill(driver)
-                    assert output.with_name("rows.jsonl.partial").exists()
+    with running(server) as url:
+        names = [f"{url}/{number}" for number in range(2 * first)]
+        expected = bulk(predictor, tmp_path / "local.jsonl", *names)
+        command = [sys.executable, "-m", "lipsformer", "predict", trained.bundle, *names, "--output", output]
+        command += ["--engine", "ray", "--address", address]
+        saved = []
+        for lost in ("driver", "node"):
+            server.hold(first)
+            with log.open("wb") as file:
+                driver = subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True)
+                try:
+                    await_(lambda: len(server.waiting) == 4, log, driver)  # both workers read two images at a time
+                    kill(driver if lost == "driver" else other)
+                    saved.append(forbid_repetition(output.with_name("rows.jsonl.partial")) if lost == "driver" else 0)
                     assert not output.exists()
-                else:
-                    kill(other)
-                    assert driver.wait(240) == 0, log.read_text()
-            finally:
-                kill(driver)
+                    server.released.set()
+                    assert lost == "driver" or driver.wait(240) == 0, log.read_text()
+                finally:
+                    server.released.set()
+                    kill(driver)
+    assert saved[0] >= predictor.max_batch
     assert output.read_bytes() == expected
     assert b"its worker is gone" in log.read_bytes()
+
+
+def test_a_worker_is_started_again_a_few_times(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class RayError(Exception):
+        pass
+
+    class Actor:
+        def __init__(self) -> None:
+            self.start = self.compute = SimpleNamespace(remote=self.fail)
+
+        async def fail(self, *_: object) -> None:
+            raise RayError
+
+    errors = SimpleNamespace(RayError=RayError, RayTaskError=type("RayTaskError", (RayError,), {}))
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(exceptions=errors))
+    started: list[Actor] = []
+
+    def start() -> Actor:
+        started.append(Actor())
+        return started[-1]
+
+    async def compute() -> None:
+        workers = RayWorkers(BulkOptions(model="m", sources=()), WorkerOptions(), {}, None)
+        workers.nodes = [ray_workers._Node(name="10.0.0.1", start=start, actor=start())]
+        found = await asyncio.gather(*(workers.compute([]) for _ in range(3)), return_exceptions=True)
+        assert [str(one) for one in found] == ["no worker is left; run the same command again to resume"] * 3
+
+    asyncio.run(compute())
+    assert len(started) == 1 + RESTARTS
 
 
 def test_without_ray_or_a_cluster_it_says_so(
