@@ -26,6 +26,10 @@ ERRORS_AND_WORSE, FATAL = 3, 4  # ONNX Runtime's log severities
 # Threads wait for each other after every operator: by default they spin for tens of milliseconds and take equal blocks.
 # These spin briefly, and a thread that is behind takes fewer blocks. Measured in benchmarks/contention.
 THREADS = {"session.intra_op.spin_duration_us": "20", "session.dynamic_block_base": "4"}
+CUDA_OPTIONS = {
+    "use_tf32": "0",  # float32 means float32: TF32 has fp16's ten bits
+    "cudnn_conv_algo_search": "HEURISTIC",  # by default each new batch size waits for a long search
+}
 
 
 class OnnxRuntime:
@@ -120,7 +124,7 @@ def open_session(model: Path | bytes, *, cuda: bool, threads: int | None = None)
     options.log_severity_level = ERRORS_AND_WORSE
     providers: list[Any] = ["CPUExecutionProvider"]
     if cuda and CUDA in ort.get_available_providers():
-        providers.insert(0, (CUDA, {"use_tf32": "0"}))  # float32 means float32: TF32 has fp16's ten bits
+        providers.insert(0, (CUDA, CUDA_OPTIONS))
         ort.set_default_logger_severity(FATAL)  # our own line reports a missing CUDA library; its log would add four
         with contextlib.redirect_stdout(io.StringIO()):
             ort.preload_dlls()  # from the installed CUDA packages, if any
