@@ -29,9 +29,10 @@ docs: $(VENV)/installed
 	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build
 
 # timm and its torchvision lie in a folder that one test adds to its path: next to the CPU build of PyTorch, PyPI's
-# torchvision breaks what imports it if present, such as torchmetrics.
+# torchvision breaks what imports it if present, such as torchmetrics. MLServer lies in another one: only its types are used.
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,data,dev,docs]'
 	$(RUN)/python -m pip install --quiet --constraint constraints.txt --no-deps --upgrade --target $(VENV)/timm timm torchvision
+	$(RUN)/python -m pip install --quiet --constraint constraints.txt --no-deps --upgrade --target $(VENV)/mlserver mlserver
 	touch $@
