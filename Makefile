@@ -29,10 +29,11 @@ docs: $(VENV)/installed
 	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build
 
 # timm and its torchvision lie in a folder that one test adds to its path: next to the CPU build of PyTorch, PyPI's
-# torchvision breaks what imports it if present, such as torchmetrics. Python compiles a module when it is first imported:
-# compiling all of them took a third of the time of the installation.
+# torchvision breaks what imports it if present, such as torchmetrics. MLServer lies in another one: only its types are used.
+# Python compiles a module when it is first imported: compiling all of them took a third of the installation's time.
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[cpu,dev,docs]'
 	$(RUN)/python -m pip install --quiet --no-compile --constraint constraints.txt --no-deps --upgrade --target $(VENV)/timm timm torchvision
+	$(RUN)/python -m pip install --quiet --no-compile --constraint constraints.txt --no-deps --upgrade --target $(VENV)/mlserver mlserver
 	touch $@

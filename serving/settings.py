@@ -89,6 +89,7 @@ class Settings(_WorkerCount):
         read_timeout: seconds for a body to arrive.
         decode_timeout: seconds for an image to be decoded.
         decode_memory: MiB that one decoder process may use.
+        model_name: name of the model in the Open Inference Protocol.
         api_keys_file: a file of keys, one per line; None admits everybody.
         cors_origins: origins whose pages may send requests; none by default.
         log: "text" or "json" lines on stderr.
@@ -110,6 +111,7 @@ class Settings(_WorkerCount):
     read_timeout: Count = 10
     decode_timeout: Count = 5
     decode_memory: Count = 1024
+    model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")] = "lipsformer"
     api_keys_file: AbsolutePath | None = None
     cors_origins: Annotated[tuple[str, ...], BeforeValidator(_origins)] = ()
     log: LogFormat = "text"

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from .metrics import Metrics, open_metrics
 from .observer import Monitor, Observer
-from .record import Classified, RequestRecord, Span
+from .record import OTHER, Classified, RequestRecord, Span
 
-__all__ = ["Classified", "Metrics", "Monitor", "Observer", "RequestRecord", "Span", "open_metrics"]
+__all__ = ["OTHER", "Classified", "Metrics", "Monitor", "Observer", "RequestRecord", "Span", "open_metrics"]

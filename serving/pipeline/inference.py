@@ -12,7 +12,7 @@ from lipsformer.bundle.manifest import BundleFile, Manifest, read_manifest
 from lipsformer.bundle.store import resolve_bundle
 from lipsformer.images.decoding import DecoderPool
 from lipsformer.inference.predictor import Classification, Predictor
-from lipsformer.inference.runtimes import RuntimeOptions
+from lipsformer.inference.runtimes import Outputs, Pixels, RuntimeOptions
 from lipsformer.serving.observability import Metrics, Span
 from lipsformer.serving.settings import Settings
 from lipsformer.system.errors import GateError, InputError
@@ -27,9 +27,11 @@ MIB = 1024 * 1024
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Answered:
-    """The answer to one image, the size of its batch, and the spans of its stages."""
+    """The answer to one image, what the runtime saw and gave, the size of its batch, and the spans of its stages."""
 
     classification: Classification
+    pixels: Pixels
+    outputs: Outputs
     batch: int
     spans: tuple[Span, ...]
 
@@ -108,24 +110,30 @@ class InferencePipeline:
         await self.decoders.close()
         await self.queue.close()
 
-    async def classify(self, encoded: memoryview, top_k: int, *, since: float | None = None) -> Answered:
-        """Classifies an encoded image; a later `since` puts it behind others in the decoders' queue.
+    async def classify(self, image: memoryview | Pixels, top_k: int, *, since: float | None = None) -> Answered:
+        """Classifies an encoded image, or pixels (S, S, 3) that need no decoding.
+
+        A later `since` puts an encoded image behind others in the decoders' queue.
 
         Raises:
             ImageError: if the image is refused.
             Overloaded: if the pipeline is stopping.
             Exception: what the runtime raises for this image alone.
         """
-        start = time.perf_counter()
-        image = await self.decoders.decode(encoded, since=since)
-        decoded = time.perf_counter()
-        answer = await self.queue.infer(image.pixels)
+        spans, queued = [], time.perf_counter()
+        if isinstance(image, memoryview):
+            start, image = queued, (await self.decoders.decode(image, since=since)).pixels
+            queued = time.perf_counter()
+            spans.append(Span(stage="decode", start=start, end=queued))
+        answer = await self.queue.infer(image)
         return Answered(
             classification=self.predictor.classify(*answer.outputs, top_k),
+            pixels=image,
+            outputs=answer.outputs,
             batch=answer.batch,
             spans=(
-                Span(stage="decode", start=start, end=decoded),
-                Span(stage="queue", start=decoded, end=answer.started),
+                *spans,
+                Span(stage="queue", start=queued, end=answer.started),
                 Span(stage="infer", start=answer.started, end=answer.done),
             ),
         )
@@ -134,6 +142,11 @@ class InferencePipeline:
     def predictor(self) -> Predictor:
         """The current predictor; a new one after the runtime was reopened."""
         return self.runtime.predictor
+
+    @property
+    def channels(self) -> int | None:
+        """Number of features of an image; None if the file that runs gives none."""
+        return self.runtime.channels
 
     @property
     def file(self) -> BundleFile:
