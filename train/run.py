@@ -45,7 +45,7 @@ def run_training(
     teacher: str | None = None,
     resume: bool = True,
     device: str = "auto",
-    tensorboard: bool = False,
+    track: Sequence[str] = (),
     options: DatasetOptions | None = None,
 ) -> Path:
     """Trains a classifier on the dataset `data` and returns the path of its best checkpoint.
@@ -67,7 +67,7 @@ def run_training(
         teacher: a trained model to distill from, instead of the recipe's; see `lipsformer.train.distillation`.
         resume: whether to resume a training in `output`.
         device: "auto", "cpu" or "cuda".
-        tensorboard: also write events for TensorBoard into `output`/tensorboard.
+        track: trackers that record the run: "tensorboard", "mlflow", "wandb", "trackio".
         options: how to read and split the dataset; by default those of the resumed run.
 
     Raises:
@@ -84,7 +84,7 @@ def run_training(
                 console.say(f"{output}: finished already, after {run.state.epoch} epochs", always=True)
             return best
         try:
-            run.train(stop, make_listeners(files=run.recipe.method != "probe", tensorboard=tensorboard))
+            run.train(stop, make_listeners(files=run.recipe.method != "probe", track=track))
         except (DivergedError, TeacherError):
             if first and not run.state.history:
                 run.folder.discard()

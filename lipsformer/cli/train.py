@@ -34,7 +34,10 @@ def train(
         Literal["auto", "never"], typer.Option(help="Resume the run in the output folder, if there is one.")
     ] = "auto",
     device: Device = "auto",
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write events for TensorBoard, too.")] = False,
+    track: Annotated[
+        list[Literal["tensorboard", "mlflow", "wandb", "trackio"]] | None,
+        typer.Option(help="Record the run in this experiment tracker. Repeatable."),
+    ] = None,
     find_lr: Annotated[
         bool, typer.Option("--find-lr", help="Run a learning-rate range test instead of a training.")
     ] = False,
@@ -78,6 +81,6 @@ def train(
         output=output,
         resume=resume == "auto",
         device=device,
-        tensorboard=tensorboard,
+        track=track or (),
         **choices,
     )
