@@ -17,6 +17,7 @@ from .data import data
 from .doctor import doctor
 from .download import download
 from .eval import evaluate_model
+from .explain import explain
 from .export import export
 from .lipschitz import lipschitz
 from .models import models
@@ -39,6 +40,7 @@ COMMANDS: dict[str, Callable[..., None] | typer.Typer] = {
     "eval": evaluate_model,
     "calibrate": calibrate_model,
     "predict": predict,
+    "explain": explain,
     "similar": similar,
     "export": export,
     "verify": verify,
