@@ -25,6 +25,7 @@ COMMANDS = {
     "eval": "evaluate_model",
     "calibrate": "calibrate_model",
     "predict": "predict",
+    "explain": "explain",
     "similar": "similar",
     "export": "export",
     "verify": "verify",
