@@ -26,6 +26,9 @@ from lipsformer.export.parity.gate_images import GateImages, ImageSource
 from lipsformer.export.parity.reference import REFERENCE_NAME, Reference
 from lipsformer.export.parity.report import ParityReport
 from lipsformer.export.tensorrt.build import build_engine, check_with_rtx
+from lipsformer.export.whole_image.gate import check_whole_image
+from lipsformer.export.whole_image.graph import WHOLE_IMAGE_NAME, whole_image_graph
+from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.images.samples import SAMPLES
 from lipsformer.inference.runtimes import GraphRuntime, OnnxRuntime, Pixels, TorchRuntime
 from lipsformer.inference.runtimes.openvino import OpenVinoRuntime
@@ -85,6 +88,8 @@ def export_bundle(checkpoint: Path, output: Path, settings: ExportSettings | Non
         reports = ParityReport(reference=gate.reference, files=gate.checked).write(draft)
         gate.kept().save(draft / REFERENCE_NAME)
         files = gate.files + [BundleFile.describe(path, "report") for path in (*reports, draft / REFERENCE_NAME)]
+        if settings.whole_image:
+            files.append(_whole_image(draft, loaded.preprocessing, settings))
         if loaded.acceptance is not None:
             (draft / ACCEPTANCE_NAME).write_bytes(loaded.acceptance.to_bytes())
             files.append(BundleFile.describe(draft / ACCEPTANCE_NAME, "acceptance"))
@@ -170,6 +175,22 @@ def _graphs(
             if precision == "fp16":
                 check_float16_range(graph, floating("fp32"), images, "ort-fp16.onnx")
             yield "ort", precision, graph
+
+
+def _whole_image(draft: Path, preprocessing: Preprocessing, settings: ExportSettings) -> BundleFile:
+    """Write the whole-image graph of the first precision, and check it.
+
+    Raises:
+        GateError: if its answers are not those of the graph behind it.
+    """
+    precision = settings.graphs[0]
+    path, whole = draft / f"ort-{precision}.onnx", draft / WHOLE_IMAGE_NAME
+    onnx.save(whole_image_graph(onnx.load(path), preprocessing), whole)
+    found = check_whole_image(whole, path, preprocessing, settings.thresholds[precision]["order"])
+    if found.failure is not None:
+        raise GateError(f"{whole.name}: no bundle written: {found.failure}")
+    say(f"{whole.name}: the answers of {path.name} for images of {found.images} sizes")
+    return BundleFile.describe(whole, "whole-image", target="ort", precision=precision, parity=found.summary())
 
 
 def _source_of_engine(folder: Path, precision: str) -> Path:

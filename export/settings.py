@@ -38,6 +38,7 @@ class ExportSettings:
         trt_check: have TensorRT for RTX build each graph that is for TensorRT, which needs no GPU.
         workspace: bytes of GPU memory that a layer of an engine may use in addition to its data; no limit by default.
         hardware_compatibility: make TensorRT's engines run on every GPU from Ampere on, but slower.
+        whole_image: also write the graph of the first precision with the crop and the resize in front of it.
         thresholds: the limits of the gate by precision; see `read_thresholds`.
         dataset_options: how to read `calibration` and `parity_data`.
 
@@ -56,6 +57,7 @@ class ExportSettings:
     trt_check: bool = False
     workspace: int | None = None
     hardware_compatibility: bool = False
+    whole_image: bool = False
     thresholds: Mapping[str, Limits] = dataclasses.field(default_factory=lambda: THRESHOLDS)
     dataset_options: DatasetOptions = dataclasses.field(default_factory=DatasetOptions)
 

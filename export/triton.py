@@ -12,7 +12,7 @@ from pathlib import Path
 import onnx
 
 from lipsformer.bundle.manifest import BundleFile, Manifest, read_manifest
-from lipsformer.inference.runtimes import INPUT_NAME, LOGITS_NAME
+from lipsformer.inference.runtimes import IMAGES_NAME, INPUT_NAME, LOGITS_NAME
 from lipsformer.system.atomic import sha256_of
 from lipsformer.system.errors import GateError, InputError
 
@@ -24,15 +24,22 @@ QUEUE_DELAY_MICROSECONDS = 1000  # short compared with the milliseconds of a bat
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Backend:
-    """A Triton backend for one kind of file: its platform, the file name it expects, and where instances run."""
+    """A Triton backend for one kind of file: its platform, the file name it expects, and where instances run.
+
+    `input` is the name of its input, whose sides are those of the network, or -1 for any.
+    """
 
     platform: str
     filename: str
     instances: str
+    input: str = INPUT_NAME
 
 
 BACKENDS = {
     ("onnx", "ort"): Backend(platform="onnxruntime_onnx", filename="model.onnx", instances="KIND_AUTO"),
+    ("whole-image", "ort"): Backend(
+        platform="onnxruntime_onnx", filename="model.onnx", instances="KIND_AUTO", input=IMAGES_NAME
+    ),
     ("engine", "tensorrt"): Backend(platform="tensorrt_plan", filename="model.plan", instances="KIND_GPU"),
 }
 
@@ -41,7 +48,7 @@ BACKENDS = {
 CONFIG = """\
 platform: "{platform}"
 max_batch_size: {max_batch}
-input [ {{ name: "{input}" data_type: TYPE_UINT8 dims: [ {size}, {size}, 3 ] }} ]
+input [ {{ name: "{input}" data_type: TYPE_UINT8 dims: [ {side}, {side}, 3 ] }} ]
 output [ {outputs} ]
 instance_group [ {{ count: 1 kind: {instances} }} ]
 dynamic_batching {{ max_queue_delay_microseconds: {delay} }}
@@ -59,7 +66,8 @@ model_warmup [ {{
 def write_triton(bundle: Path, folder: Path) -> tuple[str, ...]:
     """Fill the empty `folder` with a model for each ONNX Runtime graph and each TensorRT engine of `bundle`.
 
-    Each maps preprocessed pixels, uint8 (S, S, 3), to logits and features, in batches up to the largest checked.
+    Each maps preprocessed pixels, uint8 (S, S, 3), to logits and features, in batches up to the largest checked. A
+    whole-image graph takes uint8 (H, W, 3), in batches of images of one size.
 
     Returns:
         The names of the models.
@@ -109,11 +117,11 @@ def _config(manifest: Manifest, backend: Backend, outputs: str) -> str:
     config = CONFIG.format(
         platform=backend.platform,
         max_batch=manifest.max_batch,
-        input=INPUT_NAME,
+        input=backend.input,
         outputs=outputs,
-        size=size,
+        side=-1 if backend.input == IMAGES_NAME else size,
         instances=backend.instances,
         delay=QUEUE_DELAY_MICROSECONDS,
     )
-    warm_up = [WARM_UP.format(batch=batch, input=INPUT_NAME, size=size) for batch in sorted({1, manifest.max_batch})]
+    warm_up = [WARM_UP.format(batch=batch, input=backend.input, size=size) for batch in sorted({1, manifest.max_batch})]
     return config + "".join(warm_up)

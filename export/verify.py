@@ -15,6 +15,7 @@ from lipsformer.export.parity.gate_images import ImageSource
 from lipsformer.export.parity.reference import REFERENCE_NAME, Reference
 from lipsformer.export.parity.report import ParityReport
 from lipsformer.export.parity.thresholds import THRESHOLDS, Limits
+from lipsformer.export.whole_image.gate import WholeImageParity, check_whole_image
 from lipsformer.images.samples import SAMPLES
 from lipsformer.inference.runtimes import CUDA, OnnxRuntime, Runtime, TorchRuntime, import_onnxruntime
 from lipsformer.inference.runtimes.openvino import OpenVinoRuntime
@@ -23,6 +24,7 @@ from lipsformer.system.console import printable
 from lipsformer.system.errors import GateError, InputError
 from lipsformer.system.extras import require
 from lipsformer.system.hardware import check_device, installed_versions
+from lipsformer.system.strict_json import finite
 
 from .settings import PACKAGES
 
@@ -35,6 +37,8 @@ IMAGES = 256  # of --data, or of the sample photos, if a checkpoint is given
 class Verification:
     """The result: `parity` of the files that can run, and `misfits` as (file, why it cannot run here).
 
+    `whole_images` are the whole-image graphs by name, compared with the graph behind each.
+
     `versions` holds the version at export and the version here, for each package where they differ.
     """
 
@@ -43,11 +47,16 @@ class Verification:
     versions: Mapping[str, tuple[str | None, str | None]]
     parity: ParityReport
     misfits: tuple[tuple[str, str], ...]
+    whole_images: Mapping[str, WholeImageParity]
 
     @property
     def failures(self) -> list[str]:
         """The failures, one sentence per file; a file that cannot run here is one."""
-        return [*self.parity.failures, *(f"{name} cannot run here: {reason}" for name, reason in self.misfits)]
+        return [
+            *self.parity.failures,
+            *(f"{name}: {found.failure}" for name, found in self.whole_images.items() if found.failure is not None),
+            *(f"{name} cannot run here: {reason}" for name, reason in self.misfits),
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for strict JSON."""
@@ -60,6 +69,7 @@ class Verification:
                 name: {"exported": exported, "here": here} for name, (exported, here) in self.versions.items()
             },
             "misfits": dict(self.misfits),
+            "whole_images": {name: finite(found.summary()) for name, found in self.whole_images.items()},
             "parity": self.parity.to_dict(),
         }
 
@@ -69,6 +79,10 @@ class Verification:
         lines += [
             f"{name}: exported with {exported or 'none'}, here is {here or 'none'}"
             for name, (exported, here) in self.versions.items()
+        ]
+        lines += [
+            f"{name}: {found.failure or f'the answers of the graph behind it, for images of {found.images} sizes'}"
+            for name, found in self.whole_images.items()
         ]
         lines += [f"{name} cannot run here: {printable(reason)}" for name, reason in self.misfits]
         return "\n".join([*lines, f"{self.bundle}: {'FAILED' if self.failures else 'verified'}"])
@@ -127,6 +141,7 @@ def verify_bundle(
         },
         parity=ParityReport(reference=reference, files=checked),
         misfits=tuple(misfits),
+        whole_images={} if device == "cuda" else dict(_whole_images(bundle, manifest)),
     )
 
 
@@ -164,6 +179,14 @@ def _runtimes(bundle: Path, manifest: Manifest, device: str) -> Iterator[tuple[B
             from lipsformer.inference.runtimes.tensorrt import TensorRtRuntime
 
             yield file, _opened(functools.partial(TensorRtRuntime, path, file))
+
+
+def _whole_images(bundle: Path, manifest: Manifest) -> Iterator[tuple[str, WholeImageParity]]:
+    for file in manifest.files:
+        if file.kind == "whole-image":
+            graph = bundle / manifest.graph(file.precision).name
+            limit = (file.parity or {}).get("limit", THRESHOLDS[file.precision or ""]["order"])
+            yield file.name, check_whole_image(bundle / file.name, graph, manifest.preprocessing, limit)
 
 
 def _opened(runtime: Callable[[], Runtime]) -> Runtime | InputError:

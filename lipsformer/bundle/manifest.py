@@ -23,11 +23,11 @@ from .class_names import parse_class_names
 __all__ = ["MANIFEST_NAME", "OPENVINO", "PRECISIONS", "TARGETS", "BundleFile", "Kind", "Manifest", "read_manifest"]
 
 MANIFEST_NAME = "manifest.json"
-FORMAT = 4
-READABLE = (2, 3, FORMAT)  # 2 has no temperature and no acceptance, 3 no speedup
+FORMAT = 5
+READABLE = (2, 3, 4, FORMAT)  # 2 has no temperature and no acceptance, 3 no speedup, 4 no whole-image graph
 SEAL = "sha256"  # of the manifest itself
 
-Kind = Literal["onnx", "engine", "report", "acceptance"]
+Kind = Literal["onnx", "whole-image", "engine", "report", "acceptance"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 # What runs a file. Float graphs are for ONNX Runtime, and TensorRT builds from them too; int8 has a graph for each.
 # bf16 has none: it is the fp32 graph, listed a second time, computed in bfloat16 by OpenVINO.
@@ -44,11 +44,12 @@ STRICT = ConfigDict(strict=True, extra="forbid")
 class BundleFile:
     """One file of a bundle.
 
-    `kind` is "onnx" for graphs, "engine" for what TensorRT built from one, "report" for their documentation, and
-    "acceptance" for the rule by which answers are accepted. Graphs and engines have the `target` that runs them, a
-    `precision`, and the report of the parity gate that they passed (`parity`). An engine also records what it was
-    `built` with: versions, GPU, batches, and the SHA-256 of its graph. bf16 records its `speedup` over fp32 in ONNX
-    Runtime where it was exported: the `cpu`, its `instructions` for bf16, the `threads`, and `ratios` by batch size.
+    `kind` is "onnx" for graphs, "whole-image" for one that takes images of any size, "engine" for what TensorRT built
+    from one, "report" for their documentation, and "acceptance" for the rule by which answers are accepted. Graphs and
+    engines have the `target` that runs them, a `precision`, and the report of the parity gate that they passed
+    (`parity`). An engine also records what it was `built` with: versions, GPU, batches, and the SHA-256 of its graph.
+    bf16 records its `speedup` over fp32 in ONNX Runtime where it was exported: the `cpu`, its `instructions` for bf16,
+    the `threads`, and `ratios` by batch size.
 
     Raises:
         InputError: if a field is invalid, or missing for its `kind`.

@@ -129,6 +129,18 @@ def test_the_repository_says_what_the_graph_says(trained: Trained, bundle: Path,
     assert [group.kind for group in config.instance_group] == [ENUMS["Kind"]["KIND_GPU"]]
 
 
+def test_a_whole_image_graph_takes_any_size(bundle: Path, tmp_path: Path) -> None:
+    (bundle / "whole-image.onnx").write_bytes(b"whole")
+    manifest = read_manifest(bundle)
+    whole = BundleFile.describe(bundle / "whole-image.onnx", "whole-image", target="ort", precision="fp32", parity={})
+    dataclasses.replace(manifest, files=(*manifest.files, whole)).write(bundle)
+    assert "lipsformer-whole-image" in write_triton(bundle, tmp_path / "models")
+    config = parse(tmp_path / "models" / "lipsformer-whole-image" / "config.pbtxt")
+    assert [(value.name, list(value.dims)) for value in config.input] == [("images", [-1, -1, 3])]
+    warm_up = [sample.inputs[0] for sample in config.model_warmup]
+    assert [(entry.key, list(entry.value.dims)) for entry in warm_up] == [("images", [32, 32, 3])] * 2
+
+
 @pytest.mark.parametrize(
     "text",
     ['platfrom: "onnxruntime_onnx"', "input [ { data_type: TYPE_UINT9 } ]", "max_batch_size: many", "output [ { "],

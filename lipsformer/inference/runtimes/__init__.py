@@ -2,6 +2,7 @@
 
 from .base import (
     FEATURES_NAME,
+    IMAGES_NAME,
     INPUT_NAME,
     LOGITS_NAME,
     ONNX_METADATA_KEY,
@@ -19,6 +20,7 @@ from .pytorch import TorchRuntime
 __all__ = [
     "CUDA",
     "FEATURES_NAME",
+    "IMAGES_NAME",
     "INPUT_NAME",
     "LOGITS_NAME",
     "ONNX_METADATA_KEY",

@@ -13,6 +13,7 @@ from lipsformer.system.hardware import check_device
 
 __all__ = [
     "FEATURES_NAME",
+    "IMAGES_NAME",
     "INPUT_NAME",
     "LOGITS_NAME",
     "ONNX_METADATA_KEY",
@@ -30,6 +31,7 @@ Logits = NDArray[np.float32]  # (N, K)
 Features = NDArray[np.float32]  # (N, C)
 
 INPUT_NAME = "pixels"
+IMAGES_NAME = "images"  # the input of a whole-image graph, (batch, H, W, 3) of any size
 LOGITS_NAME = "logits"
 FEATURES_NAME = "features"  # the pooled features that the head classifies; graphs of format 2 lack them
 ONNX_METADATA_KEY = "lipsformer"  # of an exported graph's metadata

@@ -17,7 +17,7 @@ from lipsformer.system.errors import InputError
 from lipsformer.system.extras import require
 from lipsformer.system.hardware import cores
 
-from .base import FEATURES_NAME, INPUT_NAME, LOGITS_NAME, ONNX_METADATA_KEY, Outputs, Pixels
+from .base import FEATURES_NAME, IMAGES_NAME, INPUT_NAME, LOGITS_NAME, ONNX_METADATA_KEY, Outputs, Pixels
 
 __all__ = ["CUDA", "OnnxRuntime", "import_onnxruntime", "open_session"]
 
@@ -67,6 +67,8 @@ class OnnxRuntime:
             (LOGITS_NAME, "tensor(float)", 2),
             (FEATURES_NAME, "tensor(float)", 2),
         ]
+        if [value.name for value in inputs] == [IMAGES_NAME]:
+            raise InputError(f"{model}: takes images of any size; it is for other programs: give the bundle instead")
         if described not in (known, known[:2]):
             raise InputError(f"{model}: not a graph that `lipsformer export` wrote (uint8 pixels in, float logits out)")
         self.image_size: int = inputs[0].shape[1]
