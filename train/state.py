@@ -47,8 +47,8 @@ class TrainingState:
 
     `network` is called with images: the model itself or, with a teacher, the student, or the DistributedDataParallel
     wrapper of these. `projection` is the student's, if it imitates features. `history` has the metrics of each finished
-    epoch, `sums` those of the unfinished one. `best_outcomes` are the validation predictions of the best epoch. `run_id`
-    is random: by it a tracker finds the record of a resumed run.
+    epoch, `sums` those of the unfinished one. `best_outcomes` are the validation predictions of the best epoch. By the
+    random `run_id`, a tracker finds the record of a resumed run.
     """
 
     model: LipsFormer

@@ -81,7 +81,7 @@ def predict(
     With --output they are rows too, and the exit status is 0.
     """
     if merge is not None:
-        from lipsformer.inference.bulk.bulk import merge_parts
+        from lipsformer.inference.bulk.parts import merge_parts
 
         merge_parts(merge, [model, *(sources or ())], state)
         return
