@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from lipsformer.checkpoints.checkpoint import Checkpoint, load_checkpoint
     from lipsformer.checkpoints.save import save_checkpoint
     from lipsformer.images.preprocessing import Preprocessing
-    from lipsformer.inference.predictor import Prediction, Predictor, load_predictor
+    from lipsformer.inference.classification import Prediction
+    from lipsformer.inference.predictor import Predictor, load_predictor
     from lipsformer.integrations.hub import LipsFormer
     from lipsformer.model.factory import create_model
     from lipsformer.system.errors import GateError, InputError, LipsFormerError
@@ -41,7 +42,7 @@ _HOMES = {
     "InputError": "system.errors",
     "LipsFormer": "integrations.hub",
     "LipsFormerError": "system.errors",
-    "Prediction": "inference.predictor",
+    "Prediction": "inference.classification",
     "Predictor": "inference.predictor",
     "Preprocessing": "images.preprocessing",
     "create_model": "model.factory",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,11 +13,10 @@ from lipsformer.system.errors import InputError, LipsFormerError
 from .options import Device, Json, Model, Precision, Quiet, print_json
 
 if TYPE_CHECKING:
-    from lipsformer.inference.predictor import Classification, Predictor
+    from lipsformer.inference.classification import Classification
+    from lipsformer.inference.predictor import Predictor
 
 __all__ = ["predict"]
-
-Answer = tuple[str, "Classification | InputError"]  # with the image's name
 
 
 def predict(
@@ -137,7 +135,7 @@ def _print_answers(
             say(printable(" ".join(str(rejected[-1]).split())), always=True)
 
     try:
-        for name, answer in _answers(predictor, sources, column, top_k):
+        for name, answer in predictor.stream(sources, top_k, column=column):
             total += 1
             if total == 2:
                 say_why()
@@ -158,23 +156,6 @@ def _print_answers(
         raise InputError(f"none of the {total:,} images can be classified; the lines above say why")
     if rejected:
         raise LipsFormerError(f"{len(rejected):,} of {total:,} images cannot be classified; the lines above say why")
-
-
-def _answers(predictor: Predictor, sources: Sequence[str], column: str | None, top_k: int) -> Iterator[Answer]:
-    """The answers one by one: an image waits for no other."""
-    from lipsformer.inference.bulk.rows import Refusal
-    from lipsformer.inference.bulk.sources import list_images
-
-    alone = dataclasses.replace(predictor, max_batch=1)
-    for image in list_images(sources, column):
-        content = image.read()
-        if isinstance(content, Refusal):
-            yield image.name, InputError(f"{image.name}: {content.detail}")
-            continue
-        (answer,) = alone.predict_each([content], top_k)
-        if isinstance(answer, InputError):
-            answer = InputError(f"{image.name}: {str(answer).removeprefix('image: ')}")
-        yield image.name, answer
 
 
 def _entry(name: str, answer: Classification | InputError) -> dict[str, Any]:

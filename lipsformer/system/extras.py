@@ -68,6 +68,7 @@ EXTRAS = {
         modules={"tensorrt_rtx": "TensorRT for RTX", "torch": "PyTorch"}, purpose="engines for RTX; export --trt-check"
     ),
     "ray": Extra(modules={"ray": "Ray"}, purpose="predict --engine ray"),
+    "search": Extra(modules={"usearch": "usearch"}, purpose="similar: more than a million rows"),
     "timm": Extra(modules={"torch": "PyTorch", "timm": "timm"}, purpose="timm models, timm:NAME teachers"),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from lipsformer.inference.predictor import Classification
+from lipsformer.inference.classification import Classification
 
 __all__ = ["OTHER", "Classified", "RequestRecord", "Span"]
 

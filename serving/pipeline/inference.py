@@ -11,7 +11,8 @@ from typing import Any, Self
 from lipsformer.bundle.manifest import BundleFile, Manifest, read_manifest
 from lipsformer.bundle.store import resolve_bundle
 from lipsformer.images.decoding import DecoderPool
-from lipsformer.inference.predictor import Classification, Predictor
+from lipsformer.inference.classification import Classification
+from lipsformer.inference.predictor import Predictor
 from lipsformer.inference.runtimes import Outputs, Pixels, RuntimeOptions
 from lipsformer.serving.observability import Metrics, Span
 from lipsformer.serving.settings import Settings

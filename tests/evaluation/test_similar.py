@@ -62,7 +62,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such Parquet file"):
         FeatureTable(tmp_path / "none.parquet")
     (tmp_path / "text.parquet").write_text("not Parquet")
-    with pytest.raises(InputError, match="not a readable Parquet file"):
+    with pytest.raises(InputError, match="not readable Parquet"):
         FeatureTable(tmp_path / "text.parquet")
 
 

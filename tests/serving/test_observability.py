@@ -472,7 +472,7 @@ def test_a_collector_that_is_down_holds_nothing_up(monkeypatch: pytest.MonkeyPat
 MONITORED = """
 import sys
 from pathlib import Path
-from lipsformer.inference.predictor import Classification, Prediction
+from lipsformer.inference.classification import Classification, Prediction
 from lipsformer.serving.bento.monitoring import BentoMonitor
 from lipsformer.serving.observability import Classified, Observer, RequestRecord
 

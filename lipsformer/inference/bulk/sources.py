@@ -6,7 +6,7 @@ import dataclasses
 import glob
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lipsformer.datasets.file_part import read_part
@@ -57,7 +57,7 @@ class ListedImage:
             return _missing() if gone else _unreadable(error, self.name)
 
 
-def list_images(sources: Sequence[str], column: str | None = None) -> Iterator[ListedImage]:
+def list_images(sources: Iterable[str], column: str | None = None) -> Iterator[ListedImage]:
     """Yields the images of all sources, in the same order each time: as given, and folders sorted.
 
     What cannot be read is listed with its refusal. What folders and shards leave out is reported on stderr.

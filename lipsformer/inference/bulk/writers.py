@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +16,7 @@ from lipsformer.datasets.tables.rows import import_pyarrow
 
 from .rows import Row
 
-__all__ = ["ENDINGS", "METADATA", "PARQUET", "write_file", "write_folder"]
+__all__ = ["ENDINGS", "FEATURES_SHA256", "METADATA", "PARQUET", "write_file", "write_folder"]
 
 PARQUET = ".parquet"
 ENDINGS = (PARQUET, ".jsonl", ".csv")
@@ -24,7 +25,7 @@ GROUP = 1024  # rows of a Parquet row group
 ROWS_PER_FILE = 24 * GROUP  # in a folder
 REPEATED = ["status", "label", "top_k.list.element.label"]  # columns that a dictionary makes smaller
 SELECTIVE = ["name", "status", "label", "index", "score", "accepted", "width", "height"]  # readers filter by these
-METADATA = b"lipsformer"  # its key in Parquet
+METADATA, FEATURES_SHA256 = b"lipsformer", b"lipsformer_features_sha256"  # keys in Parquet
 
 
 def write_file(
@@ -93,14 +94,17 @@ def _write_parquet(draft: Path, rows: Iterable[Row], features: int | None, metad
     plain = pa.schema(fields)
     schema = plain if features is None else plain.append(pa.field("features", pa.list_(pa.float32(), features)))
     schema = schema.with_metadata({METADATA: json.dumps(metadata, sort_keys=True).encode()})
-    rows = iter(rows)
+    rows, digest = iter(rows), hashlib.sha256()
     with pq.ParquetWriter(draft, schema, use_dictionary=REPEATED, write_statistics=SELECTIVE) as writer:
         while group := list(itertools.islice(rows, GROUP)):
             columns = pa.RecordBatch.from_pylist([row.columns() for row in group], plain).columns
             if features is not None:
                 columns.append(_feature_column(pa, group, features))
+                digest.update(b"".join(row.features or b"-" for row in group))
             writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
             del columns[:], group[:]  # or two groups would be in memory
+        if features is not None:
+            writer.add_key_value_metadata({FEATURES_SHA256: digest.hexdigest()})
 
 
 def _feature_column(pa: Any, group: list[Row], features: int) -> Any:
