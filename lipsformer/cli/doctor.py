@@ -123,7 +123,7 @@ def render(report: dict[str, Any]) -> str:
         *(f"{name:16} {version or '-'}" for name, version in versions.items()),
         "",
         *_extras(report["extras"]),
-        *(f"`lipsformer {command}` needs {fix}" for command, fix in report["commands"].items() if fix),
+        *_missing_commands(report["commands"]),
         "",
     ]
     lines += [f"! {problem}" for problem in report["problems"]] or ["No problems found."]
@@ -136,6 +136,12 @@ def _extras(extras: Mapping[str, Mapping[str, Any]]) -> list[str]:
         f"{'cpu or gpu' if extra == 'cpu' else extra:12} {'-' if state['missing'] else 'installed':10} {state['for']}"
         for extra, state in extras.items()
     ]
+
+
+def _missing_commands(commands: Mapping[str, str | None]) -> list[str]:
+    """A line for each pip command, with the commands that need it."""
+    fixes = dict.fromkeys(fix for fix in commands.values() if fix)
+    return [f"to use {', '.join(name for name, fix in commands.items() if fix == wanted)}: {wanted}" for wanted in fixes]
 
 
 def _bf16() -> str:

@@ -22,7 +22,7 @@ An image classifier of the family LipsFormer ([paper](https://arxiv.org/abs/2304
 {parameters:,} parameters, for {classes} classes and images of {image_size} px.
 
 ```sh
-pip install 'lipsformer[hub,cpu]'
+pip install 'lipsformer[hub,train]'
 lipsformer predict hf:{repository} photo.jpg
 ```
 

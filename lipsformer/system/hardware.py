@@ -7,7 +7,6 @@ import os
 import platform
 import sys
 from collections.abc import Iterable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,6 +79,8 @@ def visible_gpus(environment: Mapping[str, str]) -> tuple[str, ...]:
 
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:
     """Versions of `packages`, as far as they are installed."""
+    from importlib import metadata  # it takes as long to import as the command line
+
     found = {}
     for name in packages:
         try:

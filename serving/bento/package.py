@@ -205,6 +205,8 @@ def _build(tree: Path, home: Path, version: str | None) -> Path:
         lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]
         reason = next((line for line in lines if line.startswith("Error: ")), lines[-1])
         hint = "BentoML asks PyPI for the packages' versions" if "lock" in reason else "see `lipsformer doctor`"
+        if "install uv" in reason:  # it does so where uv is missing, with a pip that is not in every environment
+            hint = "pip install uv"
         raise InputError(f"BentoML could not build ({reason.removeprefix('Error: ')}); {hint}")
     (found,) = (home / "bentos").glob("*/*/bento.yaml")
     return found.parent
