@@ -34,6 +34,7 @@ from lipsformer.model.flops import summarize
 NAME, CLASSES, SIDE, DROP_PATH = "lipsformer_swin_tiny", 1000, 224, 0.2
 OURS, OFFICIAL, STORED, TIMM = "ours", "official", "official, without its activation checkpoints", "timm swin_tiny"
 STEP = 3  # a step's operations in forward passes: the gradients take two
+CPU, PRODUCT_SIDE = torch.device("cpu"), 2048
 TORCHVISION = (
     "torchvision",
     *(f"torchvision.{name}" for name in ("datasets", "ops", "ops.misc", "transforms", "transforms.functional")),
@@ -51,10 +52,9 @@ makes a step. Ratios are medians over the rounds.
 
 To save memory, the official code computes the MLP, the GELUs and the softmax a second time for the gradient. Ours
 recomputes blocks only with `grad_checkpointing`. In the third row the official code stores everything that ours stores.
-Swin-Tiny has no convolution branches and 10% fewer multiply-adds.
+Swin-Tiny has no convolution branches and 10% fewer multiply-adds. [On a GPU](../gpu/README.md) another command
+measures the step.
 """
-NO_CUDA = """Not measured: this machine has no CUDA device. With one, the command also measures our model on it. That
-part of the command has not been run."""
 
 Step = Callable[[], object]
 
@@ -104,22 +104,20 @@ def build_models(official: Path | None) -> dict[str, nn.Module]:
     return models
 
 
-def training_step(model: nn.Module, batch: int, device: torch.device, *, bfloat16: bool) -> Step:
-    """A step on random images: forward, cross entropy, backward, clipping, AdamW."""
-    model = model.to(device).train()
+def training_step(model: nn.Module, images: Tensor, *, bfloat16: bool) -> Callable[[], Tensor]:
+    """A step on images and random labels: forward, cross entropy, backward, clipping, AdamW. It returns the loss."""
+    model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.05, fused=True)
-    images = torch.randn(batch, 3, SIDE, SIDE, device=device)
-    labels = torch.randint(CLASSES, (batch,), device=device)
-    if device.type == "cuda":
-        model = torch.compile(model)  # type: ignore[assignment]
+    labels = torch.randint(CLASSES, (len(images),), device=images.device)
 
-    def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+    def step() -> Tensor:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
             loss = F.cross_entropy(model(images), labels)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
+        return loss.detach()
 
     return step
 
@@ -151,17 +149,14 @@ def measure(steps: dict[str, Step], device: torch.device, rounds: int, calls: in
     return times
 
 
-def print_table(
-    models: dict[str, nn.Module], dtype: torch.dtype, device: torch.device, *, batch: int, rounds: int, calls: int
-) -> None:
-    bfloat16 = dtype == torch.bfloat16
-    side = 8192 if device.type == "cuda" else 2048
-    before = peak(dtype, device, side)
-    steps = {name: training_step(model, batch, device, bfloat16=bfloat16) for name, model in models.items()}
+def print_table(models: dict[str, nn.Module], dtype: torch.dtype, *, batch: int, rounds: int) -> None:
+    before = peak(dtype, CPU, PRODUCT_SIDE)
+    images = torch.randn(batch, 3, SIDE, SIDE)
+    steps = {name: training_step(model, images, bfloat16=dtype == torch.bfloat16) for name, model in models.items()}
     wall, cpu = time.perf_counter(), time.process_time()
-    times = measure(steps, device, rounds, calls)
+    times = measure(steps, CPU, rounds, calls=1)
     cores = (time.process_time() - cpu) / (time.perf_counter() - wall)
-    reachable = max(before, peak(dtype, device, side))  # another process may have taken its part of one of the two
+    reachable = max(before, peak(dtype, CPU, PRODUCT_SIDE))  # another process may have slowed one of the two
     print("| model | images/s | ours / this |\n|---|---:|---:|")
     for name, values in times.items():
         ratio = statistics.median(theirs / ours for theirs, ours in zip(values, times[OURS], strict=True))
@@ -170,31 +165,23 @@ def print_table(
     print(
         f"\nOurs runs at {operations / 1e9:.0f} GFLOP/s, {operations / reachable:.0%} of the {reachable / 1e9:.0f} of a"
     )
-    print(f"matrix product of {side} x {side}. It used {cores:.2f} cores on average.\n")
+    print(f"matrix product of {PRODUCT_SIDE} x {PRODUCT_SIDE}. It used {cores:.2f} cores on average.\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--official", type=Path, help="a checkout of the official repository")
-    parser.add_argument("--batch", type=int, default=8, help="images per step on the CPU")
+    parser.add_argument("--batch", type=int, default=8, help="images per step")
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")  # the official code's, about the versions that it was written for
     torch.manual_seed(0)
     models = build_models(arguments.official)
     print(HEADING.format(rounds=arguments.rounds))
-    cpu = torch.device("cpu")
     machine = f"torch {torch.__version__}, {torch.get_num_threads()} threads on {os.cpu_count()} virtual cores"
     for dtype, precision in ((torch.float32, "float32"), (torch.bfloat16, "bfloat16 autocast")):
         print(f"## CPU, {precision}\n\nBatch {arguments.batch}; {machine}.\n")
-        print_table(models, dtype, cpu, batch=arguments.batch, rounds=arguments.rounds, calls=1)
-    print("## CUDA, bfloat16 autocast, torch.compile\n")
-    if torch.cuda.is_available():
-        print(f"Batch 128; torch {torch.__version__}, {torch.cuda.get_device_name()}.\n")
-        device = torch.device("cuda")
-        print_table({OURS: models[OURS]}, torch.bfloat16, device, batch=128, rounds=arguments.rounds, calls=10)
-    else:
-        print(NO_CUDA)
+        print_table(models, dtype, batch=arguments.batch, rounds=arguments.rounds)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What only a GPU can show: engines answer as the checkpoint does. `pytest -m gpu` runs these alone.
+"""What only a GPU can show: every runtime on it answers as the checkpoint does. `pytest -m gpu` runs these alone.
 
 They have not run yet, since no machine of ours has a GPU: whoever has one proves the GPU side with that command.
 """

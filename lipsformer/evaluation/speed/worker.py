@@ -19,7 +19,7 @@ from lipsformer.inference.runtimes import Logits, Outputs, Pixels, open_session
 from lipsformer.inference.runtimes.openvino import import_openvino
 from lipsformer.system.errors import InputError
 
-__all__ = ["OPERATIONS", "MatrixProduct", "MeasuredModel", "ModelFacts"]
+__all__ = ["OPERATIONS", "MatrixProduct", "MeasuredModel", "ModelFacts", "time_calls"]
 
 LIBRARIES = {
     ".safetensors": ("torch", "lipsformer.checkpoints.checkpoint", "lipsformer.model.pixel_norm"),
@@ -83,15 +83,19 @@ class MeasuredModel:
 
     def turn(self, batch: int, seconds: float) -> list[float]:
         """Seconds of each call at this batch size, for at least `seconds` and three calls."""
-        pixels = self.pixels[:batch]
-        self.infer(pixels)  # not timed: the caches hold another model's data
-        times: list[float] = []
-        end = time.perf_counter() + seconds
-        while len(times) < LEAST_CALLS or time.perf_counter() < end:
-            started = time.perf_counter()
-            self.infer(pixels)
-            times.append(time.perf_counter() - started)
-        return times
+        return time_calls(self.infer, self.pixels[:batch], seconds)
+
+
+def time_calls(infer: Callable[[Pixels], object], pixels: Pixels, seconds: float) -> list[float]:
+    """Seconds of each call on these pixels, for at least `seconds` and three calls, after one that is not timed."""
+    infer(pixels)  # the caches may hold another model's data
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < LEAST_CALLS or time.perf_counter() < end:
+        started = time.perf_counter()
+        infer(pixels)
+        times.append(time.perf_counter() - started)
+    return times
 
 
 class MatrixProduct:
