@@ -47,6 +47,7 @@ class TrainingState:
     `network` is called with images: the model itself or, with a teacher, the student, or the DistributedDataParallel
     wrapper of these. `projection` is the student's, if it imitates features. `history` has the metrics of each finished
     epoch, `sums` those of the unfinished one. `best_outcomes` are the validation predictions of the best epoch.
+    `bound` is the Lipschitz bound that the margin loss uses, computed at every 50th step.
     """
 
     model: LipsFormer
@@ -58,6 +59,7 @@ class TrainingState:
     sums: EpochSums
     best_outcomes: Predictions | None = None
     skipped_in_a_row: int = 0
+    bound: float | None = None
     projection: nn.Linear | None = None
 
     @property
@@ -99,6 +101,7 @@ class TrainingState:
             problem = " ".join(str(error).split())[:300]
             raise InputError(f"{saved.path}: does not fit its recipe's model: {problem}") from None
         self.step, self.history, self.skipped_in_a_row = saved.step, list(saved.history), saved.skipped_in_a_row
+        self.bound = saved.bound
         if best := _below(BEST, saved.tensors):
             arrays = {name: best[name].numpy() for name in OUTCOMES}
             self.best_outcomes = Predictions(labels=labels, classes=self.model.config.num_classes, **arrays)
@@ -117,6 +120,7 @@ class SavedState:
     history: list[EpochMetrics]
     sums: dict[str, Any]
     skipped_in_a_row: int
+    bound: float | None
     tensors: dict[str, Tensor]
 
 
@@ -157,6 +161,7 @@ def save_state(
         "history": [epoch.to_dict() for epoch in state.history],
         "sums": state.sums.to_dict(),
         "skipped_in_a_row": state.skipped_in_a_row,
+        "bound": state.bound,
     }
     signed = {**metadata, "sha256": _digest(metadata, copies)}
     with atomic_write(path) as draft:
@@ -189,6 +194,7 @@ def read_state(path: Path, content: bytes) -> SavedState:
             history=[EpochMetrics(**epoch) for epoch in metadata["history"]],
             sums=metadata["sums"],
             skipped_in_a_row=metadata["skipped_in_a_row"],
+            bound=metadata.get("bound"),
             tensors=tensors,
         )
     except SafetensorError as error:
