@@ -95,6 +95,10 @@ class Recipe:
     precision: Literal["auto", "float32", "bfloat16", "float64"]
     compile: bool
     grad_checkpointing: bool
+    spectral_cap: NotNegative = 0.0  # older recipes lack these four
+    loss: Literal["cross_entropy", "margin"] = "cross_entropy"
+    margin: NotNegative = 0.0
+    margin_ramp: Share = 0.0
     label_smoothing: BelowOne
     crop_scale: Range
     hflip: Share

@@ -47,8 +47,9 @@ class TrainingState:
 
     `network` is called with images: the model itself or, with a teacher, the student, or the DistributedDataParallel
     wrapper of these. `projection` is the student's, if it imitates features. `history` has the metrics of each finished
-    epoch, `sums` those of the unfinished one. `best_outcomes` are the validation predictions of the best epoch. By the
-    random `run_id`, a tracker finds the record of a resumed run.
+    epoch, `sums` those of the unfinished one. `best_outcomes` are the validation predictions of the best epoch.
+    `bound` is the Lipschitz bound that the margin loss uses, computed at every 50th step. By the random `run_id`, a
+    tracker finds the record of a resumed run.
     """
 
     model: LipsFormer
@@ -60,6 +61,7 @@ class TrainingState:
     sums: EpochSums
     best_outcomes: Predictions | None = None
     skipped_in_a_row: int = 0
+    bound: float | None = None
     projection: nn.Linear | None = None
     run_id: str = dataclasses.field(default_factory=lambda: secrets.token_hex(8))
 
@@ -103,6 +105,7 @@ class TrainingState:
             raise InputError(f"{saved.path}: does not fit its recipe's model: {problem}") from None
         self.step, self.history, self.skipped_in_a_row = saved.step, list(saved.history), saved.skipped_in_a_row
         self.run_id = saved.run_id or self.run_id
+        self.bound = saved.bound
         if best := _below(BEST, saved.tensors):
             arrays = {name: best[name].numpy() for name in OUTCOMES}
             self.best_outcomes = Predictions(labels=labels, classes=self.model.config.num_classes, **arrays)
@@ -122,6 +125,7 @@ class SavedState:
     sums: dict[str, Any]
     skipped_in_a_row: int
     run_id: str | None
+    bound: float | None
     tensors: dict[str, Tensor]
 
 
@@ -163,6 +167,7 @@ def save_state(
         "sums": state.sums.to_dict(),
         "skipped_in_a_row": state.skipped_in_a_row,
         "run_id": state.run_id,
+        "bound": state.bound,
     }
     signed = {**metadata, "sha256": _digest(metadata, copies)}
     with atomic_write(path) as draft:
@@ -196,6 +201,7 @@ def read_state(path: Path, content: bytes) -> SavedState:
             sums=metadata["sums"],
             skipped_in_a_row=metadata["skipped_in_a_row"],
             run_id=metadata.get("run_id"),
+            bound=metadata.get("bound"),
             tensors=tensors,
         )
     except SafetensorError as error:

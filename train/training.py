@@ -92,6 +92,7 @@ class Training:
                 classes=len(dataset.classes),
             ),
             distiller=distiller,
+            std=preprocessing.std,
         )
         self.state = initial_state(recipe, start, dataset.classes, distributed, distiller, sampler.steps_per_epoch)
         self.unreadable = folder.unreadable() if distributed.is_main else set()
