@@ -38,7 +38,7 @@ def test_it_comes_back_as_it_was_written(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(format=5), "bundle format 5, this version reads 4; export the bundle again"),
+        (lambda m: m.update(format=6), "bundle format 6, this version reads 5; export the bundle again"),
         (lambda m: m.pop("format"), "damaged manifest (KeyError: 'format')"),
         (lambda m: m.pop("max_batch"), "damaged manifest"),
         (lambda m: m.update(max_batch=None), "max_batch=None: a whole number of at least 1 is needed"),
@@ -56,6 +56,10 @@ def test_it_comes_back_as_it_was_written(bundle: Path) -> None:
         (lambda m: m["files"][0].update(precision="bf16"), "bf16, and nothing else, is for OpenVINO and has a speedup"),
         (lambda m: m["files"][0].update(target="openvino"), "bf16, and nothing else, is for OpenVINO"),
         (lambda m: m["files"][0].update(speedup={}), "bf16, and nothing else, is for OpenVINO and has a speedup"),
+        (lambda m: m.update(reference=[]), "reference histograms: cannot be read"),
+        (lambda m: m.update(reference={"scores": {"edges": [0.5], "counts": [1]}}), "1 edges need 2 counts"),
+        (lambda m: m.update(reference={"scores": {"edges": [0.5], "counts": [1, 2]}}), "classes is missing"),
+        (lambda m: m.update(reference={"scores": {"edges": ["x"], "counts": [1, 2]}}), "edges[0]='x': a number"),
         (lambda m: m.update(surprise=1), "damaged manifest"),
         (lambda m: m.update(classes="abc"), "its class names are not a list of strings"),
         (lambda m: m.update(preprocessing=None), "preprocessing"),
