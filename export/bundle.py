@@ -15,6 +15,7 @@ import onnx
 
 from lipsformer.bundle.acceptance import ACCEPTANCE_NAME
 from lipsformer.bundle.manifest import OPENVINO, BundleFile, Manifest
+from lipsformer.bundle.reference import ReferenceHistograms
 from lipsformer.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from lipsformer.checkpoints.pretrained import resolve_model
 from lipsformer.datasets.spread import spread
@@ -30,6 +31,7 @@ from lipsformer.export.whole_image.gate import check_whole_image
 from lipsformer.export.whole_image.graph import WHOLE_IMAGE_NAME, whole_image_graph
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.images.samples import SAMPLES
+from lipsformer.inference.predictor import softmax
 from lipsformer.inference.runtimes import GraphRuntime, OnnxRuntime, Pixels, TorchRuntime
 from lipsformer.inference.runtimes.openvino import OpenVinoRuntime
 from lipsformer.inference.runtimes.tensorrt import TensorRtRuntime
@@ -102,6 +104,7 @@ def export_bundle(checkpoint: Path, output: Path, settings: ExportSettings | Non
             checkpoint_sha256=sha256_of(checkpoint),
             metrics=loaded.metrics,
             temperature=loaded.temperature,
+            reference=_reference(loaded, gate.reference, settings),
             versions=installed_versions(PACKAGES),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
@@ -191,6 +194,20 @@ def _whole_image(draft: Path, preprocessing: Preprocessing, settings: ExportSett
         raise GateError(f"{whole.name}: no bundle written: {found.failure}")
     say(f"{whole.name}: the answers of {path.name} for images of {found.images} sizes")
     return BundleFile.describe(whole, "whole-image", target="ort", precision=precision, parity=found.summary())
+
+
+def _reference(loaded: Checkpoint, parity: Reference, settings: ExportSettings) -> ReferenceHistograms | None:
+    """The histograms of the calibration, or else of the answers to --parity-data; sample photos represent nothing."""
+    if loaded.reference is not None or settings.parity_data is None:
+        return loaded.reference
+    logits, features = parity.photos
+    space = loaded.space if features is not None else None
+    return ReferenceHistograms.of(
+        logits.argmax(axis=1),
+        softmax(logits).max(axis=1),
+        None if space is None or features is None else space.distances(features),
+        len(loaded.classes),
+    )
 
 
 def _source_of_engine(folder: Path, precision: str) -> Path:

@@ -95,6 +95,9 @@ class Settings(_WorkerCount):
         log: "text" or "json" lines on stderr.
         access_log: "on" or "off": whether each request gets a line.
         monitoring: folder for the predictions; None keeps none.
+        drift_window: answers that a worker compares with the bundle's reference histograms.
+        shadow: a second bundle that answers a share of the images too, only to be compared with.
+        shadow_share: that share.
         watch: seconds between checks for a newer bundle; None checks on SIGHUP only.
     """
 
@@ -117,6 +120,9 @@ class Settings(_WorkerCount):
     log: LogFormat = "text"
     access_log: Literal["on", "off"] = "on"
     monitoring: AbsolutePath | None = None
+    drift_window: Count = 1000
+    shadow: Path | None = None
+    shadow_share: Annotated[float, Field(gt=0, le=1)] = 0.1
     watch: Count | None = None
 
     @property

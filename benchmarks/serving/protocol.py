@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import statistics
 from typing import Any
 
 from bodies import images
 from bundles import bundle
 from servers import our_server
-from turns import Side, add_turn_arguments, ratio_cells, take_turns
+from turns import Side, add_turn_arguments, processor_cells, ratio_cells, take_turns
 
 __all__ = ["add_arguments", "run", "table"]
 
@@ -35,11 +34,11 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     rounds = result["rounds"]
-    cpu = [f"{statistics.median(sum(turn[side]['cpu_ms']) for turn in rounds):.2f}" for side in SIDES]
+    cpu = ", ".join(processor_cells(rounds, SIDES))
     return "\n".join(
         [
             "| /classify, photos/s | tensors/s | tensors / photos | lowest to highest | processor ms: photo, tensor |",
             "|---:|---:|---:|---:|---:|",
-            f"| {ratio_cells(rounds, *SIDES)} | {', '.join(cpu)} |",
+            f"| {ratio_cells(rounds, *SIDES)} | {cpu} |",
         ]
     )

@@ -12,7 +12,7 @@ from load import Load, generate
 from memory import processor_seconds, spent
 from servers import Server
 
-__all__ = ["Side", "add_turn_arguments", "ratio_cells", "take_turns"]
+__all__ = ["Side", "add_turn_arguments", "processor_cells", "ratio_cells", "take_turns"]
 
 WARM_UP = 2  # seconds
 
@@ -69,3 +69,8 @@ def ratio_cells(rounds: Sequence[Round], old: str, new: str, *, digits: int = 0)
     ratios = [after / before for before, after in zip(rates[old], rates[new], strict=True)]
     before, after = (f"{statistics.median(rates[side]):.{digits}f}" for side in (old, new))
     return f"{before} | {after} | **{statistics.median(ratios):.2f}** | {min(ratios):.2f} to {max(ratios):.2f}"
+
+
+def processor_cells(rounds: Sequence[Round], sides: Sequence[str]) -> list[str]:
+    """The median milliseconds of processor time a photo, of all processes of each side's server."""
+    return [f"{statistics.median(sum(turn[side]['cpu_ms']) for turn in rounds):.2f}" for side in sides]

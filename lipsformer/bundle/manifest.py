@@ -19,12 +19,13 @@ from lipsformer.system.validation import one_line_errors
 
 from .acceptance import LEAST_TEMPERATURE, MOST_TEMPERATURE, AcceptanceRule
 from .class_names import parse_class_names
+from .reference import ReferenceHistograms
 
 __all__ = ["MANIFEST_NAME", "OPENVINO", "PRECISIONS", "TARGETS", "BundleFile", "Kind", "Manifest", "read_manifest"]
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = 5
-READABLE = (2, 3, 4, FORMAT)  # 2 has no temperature and no acceptance, 3 no speedup, 4 no whole-image graph
+READABLE = (2, 3, 4, FORMAT)  # 2 has no temperature and no acceptance, 3 no speedup, 4 no whole image and no reference
 SEAL = "sha256"  # of the manifest itself
 
 Kind = Literal["onnx", "whole-image", "engine", "report", "acceptance"]
@@ -89,8 +90,8 @@ class Manifest:
     """Everything about a bundle: classes, preprocessing, and its files with hashes and parity reports.
 
     `max_batch` is the largest batch that parity was verified for. The graphs' logits are already divided by
-    `temperature`. Graphs are in the order of the requested precisions:
-    the first one is the default, see `open_best`.
+    `temperature`. `reference` has the answers to the photos of its calibration, if it has been calibrated. Graphs are
+    in the order of the requested precisions: the first one is the default, see `open_best`.
 
     Raises:
         InputError: if a field is invalid.
@@ -106,6 +107,7 @@ class Manifest:
     versions: dict[str, str]
     created: str
     temperature: Annotated[float, Field(ge=LEAST_TEMPERATURE, le=MOST_TEMPERATURE)] = 1.0
+    reference: InstanceOf[ReferenceHistograms] | None = None
 
     def write(self, folder: Path) -> None:
         """Writes `manifest.json` into `folder`, including a hash of its content."""
@@ -202,6 +204,7 @@ def _parse(data: dict[str, Any]) -> Manifest:
             "classes": parse_class_names(data["classes"]),
             "preprocessing": Preprocessing.from_dict(data["preprocessing"]),
             "files": tuple(BundleFile(**file) for file in data["files"]),
+            "reference": ReferenceHistograms.from_dict(data.get("reference")),
         }
     )
     if not manifest.precisions:

@@ -79,6 +79,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         metrics=header.metrics,
         temperature=header.temperature,
         thresholds=header.thresholds,
+        reference=header.reference,
         space=space,
     )
 

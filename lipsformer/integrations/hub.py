@@ -37,7 +37,7 @@ class LipsFormer(nn.Module):
 
     `network` is the network itself, `classes` are its class names, in the order of the logits. The logits are those of
     the training: divided by `temperature` they are calibrated. `acceptance` says which answers are accepted, if the
-    checkpoint has a rule for that.
+    checkpoint has a rule for that, and `reference` has the answers to the photos that it was calibrated on.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -49,6 +49,7 @@ class LipsFormer(nn.Module):
         self.metrics = checkpoint.metrics
         self.temperature = checkpoint.temperature
         self.acceptance = checkpoint.acceptance
+        self.reference = checkpoint.reference
         self.train(checkpoint.model.training)
 
     @classmethod
@@ -87,6 +88,7 @@ class LipsFormer(nn.Module):
             metrics=self.metrics,
             temperature=self.temperature,
             acceptance=self.acceptance,
+            reference=self.reference,
         )
         (path / CONFIG_FILE).write_text(_config(load_checkpoint(path / WEIGHTS_FILE)), encoding="utf-8")
 

@@ -184,6 +184,10 @@ class Answering:
         record.batches.append(result.batch)
         if result.classification.reason is not None:
             self._metrics.not_accepted(result.classification.reason)
+        if work.pipeline.drift is not None:
+            work.pipeline.drift.put(result.classification)
+        if work.pipeline.shadow is not None:
+            work.pipeline.shadow.offer(result.pixels, result.classification[0], record.request_id)
         if self._observer.keeps_predictions:
             file = work.pipeline.file
             record.sha256, record.precision = file.sha256, file.precision

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from lipsformer.bundle.manifest import BundleFile, Manifest, read_manifest
-from lipsformer.bundle.store import resolve_bundle
+from lipsformer.bundle.manifest import BundleFile
 from lipsformer.images.decoding import DecoderPool
 from lipsformer.inference.classification import Classification
 from lipsformer.inference.predictor import Predictor
-from lipsformer.inference.runtimes import Outputs, Pixels, RuntimeOptions
-from lipsformer.serving.observability import Metrics, Span
+from lipsformer.inference.runtimes import Outputs, Pixels
+from lipsformer.serving.observability import DriftMonitor, Metrics, Span
 from lipsformer.serving.settings import Settings
-from lipsformer.system.errors import GateError, InputError
 
 from .batching import BatchQueue
-from .fault_isolation import FaultError, IsolatingRuntime, RuntimeFault
+from .loaded_bundle import LoadedBundle
+from .shadow import Shadow
 
-__all__ = ["Answered", "InferencePipeline", "LoadedBundle"]
+__all__ = ["Answered", "InferencePipeline"]
 
 MIB = 1024 * 1024
 
@@ -37,40 +36,6 @@ class Answered:
     spans: tuple[Span, ...]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LoadedBundle:
-    """A bundle with verified hashes, its warm runtime, and the largest batch that is worth running."""
-
-    bundle: Path
-    manifest: Manifest
-    runtime: IsolatingRuntime
-    max_batch: int
-
-    @classmethod
-    def load(cls, settings: Settings, on_fault: Callable[[RuntimeFault], None]) -> Self:
-        """Verifies, loads and warms up the bundle that `settings` name; `on_fault` gets every fault of its runtime.
-
-        Raises:
-            InputError: if the bundle or a setting cannot be used.
-            GateError: if a file of the bundle does not match its manifest, or the model gives no finite outputs.
-        """
-        bundle = resolve_bundle(settings.bundle).resolve()  # a link may point elsewhere by the time a file is opened
-        manifest = read_manifest(bundle)
-        if settings.max_batch is not None and settings.max_batch > manifest.max_batch:
-            raise InputError(
-                f"LIPSFORMER_MAX_BATCH={settings.max_batch}: the export verified batches up to {manifest.max_batch}; "
-                "lower it, or export again with a larger --max-batch"
-            )
-
-        options = RuntimeOptions(device=settings.device, precision=settings.precision, threads=settings.threads)
-        runtime = IsolatingRuntime(lambda: Predictor.from_bundle(bundle, options, manifest), on_fault=on_fault)
-        try:
-            max_batch = runtime.warm_up(settings.max_batch or manifest.max_batch)
-        except FaultError as fault:
-            raise GateError(f"{bundle}: {fault}; export the bundle again") from None
-        return cls(bundle=bundle, manifest=manifest, runtime=runtime, max_batch=max_batch)
-
-
 class InferencePipeline:
     """Classifies encoded images with one bundle. Create, start, use and close it in one event loop.
 
@@ -79,14 +44,26 @@ class InferencePipeline:
         settings: of this worker.
         metrics: of this worker.
         on_lost: called if the runtime breaks for good.
+        shadow: sees a share of the images too, if there is one.
+
+    Attributes:
+        drift: compares answers with the reference histograms of the bundle; None if it has none.
     """
 
-    def __init__(self, loaded: LoadedBundle, settings: Settings, metrics: Metrics, on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        loaded: LoadedBundle,
+        settings: Settings,
+        metrics: Metrics,
+        on_lost: Callable[[], None],
+        shadow: Shadow | None = None,
+    ) -> None:
         self.bundle = loaded.bundle
         self.manifest = loaded.manifest
         self.runtime = loaded.runtime
         self.max_batch = loaded.max_batch
         self.settings = settings
+        self.shadow = shadow
         self.decoders = DecoderPool(
             self.manifest.preprocessing,
             settings.limits,
@@ -95,6 +72,8 @@ class InferencePipeline:
             memory=settings.decode_memory * MIB,
             on_exit=metrics.decoder_died,
         )
+        reference = self.manifest.reference
+        self.drift = None if reference is None else DriftMonitor(reference, metrics, window=settings.drift_window)
         self.queue = BatchQueue(self.runtime.run, max_batch=self.max_batch, metrics=metrics, on_lost=on_lost)
 
     async def start(self) -> None:
@@ -110,6 +89,8 @@ class InferencePipeline:
         """Ends the processes and the thread, after the batch that is being computed."""
         await self.decoders.close()
         await self.queue.close()
+        if self.shadow is not None:
+            await asyncio.to_thread(self.shadow.close)
 
     async def classify(self, image: memoryview | Pixels, top_k: int, *, since: float | None = None) -> Answered:
         """Classifies an encoded image, or pixels (S, S, 3) that need no decoding.

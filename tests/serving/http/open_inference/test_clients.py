@@ -28,7 +28,7 @@ from tests.support.http.server import KEY, App, Keyed, app_running
 from tests.support.models.acceptance import ACCEPTED, LOW_SCORE, UNFAMILIAR
 from tests.support.trained import Trained
 
-MANUAL = (Path(__file__).parents[3] / "docs" / "open-inference.md").read_text(encoding="utf-8")
+MANUAL = (Path(__file__).parents[4] / "docs" / "open-inference.md").read_text(encoding="utf-8")
 MLSERVER = Path(sys.prefix) / "mlserver"  # where the Makefile installs it
 TYPES_ALONE = """
 import sys, types
