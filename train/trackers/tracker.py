@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import importlib
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -32,7 +33,9 @@ class Tracker(abc.ABC):
 
     def __init__(self) -> None:
         try:
-            self.library: Any = importlib.import_module(self.module)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self.library: Any = importlib.import_module(self.module)
         except ImportError as error:
             raise InputError(
                 f"--track {self.name}: its library cannot be loaded ({error}); "
