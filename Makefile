@@ -30,10 +30,12 @@ docs: $(VENV)/installed
 
 # timm and its torchvision lie in a folder that one test adds to its path: next to the CPU build of PyTorch, PyPI's
 # torchvision breaks what imports it if present, such as torchmetrics. MLServer lies in another one: only its types are used.
+# So does Trackio, which requires a Pillow older than 13.
 # Python compiles a module when it is first imported: compiling all of them took a third of the installation's time.
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[cpu,dev,docs]'
 	$(RUN)/python -m pip install --quiet --no-compile --constraint constraints.txt --no-deps --upgrade --target $(VENV)/timm timm torchvision
 	$(RUN)/python -m pip install --quiet --no-compile --constraint constraints.txt --no-deps --upgrade --target $(VENV)/mlserver mlserver
+	$(RUN)/python -m pip install --quiet --no-compile --constraint constraints.txt --no-deps --upgrade --target $(VENV)/trackio trackio brotli gradio-client orjson
 	touch $@

@@ -18,6 +18,7 @@ from lipsformer.train.data.pixel_range import measure_pixel_range
 from lipsformer.train.distillation.distiller import Distiller, TeacherError
 from lipsformer.train.listeners import make_listeners
 from lipsformer.train.probe import Probe, check_method
+from lipsformer.train.trackers import make_tracking
 
 from .distributed import DistributedContext, init_distributed
 from .initial_weights import StartingPoint
@@ -77,6 +78,7 @@ def run_training(
     """
     choices = {"model": model, "recipe": recipe, "epochs": epochs, "overrides": overrides, "options": options}
     choices["teacher"] = teacher
+    tracking = make_tracking(track)
     with stop_on_signals() as stop, open_run(data, output=output, resume=resume, device=device, **choices) as run:
         first, best, last = run.distributed.is_main, output / BEST, output / LAST
         if run.finished and (output / CLASSES).is_file():
@@ -84,7 +86,7 @@ def run_training(
                 console.say(f"{output}: finished already, after {run.state.epoch} epochs", always=True)
             return best
         try:
-            run.train(stop, make_listeners(files=run.recipe.method != "probe", track=track))
+            run.train(stop, make_listeners(files=run.recipe.method != "probe", tracking=tracking))
         except (DivergedError, TeacherError):
             if first and not run.state.history:
                 run.folder.discard()

@@ -35,8 +35,10 @@ def train(
     ] = "auto",
     device: Device = "auto",
     track: Annotated[
-        list[Literal["tensorboard", "mlflow", "wandb", "trackio"]] | None,
-        typer.Option(help="Record the run in this experiment tracker. Repeatable."),
+        list[str] | None,
+        typer.Option(
+            metavar="tensorboard|mlflow|wandb|trackio", help="Record the run in this experiment tracker. Repeatable."
+        ),
     ] = None,
     find_lr: Annotated[
         bool, typer.Option("--find-lr", help="Run a learning-rate range test instead of a training.")

@@ -61,7 +61,13 @@ EXTRAS = {
     "otlp": Extra(
         modules={"opentelemetry.exporter.otlp.proto.http": "OpenTelemetry's OTLP exporter"}, purpose="serve: traces"
     ),
-    "tensorboard": Extra(modules={"torch": "PyTorch", "tensorboard": "tensorboard"}, purpose="train --tensorboard"),
+    "tensorboard": Extra(modules={"torch": "PyTorch", "tensorboard": "tensorboard"}, purpose="train --track tensorboard"),
+    "mlflow": Extra(
+        modules={"torch": "PyTorch", "mlflow": "MLflow", "sqlalchemy": "SQLAlchemy"},
+        purpose="train --track mlflow; push to its registry",
+    ),
+    "wandb": Extra(modules={"torch": "PyTorch", "wandb": "wandb"}, purpose="train --track wandb"),
+    "trackio": Extra(modules={"torch": "PyTorch", "trackio": "Trackio"}, purpose="train --track trackio"),
     "openvino": Extra(modules={"openvino": "OpenVINO"}, purpose="bundles in bf16, on CPUs with AMX or AVX512-BF16"),
     "trt": Extra(modules={"tensorrt": "TensorRT", "torch": "PyTorch"}, purpose="engines, on NVIDIA GPUs"),
     "trt-rtx": Extra(

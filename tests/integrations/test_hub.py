@@ -138,10 +138,10 @@ def test_the_card_says_what_the_checkpoint_knows(pushed: HubServer, trained: Tra
 
 
 def test_the_card_says_how_far_to_trust_the_scores(trained: Trained, choosy: Trained) -> None:
-    plain = write_model_card(load_checkpoint(trained.checkpoint), REPOSITORY)
+    plain = write_model_card(load_checkpoint(trained.checkpoint), "title", "usage")
     assert "Not calibrated" in plain
     assert "it gives every image one of them" in plain
-    card = write_model_card(load_checkpoint(choosy.checkpoint), REPOSITORY)
+    card = write_model_card(load_checkpoint(choosy.checkpoint), "title", "usage")
     assert "divided by the temperature 1.5." in card
     assert "if its score is at least 0.700 and the distance from the training images at most 1.000" in card
     assert "At most 5.0% of the accepted are wrong, with a confidence of 90%" in card

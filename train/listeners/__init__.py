@@ -14,18 +14,11 @@ from .progress import ProgressDisplay
 __all__ = ["Listener", "make_listeners"]
 
 
-def make_listeners(*, files: bool = True, track: Sequence[str] = ()) -> list[Listener]:
+def make_listeners(*, files: bool = True, tracking: Sequence[Listener] = ()) -> list[Listener]:
     """The listeners of `lipsformer train`. With `files` they write metrics.jsonl and curves.png.
 
-    `track` names trackers that record the run, too.
-
-    Raises:
-        InputError: if a tracker is unknown or not installed.
+    `tracking` are those of experiment trackers. The display comes last, so that it starts when their records are open.
     """
     display = [] if is_quiet() else [ProgressDisplay()]
     written = [MetricsFile(), Curves()] if files else []
-    if not track:
-        return [*written, *display]
-    from lipsformer.train.trackers import make_tracking
-
-    return [*written, *make_tracking(track), *display]
+    return [*written, *tracking, *display]

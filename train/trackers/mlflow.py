@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lipsformer.system.mlflow import import_mlflow
 from lipsformer.train.listeners.listener import RunInfo
 
 from .tracker import PROJECT, Tracker
@@ -15,26 +15,15 @@ from .tracker import PROJECT, Tracker
 __all__ = ["MLflow"]
 
 TAG = "lipsformer.run"  # by which a resumed training finds its run
-# A server that does not answer holds up a training: MLflow's defaults are 120 s and 7 tries. And nobody asked it to
-# report usage to its makers.
-ENVIRONMENT = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-}
 
 
 class MLflow(Tracker):
     """Writes a run of the experiment `lipsformer`, or of that in $MLFLOW_EXPERIMENT_NAME."""
 
     name = "mlflow"
-    module = "mlflow"
 
     def __init__(self) -> None:
-        for variable, value in ENVIRONMENT.items():
-            os.environ.setdefault(variable, value)
-        super().__init__()
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        self.library = import_mlflow("--track mlflow")
 
     def open(self, run: RunInfo) -> int:
         """Finds the run by its tag, or creates it."""

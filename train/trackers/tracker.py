@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import abc
 import importlib
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lipsformer.system.errors import InputError
+from lipsformer.system.extras import require
 from lipsformer.train.listeners.listener import RunInfo
 
 __all__ = ["PROJECT", "Tracker"]
@@ -23,7 +24,7 @@ class Tracker(abc.ABC):
     `where` says where the record is, once it is open.
 
     Raises:
-        InputError: if the library is not installed.
+        MissingPackageError: if the library is not installed.
     """
 
     name: ClassVar[str]
@@ -31,13 +32,10 @@ class Tracker(abc.ABC):
     where: str
 
     def __init__(self) -> None:
-        try:
+        require(self.name, what=f"--track {self.name}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             self.library: Any = importlib.import_module(self.module)
-        except ImportError as error:
-            raise InputError(
-                f"--track {self.name}: its library cannot be loaded ({error}); "
-                f"pip install 'lipsformer[{self.name}]', or train without it"
-            ) from None
 
     @abc.abstractmethod
     def open(self, run: RunInfo) -> int:

@@ -55,7 +55,7 @@ class WandB(Tracker):
             last = max((record.history.step.num for path in earlier for record in read_records(path)), default=0)
         except ValueError:  # the files of another version
             last = run.step
-        return max(last, self._record.starting_step - 1)
+        return max(last, int(self._record.starting_step) - 1)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Adds the metrics of a step. wandb's own process writes them, half a second later at most."""

@@ -151,10 +151,10 @@ def main(folder: Path) -> None:
     )
     os.chdir(folder)
     make_photos(folder / "photos")
+    for tracker in TRACKERS.values():
+        tracker()  # sets the variables of its library, and imports it
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for tracker in TRACKERS.values():
-            tracker()  # sets the variables of its library, and imports it
         for module in (*PRELOADED, "mlflow.store.tracking.sqlalchemy_store"):
             importlib.import_module(module)  # once for all processes
     assert in_child(train_and_die, folder) == -signal.SIGKILL

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from lipsformer.system.errors import InputError
-from lipsformer.train.listeners import make_listeners
 from lipsformer.train.listeners.listener import RunInfo
 from lipsformer.train.metrics import StepMetrics
 from lipsformer.train.recipe import load_recipe
 from lipsformer.train.run_folder import RunFolder
+from lipsformer.train.trackers import make_tracking
 from lipsformer.train.trackers.tensorboard import TensorBoard
 from lipsformer.train.trackers.tracker import Tracker
 from lipsformer.train.trackers.tracking import PAUSE, PENDING, Tracking
@@ -204,16 +204,22 @@ def test_a_folder_that_cannot_be_made_stops_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("tracker", "module"),
-    [("tensorboard", "torch.utils.tensorboard"), ("mlflow", "mlflow"), ("wandb", "wandb"), ("trackio", "trackio")],
+    [
+        ("tensorboard", "torch.utils.tensorboard"),
+        ("mlflow", "mlflow"),
+        ("mlflow", "sqlalchemy"),
+        ("wandb", "wandb"),
+        ("trackio", "trackio"),
+    ],
 )
 def test_without_the_library_it_says_what_to_install(
     tracker: str, module: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(InputError, match=rf"^--track {tracker}: .*pip install 'lipsformer\[{tracker}\]'"):
-        make_listeners(track=[tracker])
+        make_tracking([tracker])
 
 
 def test_an_unknown_tracker_is_named() -> None:
     with pytest.raises(InputError, match="--track mlfow: unknown tracker; did you mean 'mlflow'"):
-        make_listeners(track=["mlfow"])
+        make_tracking(["mlfow"])
