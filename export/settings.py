@@ -35,6 +35,7 @@ class ExportSettings:
         trt_check: have TensorRT for RTX build each graph that is for TensorRT, which needs no GPU.
         workspace: bytes of GPU memory that a layer of an engine may use in addition to its data; no limit by default.
         hardware_compatibility: make TensorRT's engines run on every GPU from Ampere on, but slower.
+        explain: also write a graph of heat maps, compared with PyTorch's.
         thresholds: the limits of the gate by precision; see `read_thresholds`.
         dataset_options: how to read `calibration` and `parity_data`.
 
@@ -53,6 +54,7 @@ class ExportSettings:
     trt_check: bool = False
     workspace: int | None = None
     hardware_compatibility: bool = False
+    explain: bool = False
     thresholds: Mapping[str, Limits] = dataclasses.field(default_factory=lambda: THRESHOLDS)
     dataset_options: DatasetOptions = dataclasses.field(default_factory=DatasetOptions)
 

@@ -27,7 +27,7 @@ FORMAT = 4
 READABLE = (2, 3, FORMAT)  # 2 has no temperature and no acceptance, 3 no speedup
 SEAL = "sha256"  # of the manifest itself
 
-Kind = Literal["onnx", "engine", "report", "acceptance"]
+Kind = Literal["onnx", "engine", "heat_maps", "report", "acceptance"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 # What runs a file. Float graphs are for ONNX Runtime, and TensorRT builds from them too; int8 has a graph for each.
 # bf16 has none: it is the fp32 graph, listed a second time, computed in bfloat16 by OpenVINO.
@@ -44,11 +44,12 @@ STRICT = ConfigDict(strict=True, extra="forbid")
 class BundleFile:
     """One file of a bundle.
 
-    `kind` is "onnx" for graphs, "engine" for what TensorRT built from one, "report" for their documentation, and
-    "acceptance" for the rule by which answers are accepted. Graphs and engines have the `target` that runs them, a
-    `precision`, and the report of the parity gate that they passed (`parity`). An engine also records what it was
-    `built` with: versions, GPU, batches, and the SHA-256 of its graph. bf16 records its `speedup` over fp32 in ONNX
-    Runtime where it was exported: the `cpu`, its `instructions` for bf16, the `threads`, and `ratios` by batch size.
+    `kind` is "onnx" for graphs, "engine" for what TensorRT built from one, "heat_maps" for the graph that explains
+    answers, "report" for their documentation, and "acceptance" for the rule by which answers are accepted. Graphs and
+    engines have the `target` that runs them, a `precision`, and the report of the parity gate that they passed
+    (`parity`). An engine also records what it was `built` with: versions, GPU, batches, and the SHA-256 of its graph.
+    bf16 records its `speedup` over fp32 in ONNX Runtime where it was exported: the `cpu`, its `instructions` for bf16,
+    the `threads`, and `ratios` by batch size.
 
     Raises:
         InputError: if a field is invalid, or missing for its `kind`.
@@ -67,7 +68,7 @@ class BundleFile:
     def __post_init__(self) -> None:
         if Path(self.name).name != self.name:
             raise ValueError(f"{self.name!r} is not the name of a file in the bundle")
-        if self.kind in ("report", "acceptance"):
+        if self.kind in ("heat_maps", "report", "acceptance"):
             return
         if self.target is None or self.precision is None or self.parity is None:
             raise ValueError(f"{self.name}: a graph or an engine needs target, precision and parity")
@@ -144,6 +145,10 @@ class Manifest:
                     raise _changed(bundle / file.name)
                 return AcceptanceRule.from_bytes(content)
         return None
+
+    def heat_map_graph(self, bundle: Path) -> Path | None:
+        """The graph that explains answers; None if the bundle was exported without it."""
+        return next((bundle / file.name for file in self.files if file.kind == "heat_maps"), None)
 
     @property
     def bf16(self) -> BundleFile | None:

@@ -50,6 +50,9 @@ def export(
     ] = False,
     fold: Annotated[bool, typer.Option(help="Fold scales, norms and biases into the weights.")] = True,
     max_batch: Annotated[int, typer.Option(help="Largest batch to check and serve.")] = 16,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Add a graph of heat maps, for `explain` and the server.")
+    ] = False,
     triton: Annotated[
         Path | None, typer.Option(help="Also write a model repository for NVIDIA Triton; it must not exist.")
     ] = None,
@@ -81,6 +84,7 @@ def export(
         hardware_compatibility=hardware_compatibility,
         fold=fold,
         max_batch=max_batch,
+        explain=explain,
         dataset_options=DatasetOptions(
             columns=DatasetOptions.parse_columns(column or ()), image_root=image_root, classes=classes
         ),
