@@ -19,6 +19,7 @@ from lipsformer.bundle.reference import ReferenceHistograms
 from lipsformer.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from lipsformer.checkpoints.pretrained import resolve_model
 from lipsformer.datasets.spread import spread
+from lipsformer.evaluation.heat_maps.explainer import TorchExplainer
 from lipsformer.export.int8.calibration import FEWEST
 from lipsformer.export.int8.quantize import quantize
 from lipsformer.export.parity.float16_range import check_float16_range
@@ -31,6 +32,7 @@ from lipsformer.export.whole_image.gate import check_whole_image
 from lipsformer.export.whole_image.graph import WHOLE_IMAGE_NAME, whole_image_graph
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.images.samples import SAMPLES
+from lipsformer.inference.heat_map import GraphExplainer
 from lipsformer.inference.predictor import softmax
 from lipsformer.inference.runtimes import GraphRuntime, OnnxRuntime, Pixels, TorchRuntime
 from lipsformer.inference.runtimes.openvino import OpenVinoRuntime
@@ -42,13 +44,14 @@ from lipsformer.system.console import say
 from lipsformer.system.errors import GateError, InputError
 from lipsformer.system.hardware import cache_folder, installed_versions
 
-from .graph import build_graph
+from .graph import build_graph, build_heat_map_graph
 from .settings import PACKAGES, ExportSettings
 from .speedup import measure_speedup
 
 __all__ = ["cached_bundle", "export_bundle"]
 
 CALIBRATION_IMAGES = 512
+HEAT_MAPS_NAME = "heat-maps.onnx"
 
 
 def export_bundle(checkpoint: Path, output: Path, settings: ExportSettings | None = None) -> Manifest:
@@ -84,6 +87,10 @@ def export_bundle(checkpoint: Path, output: Path, settings: ExportSettings | Non
                 in_bf16 = _open(OpenVinoRuntime, path)
                 speedup = measure_speedup(in_bf16, runtime, images.photos, sorted({1, settings.max_batch}))
                 gate.admit(path, in_bf16, target=OPENVINO, precision="bf16", speedup=speedup)
+        if settings.explain:
+            path = draft / HEAT_MAPS_NAME
+            onnx.save(build_heat_map_graph(loaded), path)
+            gate.admit_heat_maps(path, GraphExplainer(path), TorchExplainer(TorchRuntime(loaded)))
         for flavour in settings.flavours:
             for precision in settings.graphs:
                 _add_engine(gate, draft, flavour, precision)

@@ -39,6 +39,7 @@ class ExportSettings:
         workspace: bytes of GPU memory that a layer of an engine may use in addition to its data; no limit by default.
         hardware_compatibility: make TensorRT's engines run on every GPU from Ampere on, but slower.
         whole_image: also write the graph of the first precision with the crop and the resize in front of it.
+        explain: also write a graph of heat maps, compared with PyTorch's.
         thresholds: the limits of the gate by precision; see `read_thresholds`.
         dataset_options: how to read `calibration` and `parity_data`.
 
@@ -58,6 +59,7 @@ class ExportSettings:
     workspace: int | None = None
     hardware_compatibility: bool = False
     whole_image: bool = False
+    explain: bool = False
     thresholds: Mapping[str, Limits] = dataclasses.field(default_factory=lambda: THRESHOLDS)
     dataset_options: DatasetOptions = dataclasses.field(default_factory=DatasetOptions)
 

@@ -28,7 +28,7 @@ FORMAT = 5
 READABLE = (2, 3, 4, FORMAT)  # 2 has no temperature and no acceptance, 3 no speedup, 4 no whole image and no reference
 SEAL = "sha256"  # of the manifest itself
 
-Kind = Literal["onnx", "whole-image", "engine", "report", "acceptance"]
+Kind = Literal["onnx", "whole-image", "engine", "heat_maps", "report", "acceptance"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 # What runs a file. Float graphs are for ONNX Runtime, and TensorRT builds from them too; int8 has a graph for each.
 # bf16 has none: it is the fp32 graph, listed a second time, computed in bfloat16 by OpenVINO.
@@ -46,7 +46,8 @@ class BundleFile:
     """One file of a bundle.
 
     `kind` is "onnx" for graphs, "whole-image" for one that takes images of any size, "engine" for what TensorRT built
-    from one, "report" for their documentation, and "acceptance" for the rule by which answers are accepted. Graphs and
+    from one, "heat_maps" for the graph that explains answers, "report" for their documentation, and "acceptance" for
+    the rule by which answers are accepted. Graphs and
     engines have the `target` that runs them, a `precision`, and the report of the parity gate that they passed
     (`parity`). An engine also records what it was `built` with: versions, GPU, batches, and the SHA-256 of its graph.
     bf16 records its `speedup` over fp32 in ONNX Runtime where it was exported: the `cpu`, its `instructions` for bf16,
@@ -69,7 +70,7 @@ class BundleFile:
     def __post_init__(self) -> None:
         if Path(self.name).name != self.name:
             raise ValueError(f"{self.name!r} is not the name of a file in the bundle")
-        if self.kind in ("report", "acceptance"):
+        if self.kind in ("heat_maps", "report", "acceptance"):
             return
         if self.target is None or self.precision is None or self.parity is None:
             raise ValueError(f"{self.name}: a graph or an engine needs target, precision and parity")
@@ -147,6 +148,10 @@ class Manifest:
                     raise _changed(bundle / file.name)
                 return AcceptanceRule.from_bytes(content)
         return None
+
+    def heat_map_graph(self, bundle: Path) -> Path | None:
+        """The graph that explains answers; None if the bundle was exported without it."""
+        return next((bundle / file.name for file in self.files if file.kind == "heat_maps"), None)
 
     @property
     def bf16(self) -> BundleFile | None:

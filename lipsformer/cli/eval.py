@@ -80,11 +80,13 @@ def evaluate_model(
     with contextlib.nullcontext() if output is None else atomic_directory(output) as folder:
         result = evaluate(predictor, labeled)
         if folder is not None:
+            from lipsformer.evaluation.heat_maps.explainer import explainer_of
             from lipsformer.evaluation.report.calibration import CALIBRATION, plot_calibration
             from lipsformer.evaluation.report.write import write_report
 
             title = f"{model} on {Path(dataset).name}"
-            write_report(folder, result.predictions, labeled, result.classes, predictor.preprocessing, title)
+            images, explainer = predictor.preprocessing, explainer_of(predictor)
+            write_report(folder, result.predictions, labeled, result.classes, images, title, explainer)
             plot_calibration(folder / CALIBRATION, result, title)
     if as_json:
         print_json(result.to_dict())

@@ -44,7 +44,7 @@ def explain(
     predictor = load_predictor(model, device)
     explainer = explainer_of(predictor, stage)
     if explainer is None:
-        raise InputError(f"{model}: has no heat maps; give its checkpoint")
+        raise InputError(f"{model}: has no heat maps; give its checkpoint, or export the bundle with --explain")
     index = None if label is None else class_index(predictor, label)
     with atomic_directory(output) as folder:
         explained, problems = explain_photos(predictor, explainer, photos, folder, index)

@@ -54,6 +54,9 @@ def export(
         bool,
         typer.Option("--whole-image", help="Also write a graph with the resize inside: images of any size in."),
     ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Add a graph of heat maps, for `explain` and the server.")
+    ] = False,
     triton: Annotated[
         Path | None, typer.Option(help="Also write a model repository for NVIDIA Triton; it must not exist.")
     ] = None,
@@ -86,6 +89,7 @@ def export(
         fold=fold,
         max_batch=max_batch,
         whole_image=whole_image,
+        explain=explain,
         dataset_options=DatasetOptions(
             columns=DatasetOptions.parse_columns(column or ()), image_root=image_root, classes=classes
         ),

@@ -40,6 +40,7 @@ class Predictor:
     `file` is the file that runs, in `precision`. `fallbacks` says why faster files of its bundle were passed over.
     `max_batch` is the largest batch to run; for an export, the largest that passed the parity check. `metrics` are
     those of the training. Logits are divided by `temperature` already. `acceptance` says which answers are accepted.
+    `heat_maps` is the bundle's graph that explains answers, if it has one.
     """
 
     runtime: Runtime
@@ -52,6 +53,7 @@ class Predictor:
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     temperature: float = 1.0
     acceptance: AcceptanceRule | None = None
+    heat_maps: Path | None = None
 
     @classmethod
     def from_bundle(cls, bundle: Path, options: RuntimeOptions, manifest: Manifest | None = None) -> Self:
@@ -76,6 +78,7 @@ class Predictor:
             metrics=manifest.metrics,
             temperature=manifest.temperature,
             acceptance=acceptance,
+            heat_maps=manifest.heat_map_graph(bundle),
         )
 
     @classmethod
@@ -106,6 +109,7 @@ class Predictor:
                     metrics=manifest.metrics,
                     temperature=manifest.temperature,
                     acceptance=acceptance,
+                    heat_maps=manifest.heat_map_graph(path.parent),
                 )
         raise InputError(f"{path}: the manifest next to it lists no such engine; keep it in the bundle it came in")
 

@@ -107,17 +107,39 @@ def test_a_class_is_explained_by_name(run: Run, trained: Trained, tmp_path: Path
     assert not (tmp_path / "other").exists()
 
 
+def test_a_bundle_draws_what_its_checkpoint_draws(run: Run, explained: Trained, tmp_path: Path) -> None:
+    maps = []
+    for name in ("checkpoint", "bundle"):
+        model, output = getattr(explained, name), tmp_path / name
+        status, text, err = run("explain", model, SAMPLES / "Orange.jpg", "--output", output, "--json")
+        assert (status, err) == (0, "")
+        maps.append(json.loads(text)[0])
+    wanted, found = maps
+    assert (found["label"], found["stage"], found["stage"]) == (wanted["label"], wanted["stage"], 1)
+    error = np.linalg.norm(np.subtract(found["map"], wanted["map"])) / np.linalg.norm(wanted["map"])
+    assert error < 1e-4
+    assert found["logit"] == pytest.approx(wanted["logit"], rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("model", "photo", "options", "message"),
     [
         ("checkpoint", "Orange.jpg", ("--stage", 5), "--stage 5: the network has the stages 1 to 4"),
         ("checkpoint", "nothing.jpg", (), "nothing.jpg: "),
+        ("bundle", "Orange.jpg", ("--stage", 4), "--stage 4: the bundle has heat maps of stage 1; give its checkpoint"),
     ],
 )
 def test_what_cannot_be_explained_is_refused(
-    run: Run, trained: Trained, tmp_path: Path, model: str, photo: str, options: tuple[object, ...], message: str
+    run: Run, explained: Trained, tmp_path: Path, model: str, photo: str, options: tuple[object, ...], message: str
 ) -> None:
-    status, _, err = run("explain", getattr(trained, model), SAMPLES / photo, "--output", tmp_path / "maps", *options)
+    status, _, err = run("explain", getattr(explained, model), SAMPLES / photo, "--output", tmp_path / "maps", *options)
     assert status == 2
     assert message in err
     assert not (tmp_path / "maps").exists()
+
+
+def test_a_bundle_without_heat_maps_says_how_to_get_them(run: Run, trained: Trained, tmp_path: Path) -> None:
+    for model in (trained.bundle, trained.bundle / "ort-fp32.onnx"):
+        status, _, err = run("explain", model, SAMPLES / "Orange.jpg", "--output", tmp_path / "maps")
+        assert status == 2
+        assert err.rstrip().endswith("has no heat maps; give its checkpoint, or export the bundle with --explain")

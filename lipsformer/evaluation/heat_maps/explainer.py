@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lipsformer.inference.heat_map import Explainer, HeatMap
+from lipsformer.inference.heat_map import Explainer, GraphExplainer, HeatMap
 from lipsformer.inference.predictor import Predictor
 from lipsformer.inference.runtimes import Pixels, TorchRuntime
 from lipsformer.model.config import STAGES
@@ -47,11 +47,19 @@ class TorchExplainer:
 
 
 def explainer_of(predictor: Predictor, stage: int | None = None) -> Explainer | None:
-    """What draws heat maps of this model; None if nothing does. A checkpoint has them at any `stage` (1 to 4).
+    """What draws heat maps of this model: PyTorch for a checkpoint, at any `stage` (1 to 4), or its bundle's graph.
+
+    Returns:
+        None for a bundle that was exported without heat maps, and for a graph alone.
 
     Raises:
-        InputError: if there is no such stage.
+        InputError: if there are no maps of this stage.
     """
     if isinstance(predictor.runtime, TorchRuntime):
         return TorchExplainer(predictor.runtime, stage)
-    return None
+    if predictor.heat_maps is None:
+        return None
+    explainer = GraphExplainer(predictor.heat_maps)
+    if stage not in (None, explainer.stage):
+        raise InputError(f"--stage {stage}: the bundle has heat maps of stage {explainer.stage}; give its checkpoint")
+    return explainer
