@@ -12,6 +12,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -70,9 +71,7 @@ def main() -> None:
         bundle = Path(folder) / "bundle"
         export_bundle(MODEL, bundle, ExportSettings(whole_image=True))
         predictor = load_predictor(bundle, "cpu")
-        session = onnxruntime.InferenceSession(
-            bundle / "whole-image.onnx", options, providers=["CPUExecutionProvider"]
-        )
+        session = onnxruntime.InferenceSession(bundle / "whole-image.onnx", options, providers=["CPUExecutionProvider"])
 
     def whole(image: Image.Image) -> np.ndarray:
         (logits,) = session.run(["logits"], {"images": np.asarray(image)[np.newaxis]})
@@ -89,17 +88,16 @@ def main() -> None:
     rows = []
     for size in TIMED:
         image = Image.effect_noise(size, 60).convert("RGB")
-        spec = predictor.preprocessing
-        pixels = spec.apply(image)[np.newaxis]
-        graph = cpu_milliseconds(lambda: predictor.runtime.infer(pixels))
-        resize = cpu_milliseconds(lambda: spec.apply(image))
-        inside = cpu_milliseconds(lambda: whole(image)) - graph
+        pixels = predictor.preprocessing.apply(image)[np.newaxis]
+        graph = cpu_milliseconds(partial(predictor.runtime.infer, pixels))
+        resize = cpu_milliseconds(partial(predictor.preprocessing.apply, image))
+        inside = cpu_milliseconds(partial(whole, image)) - graph
         rows.append([f"{size[0]} x {size[1]}", f"{resize:.0f}", f"{inside:.0f}"])
     print(
         f"""# The resize in the graph
 
-`whole-image.onnx` of `lipsformer_cifar10`, compared with `predict` of the same bundle on {count} images of {len(SIZES)} sizes,
-from 1 x 1 to 3000 x 2000: portraits, panoramas, and images smaller than the network's 32 pixels. The images are sample
+`whole-image.onnx` of `lipsformer_cifar10`, compared with `predict` of the same bundle on {count} images of
+{len(SIZES)} sizes, from 1 x 1 to 3000 x 2000: portraits, panoramas, and images smaller than the network's 32 pixels. The images are sample
 photos of the package, cut so that the fruit reaches every border, with noise on every third.
 
     python benchmarks/whole_image/measure.py > benchmarks/whole_image/README.md
@@ -107,9 +105,9 @@ photos of the package, cut so that the fruit reaches every border, with noise on
 - {same} of {count} have the same top-1 class.
 - The largest difference of a score is {furthest:.1e}.
 
-CPU time of the resize in milliseconds, with Pillow {PIL.__version__} and inside the graph (which is the time of the whole graph minus that
-of the network). {cores()} cores of an {cpu_name()}, ONNX Runtime {onnxruntime.__version__}, one thread. The load average before the measurement
-was {load:.1f}: the cores were shared with other work.
+CPU time of the resize in milliseconds, with Pillow {PIL.__version__} and inside the graph (which is the time of the whole graph
+minus that of the network). {cores()} cores of an {cpu_name()}, ONNX Runtime {onnxruntime.__version__}, one thread.
+The load average before the measurement was {load:.1f}: anything above 0 is other work on the same cores.
 
 {markdown_table(["image", "Pillow", "in the graph"], rows)}"""
     )

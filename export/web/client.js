@@ -65,7 +65,7 @@ async function start(onProgress) {
   const { failure } = await send({
     graph: contents[manifest.graph],
     wasm: contents[manifest.wasm],
-    convert: manifest.preprocessing.color_management,
+    preprocessing: manifest.preprocessing,
   });
   if (failure) throw new Failure(...failure);
   return {

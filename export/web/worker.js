@@ -1,14 +1,17 @@
 // Decodes photos and runs the graph, away from the page's own thread.
 //
 // Pixels are read at the photo's own size, upright, on white. The graph resizes them: a canvas would do it differently.
+// For models that reduce large JPEGs while they decode them, so does this: libjpeg gives the means of squares.
 
 import * as ort from "./ort.wasm.bundle.min.mjs";
 
 const MAX_PIXELS = 50e6; // as `lipsformer predict`
+const REDUCTIONS = [8, 4, 2]; // of JPEGs
+const SPARE = 2; // times the final side that a reduced JPEG keeps of the crop's shorter side, at least
 const STRIP = 1 << 20; // pixels to read at a time: a canvas may not be as large as a photo
 
 let session;
-let colorSpaceConversion;
+let preprocessing;
 let turn = Promise.resolve();
 
 addEventListener("message", ({ data }) => {
@@ -24,17 +27,17 @@ async function answer({ number, ...message }) {
   }
 }
 
-async function open({ graph, wasm, convert }) {
+async function open({ graph, wasm, ...settings }) {
   ort.env.wasm.numThreads = 1; // more need headers that few static hosts send
   ort.env.wasm.wasmBinary = wasm;
   session = await ort.InferenceSession.create(graph, { executionProviders: ["wasm"] });
-  colorSpaceConversion = convert ? "default" : "none";
+  preprocessing = settings.preprocessing;
   return {};
 }
 
 async function classify({ file }) {
   const start = performance.now();
-  const { pixels, width, height } = await read(file);
+  const { pixels, width, height } = reduce(await read(file), await isJpeg(file));
   const decoded = performance.now();
   const images = new ort.Tensor("uint8", pixels, [1, height, width, 3]);
   const { logits } = await session.run({ images }, ["logits"]);
@@ -69,6 +72,38 @@ async function read(file) {
   return { pixels, width, height };
 }
 
+/** The means of squares, if the file is a JPEG, the model was trained so, and the crop is large enough. */
+function reduce({ pixels, width, height }, jpeg) {
+  const { image_size: side, crop_pct: part, jpeg_scale: scale } = preprocessing;
+  const crop = (Math.min(width, height) * side) / Math.round(side / part);
+  const factor = REDUCTIONS.find((number) => number <= crop / (SPARE * side));
+  if (!jpeg || scale !== "reduced" || !factor) return { pixels, width, height };
+  const [columns, rows] = [Math.floor(width / factor), Math.floor(height / factor)];
+  const [left, top] = [(width % factor) >> 1, (height % factor) >> 1]; // what is left over is cut off on both sides
+  const means = new Uint8Array(columns * rows * 3);
+  const sums = new Uint32Array(columns * 3);
+  for (let row = 0; row < rows; row += 1) {
+    sums.fill((factor * factor) / 2);
+    for (let line = 0; line < factor; line += 1) {
+      let from = ((top + row * factor + line) * width + left) * 3;
+      for (let to = 0; to < sums.length; to += 3) {
+        for (let count = 0; count < factor; count += 1) {
+          sums[to] += pixels[from++];
+          sums[to + 1] += pixels[from++];
+          sums[to + 2] += pixels[from++];
+        }
+      }
+    }
+    for (let to = 0, at = row * sums.length; to < sums.length; to += 1) means[at + to] = sums[to] / (factor * factor);
+  }
+  return { pixels: means, width: columns, height: rows };
+}
+
+async function isJpeg(file) {
+  const [first, second, third] = new Uint8Array(await file.slice(0, 3).arrayBuffer());
+  return first === 0xff && second === 0xd8 && third === 0xff;
+}
+
 async function decode(file) {
   try {
     await file.slice(0, 1).arrayBuffer();
@@ -76,6 +111,7 @@ async function decode(file) {
     throw { failure: "unreadable" };
   }
   try {
+    const colorSpaceConversion = preprocessing.color_management ? "default" : "none";
     return await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion });
   } catch {
     throw failed(
