@@ -11,21 +11,34 @@ from lipsformer.system.extras import import_public
 
 if TYPE_CHECKING:
     from lipsformer.export.parity.thresholds import read_thresholds
+    from lipsformer.export.web.runtime import read_runtime
+    from lipsformer.export.web.site import write_web
 
     from .bundle import cached_bundle, export_bundle
     from .settings import ExportSettings
     from .triton import write_triton
     from .verify import verify_bundle
 
-__all__ = ["ExportSettings", "cached_bundle", "export_bundle", "read_thresholds", "verify_bundle", "write_triton"]
+__all__ = [
+    "ExportSettings",
+    "cached_bundle",
+    "export_bundle",
+    "read_runtime",
+    "read_thresholds",
+    "verify_bundle",
+    "write_triton",
+    "write_web",
+]
 
 _HOMES = {
     "ExportSettings": "settings",
     "cached_bundle": "bundle",
     "export_bundle": "bundle",
+    "read_runtime": "web.runtime",
     "read_thresholds": "parity.thresholds",
     "verify_bundle": "verify",
     "write_triton": "triton",
+    "write_web": "web.site",
 }
 
 

@@ -47,9 +47,9 @@ class BundleFile:
 
     `kind` is "onnx" for graphs, "whole-image" for one that takes images of any size, "engine" for what TensorRT built
     from one, "heat_maps" for the graph that explains answers, "report" for their documentation, and "acceptance" for
-    the rule by which answers are accepted. Graphs and
-    engines have the `target` that runs them, a `precision`, and the report of the parity gate that they passed
-    (`parity`). An engine also records what it was `built` with: versions, GPU, batches, and the SHA-256 of its graph.
+    the rule by which answers are accepted. Graphs and engines have the `target` that runs them, a `precision`, and the
+    report of the parity gate that they passed (`parity`). An engine also records what it was `built` with: versions,
+    GPU, batches, and the SHA-256 of its graph.
     bf16 records its `speedup` over fp32 in ONNX Runtime where it was exported: the `cpu`, its `instructions` for bf16,
     the `threads`, and `ratios` by batch size.
 

@@ -1,4 +1,4 @@
-"""The web page: the files of page/, with headers that admit nothing from elsewhere."""
+"""The web page: the shared files and client.js, with headers that admit nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from lipsformer.inference.page import MEDIA_TYPES, page_files
+
 __all__ = ["page_routes"]
 
-MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+NOSCRIPT = " Without it, send a photo with POST to /classify."
+FOOTER = """<p class="quiet">Photos are classified in memory and never stored.</p>
+    <p class="quiet"><a href="info">About this model</a> <a href="openapi.json">API description</a></p>"""
 HEADERS = {
     "Cache-Control": "no-cache",
     "Content-Security-Policy": (
@@ -28,15 +32,15 @@ HEADERS = {
 
 def page_routes() -> list[Route]:
     """One route per file of the page; index.html is at /."""
-    files = sorted((resources.files(__package__) / "page").iterdir(), key=lambda file: file.name)
+    files = page_files(head="", noscript=NOSCRIPT, footer=FOOTER)
+    files["client.js"] = (resources.files(__package__) / "client.js").read_bytes()
     return [
         Route(
-            "/" if file.name == "index.html" else f"/{file.name}",
-            _answer_with(file.read_bytes(), MEDIA_TYPES[PurePath(file.name).suffix]),
+            "/" if name == "index.html" else f"/{name}",
+            _answer_with(content, MEDIA_TYPES[PurePath(name).suffix]),
             methods=["GET"],
         )
-        for file in files
-        if PurePath(file.name).suffix in MEDIA_TYPES
+        for name, content in sorted(files.items())
     ]
 
 

@@ -1,6 +1,7 @@
 // The card of one photo: its picture, its progress, and the answer or the reason why there is none.
 
-import { CLASSIFY, bytes } from "./client.js";
+import { command } from "./client.js";
+import { bytes, duration, percent } from "./text.js";
 
 const STAGES = {
   network: "Network",
@@ -17,15 +18,8 @@ const DOUBTS = {
   unfamiliar: ["It looks unlike the photos this model was trained on; most like ", "."],
 };
 
-const percent = (score) => (score > 0 && score < 0.001 ? "< 0.1 %" : `${(score * 100).toFixed(1)} %`);
-
 /** The short name of a provider: "CPU" for "CPUExecutionProvider". */
 export const provider = (name) => String(name).replace(/ExecutionProvider$/, "");
-
-export function duration(milliseconds) {
-  if (milliseconds >= 1000) return `${(milliseconds / 1000).toFixed(1)} s`;
-  return `${milliseconds.toFixed(milliseconds < 10 ? 1 : 0)} ms`;
-}
 
 export function make(tag, className, ...content) {
   const made = document.createElement(tag);
@@ -40,16 +34,21 @@ export class Card {
     this.element = document.getElementById("card").content.firstElementChild.cloneNode(true);
     this.speak = speak;
     this.name = file.name || "Photo";
-    this.command = `curl --data-binary ${quote(`@${this.name}`)} -H 'Content-Type: ${imageType(file)}' ${quote(CLASSIFY)}`;
+    this.command = command(file, this.name);
     this.find(".card").setAttribute("aria-label", this.name);
     this.find(".name").textContent = this.name;
     this.find(".name").title = this.name;
     this.find(".size").textContent = bytes(file.size);
-    this.find("code").textContent = this.command;
     this.find(".working").setAttribute("aria-label", `Classifying ${this.name}`);
     this.button(".remove", "Remove", onRemove);
     this.button(".again", "Try again with", onAgain);
-    this.button(".copy", "Copy as curl:", () => this.copy());
+    if (this.command) {
+      this.find("code").textContent = this.command;
+      this.button(".copy", "Copy as curl:", () => this.copy());
+    } else {
+      this.find("pre").remove();
+      this.find(".copy").remove();
+    }
     this.picture(file);
     this.show("waiting", "Waiting for its turn");
   }
@@ -72,7 +71,7 @@ export class Card {
       URL.revokeObjectURL(url);
       this.find(".size").textContent = `${image.naturalWidth} × ${image.naturalHeight}, ${bytes(file.size)}`;
     });
-    // The server may be able to read what the browser cannot draw (a TIFF, or no image at all).
+    // A server may be able to read what the browser cannot draw (a TIFF, or no image at all).
     image.addEventListener("error", () => {
       URL.revokeObjectURL(url);
       image.hidden = true;
@@ -116,7 +115,7 @@ export class Card {
       ...Object.entries(stages).map(([name, time]) => pair(STAGES[name] ?? name, duration(time))),
     );
     const facts = {
-      "With the network": duration(elapsed),
+      "With the network": elapsed && duration(elapsed),
       "Photos in its batch": answer.batch,
       Model: answer.model,
       Request: answer.request_id,
@@ -171,10 +170,11 @@ function bar({ label, score }) {
   return make("li", "", meter);
 }
 
-/** The whole time from here and back, in stages that add up to it. */
+/** The whole time from here and back, in stages that add up to it; without `elapsed` no network is involved. */
 function timeline({ total, ...stages }, elapsed) {
   const named = Object.values(stages).reduce((sum, time) => sum + time, 0);
-  return { network: Math.max(0, elapsed - total), ...stages, other: Math.max(0, total - named) };
+  const network = elapsed && { network: Math.max(0, elapsed - total) };
+  return { ...network, ...stages, other: Math.max(0, total - named) };
 }
 
 function segment([name, milliseconds]) {
@@ -185,13 +185,4 @@ function segment([name, milliseconds]) {
 
 function pair(name, value) {
   return make("div", "", make("dt", "", name), make("dd", "", value));
-}
-
-/** One word of a POSIX shell. */
-function quote(text) {
-  return `'${text.replaceAll("'", "'\\''")}'`;
-}
-
-function imageType(file) {
-  return /^image\/[\w.+-]+$/.test(file.type) ? file.type : "application/octet-stream";
 }

@@ -1,7 +1,8 @@
 // Photos are added by dropping, pasting, choosing or taking them. Each is sent separately, a few at a time.
 
 import { Card, make, provider } from "./card.js";
-import { Failure, classify, fetchInfo } from "./client.js";
+import { classify, fetchInfo } from "./client.js";
+import { Failure } from "./failure.js";
 
 const MAX_PHOTOS = 64;
 const AT_ONCE = 4; // enough for the server to batch, few enough to leave capacity for others
@@ -175,4 +176,5 @@ if (/Mac|iPhone|iPad/.test(navigator.platform)) element("modifier").textContent 
 listenToPickers();
 listenToDrops();
 listenToPastes();
-fetchInfo().then(introduce, ({ title, detail }) => notify(`${title}. ${detail}`));
+const progress = (text) => (element("knows").textContent = text);
+fetchInfo(progress).then(introduce, ({ title, detail }) => notify(`${title}. ${detail}`));

@@ -1,5 +1,8 @@
 // Sends requests to the server, waits while it is busy, and puts failures into words.
 
+import { Failure, unreadable } from "./failure.js";
+import { bytes } from "./text.js";
+
 const TRIES = 5;
 const LONGEST_WAIT = 30; // seconds; if the server asks for more, the user decides
 
@@ -24,22 +27,19 @@ const TITLES = {
 
 const HEIC_ADVICE = "iPhones store HEIC; under Settings, Camera, Formats, “Most Compatible” makes them store JPEG.";
 
-/** Why a photo has no answer, in words; `again` says whether trying again may help. */
-export class Failure extends Error {
-  constructor(title, detail, again) {
-    super(title);
-    Object.assign(this, { title, detail, again });
-  }
-}
-
 /** The URL of `path` next to the page, without the user name and key that the page's own URL may contain. */
-export function address(path) {
+function address(path) {
   const url = new URL(path, location.href);
   url.username = url.password = "";
   return url.href;
 }
 
-export const CLASSIFY = address("classify?top_k=5");
+const CLASSIFY = address("classify?top_k=5");
+
+/** The curl command that classifies `file`, if it lies in the working directory under this name. */
+export function command(file, name) {
+  return `curl --data-binary ${quote(`@${name}`)} -H 'Content-Type: ${imageType(file)}' ${quote(CLASSIFY)}`;
+}
 
 /** The answer to `GET /info`, or a Failure. */
 export async function fetchInfo() {
@@ -134,8 +134,7 @@ async function noAnswer(file) {
   try {
     await file?.slice(0, 1).arrayBuffer();
   } catch {
-    const detail = "It was moved or changed since you chose it, or it is a folder. Choose the photo itself.";
-    return new Failure("This file cannot be read", detail, false);
+    return unreadable();
   }
   const advice = file ? "The photo is still here, so you can try again." : "Reload the page later.";
   return new Failure("The server does not answer", `It may be stopped, or the network is down. ${advice}`, true);
@@ -147,8 +146,11 @@ function unintelligible(response) {
   return new Failure("The response is not valid", detail, true);
 }
 
-/** 2100000 as "2.1 MB". */
-export function bytes(count) {
-  if (count < 1000) return `${count} bytes`;
-  return count < 1e6 ? `${Math.round(count / 1e3)} kB` : `${(count / 1e6).toFixed(1)} MB`;
+/** One word of a POSIX shell. */
+function quote(text) {
+  return `'${text.replaceAll("'", "'\\''")}'`;
+}
+
+function imageType(file) {
+  return /^image\/[\w.+-]+$/.test(file.type) ? file.type : "application/octet-stream";
 }

@@ -1,0 +1,1 @@
+"""A page that classifies photos in the browser, as a folder of files for any web server."""
