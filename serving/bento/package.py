@@ -35,6 +35,7 @@ CORE = (
     "images/*.py",
     "images/decoding/*.py",
     "inference/*.py",
+    "inference/page/*.*",
     "inference/runtimes/*.py",
     "system/*.py",
 )
