@@ -30,7 +30,7 @@ NAME = re.compile(r"[^/:.\s%\\\"'][^/:%\\\"']*")  # what MLflow's addresses mode
 EXPERIMENT = "lipsformer"
 IMAGE, LABEL, SCORE = "image", "label", "score"  # columns
 USAGE = """```sh
-pip install 'lipsformer[mlflow,cpu]' pandas
+pip install 'lipsformer[mlflow]'
 ```
 
 ```python
