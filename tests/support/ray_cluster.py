@@ -68,7 +68,7 @@ def kill(node: subprocess.Popen[bytes]) -> None:
 
 def await_(done: Callable[[], bool], log: Path, process: subprocess.Popen[bytes]) -> None:
     """Waits until something happens, while the process runs."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not done():
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()

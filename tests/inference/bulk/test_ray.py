@@ -105,8 +105,8 @@ def test_a_worker_is_started_again_a_few_times(monkeypatch: pytest.MonkeyPatch, 
             raise RayError
 
     errors = SimpleNamespace(RayError=RayError, RayTaskError=type("RayTaskError", (RayError,), {}))
-    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(exceptions=errors))
-    started: list[Actor] = []
+    started, killed = list[Actor](), list[Actor]()
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(exceptions=errors, kill=killed.append))
 
     def start() -> Actor:
         started.append(Actor())
@@ -120,6 +120,7 @@ def test_a_worker_is_started_again_a_few_times(monkeypatch: pytest.MonkeyPatch, 
 
     asyncio.run(compute())
     assert len(started) == 1 + RESTARTS
+    assert killed == started[-1:]
 
 
 def test_without_ray_or_a_cluster_it_says_so(
