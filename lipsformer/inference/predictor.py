@@ -221,11 +221,13 @@ class Predictor:
             batch: images that are computed together. More are faster on a GPU, and their answers come together.
 
         Raises:
-            InputError: if `top_k` is below 1, or a source cannot be listed, see `list_images`.
+            InputError: if `top_k` or `batch` is below 1, or a source cannot be listed, see `list_images`.
         """
         from .bulk.rows import Refusal  # not part of a Bento
         from .bulk.sources import list_images
 
+        if batch < 1:
+            raise InputError(f"batch={batch}: at least 1 is needed")
         images = list_images(map(str, [sources] if isinstance(sources, str | Path) else sources), column)
         for block in iter(lambda: list(itertools.islice(images, batch)), []):
             contents = [image.read() for image in block]

@@ -77,6 +77,12 @@ def test_answers_of_endless_sources_come_at_once(trained: Trained) -> None:
         assert len(asked) == runtime.batches == count
 
 
+def test_nothing_is_no_batch_and_no_answer(predictor: Predictor) -> None:
+    for words, message in (({"batch": 0}, "batch=0: at least 1"), ({"top_k": 0}, "top_k=0: at least 1")):
+        with pytest.raises(InputError, match=message):
+            next(predictor.stream(SAMPLES, **words))
+
+
 def test_an_image_that_cannot_be_converted_is_named(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise InputError("image of mode X cannot be converted")

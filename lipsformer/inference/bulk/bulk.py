@@ -23,6 +23,8 @@ from .state import BulkState
 
 __all__ = ["predict_to_file"]
 
+MERGE = "merge all parts with `lipsformer predict --merge`"
+
 
 def predict_to_file(
     predictor: Predictor, options: BulkOptions, output: str, workers: Callable[[], Workers] | None = None
@@ -69,9 +71,6 @@ def predict_to_file(
             stores.upload(path, name)
             state.remove()
         say(f"{name if target.remote else path}: {counts}; {MERGE}", always=True)
-
-
-MERGE = "merge all parts with `lipsformer predict --merge`"
 
 
 def _compute(

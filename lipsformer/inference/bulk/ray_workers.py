@@ -158,9 +158,12 @@ class RayWorkers:
     async def close(self) -> None:
         """Ends all workers, and leaves the cluster."""
         for node in self.nodes:
-            with contextlib.suppress(self.ray.exceptions.RayError):
-                self.ray.kill(node.actor)
+            self._end(node)
         self.ray.shutdown()
+
+    def _end(self, node: _Node) -> None:
+        with contextlib.suppress(self.ray.exceptions.RayError):
+            self.ray.kill(node.actor)
 
     def _starter(self, node: dict[str, Any]) -> Callable[[], Any]:
         """A function that starts a worker on a node."""
@@ -190,6 +193,7 @@ class RayWorkers:
         while node in self.nodes and node.actor is actor:
             if node.restarts == RESTARTS:
                 self.nodes.remove(node)
+                self._end(node)  # blocks that wait for it go to the others
                 say(f"{node.name}: its worker is gone; the others compute its images", always=True)
                 return
             node.restarts += 1

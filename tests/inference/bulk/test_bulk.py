@@ -185,6 +185,7 @@ def test_too_many_failures_stop_it_and_more_are_allowed_later(mixed: Path, train
         (["--part", "1/2"], "--part: only with --output OUT"),
         (["--max-failures", "0"], "--max-failures: only with --output OUT"),
         (["--copy-to", "sorted"], "--copy-to: only with --output OUT"),
+        (["--state", "states"], "--state: only with --output OUT"),
     ],
 )
 def test_wrong_options_are_one_line(

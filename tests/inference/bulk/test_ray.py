@@ -5,19 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.server
-import os
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
-import psutil
 import pytest
 
 from lipsformer import load_predictor
@@ -28,64 +21,8 @@ from lipsformer.inference.bulk.ray_workers import RESTARTS, RayWorkers, WorkerOp
 from tests.support.bulk import bulk, forbid_repetition
 from tests.support.command import Run
 from tests.support.http.running import running
+from tests.support.ray_cluster import await_, environment, kill, ray_cluster
 from tests.support.trained import Trained
-
-CLUSTER = {
-    "RAY_AUTH_MODE": "disabled",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_health_check_period_ms": "300",  # a lost node is found after five checks
-    "RAY_health_check_initial_delay_ms": "1000",
-}
-MEMORY = 100_000_000  # bytes of a node's object store
-
-
-@pytest.fixture
-def environment() -> dict[str, str]:
-    paths = [str(Path(__file__).parents[3]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    return {**os.environ, **CLUSTER, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-
-
-@pytest.fixture
-def nodes(environment: dict[str, str]) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
-    """The address of a cluster, and the processes of its head and of another node, with one CPU each."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    folder = tempfile.mkdtemp(prefix="ray")  # its sockets need a short path
-    where = (["--head", f"--port={port}", f"--temp-dir={folder}", "--include-dashboard=false"],)
-    where += ([f"--address=127.0.0.1:{port}"],)
-    with contextlib.ExitStack() as stack:
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        started: list[subprocess.Popen[bytes]] = []
-        for options in where:  # at once: the second waits for the head
-            command = [sys.executable, "-m", "ray.scripts.scripts", "start", *options]
-            command += ["--num-cpus=1", f"--object-store-memory={MEMORY}", "--disable-usage-stats", "--block"]
-            log = stack.enter_context(Path(folder, f"node{len(started)}.log").open("wb"))
-            node = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-            stack.callback(kill, node)
-            started.append(node)
-        for number, node in enumerate(started):
-            path = Path(folder, f"node{number}.log")
-            await_(lambda path=path: b"Ray runtime started" in path.read_bytes(), path, node)
-        yield f"127.0.0.1:{port}", started
-
-
-def kill(node: subprocess.Popen[bytes]) -> None:
-    """Kills a process and those that it started, also in other sessions."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        for process in [*psutil.Process(node.pid).children(recursive=True), psutil.Process(node.pid)]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-    node.wait(30)
-
-
-def await_(done: Callable[[], bool], log: Path, process: subprocess.Popen[bytes]) -> None:
-    """Waits until something happens, while the process runs."""
-    deadline = time.monotonic() + 120
-    while not done():
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.05)
 
 
 class ImageServer(http.server.ThreadingHTTPServer):
@@ -125,16 +62,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.mark.slow
-def test_a_lost_driver_and_a_lost_node_change_nothing(
-    trained: Trained, tmp_path: Path, nodes: tuple[str, list[subprocess.Popen[bytes]]], environment: dict[str, str]
-) -> None:
-    address, (_, other) = nodes
+def test_a_lost_driver_and_a_lost_node_change_nothing(trained: Trained, tmp_path: Path) -> None:
     photos = [photo.read_bytes() for photo in sorted(SAMPLES.glob("*.jpg"))]
     predictor = load_predictor(trained.bundle, threads=1)
     first = 2 * IN_FLIGHT * predictor.max_batch  # a later image is asked for when a block is saved
     server = ImageServer([photos[number % 14] if number % 15 else b"no image" for number in range(2 * first)])
     output, log = tmp_path / "rows.jsonl", tmp_path / "log"
-    with running(server) as url:
+    with running(server) as url, ray_cluster(1) as (address, other):
         names = [f"{url}/{number}" for number in range(2 * first)]
         expected = bulk(predictor, tmp_path / "local.jsonl", *names)
         command = [sys.executable, "-m", "lipsformer", "predict", trained.bundle, *names, "--output", output]
@@ -143,7 +77,7 @@ def test_a_lost_driver_and_a_lost_node_change_nothing(
         for lost in ("driver", "node"):
             server.hold(first)
             with log.open("wb") as file:
-                driver = subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True)
+                driver = subprocess.Popen(command, env=environment(), stdout=file, stderr=file, start_new_session=True)
                 try:
                     await_(lambda: len(server.waiting) == 4, log, driver)  # both workers read two images at a time
                     kill(driver if lost == "driver" else other)
@@ -171,8 +105,8 @@ def test_a_worker_is_started_again_a_few_times(monkeypatch: pytest.MonkeyPatch, 
             raise RayError
 
     errors = SimpleNamespace(RayError=RayError, RayTaskError=type("RayTaskError", (RayError,), {}))
-    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(exceptions=errors))
-    started: list[Actor] = []
+    started, killed = list[Actor](), list[Actor]()
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(exceptions=errors, kill=killed.append))
 
     def start() -> Actor:
         started.append(Actor())
@@ -186,6 +120,7 @@ def test_a_worker_is_started_again_a_few_times(monkeypatch: pytest.MonkeyPatch, 
 
     asyncio.run(compute())
     assert len(started) == 1 + RESTARTS
+    assert killed == started[-1:]
 
 
 def test_without_ray_or_a_cluster_it_says_so(
