@@ -72,7 +72,7 @@ def test_a_resumed_training_draws_one_line(tmp_path: Path) -> None:
 
 
 def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(InputError, match=r"pip install 'lipsformer\[tensorboard\]'"):
         TensorBoard()
 

@@ -90,7 +90,7 @@ def test_images_come_before_the_whole_store_is_listed(store: ObjectStore) -> Non
 
 def test_without_obstore_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     remote._store.cache_clear()
-    monkeypatch.setitem(__import__("sys").modules, "obstore.store", None)
+    monkeypatch.setitem(__import__("sys").modules, "obstore", None)
     with pytest.raises(InputError, match=r"obstore is not installed; pip install 'lipsformer\[cloud\]'"):
         list(list_images(["gs://photos/in"]))
 
