@@ -294,7 +294,7 @@ def test_missing_tables_and_pyarrow_are_named(photos: Path, monkeypatch: pytest.
         with pytest.raises(InputError, match="no such table"):
             open_dataset(resolve_dataset(str(photos / name)))
     path = write_parquet(photos / "labels.parquet", rows_of(photos))
-    monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     assert "pyarrow is not installed; pip install 'lipsformer[data]'" in refusal(path)
 
 

@@ -453,7 +453,7 @@ def test_unsupported_exporters_are_refused(monkeypatch: pytest.MonkeyPatch) -> N
         open_tracer({"OTEL_TRACES_EXPORTER": "zipkin"})
     with pytest.raises(InputError, match="use http/protobuf"):
         open_tracer({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})
-    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http", None)
     with pytest.raises(InputError, match=r"pip install 'lipsformer\[otlp\]'"):
         open_tracer({"OTEL_TRACES_EXPORTER": "otlp"})
 

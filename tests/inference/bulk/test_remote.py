@@ -102,7 +102,7 @@ def test_100_000_names_do_not_stall_the_start(
 
 def test_without_obstore_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     stores._store.cache_clear()
-    monkeypatch.setitem(__import__("sys").modules, "obstore.store", None)
+    monkeypatch.setitem(__import__("sys").modules, "obstore", None)
     with pytest.raises(InputError, match=r"obstore is not installed; pip install 'lipsformer\[cloud\]'"):
         list(list_images(["gs://photos/in"]))
 
