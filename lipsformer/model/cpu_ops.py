@@ -5,8 +5,8 @@ to rounding.
 
 oneDNN's gradients of the weights and the bias of a depthwise 7x7 convolution take ten to twenty times as long as the
 convolution itself, a good part of a model's whole step. Three things help (benchmarks/depthwise/): the gradient of the
-bias is a plain sum; that of the weights is a depthwise convolution too, by the map of the output's gradient; and in
-bfloat16, on maps that are not too large, it is one matrix product per channel over all pairs of positions or of columns,
+bias is a plain sum; that of the weights is a depthwise convolution too, by the map of the output's gradient; and on
+maps that are not too large, in bfloat16 it is one matrix product per channel over all pairs of positions or of columns,
 of which those the same distance apart are then summed.
 """
 
