@@ -63,7 +63,9 @@ def import_timm() -> types.ModuleType | None:
     """timm, which the official code needs too. It imports torchvision, of which these models use nothing."""
     if importlib.util.find_spec("timm") is None:
         return None
-    if importlib.util.find_spec("torchvision") is None:
+    try:
+        importlib.import_module("torchvision")
+    except (ImportError, RuntimeError):  # PyPI's does not fit the CPU build of PyTorch
         sys.modules.update({name: mock.MagicMock() for name in TORCHVISION})
     return importlib.import_module("timm.models.swin_transformer")
 
@@ -122,20 +124,20 @@ def training_step(model: nn.Module, images: Tensor, *, bfloat16: bool) -> Callab
     return step
 
 
-def seconds(step: Step, device: torch.device, calls: int = 1) -> float:
+def seconds(step: Step, device: torch.device, calls: int = 1, clock: Callable[[], float] = time.perf_counter) -> float:
     """Seconds of one call, of `calls` in a row."""
-    started = time.perf_counter()
+    started = clock()
     for _ in range(calls):
         step()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return (time.perf_counter() - started) / calls
+    return (clock() - started) / calls
 
 
-def peak(dtype: torch.dtype, device: torch.device, side: int) -> float:
+def peak(dtype: torch.dtype, device: torch.device, side: int, clock: Callable[[], float] = time.perf_counter) -> float:
     """Operations per second of a square matrix product, the best of 10."""
     a, b = (torch.randn(side, side, dtype=dtype, device=device) for _ in range(2))
-    return 2 * side**3 / min(seconds(lambda: a @ b, device) for _ in range(10))
+    return 2 * side**3 / min(seconds(lambda: a @ b, device, clock=clock) for _ in range(10))
 
 
 def measure(steps: dict[str, Step], device: torch.device, rounds: int, calls: int) -> dict[str, list[float]]:
@@ -168,6 +170,24 @@ def print_table(models: dict[str, nn.Module], dtype: torch.dtype, *, batch: int,
     print(f"matrix product of {PRODUCT_SIDE} x {PRODUCT_SIDE}. It used {cores:.2f} cores on average.\n")
 
 
+def print_parts(models: dict[str, nn.Module], dtype: torch.dtype, *, batch: int, rounds: int) -> None:
+    """Where the time of our step and of timm's goes, on one thread."""
+    import step_parts  # next to this file; `runpy` of this file from elsewhere does not find it
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    images = torch.randn(batch, 3, SIDE, SIDE)
+    compared = {name: models[name] for name in (OURS, TIMM) if name in models}
+    steps = {name: training_step(model, images, bfloat16=dtype == torch.bfloat16) for name, model in compared.items()}
+    reachable = peak(dtype, CPU, PRODUCT_SIDE, time.process_time)
+    found = step_parts.measure_parts(steps, rounds)
+    reachable = max(reachable, peak(dtype, CPU, PRODUCT_SIDE, time.process_time))
+    print(step_parts.parts_table(found, reachable))
+    precision = str(dtype).removeprefix("torch.")
+    print(step_parts.NOTE.format(rounds=rounds, peak=reachable / 1e9, side=PRODUCT_SIDE, precision=precision) + "\n")
+    torch.set_num_threads(threads)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--official", type=Path, help="a checkout of the official repository")
@@ -182,6 +202,7 @@ def main() -> None:
     for dtype, precision in ((torch.float32, "float32"), (torch.bfloat16, "bfloat16 autocast")):
         print(f"## CPU, {precision}\n\nBatch {arguments.batch}; {machine}.\n")
         print_table(models, dtype, batch=arguments.batch, rounds=arguments.rounds)
+        print_parts(models, dtype, batch=arguments.batch, rounds=min(3, arguments.rounds))
 
 
 if __name__ == "__main__":

@@ -156,7 +156,7 @@ def test_a_gpu_image_gets_the_tensorrt_of_its_verified_engines(trained: Trained)
     assert "onnxruntime-gpu[cuda,cudnn]>=1.24" in packages()
     assert not [line for line in packages() if line.startswith("onnxruntime>")]
     assert not [line for line in packages() if line.startswith(("torch", "tensorrt"))]
-    assert {"tensorrt==10.13.2.6", "torch>=2.13"} <= set(packages(engine))
+    assert {"tensorrt==10.13.2.6", "torch>=2.11"} <= set(packages(engine))
     unverified = dataclasses.replace(engine, parity={"passed": False, "reason": "no GPU"})
     assert packages(unverified) == packages()
     assert environment_of(manifest, gpu=True)["LIPSFORMER_DEVICE"] == "cuda"
