@@ -16,6 +16,7 @@ from lipsformer.serving.http.answering import Answering
 from lipsformer.serving.http.auth import KeyRing
 from lipsformer.serving.http.handlers import ClassifyHandlers
 from lipsformer.serving.http.open_inference.handlers import HEALTH_PATHS, OpenInferenceHandlers
+from lipsformer.serving.http.open_inference.requests import HEADER_LENGTH
 from lipsformer.serving.http.problems import CLIENT_CLOSED_REQUEST, Problem, problem_of
 from lipsformer.serving.http.request_middleware import RequestMiddleware, record_of
 from lipsformer.serving.http.web_page import page_routes
@@ -74,8 +75,8 @@ def create_app(models: ModelManager, settings: Settings, keys: KeyRing | None, o
         app,
         allow_origins=settings.cors_origins,
         allow_methods=("GET", "POST"),
-        allow_headers=("Authorization", "Content-Type", "X-API-Key", "X-Request-ID"),
-        expose_headers=("X-Request-ID", "Retry-After"),
+        allow_headers=("Authorization", "Content-Type", "X-API-Key", "X-Request-ID", HEADER_LENGTH),
+        expose_headers=("X-Request-ID", "Retry-After", HEADER_LENGTH),
     )
 
 

@@ -65,10 +65,11 @@ def serve(
     chosen = {"DEVICE": device, "PRECISION": precision, "WORKERS": workers, "WATCH": watch}
     bundles = {"BUNDLE": _absolute(bundle), "SHADOW": None if shadow is None else _absolute(shadow)}
     environment = os.environ | _environment(port, {**chosen, **bundles})
-    settings = Settings.from_environment(environment)
+    Settings.from_environment(environment)
     manifest = read_manifest(resolve_bundle(bundle))
     manifest.graph(precision)
-    check_shadow(settings, manifest)
+    if shadow is not None:
+        check_shadow(shadow, read_manifest(resolve_bundle(shadow)), manifest)
     shown = f"[{address}]" if ":" in address else address
     say(f"http://{shown}:{port} answers once the workers are ready; Ctrl+C stops them")
     # The working directory is the package's, because in the user's a file named like one of our imports would be

@@ -15,7 +15,7 @@ from lipsformer.system.errors import LipsFormerError
 
 from .inference import InferencePipeline
 from .loaded_bundle import LoadedBundle
-from .shadow import Shadow
+from .shadow import Shadow, load_shadow
 
 __all__ = ["ModelManager"]
 
@@ -98,7 +98,9 @@ class ModelManager:
 
     async def _open(self) -> InferencePipeline:
         loaded = await asyncio.to_thread(LoadedBundle.load, self._settings, self._metrics.runtime_fault)
-        shadow = await asyncio.to_thread(Shadow.load, self._settings, loaded.manifest, self._metrics)
+        second = await asyncio.to_thread(load_shadow, self._settings, loaded.manifest)
+        share = self._settings.shadow_share
+        shadow = None if second is None else Shadow(second, share=share, metrics=self._metrics)
         pipeline = InferencePipeline(loaded, self._settings, self._metrics, self._on_lost, shadow)
         try:
             await pipeline.start()

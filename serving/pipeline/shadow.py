@@ -1,17 +1,20 @@
 """A shadow: a second bundle that sees a share of the images, to learn where it would answer differently.
 
-It computes in a thread, one image at a time on one CPU thread, behind a short queue that drops what does not fit. No
+It computes in a thread of low priority, one image at a time, behind a short queue that drops what does not fit. No
 answer waits for it, and its failures are only counted.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import sys
+import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-from lipsformer.bundle.manifest import Manifest, read_manifest
-from lipsformer.bundle.store import resolve_bundle
+from lipsformer.bundle.manifest import Manifest
 from lipsformer.inference.classification import Prediction
 from lipsformer.inference.runtimes import Pixels
 from lipsformer.serving.observability import Metrics
@@ -21,11 +24,12 @@ from lipsformer.system.errors import InputError
 
 from .loaded_bundle import LoadedBundle
 
-__all__ = ["Shadow", "check_shadow"]
+__all__ = ["Shadow", "check_shadow", "load_shadow"]
 
 logger = logging.getLogger("lipsformer.serving")
 
 WAITING_IMAGES = 4
+NICENESS = 10  # of its thread: next to busy cores it gets about a tenth of one, and images are dropped
 CLOSE_SECONDS = 2.0
 
 
@@ -47,27 +51,11 @@ class Shadow:
     """
 
     def __init__(self, loaded: LoadedBundle, *, share: float, metrics: Metrics) -> None:
-        self.manifest = loaded.manifest
         self._runtime = loaded.runtime
         self._share = share
         self._due = 0.0
         self._metrics = metrics
         self._samples = Background(self._compare_all, name="shadow", capacity=WAITING_IMAGES)
-
-    @classmethod
-    def load(cls, settings: Settings, manifest: Manifest, metrics: Metrics) -> Shadow | None:
-        """Loads the shadow that `settings` name, for a bundle with `manifest`; None if they name none.
-
-        Raises:
-            InputError: if it cannot be used, or does not see the same pixels.
-            GateError: if a file of it does not match its manifest.
-        """
-        if settings.shadow is None:
-            return None
-        changes = {"bundle": settings.shadow, "precision": None, "threads": 1, "max_batch": 1}
-        loaded = LoadedBundle.load(settings.model_copy(update=changes), on_fault=lambda _: None)
-        check_shadow(settings, manifest, loaded.manifest)
-        return cls(loaded, share=settings.shadow_share, metrics=metrics)
 
     def offer(self, pixels: Pixels, answer: Prediction, request_id: str) -> None:
         """Takes the share of the images that is due; returns at once."""
@@ -83,6 +71,8 @@ class Shadow:
         self._samples.close(CLOSE_SECONDS)
 
     def _compare_all(self, samples: Sequence[Sample]) -> None:
+        if sys.platform == "linux":  # elsewhere a priority is of the whole process
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         for sample in samples:
             try:
                 self._compare(sample)
@@ -109,23 +99,29 @@ class Shadow:
         logger.info("the shadow disagrees", extra={"fields": fields})
 
 
-def check_shadow(settings: Settings, manifest: Manifest, shadow: Manifest | None = None) -> None:
-    """Checks that the shadow that `settings` name, if any, is a bundle that sees the same pixels as another.
-
-    Args:
-        settings: name the shadow.
-        manifest: of the other bundle.
-        shadow: of the shadow, if it has been read.
+def load_shadow(settings: Settings, manifest: Manifest) -> LoadedBundle | None:
+    """The bundle of the shadow that `settings` name, for a served bundle with `manifest`; None if they name none.
 
     Raises:
-        InputError: if it is not.
-        GateError: if a file of it does not match its manifest.
+        InputError: if it cannot be used, or does not see the same pixels.
+        GateError: if a file of it does not match its manifest, or the model gives no finite outputs.
     """
     if settings.shadow is None:
-        return
-    found = shadow or read_manifest(resolve_bundle(settings.shadow))
-    if found.preprocessing != manifest.preprocessing:
+        return None
+    changes = {"bundle": settings.shadow, "precision": None, "threads": 1, "max_batch": 1}
+    loaded = LoadedBundle.load(settings.model_copy(update=changes), on_fault=lambda _: None)
+    check_shadow(settings.shadow, loaded.manifest, manifest)
+    return loaded
+
+
+def check_shadow(shadow: Path, manifest: Manifest, served: Manifest) -> None:
+    """Checks that the bundle `shadow` with `manifest` sees the same pixels as the `served` one.
+
+    Raises:
+        InputError: if it does not.
+    """
+    if manifest.preprocessing != served.preprocessing:
         raise InputError(
-            f"LIPSFORMER_SHADOW={settings.shadow}: its preprocessing is not that of the served bundle, and images are "
-            "decoded once; export one with the same image size and crop"
+            f"LIPSFORMER_SHADOW={shadow}: its preprocessing is not that of the served bundle, and images are decoded "
+            "once; export one with the same image size and crop"
         )

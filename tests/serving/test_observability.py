@@ -163,10 +163,11 @@ def test_the_names_are_those_that_dashboards_know() -> None:
     open_metrics()
     names = {metric.name: metric.type for metric in REGISTRY.collect() if metric.name.startswith("lipsformer_")}
     counters = ("requests", "refusals", "accepted", "answered", "decoder_deaths", "runtime_fallbacks", "runtime_faults",
-                "not_accepted")  # fmt: skip
+                "not_accepted", "shadow")  # fmt: skip
+    gauges = ("pending", "queue_depth", "reading", "model_info", "drift", "drift_answers", "drift_not_accepted")
     assert names == {
         **{f"lipsformer_{name}": "counter" for name in (*counters, "reloads", "worker_starts")},
-        **{f"lipsformer_{name}": "gauge" for name in ("pending", "queue_depth", "reading", "model_info")},
+        **{f"lipsformer_{name}": "gauge" for name in gauges},
         **{f"lipsformer_{name}": "histogram" for name in ("stage_seconds", "batch_size")},
     }
 

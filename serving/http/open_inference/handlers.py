@@ -15,7 +15,7 @@ from lipsformer.serving.pipeline.inference import Answered, InferencePipeline
 from lipsformer.serving.pipeline.model_manager import ModelManager
 from lipsformer.serving.settings import Settings
 
-from .requests import InferenceRequest, parse_request
+from .requests import HEADER_LENGTH, InferenceRequest, parse_request
 from .responses import infer_response
 from .tensors import input_tensors, output_tensors
 
@@ -87,7 +87,7 @@ class OpenInferenceHandlers:
         return self._readiness({"name": self._settings.model_name})
 
     async def _infer(self, request: Request) -> Response:
-        header_length = request.headers.get("inference-header-content-length")
+        header_length = request.headers.get(HEADER_LENGTH)
 
         def unpack(body: memoryview, pipeline: InferencePipeline) -> InferenceRequest:
             self._check(request, pipeline)

@@ -9,6 +9,7 @@ from lipsformer.serving.http.openapi_schema import TEXT, Schema, answer, closed,
 from lipsformer.serving.http.problems import PROTOCOL
 
 from .handlers import HEALTH_PATHS, MODEL_PATHS
+from .requests import HEADER_LENGTH
 
 __all__ = ["OF_A_TENSOR", "protocol_paths"]
 
@@ -65,7 +66,7 @@ def _infer(suffix: str, max_images: int, refused: Sequence[str], keys: bool) -> 
         "summary": f"Scores of up to {max_images} images or tensors (Open Inference Protocol)",
         "parameters": [
             {
-                "name": "Inference-Header-Content-Length", "in": "header", "schema": {"type": "integer", "minimum": 0},
+                "name": HEADER_LENGTH, "in": "header", "schema": {"type": "integer", "minimum": 0},
                 "description": "Bytes of the JSON object, if binary tensors follow it.",
             }
         ],

@@ -21,13 +21,14 @@ from lipsformer.system.validation import input_error
 
 from .tensors import IMAGE, PIXELS, SCORES, Tensor
 
-__all__ = ["InferenceRequest", "RequestedOutput", "parse_request"]
+__all__ = ["HEADER_LENGTH", "InferenceRequest", "RequestedOutput", "parse_request"]
 
 # Values in the JSON object: numbers of a tensor and all else. Parsing keeps the event loop from its other requests, so
 # larger tensors must be sent as binary data.
 MAX_VALUES = 1_000_000
 LENGTH_BYTES = 4  # of the length before each element of a BYTES tensor, little-endian
-BINARY = "send it as binary data, with the header Inference-Header-Content-Length"
+HEADER_LENGTH = "Inference-Header-Content-Length"  # bytes of the JSON object, if binary tensors follow it
+BINARY = f"send it as binary data, with the header {HEADER_LENGTH}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,10 +123,10 @@ def _split(body: memoryview, header_length: str | None) -> tuple[memoryview, mem
     if header_length is None:
         return body, body[:0]
     if not (header_length.isascii() and header_length.isdigit() and len(header_length) < 16):
-        raise _malformed(f"Inference-Header-Content-Length: {shown(header_length)} is not a number of bytes")
+        raise _malformed(f"{HEADER_LENGTH}: {shown(header_length)} is not a number of bytes")
     length = int(header_length)
     if length > len(body):
-        raise _malformed(f"Inference-Header-Content-Length is {length}, but the body has {len(body)} bytes")
+        raise _malformed(f"{HEADER_LENGTH} is {length}, but the body has {len(body)} bytes")
     return body[:length], body[length:]
 
 
@@ -146,7 +147,7 @@ def _binary_part(given: _Input, binary: memoryview) -> memoryview:
     if type(size) is not int or size != len(binary):
         raise _malformed(
             f"input {shown(given.name)}: binary_data_size is {shown(repr(size), most=20)}, but {len(binary)} bytes "
-            "follow the JSON object; Inference-Header-Content-Length says where they begin"
+            f"follow the JSON object; {HEADER_LENGTH} says where they begin"
         )
     return binary
 

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from lipsformer.serving.pipeline.inference import Answered
 
-from .requests import InferenceRequest, RequestedOutput
+from .requests import HEADER_LENGTH, InferenceRequest, RequestedOutput
 from .tensors import Datatype, Values, output_values
 
 __all__ = ["infer_response"]
@@ -43,7 +43,7 @@ def infer_response(
     encoded = json.dumps(head, separators=(",", ":")).encode()
     if not any(output.binary for output in request.outputs):
         return Response(encoded, media_type="application/json")
-    headers = {"Inference-Header-Content-Length": str(len(encoded))}
+    headers = {HEADER_LENGTH: str(len(encoded))}
     return Response(b"".join([encoded, *parts]), media_type="application/octet-stream", headers=headers)
 
 

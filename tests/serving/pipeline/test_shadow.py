@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import re
 import shutil
 import socket
@@ -27,7 +28,7 @@ from lipsformer.serving.launch import serve
 from lipsformer.serving.observability import open_metrics
 from lipsformer.serving.pipeline.fault_isolation import IsolatingRuntime, Outcome
 from lipsformer.serving.pipeline.loaded_bundle import LoadedBundle
-from lipsformer.serving.pipeline.shadow import WAITING_IMAGES, Shadow
+from lipsformer.serving.pipeline.shadow import NICENESS, WAITING_IMAGES, Shadow
 from lipsformer.serving.settings import Settings
 from tests.support.http.server import app_running
 from tests.support.trained import Trained
@@ -134,6 +135,9 @@ def test_it_sees_its_share_of_the_images(trained: Trained) -> None:
     for _ in range(95):
         shadow.offer(pixels, answer, "id")
     growth(before, 9)
+    thread = shadow._samples._thread.native_id
+    assert thread is not None
+    assert os.getpriority(os.PRIO_PROCESS, thread) == NICENESS > os.getpriority(os.PRIO_PROCESS, 0)
     shadow.close()
 
 
