@@ -84,7 +84,7 @@ def train(
         raise InputError("--json: only --dry-run has a document to print; a training writes metrics.jsonl")
     if dry_run:
         from lipsformer.train import describe_training
-        from lipsformer.train.dry_run import report_lines
+        from lipsformer.train.preview.dry_run import report_lines
 
         found = describe_training(folder, output=output, resume=resume == "auto", device=device, **choices)
         print_json(found) if json_output else typer.echo("\n".join(report_lines(found)))

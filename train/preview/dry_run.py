@@ -13,11 +13,10 @@ import torch
 from lipsformer.model.flops import count_multiply_adds
 from lipsformer.system.hardware import peak_memory
 from lipsformer.train.listeners.progress import duration
-
-from .loop import take_step
-from .optim.schedule import learning_rate
-from .run import open_run
-from .training import Training
+from lipsformer.train.loop import take_step
+from lipsformer.train.optim.schedule import learning_rate
+from lipsformer.train.run import open_run
+from lipsformer.train.training import Training
 
 __all__ = ["describe_training", "report_lines"]
 
