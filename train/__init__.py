@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any
 from lipsformer.system.extras import import_public, require
 
 if TYPE_CHECKING:
-    from .lr_range_test import run_lr_range_test
+    from .preview.dry_run import describe_training
+    from .preview.lr_range_test import run_lr_range_test
     from .recipe import Recipe, load_recipe, recipe_names
     from .run import run_training
 
-__all__ = ["Recipe", "load_recipe", "recipe_names", "run_lr_range_test", "run_training"]
+__all__ = ["Recipe", "describe_training", "load_recipe", "recipe_names", "run_lr_range_test", "run_training"]
 
 _HOMES = {
     "Recipe": "recipe",
+    "describe_training": "preview.dry_run",
     "load_recipe": "recipe",
     "recipe_names": "recipe",
-    "run_lr_range_test": "lr_range_test",
+    "run_lr_range_test": "preview.lr_range_test",
     "run_training": "run",
 }
 

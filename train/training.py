@@ -114,7 +114,7 @@ class Training:
             StoppedError: if a process was asked to stop.
         """
         state = self.state
-        batches, validation = self.training_batches(), self._validation_batches()
+        batches, validation = self.training_batches(), self.validation_batches()
         if state.step == 0:
             self._begin()
         with self._listening(listeners if self.distributed.is_main else ()):
@@ -150,7 +150,7 @@ class Training:
         if self.distributed.is_main:
             self.folder.save_recipe(self.recipe)
 
-    def _validation_batches(self) -> ValidationLoader:
+    def validation_batches(self) -> ValidationLoader:
         images = ValidationImages(self.dataset.validation, self.preprocessing)
         return ValidationLoader(images, self.recipe, self.distributed)
 

@@ -20,7 +20,7 @@ PROJECT = "lipsformer"  # the project or experiment of all runs, unless the libr
 class Tracker(abc.ABC):
     """Writes the record of one run. `Tracking` calls it, and catches whatever its methods raise.
 
-    `name` is its name on the command line and that of the extra which installs it. `module` is its library.
+    `name` is its name on the command line and that of the extra which installs it. `module` is what it imports.
     `where` says where the record is, once it is open.
 
     Raises:

@@ -53,7 +53,7 @@ class WandB(Tracker):
         earlier = [path for path in folder.parent.glob(f"*-{run.run_id}/*.wandb") if path.parent != folder]
         try:
             last = max((record.history.step.num for path in earlier for record in read_records(path)), default=0)
-        except ValueError:  # the files of another version
+        except Exception:  # noqa: BLE001  # files of another version of wandb
             last = run.step
         return max(last, int(self._record.starting_step) - 1)
 
@@ -77,9 +77,8 @@ def read_records(path: Path) -> Iterator[Any]:
     """The records (protocol buffers) of a transaction log (`.wandb`), without its truncated end.
 
     Raises:
-        ValueError: if it is something else.
+        ValueError: if it is something else, or protobuf's DecodeError.
     """
-    from google.protobuf.message import DecodeError
     from wandb.proto.wandb_internal_pb2 import Record
 
     content = path.read_bytes()
@@ -95,10 +94,7 @@ def read_records(path: Path) -> Iterator[Any]:
         position += CHUNK.size + length
         if kind not in (WHOLE, LAST_PART) or position > len(content):
             continue
-        try:
-            yield Record.FromString(record)
-        except DecodeError:
-            raise ValueError(f"{path}: not a transaction log of this version of Weights & Biases") from None
+        yield Record.FromString(record)
         record = b""
 
 
