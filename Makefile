@@ -28,10 +28,12 @@ docs: $(VENV)/installed
 	tar -cf - --exclude '*.safetensors' --exclude '*.py' --exclude '*.json' --exclude results $(PAGES) | tar -xf - -C build/pages
 	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build
 
+# ONNX Runtime for browsers is for the tests of the page without a server, which are skipped without npm.
 # timm and its torchvision lie in a folder that one test adds to its path: next to the CPU build of PyTorch, PyPI's
 # torchvision breaks what imports it if present, such as torchmetrics.
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,data,dev,docs]'
 	$(RUN)/python -m pip install --quiet --constraint constraints.txt --no-deps --upgrade --target $(VENV)/timm timm torchvision
+	cd $(VENV) && (npm pack --silent onnxruntime-web@1.30.0 || echo "npm cannot fetch onnxruntime-web: tests of the page without a server will be skipped" >&2)
 	touch $@
