@@ -63,7 +63,7 @@ class Tally:
         agrees = max(shown, key=shown.__getitem__) == predicted[0].label
         self.same += agrees
         if not agrees or difference > 0.02:
-            self.others.append(f"{name} ({difference:.3f}{'' if agrees else ', another class'})")
+            self.others.append(f"{name}: {difference:.3f}{'' if agrees else ', another class'}")
 
     def row(self, title: str) -> list[str]:
         ordered = sorted(self.differences)
@@ -131,7 +131,7 @@ def main() -> None:
     photos = sorted(options.fruit.glob("*/*/*"))
     chosen = [photos[position] for position in spread(PHOTOS, len(photos))]
     fruit = [(f"{number}-{path.name}", path.read_bytes()) for number, path in enumerate(chosen)]
-    odd = [(f"{entry.name}.bin", entry.content) for entry in collection() if entry.allowed == ("image",)]
+    odd = [(entry.name, entry.content) for entry in collection() if entry.allowed == ("image",)]
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as scratch:
         bundle, site = Path(scratch) / "bundle", Path(scratch) / "site"
@@ -150,13 +150,18 @@ def main() -> None:
             version = browser.version
             browser.close()
     wall, cpu = (sorted(values)[len(values) // 2] for values in zip(*times, strict=True))
+
+    def listed(what: str) -> str:
+        return ", ".join(f"`{name}`" for tally in tallies.values() for name in getattr(tally, what)) or "none"
+
     headings = ["images", "both read", "same top-1", "mean difference", "99% below", "largest", "within 0.02"]
     table = markdown_table(headings, [tally.row(title) for title, tally in tallies.items()], "lrrrrrr")
     print(
         f"""# A page without a server
 
-The page of `lipsformer export {options.model} --web` in headless Chromium {version}, offline once it was loaded, compared with
-`lipsformer predict` of the same bundle. The difference is the largest of the scores that the page shows, which are rounded to 0.001.
+The page of `lipsformer export {options.model} --web` in headless Chromium {version}, offline once it was
+loaded, compared with `lipsformer predict` of the same bundle. The difference is the largest of the scores that the page
+shows, which are rounded to 0.001.
 
     apt-get install chromium
     lipsformer data fetch fruit --output fruit
@@ -164,12 +169,12 @@ The page of `lipsformer export {options.model} --web` in headless Chromium {vers
 
 {table}
 
-- The page cannot open: {", ".join(tallies["odd images"].only_predict + tallies["fruit photos"].only_predict) or "none"}.
-- `predict` rejects: {", ".join(tallies["odd images"].only_page + tallies["fruit photos"].only_page) or "none"}.
-- Another class, or a score that is off by more than 0.02: {", ".join(tallies["fruit photos"].others + tallies["odd images"].others) or "none"}.
+- `predict` reads these, and Chromium does not: {listed("only_predict")}.
+- Chromium reads these, and `predict` does not: {listed("only_page")}.
+- Another class, or a score that is off by more than 0.02: {listed("others")}.
 
-The folder has {size / 1e6:.1f} MB. From opening the page to the first answer, with an empty cache: {wall:.1f} s, of which
-{cpu:.1f} s are CPU time in all of Chromium's processes (medians of {LOADS}). {cores()} cores of an {cpu_name()}.
+The folder has {size / 1e6:.1f} MB. From opening the page to the first answer, with an empty cache: {wall:.1f} s. All of
+Chromium's processes took {cpu:.1f} s of CPU time for it (medians of {LOADS}). {cores()} cores of an {cpu_name()}.
 The load average before the measurement was {load:.1f}: anything above 0 is other work on the same cores."""
     )
 

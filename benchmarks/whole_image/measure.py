@@ -97,15 +97,15 @@ def main() -> None:
         f"""# The resize in the graph
 
 `whole-image.onnx` of `lipsformer_cifar10`, compared with `predict` of the same bundle on {count} images of
-{len(SIZES)} sizes, from 1 x 1 to 3000 x 2000: portraits, panoramas, and images smaller than the network's 32 pixels. The images are sample
-photos of the package, cut so that the fruit reaches every border, with noise on every third.
+{len(SIZES)} sizes, from 1 x 1 to 3000 x 2000: portraits, panoramas, and images smaller than the network's 32 pixels.
+The images are sample photos of the package, cut so that the fruit reaches every border, with noise on every third.
 
     python benchmarks/whole_image/measure.py > benchmarks/whole_image/README.md
 
 - {same} of {count} have the same top-1 class.
 - The largest difference of a score is {furthest:.1e}.
 
-CPU time of the resize in milliseconds, with Pillow {PIL.__version__} and inside the graph (which is the time of the whole graph
+CPU time of the resize in milliseconds, with Pillow {PIL.__version__} and inside the graph (the time of the whole graph
 minus that of the network). {cores()} cores of an {cpu_name()}, ONNX Runtime {onnxruntime.__version__}, one thread.
 The load average before the measurement was {load:.1f}: anything above 0 is other work on the same cores.
 

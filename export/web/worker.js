@@ -78,25 +78,40 @@ function reduce({ pixels, width, height }, jpeg) {
   const crop = (Math.min(width, height) * side) / Math.round(side / part);
   const factor = REDUCTIONS.find((number) => number <= crop / (SPARE * side));
   if (!jpeg || scale !== "reduced" || !factor) return { pixels, width, height };
-  const [columns, rows] = [Math.floor(width / factor), Math.floor(height / factor)];
-  const [left, top] = [(width % factor) >> 1, (height % factor) >> 1]; // what is left over is cut off on both sides
-  const means = new Uint8Array(columns * rows * 3);
-  const sums = new Uint32Array(columns * 3);
-  for (let row = 0; row < rows; row += 1) {
-    sums.fill((factor * factor) / 2);
-    for (let line = 0; line < factor; line += 1) {
-      let from = ((top + row * factor + line) * width + left) * 3;
-      for (let to = 0; to < sums.length; to += 3) {
-        for (let count = 0; count < factor; count += 1) {
-          sums[to] += pixels[from++];
-          sums[to + 1] += pixels[from++];
-          sums[to + 2] += pixels[from++];
-        }
-      }
+  const columns = spans(width, factor);
+  const rows = spans(height, factor);
+  const means = new Uint8Array(columns.length * rows.length * 3);
+  const line = new Float32Array(width * 3);
+  let at = 0;
+  for (const row of rows) {
+    line.fill(0);
+    for (const [y, weight] of row) {
+      const from = y * line.length;
+      for (let count = 0; count < line.length; count += 1) line[count] += weight * pixels[from + count];
     }
-    for (let to = 0, at = row * sums.length; to < sums.length; to += 1) means[at + to] = sums[to] / (factor * factor);
+    for (const column of columns) {
+      const sums = [0.5, 0.5, 0.5]; // to round
+      for (const [x, weight] of column) {
+        for (let channel = 0; channel < 3; channel += 1) sums[channel] += weight * line[x * 3 + channel];
+      }
+      for (const sum of sums) means[at++] = sum;
+    }
   }
-  return { pixels: means, width: columns, height: rows };
+  return { pixels: means, width: columns.length, height: rows.length };
+}
+
+/** `length` pixels divided evenly into spans of about `factor`: the pixels of each, with their shares of it. */
+function spans(length, factor) {
+  const count = Math.round(length / factor);
+  const span = length / count;
+  return Array.from({ length: count }, (_, number) => {
+    const [start, end] = [number * span, Math.min((number + 1) * span, length)];
+    const first = Math.floor(start);
+    return Array.from({ length: Math.ceil(end) - first }, (__, offset) => {
+      const covered = Math.min(first + offset + 1, end) - Math.max(first + offset, start);
+      return [first + offset, covered / (end - start)];
+    });
+  });
 }
 
 async function isJpeg(file) {

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from lipsformer.inference.page import MEDIA_TYPES
+
 from .running import running
 
 if TYPE_CHECKING:
@@ -25,8 +27,11 @@ READ = """() => [...document.querySelectorAll(".card")].map((card) => ({
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    extensions_map: ClassVar[dict[str, str]] = {".js": "text/javascript", ".mjs": "text/javascript", ".html": "text/html", ".css": "text/css",
-                      ".svg": "image/svg+xml", ".json": "application/json", "": "application/octet-stream"}  # fmt: skip
+    extensions_map: ClassVar[dict[str, str]] = {
+        **MEDIA_TYPES,
+        ".mjs": "text/javascript",
+        "": "application/octet-stream",
+    }
 
     def log_message(self, *_: object) -> None:
         """Says nothing."""
