@@ -21,6 +21,12 @@ RAW_TYPES = ("image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", 
              "image/heic", "image/heif", "image/jxl", "application/octet-stream")  # fmt: skip
 TOP_K = {"type": "integer", "minimum": 1, "maximum": 999_999_999, "default": 5}
 TEXT = {"type": "string"}
+EXPLAIN = {
+    "name": "explain",
+    "in": "query",
+    "description": "1 adds a heat map of the best class. Refused if `heat_maps` of `/info` is null.",
+    "schema": {"type": "integer", "enum": [0, 1], "default": 0},
+}
 FILE = {"type": "string", "contentMediaType": "application/octet-stream"}
 ONE_FILE = {**FILE, "minLength": 1}
 REQUEST_ID = {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"}
@@ -84,7 +90,7 @@ def _classify(keys: bool) -> Schema:
     return {
         "operationId": "classify",
         "summary": "Classify one image",
-        "parameters": [_top_k_in_query()],
+        "parameters": [_top_k_in_query(), EXPLAIN],
         "requestBody": {
             "required": True,
             "content": {
@@ -94,7 +100,7 @@ def _classify(keys: bool) -> Schema:
         },
         "responses": {
             "200": _answer("The top classes, highest score first", _ref("Classification")),
-            **_refusals("several_images", *OF_AN_IMAGE, *OF_A_FORM, keys=keys),
+            **_refusals("several_images", "bad_explain", "no_heat_maps", *OF_AN_IMAGE, *OF_A_FORM, keys=keys),
         },
     }
 
@@ -181,8 +187,14 @@ def _closed(**properties: Schema) -> Schema:
     }
 
 
-def _timing(*stages: str) -> Schema:
-    return _closed(**{stage: {"type": "number", "minimum": 0} for stage in stages})
+def _timing(*stages: str, optional: tuple[str, ...] = ()) -> Schema:
+    time: Schema = {"type": "number", "minimum": 0}
+    return _with_optional(_closed(**dict.fromkeys(stages, time)), dict.fromkeys(optional, time))
+
+
+def _with_optional(schema: Schema, properties: Schema) -> Schema:
+    """A closed object that may have these properties too."""
+    return {**schema, "properties": {**schema["properties"], **properties}}
 
 
 PREDICTIONS = {"type": "array", "minItems": 1, "items": _ref("Prediction")}
@@ -201,9 +213,9 @@ ACCEPTANCE = {
 RUN_BY = {"model": {"type": "string"}, "provider": {"type": "string"}, "precision": {"type": "string"}}
 
 
-def _classification(**properties: Schema) -> Schema:
+def _classification(*, optional: Schema | None = None, **properties: Schema) -> Schema:
     """An image's classes and `properties`; all fields of `ACCEPTANCE` or none of them are there too."""
-    schema = _closed(predictions=PREDICTIONS, **properties)
+    schema = _with_optional(_closed(predictions=PREDICTIONS, **properties), optional or {})
     return {
         **schema,
         "description": (
@@ -224,8 +236,23 @@ SCHEMAS = {
     "Classification": _classification(
         **RUN_BY,
         batch={"type": "integer", "minimum": 1, "description": "Number of images in the batch."},
-        timing_ms=_timing("read", "decode", "queue", "infer", "total"),
+        timing_ms=_timing("read", "decode", "queue", "infer", "total", optional=("explain",)),
         request_id=REQUEST_ID,
+        optional={"explanation": _ref("Explanation")},
+    ),
+    "Explanation": _closed(
+        index={"type": "integer", "minimum": 0, "description": "The class that it explains, the best."},
+        logit={"type": "number"},
+        bias={"type": "number", "description": "The part of the logit that no pixel decides."},
+        sum={"type": "number", "description": "Of the map: logit - bias in stage 4, about that in others."},
+        completeness={"type": ["number", "null"], "description": "sum / (logit - bias)."},
+        stage={"type": "integer", "minimum": 1, "maximum": 4},
+        map={
+            "type": "array",
+            "minItems": 1,
+            "description": "Contributions to the logit, row by row, of the square that the network sees.",
+            "items": {"type": "array", "minItems": 1, "items": {"type": "number"}},
+        },
     ),
     "BatchClassification": _closed(
         results={"type": "array", "minItems": 1, "items": {"oneOf": [_ref("BatchAnswer"), _ref("BatchProblem")]}},
@@ -256,6 +283,7 @@ INFO = {
         "classes",
         "preprocessing",
         "runtime",
+        "heat_maps",
         "parity",
         "metrics",
         "calibration",
@@ -266,6 +294,7 @@ INFO = {
         **{name: {"type": "object"} for name in ("model", "preprocessing", "parity", "metrics", "bundle")},
         "classes": {"type": "array", "minItems": 1, "items": {"type": "string"}},
         "runtime": {"type": "object", "required": ["provider", "file", "precision"]},
+        "heat_maps": {"type": ["object", "null"], "required": ["stage"]},
         "calibration": _closed(temperature={"type": "number", "exclusiveMinimum": 0}, acceptance=THRESHOLDS),
         "limits": {"type": "object", "required": ["max_bytes", "max_pixels", "max_batch", "max_pending"]},
     },

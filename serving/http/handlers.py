@@ -35,11 +35,15 @@ Result = Answered | Problem
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
-    """An admitted upload, the pipeline that classifies it, and the deadline on the event loop's clock."""
+    """An admitted upload, the pipeline that classifies it, and the deadline on the event loop's clock.
+
+    With `explain`, the answer has a heat map.
+    """
 
     pipeline: InferencePipeline
     upload: Upload
     top_k: int
+    explain: bool
     slot: Slot
     record: RequestRecord
     deadline: float
@@ -109,6 +113,7 @@ class ClassifyHandlers:
     ) -> Response:
         record = record_of(request.scope)
         in_query = _parse_top_k(request.query_params.get("top_k"))
+        explain = _parse_explain(request.query_params.get("explain"))
         try:
             async with asyncio.timeout(self._settings.deadline) as deadline:
                 async with self._body_reader.receive(request, limit) as body:
@@ -122,6 +127,7 @@ class ClassifyHandlers:
                             pipeline=pipeline,
                             upload=upload,
                             top_k=in_query or in_form or DEFAULT_TOP_K,
+                            explain=explain,
                             slot=slot,
                             record=record,
                             deadline=deadline.when() or 0.0,
@@ -135,12 +141,17 @@ class ClassifyHandlers:
 
     async def _classify_one(self, work: Work) -> dict[str, Any]:
         image = work.upload.images[0]
+        if work.explain and work.pipeline.explanations is None:
+            raise Problem(
+                422, "no_heat_maps", "this bundle has no heat maps; export it with --explain, or omit explain"
+            )
         try:
-            result = await work.pipeline.classify(image, work.top_k)
+            result = await work.pipeline.classify(image, work.top_k, explain=work.explain)
         except Exception as error:
             raise as_problem(error) from error
         self._note(work, image, result)
-        return {**result.classification.to_dict(), "batch": result.batch}
+        explained = {} if result.heat_map is None else {"explanation": result.heat_map.to_dict()}
+        return {**result.classification.to_dict(), **explained, "batch": result.batch}
 
     async def _classify_many(self, work: Work) -> dict[str, Any]:
         """Classifies as many images at once as fit a batch and find a slot; the slot that it has ensures progress."""
@@ -222,3 +233,9 @@ def _parse_top_k(text: str | None) -> int | None:
     if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
         raise Problem(400, "bad_top_k", f"top_k={shown(text, most=20)}: a whole number of at least 1 is needed")
     return int(text)
+
+
+def _parse_explain(text: str | None) -> bool:
+    if text not in (None, "0", "1"):
+        raise Problem(400, "bad_explain", f"explain={shown(text or '', most=20)}: 1 for a heat map, or 0")
+    return text == "1"

@@ -11,6 +11,7 @@ from typing import Any, Self
 from lipsformer.bundle.manifest import BundleFile, Manifest, read_manifest
 from lipsformer.bundle.store import resolve_bundle
 from lipsformer.images.decoding import DecoderPool
+from lipsformer.inference.heat_map import GraphExplainer, HeatMap
 from lipsformer.inference.predictor import Classification, Predictor
 from lipsformer.inference.runtimes import RuntimeOptions
 from lipsformer.serving.observability import Metrics, Span
@@ -18,6 +19,7 @@ from lipsformer.serving.settings import Settings
 from lipsformer.system.errors import GateError, InputError
 
 from .batching import BatchQueue
+from .explanations import Explanations
 from .fault_isolation import FaultError, IsolatingRuntime, RuntimeFault
 
 __all__ = ["Answered", "InferencePipeline", "LoadedBundle"]
@@ -27,21 +29,26 @@ MIB = 1024 * 1024
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Answered:
-    """The answer to one image, the size of its batch, and the spans of its stages."""
+    """The answer to one image, the size of its batch, the spans of its stages, and its heat map if one was wanted."""
 
     classification: Classification
     batch: int
     spans: tuple[Span, ...]
+    heat_map: HeatMap | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoadedBundle:
-    """A bundle with verified hashes, its warm runtime, and the largest batch that is worth running."""
+    """A bundle with verified hashes, its warm runtime, and the largest batch that is worth running.
+
+    `explainer` draws its heat maps, on one thread, if it was exported with them.
+    """
 
     bundle: Path
     manifest: Manifest
     runtime: IsolatingRuntime
     max_batch: int
+    explainer: GraphExplainer | None
 
     @classmethod
     def load(cls, settings: Settings, on_fault: Callable[[RuntimeFault], None]) -> Self:
@@ -65,7 +72,9 @@ class LoadedBundle:
             max_batch = runtime.warm_up(settings.max_batch or manifest.max_batch)
         except FaultError as fault:
             raise GateError(f"{bundle}: {fault}; export the bundle again") from None
-        return cls(bundle=bundle, manifest=manifest, runtime=runtime, max_batch=max_batch)
+        heat_maps = runtime.predictor.heat_maps
+        explainer = None if heat_maps is None else GraphExplainer(heat_maps, threads=1)
+        return cls(bundle=bundle, manifest=manifest, runtime=runtime, max_batch=max_batch, explainer=explainer)
 
 
 class InferencePipeline:
@@ -83,6 +92,7 @@ class InferencePipeline:
         self.manifest = loaded.manifest
         self.runtime = loaded.runtime
         self.max_batch = loaded.max_batch
+        self.explanations = None if loaded.explainer is None else Explanations(loaded.explainer)
         self.settings = settings
         self.decoders = DecoderPool(
             self.manifest.preprocessing,
@@ -104,31 +114,40 @@ class InferencePipeline:
         self.queue.start()
 
     async def close(self) -> None:
-        """Ends the processes and the thread, after the batch that is being computed."""
+        """Ends the processes and the threads, after the batch that is being computed."""
         await self.decoders.close()
         await self.queue.close()
+        if self.explanations is not None:
+            await self.explanations.close()
 
-    async def classify(self, encoded: memoryview, top_k: int, *, since: float | None = None) -> Answered:
+    async def classify(
+        self, encoded: memoryview, top_k: int, *, since: float | None = None, explain: bool = False
+    ) -> Answered:
         """Classifies an encoded image; a later `since` puts it behind others in the decoders' queue.
+
+        With `explain`, the answer has the heat map of its best class, if the bundle has heat maps.
 
         Raises:
             ImageError: if the image is refused.
-            Overloaded: if the pipeline is stopping.
+            Overloaded: if the pipeline is stopping, or too many heat maps are pending.
             Exception: what the runtime raises for this image alone.
         """
         start = time.perf_counter()
         image = await self.decoders.decode(encoded, since=since)
         decoded = time.perf_counter()
         answer = await self.queue.infer(image.pixels)
-        return Answered(
-            classification=self.predictor.classify(*answer.outputs, top_k),
-            batch=answer.batch,
-            spans=(
-                Span(stage="decode", start=start, end=decoded),
-                Span(stage="queue", start=decoded, end=answer.started),
-                Span(stage="infer", start=answer.started, end=answer.done),
-            ),
-        )
+        classification = self.predictor.classify(*answer.outputs, top_k)
+        spans = [
+            Span(stage="decode", start=start, end=decoded),
+            Span(stage="queue", start=decoded, end=answer.started),
+            Span(stage="infer", start=answer.started, end=answer.done),
+        ]
+        heat_map = None
+        if explain and self.explanations is not None:
+            asked = time.perf_counter()
+            heat_map = await self.explanations.explain(image.pixels, classification[0].index)
+            spans.append(Span(stage="explain", start=asked, end=time.perf_counter()))
+        return Answered(classification=classification, batch=answer.batch, spans=tuple(spans), heat_map=heat_map)
 
     @property
     def predictor(self) -> Predictor:
@@ -151,7 +170,7 @@ class InferencePipeline:
         }
 
     def describe(self) -> dict[str, Any]:
-        """Classes, model, preprocessing, runtime, calibration, provenance and limits, as plain data."""
+        """Classes, model, preprocessing, runtime, heat maps, calibration, provenance and limits, as plain data."""
         limits = self.settings.limits
         acceptance = self.predictor.acceptance
         return {
@@ -165,6 +184,7 @@ class InferencePipeline:
                 "threads": self.settings.threads,
                 "fallbacks": list(self.predictor.fallbacks),
             },
+            "heat_maps": None if self.explanations is None else {"stage": self.explanations.stage},
             "parity": dict(self.file.parity or {}),
             "metrics": dict(self.manifest.metrics),
             "calibration": {
