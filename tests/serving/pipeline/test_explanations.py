@@ -1,4 +1,4 @@
-"""`?explain=1`: the heat map of the best class over HTTP, at a bounded cost, and only from bundles that have heat maps."""
+"""`?explain=1`: the heat map of the best class over HTTP, at a bounded cost, from bundles that have heat maps."""
 
 from __future__ import annotations
 
