@@ -20,6 +20,12 @@ OF_A_FORM = ("missing_field", "malformed_form", "bad_top_k", "slow_upload", "too
 RAW_TYPES = ("image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "image/tiff", "image/avif",
              "image/heic", "image/heif", "image/jxl", "application/octet-stream")  # fmt: skip
 TOP_K = {"type": "integer", "minimum": 1, "maximum": 999_999_999, "default": 5}
+EXPLAIN = {
+    "name": "explain",
+    "in": "query",
+    "description": "1 adds a heat map of the best class. Refused if `heat_maps` of `/info` is null.",
+    "schema": {"type": "integer", "enum": [0, 1], "default": 0},
+}
 FILE = {"type": "string", "contentMediaType": "application/octet-stream"}
 ONE_FILE = {**FILE, "minLength": 1}
 
@@ -79,7 +85,7 @@ def _classify(keys: bool) -> Schema:
     return {
         "operationId": "classify",
         "summary": "Classify one image",
-        "parameters": [_top_k_in_query()],
+        "parameters": [_top_k_in_query(), EXPLAIN],
         "requestBody": {
             "required": True,
             "content": {
@@ -89,7 +95,7 @@ def _classify(keys: bool) -> Schema:
         },
         "responses": {
             "200": answer("The top classes, highest score first", _ref("Classification")),
-            **_refusals("several_images", *OF_AN_IMAGE, *OF_A_FORM, keys=keys),
+            **_refusals("several_images", "bad_explain", "no_heat_maps", *OF_AN_IMAGE, *OF_A_FORM, keys=keys),
         },
     }
 
@@ -150,8 +156,14 @@ def _ref(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def _timing(*stages: str) -> Schema:
-    return closed(**{stage: {"type": "number", "minimum": 0} for stage in stages})
+def _timing(*stages: str, optional: tuple[str, ...] = ()) -> Schema:
+    time: Schema = {"type": "number", "minimum": 0}
+    return _with_optional(closed(**dict.fromkeys(stages, time)), dict.fromkeys(optional, time))
+
+
+def _with_optional(schema: Schema, properties: Schema) -> Schema:
+    """A closed object that may have these properties too."""
+    return {**schema, "properties": {**schema["properties"], **properties}}
 
 
 PREDICTIONS = {"type": "array", "minItems": 1, "items": _ref("Prediction")}
@@ -170,9 +182,9 @@ ACCEPTANCE = {
 RUN_BY = {"model": {"type": "string"}, "provider": {"type": "string"}, "precision": {"type": "string"}}
 
 
-def _classification(**properties: Schema) -> Schema:
+def _classification(*, optional: Schema | None = None, **properties: Schema) -> Schema:
     """An image's classes and `properties`; all fields of `ACCEPTANCE` or none of them are there too."""
-    schema = closed(predictions=PREDICTIONS, **properties)
+    schema = _with_optional(closed(predictions=PREDICTIONS, **properties), optional or {})
     return {
         **schema,
         "description": (
@@ -193,8 +205,23 @@ SCHEMAS = {
     "Classification": _classification(
         **RUN_BY,
         batch={"type": "integer", "minimum": 1, "description": "Number of images in the batch."},
-        timing_ms=_timing("read", "decode", "queue", "infer", "total"),
+        timing_ms=_timing("read", "decode", "queue", "infer", "total", optional=("explain",)),
         request_id=REQUEST_ID,
+        optional={"explanation": _ref("Explanation")},
+    ),
+    "Explanation": closed(
+        index={"type": "integer", "minimum": 0, "description": "The class that it explains, the best."},
+        logit={"type": "number"},
+        bias={"type": "number", "description": "The part of the logit that no pixel decides."},
+        sum={"type": "number", "description": "Of the map: logit - bias in stage 4, about that in others."},
+        completeness={"type": ["number", "null"], "description": "sum / (logit - bias)."},
+        stage={"type": "integer", "minimum": 1, "maximum": 4},
+        map={
+            "type": "array",
+            "minItems": 1,
+            "description": "Contributions to the logit, row by row, of the square that the network sees.",
+            "items": {"type": "array", "minItems": 1, "items": {"type": "number"}},
+        },
     ),
     "BatchClassification": closed(
         results={"type": "array", "minItems": 1, "items": {"oneOf": [_ref("BatchAnswer"), _ref("BatchProblem")]}},
@@ -225,6 +252,7 @@ INFO = {
         "classes",
         "preprocessing",
         "runtime",
+        "heat_maps",
         "parity",
         "metrics",
         "calibration",
@@ -235,6 +263,7 @@ INFO = {
         **{name: {"type": "object"} for name in ("model", "preprocessing", "parity", "metrics", "bundle")},
         "classes": {"type": "array", "minItems": 1, "items": {"type": "string"}},
         "runtime": {"type": "object", "required": ["provider", "file", "precision"]},
+        "heat_maps": {"type": ["object", "null"], "required": ["stage"]},
         "calibration": closed(temperature={"type": "number", "exclusiveMinimum": 0}, acceptance=THRESHOLDS),
         "limits": {"type": "object", "required": ["max_bytes", "max_pixels", "max_batch", "max_pending"]},
     },

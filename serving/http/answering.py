@@ -40,12 +40,13 @@ Result = Answered | Problem
 class Images:
     """The images of a request in order: encoded, or the network's own pixels (S, S, 3); and how many classes to give.
 
-    `names` are those that a form gives them.
+    `names` are those that a form gives them. With `explain`, the answer has a heat map.
     """
 
     images: tuple[memoryview | Pixels, ...]
     names: tuple[str | None, ...] = ()
     top_k: int = DEFAULT_TOP_K
+    explain: bool = False
 
 
 Sent = TypeVar("Sent", bound=Images)
@@ -131,7 +132,7 @@ class Answering:
         """
         (image,) = work.sent.images
         try:
-            result = await work.pipeline.classify(image, work.sent.top_k)
+            result = await work.pipeline.classify(image, work.sent.top_k, explain=work.sent.explain)
         except Exception as error:
             raise as_problem(error) from error
         self._note(work, image, result)

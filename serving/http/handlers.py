@@ -42,10 +42,14 @@ class ClassifyHandlers:
                 media_type, "a form with the image as a file in the field 'image', or the image itself as image/jpeg"
             )
         in_query = _parse_top_k(request.query_params.get("top_k"))
+        explain = _parse_explain(request.query_params.get("explain"))
 
-        def unpack(body: memoryview, _: InferencePipeline) -> Images:
+        def unpack(body: memoryview, pipeline: InferencePipeline) -> Images:
+            if explain and pipeline.explanations is None:
+                detail = "this bundle has no heat maps; export it with --explain, or omit explain"
+                raise Problem(422, "no_heat_maps", detail)
             upload = one_image(body, content_type) if media_type == FORM_TYPE else Upload(images=(body,))
-            return _images(upload, in_query)
+            return _images(upload, in_query, explain=explain)
 
         return await self._answering.answer(request, self._settings.max_body, unpack, self._respond_to_one)
 
@@ -63,7 +67,8 @@ class ClassifyHandlers:
 
     async def _respond_to_one(self, work: Work[Images]) -> Response:
         result = await self._answering.classify_one(work)
-        return _response({**result.classification.to_dict(), "batch": result.batch}, work)
+        explained = {} if result.heat_map is None else {"explanation": result.heat_map.to_dict()}
+        return _response({**result.classification.to_dict(), **explained, "batch": result.batch}, work)
 
     async def _respond_to_many(self, work: Work[Images]) -> Response:
         results = await self._answering.classify_all(work)
@@ -77,9 +82,9 @@ class ClassifyHandlers:
         return {"name": name, **result.classification.to_dict()}
 
 
-def _images(upload: Upload, top_k_in_query: int | None) -> Images:
+def _images(upload: Upload, top_k_in_query: int | None, *, explain: bool = False) -> Images:
     top_k = top_k_in_query or _parse_top_k(upload.top_k) or DEFAULT_TOP_K
-    return Images(images=upload.images, names=upload.names, top_k=top_k)
+    return Images(images=upload.images, names=upload.names, top_k=top_k, explain=explain)
 
 
 def _response(content: dict[str, Any], work: Work[Images]) -> Response:
@@ -110,3 +115,9 @@ def _parse_top_k(text: str | None) -> int | None:
     if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
         raise Problem(400, "bad_top_k", f"top_k={shown(text, most=20)}: a whole number of at least 1 is needed")
     return int(text)
+
+
+def _parse_explain(text: str | None) -> bool:
+    if text not in (None, "0", "1"):
+        raise Problem(400, "bad_explain", f"explain={shown(text or '', most=20)}: 1 for a heat map, or 0")
+    return text == "1"

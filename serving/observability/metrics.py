@@ -22,7 +22,7 @@ __all__ = ["Metrics", "open_metrics"]
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
-STAGES = ("read", "decode", "queue", "infer", "total")
+STAGES = ("read", "decode", "queue", "infer", "explain", "total")
 MODEL_LABELS = ("model", "provider", "file", "precision", "sha256", "fallback")
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 

@@ -16,7 +16,7 @@ OTHER = "other"  # the route of every unknown path
 class Span:
     """The time that one stage of the work on a request took, in seconds of `time.perf_counter`."""
 
-    stage: Literal["read", "decode", "queue", "infer"]
+    stage: Literal["read", "decode", "queue", "infer", "explain"]
     start: float
     end: float
 

@@ -11,12 +11,14 @@ from typing import Any
 from lipsformer.bundle.manifest import BundleFile
 from lipsformer.images.decoding import DecoderPool
 from lipsformer.inference.classification import Classification
+from lipsformer.inference.heat_map import HeatMap
 from lipsformer.inference.predictor import Predictor
 from lipsformer.inference.runtimes import Outputs, Pixels
 from lipsformer.serving.observability import DriftMonitor, Metrics, Span
 from lipsformer.serving.settings import Settings
 
 from .batching import BatchQueue
+from .explanations import Explanations
 from .loaded_bundle import LoadedBundle
 from .shadow import Shadow
 
@@ -27,13 +29,16 @@ MIB = 1024 * 1024
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Answered:
-    """The answer to one image, what the runtime saw and gave, the size of its batch, and the spans of its stages."""
+    """The answer to one image, what the runtime saw and gave, the size of its batch, the spans of its stages, and the
+    heat map of its best class if one was wanted.
+    """
 
     classification: Classification
     pixels: Pixels
     outputs: Outputs
     batch: int
     spans: tuple[Span, ...]
+    heat_map: HeatMap | None = None
 
 
 class InferencePipeline:
@@ -62,6 +67,7 @@ class InferencePipeline:
         self.manifest = loaded.manifest
         self.runtime = loaded.runtime
         self.max_batch = loaded.max_batch
+        self.explanations = None if loaded.explainer is None else Explanations(loaded.explainer)
         self.settings = settings
         self.shadow = shadow
         self.decoders = DecoderPool(
@@ -86,20 +92,27 @@ class InferencePipeline:
         self.queue.start()
 
     async def close(self) -> None:
-        """Ends the processes and the thread, after the batch that is being computed."""
+        """Ends the processes and the threads, after the batch that is being computed."""
         await self.decoders.close()
         await self.queue.close()
         if self.shadow is not None:
             await asyncio.to_thread(self.shadow.close)
+        if self.explanations is not None:
+            await self.explanations.close()
 
-    async def classify(self, image: memoryview | Pixels, top_k: int, *, since: float | None = None) -> Answered:
+    async def classify(
+        self, image: memoryview | Pixels, top_k: int, *, since: float | None = None, explain: bool = False
+    ) -> Answered:
         """Classifies an encoded image, or pixels (S, S, 3) that need no decoding.
 
-        A later `since` puts an encoded image behind others in the decoders' queue.
+        A later `since` puts an encoded image behind others in the decoders' queue. With `explain`, the answer has the
+        heat map of its best class, if the bundle has heat maps.
+
+        With `explain`, the answer has the heat map of its best class, if the bundle has heat maps.
 
         Raises:
             ImageError: if the image is refused.
-            Overloaded: if the pipeline is stopping.
+            Overloaded: if the pipeline is stopping, or too many heat maps are pending.
             Exception: what the runtime raises for this image alone.
         """
         spans, queued = [], time.perf_counter()
@@ -108,16 +121,21 @@ class InferencePipeline:
             queued = time.perf_counter()
             spans.append(Span(stage="decode", start=start, end=queued))
         answer = await self.queue.infer(image)
+        spans.append(Span(stage="queue", start=queued, end=answer.started))
+        spans.append(Span(stage="infer", start=answer.started, end=answer.done))
+        classification = self.predictor.classify(*answer.outputs, top_k)
+        heat_map = None
+        if explain and self.explanations is not None:
+            asked = time.perf_counter()
+            heat_map = await self.explanations.explain(image, classification[0].index)
+            spans.append(Span(stage="explain", start=asked, end=time.perf_counter()))
         return Answered(
-            classification=self.predictor.classify(*answer.outputs, top_k),
+            classification=classification,
             pixels=image,
             outputs=answer.outputs,
             batch=answer.batch,
-            spans=(
-                *spans,
-                Span(stage="queue", start=queued, end=answer.started),
-                Span(stage="infer", start=answer.started, end=answer.done),
-            ),
+            spans=tuple(spans),
+            heat_map=heat_map,
         )
 
     @property
@@ -146,7 +164,7 @@ class InferencePipeline:
         }
 
     def describe(self) -> dict[str, Any]:
-        """Classes, model, preprocessing, runtime, calibration, provenance and limits, as plain data."""
+        """Classes, model, preprocessing, runtime, heat maps, calibration, provenance and limits, as plain data."""
         limits = self.settings.limits
         acceptance = self.predictor.acceptance
         return {
@@ -160,6 +178,7 @@ class InferencePipeline:
                 "threads": self.settings.threads,
                 "fallbacks": list(self.predictor.fallbacks),
             },
+            "heat_maps": None if self.explanations is None else {"stage": self.explanations.stage},
             "parity": dict(self.file.parity or {}),
             "metrics": dict(self.manifest.metrics),
             "calibration": {

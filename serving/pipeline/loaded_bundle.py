@@ -9,6 +9,7 @@ from typing import Self
 
 from lipsformer.bundle.manifest import Manifest, read_manifest
 from lipsformer.bundle.store import resolve_bundle
+from lipsformer.inference.heat_map import GraphExplainer
 from lipsformer.inference.predictor import Predictor
 from lipsformer.inference.runtimes import RuntimeOptions
 from lipsformer.serving.settings import Settings
@@ -21,12 +22,16 @@ __all__ = ["LoadedBundle"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoadedBundle:
-    """A bundle with verified hashes, its warm runtime, and the largest batch that is worth running."""
+    """A bundle with verified hashes, its warm runtime, and the largest batch that is worth running.
+
+    `explainer` draws its heat maps, on one thread, if it was exported with them.
+    """
 
     bundle: Path
     manifest: Manifest
     runtime: IsolatingRuntime
     max_batch: int
+    explainer: GraphExplainer | None
 
     @classmethod
     def load(cls, settings: Settings, on_fault: Callable[[RuntimeFault], None]) -> Self:
@@ -50,4 +55,6 @@ class LoadedBundle:
             max_batch = runtime.warm_up(settings.max_batch or manifest.max_batch)
         except FaultError as fault:
             raise GateError(f"{bundle}: {fault}; export the bundle again") from None
-        return cls(bundle=bundle, manifest=manifest, runtime=runtime, max_batch=max_batch)
+        heat_maps = runtime.predictor.heat_maps
+        explainer = None if heat_maps is None else GraphExplainer(heat_maps, threads=1)
+        return cls(bundle=bundle, manifest=manifest, runtime=runtime, max_batch=max_batch, explainer=explainer)
