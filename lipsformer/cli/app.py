@@ -12,6 +12,7 @@ from lipsformer import __version__
 from .benchmark import benchmark
 from .bento import bento
 from .calibrate import calibrate_model
+from .certify import certify_model
 from .convert import convert
 from .data import data
 from .doctor import doctor
@@ -48,6 +49,7 @@ COMMANDS: dict[str, Callable[..., None] | typer.Typer] = {
     "serve": serve,
     "bento": bento,
     "lipschitz": lipschitz,
+    "certify": certify_model,
     "doctor": doctor,
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -183,4 +184,7 @@ def _show(name: str, answer: Classification) -> None:
         "low_score": "  not sure: the best score is too low",
         "unfamiliar": "  not sure: unlike the training photos",
     }
+    radius = answer.certified_radius
+    if radius is not None:
+        lines.append(f"  certified radius {math.floor(radius * 1e4) / 1e4:.4f}" if radius else "  no certified radius")
     typer.echo("\n".join([printable(name) + doubt[answer.reason], *lines]))

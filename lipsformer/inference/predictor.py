@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lipsformer.bundle.acceptance import AcceptanceRule, Refusal, check_temperature
+from lipsformer.bundle.certificate import Certificate
 from lipsformer.bundle.class_names import parse_class_names
 from lipsformer.bundle.manifest import Manifest, read_manifest
 from lipsformer.images.open import ImageLimits
@@ -48,12 +49,16 @@ class Classification(Sequence[Prediction]):
     image looks like nothing that the model was trained on. If only the best score is too low, it is "low_score". All
     three are None for a model that was not calibrated for this (`lipsformer calibrate --max-error`), and `reason` is
     None if the answer is accepted.
+
+    No change of the pixels (0 to 1, as the network sees them) that is shorter than `certified_radius` changes the top
+    class; None for a model without a certificate.
     """
 
     predictions: tuple[Prediction, ...]
     accepted: bool | None = None
     reason: Refusal | None = None
     distance: float | None = None
+    certified_radius: float | None = None
 
     def __len__(self) -> int:
         return len(self.predictions)
@@ -66,10 +71,12 @@ class Classification(Sequence[Prediction]):
         return self.predictions[index]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; what the model was not calibrated for is left out."""
+        """Plain data for JSON; what the model was not calibrated or certified for is left out."""
         found: dict[str, Any] = {"predictions": [vars(prediction) for prediction in self.predictions]}
         if self.accepted is not None:
             found |= {"accepted": self.accepted, "reason": self.reason, "distance": self.distance}
+        if self.certified_radius is not None:
+            found["certified_radius"] = self.certified_radius
         return found
 
 
@@ -80,6 +87,7 @@ class Predictor:
     `file` is the file that runs, in `precision`. `fallbacks` says why faster files of its bundle were passed over.
     `max_batch` is the largest batch to run; for an export, the largest that passed the parity check. `metrics` are
     those of the training. Logits are divided by `temperature` already. `acceptance` says which answers are accepted.
+    `certificate` gives the radii of the answers.
     """
 
     runtime: Runtime
@@ -92,6 +100,7 @@ class Predictor:
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     temperature: float = 1.0
     acceptance: AcceptanceRule | None = None
+    certificate: Certificate | None = None
 
     @classmethod
     def from_bundle(cls, bundle: Path, options: RuntimeOptions, manifest: Manifest | None = None) -> Self:
@@ -116,6 +125,7 @@ class Predictor:
             metrics=manifest.metrics,
             temperature=manifest.temperature,
             acceptance=acceptance,
+            certificate=manifest.certificate_of(file),
         )
 
     @classmethod
@@ -146,6 +156,7 @@ class Predictor:
                     metrics=manifest.metrics,
                     temperature=manifest.temperature,
                     acceptance=acceptance,
+                    certificate=manifest.certificate_of(file),
                 )
         raise InputError(f"{path}: the manifest next to it lists no such engine; keep it in the bundle it came in")
 
@@ -185,13 +196,16 @@ class Predictor:
         """
         import torch
 
+        from lipsformer.checkpoints.certificate import certificate_of
         from lipsformer.checkpoints.checkpoint import load_checkpoint
 
         checkpoint = load_checkpoint(path)
         if options.threads:
             torch.set_num_threads(options.threads)
+        runtime = TorchRuntime(checkpoint, options.device)
+        on_cpu = runtime.device.type == "cpu"  # where the rounding is measured
         return cls(
-            runtime=TorchRuntime(checkpoint, options.device),
+            runtime=runtime,
             preprocessing=checkpoint.preprocessing,
             classes=checkpoint.classes,
             file=path,
@@ -199,6 +213,7 @@ class Predictor:
             metrics=checkpoint.metrics,
             temperature=checkpoint.temperature,
             acceptance=checkpoint.acceptance,
+            certificate=certificate_of(checkpoint) if on_cpu else None,
         )
 
     def prepare(self, image: Path | bytes | Image.Image, limits: ImageLimits | None = None) -> Pixels:
@@ -223,11 +238,18 @@ class Predictor:
         # A stable sort of the negated scores: equal scores keep the order of their classes.
         order = np.argsort(-scores, kind="stable")[:top_k]
         predictions = tuple(Prediction(label=self.classes[i], index=int(i), score=float(scores[i])) for i in order)
+        radius = None if self.certificate is None else float(self.certificate.radii(logits[None])[0])
         if self.acceptance is None or features is None:
-            return Classification(predictions=predictions)
+            return Classification(predictions=predictions, certified_radius=radius)
         distance = float(self.acceptance.space.distances(features[None])[0])
         reason = self.acceptance.refusal(predictions[0].score, distance)
-        return Classification(predictions=predictions, accepted=reason is None, reason=reason, distance=distance)
+        return Classification(
+            predictions=predictions,
+            accepted=reason is None,
+            reason=reason,
+            distance=distance,
+            certified_radius=radius,
+        )
 
     def predict(self, images: Iterable[ImageSource], top_k: int = 5) -> list[Classification]:
         """The answer to each image: its `top_k` classes, and whether the answer is accepted.

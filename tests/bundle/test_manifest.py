@@ -38,7 +38,7 @@ def test_it_comes_back_as_it_was_written(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(format=5), "bundle format 5, this version reads 4; export the bundle again"),
+        (lambda m: m.update(format=6), "bundle format 6, this version reads 5; export the bundle again"),
         (lambda m: m.pop("format"), "damaged manifest (KeyError: 'format')"),
         (lambda m: m.pop("max_batch"), "damaged manifest"),
         (lambda m: m.update(max_batch=None), "max_batch=None: a whole number of at least 1 is needed"),
