@@ -106,6 +106,7 @@ export class Card {
   showAnswer(answer, elapsed) {
     const { predictions, timing_ms: timing } = answer;
     this.showVerdict(answer);
+    this.showCertificate(answer);
     this.find(".bars").replaceChildren(...predictions.map(bar));
     const runs = [answer.precision, provider(answer.provider)].filter(Boolean).join(" on ");
     this.find("summary").textContent = `${duration(timing.total)}, ${runs}`;
@@ -122,6 +123,15 @@ export class Card {
     };
     const known = Object.entries(facts).filter(([, value]) => value !== undefined && value !== null);
     this.find(".facts").replaceChildren(...known.map(([name, value]) => pair(name, String(value))));
+  }
+
+  /** What the certificate promises, in one sentence; nothing without one. */
+  showCertificate({ certified_radius: radius }) {
+    const rounded = Math.floor(radius * 1000) / 1000; // down: it is a promise
+    if (!(rounded > 0)) return;
+    const sentence = `No change of the pixels smaller than ${rounded} (L2, colors from 0 to 1) can change this answer.`;
+    this.find(".detail").append(" ", make("span", "certified", sentence));
+    this.spoken += ` ${sentence}`;
   }
 
   /** The best class, or why the answer is not accepted; `spoken` is the same for screen readers. */
