@@ -55,7 +55,7 @@ cell is blank ended in one line that names the extra to install, with exit statu
 SPEED = """
 `lipsformer predict BUNDLE PHOTO` with a bundle of `{trained}` took {predict} of CPU, user and
 system. Importing NumPy, ONNX Runtime, Pillow, pydantic and typer alone took {imports}. Medians of
-{rounds} rounds, in turn, on {cores} cores of {cpu}, at a load of {load:.1f}: next to other processes each takes more CPU.
+{rounds} rounds, in turn, on {cores} cores of {cpu}, at a load of {load:.1f}, which inflates both.
 """
 
 
