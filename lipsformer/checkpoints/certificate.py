@@ -18,23 +18,29 @@ from lipsformer.model.pixel_norm import PixelNormalize
 
 from .checkpoint import Checkpoint
 
-__all__ = ["certificate_of", "rounding"]
+__all__ = ["bounded_certificate", "certificate_of", "rounding"]
 
 NOISES = 18  # random images, next to the sample photos
 
 
 def certificate_of(checkpoint: Checkpoint) -> Certificate | None:
-    """The certificate of the float32 network in PyTorch; None for a network that was not built for one.
+    """The certificate of a network that was built for one, with convex residuals and MaxMin; None for others.
 
-    Built for one are convex residuals with MaxMin, up to 256 classes, and a Lipschitz bound. Others have a bound too,
-    but one that certifies nothing.
+    Many of those have a Lipschitz bound too, but one that certifies nothing.
+    """
+    config = checkpoint.config
+    built_for_one = config.residual == "convex" and config.activation == "maxmin"
+    return bounded_certificate(checkpoint) if built_for_one else None
+
+
+def bounded_certificate(checkpoint: Checkpoint) -> Certificate | None:
+    """The certificate of the float32 network in PyTorch; None without a Lipschitz bound, or above 256 classes.
 
     The bound is computed in float64 and rounded outward. The float32 network differs from the one in real arithmetic by
     rounding: that is measured, against float64, at the package's sample photos and at noise, and counts
     `SAFETY` times at each end.
     """
-    config = checkpoint.config
-    if config.residual != "convex" or config.activation != "maxmin" or config.num_classes > MOST_CLASSES:
+    if checkpoint.config.num_classes > MOST_CLASSES:
         return None
     model = checkpoint.calibrated()
     std = PixelNormalize(checkpoint.preprocessing).divisor.double() / 255  # as float32 has it
