@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
+PIP := $(RUN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 PAGES := README.md CONTRIBUTING.md CHANGELOG.md docs benchmarks train/recipes lipsformer/checkpoints/weights
 
 .PHONY: quickstart test check docs
@@ -28,12 +29,15 @@ docs: $(VENV)/installed
 	tar -cf - --exclude '*.safetensors' --exclude '*.py' --exclude '*.json' --exclude results $(PAGES) | tar -xf - -C build/pages
 	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build
 
-# ONNX Runtime for browsers is for the tests of the page without a server, which are skipped without npm.
-# timm and its torchvision lie in a folder that one test adds to its path: next to the CPU build of PyTorch, PyPI's
-# torchvision breaks what imports it if present, such as torchmetrics.
+# The libraries with --target lie in folders that single tests add to their path. Next to the CPU build of PyTorch, timm's
+# torchvision breaks what imports it if present, such as torchmetrics. Of MLServer only the types are used. Trackio requires
+# a Pillow older than 13. ONNX Runtime for browsers is for the tests of the page without a server, which are skipped without
+# npm. Python compiles a module when it is first imported: compiling all of them took a third of the installation's time.
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,data,dev,docs]'
-	$(RUN)/python -m pip install --quiet --constraint constraints.txt --no-deps --upgrade --target $(VENV)/timm timm torchvision
+	$(PIP) --editable '.[cpu,dev,docs]'
+	$(PIP) --no-deps --upgrade --target $(VENV)/timm timm torchvision
+	$(PIP) --no-deps --upgrade --target $(VENV)/mlserver mlserver
+	$(PIP) --no-deps --upgrade --target $(VENV)/trackio trackio brotli gradio-client orjson
 	cd $(VENV) && (npm pack --silent onnxruntime-web@1.30.0 || echo "npm cannot fetch onnxruntime-web: tests of the page without a server will be skipped" >&2)
 	touch $@

@@ -5,8 +5,9 @@ The names below are imported when first used: a process that only builds an engi
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+from lipsformer.system.extras import import_public
 
 if TYPE_CHECKING:
     from lipsformer.export.parity.thresholds import read_thresholds
@@ -42,6 +43,4 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    return import_public(__name__, _HOMES, name)

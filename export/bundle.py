@@ -15,9 +15,11 @@ import onnx
 
 from lipsformer.bundle.acceptance import ACCEPTANCE_NAME
 from lipsformer.bundle.manifest import OPENVINO, BundleFile, Manifest
+from lipsformer.bundle.reference import ReferenceHistograms
 from lipsformer.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from lipsformer.checkpoints.pretrained import resolve_model
 from lipsformer.datasets.spread import spread
+from lipsformer.evaluation.heat_maps.explainer import TorchExplainer
 from lipsformer.export.int8.calibration import FEWEST
 from lipsformer.export.int8.quantize import quantize
 from lipsformer.export.parity.float16_range import check_float16_range
@@ -30,6 +32,8 @@ from lipsformer.export.whole_image.gate import check_whole_image
 from lipsformer.export.whole_image.graph import WHOLE_IMAGE_NAME, whole_image_graph
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.images.samples import SAMPLES
+from lipsformer.inference.heat_map import GraphExplainer
+from lipsformer.inference.predictor import softmax
 from lipsformer.inference.runtimes import GraphRuntime, OnnxRuntime, Pixels, TorchRuntime
 from lipsformer.inference.runtimes.openvino import OpenVinoRuntime
 from lipsformer.inference.runtimes.tensorrt import TensorRtRuntime
@@ -40,15 +44,14 @@ from lipsformer.system.console import say
 from lipsformer.system.errors import GateError, InputError
 from lipsformer.system.hardware import cache_folder, installed_versions
 
-from .graph import build_graph
-from .settings import ExportSettings
+from .graph import build_graph, build_heat_map_graph
+from .settings import PACKAGES, ExportSettings
 from .speedup import measure_speedup
 
-__all__ = ["PACKAGES", "cached_bundle", "export_bundle"]
+__all__ = ["cached_bundle", "export_bundle"]
 
 CALIBRATION_IMAGES = 512
-# A bundle's logits may depend on the versions of these.
-PACKAGES = ("lipsformer", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "torch")
+HEAT_MAPS_NAME = "heat-maps.onnx"
 
 
 def export_bundle(checkpoint: Path, output: Path, settings: ExportSettings | None = None) -> Manifest:
@@ -84,6 +87,10 @@ def export_bundle(checkpoint: Path, output: Path, settings: ExportSettings | Non
                 in_bf16 = _open(OpenVinoRuntime, path)
                 speedup = measure_speedup(in_bf16, runtime, images.photos, sorted({1, settings.max_batch}))
                 gate.admit(path, in_bf16, target=OPENVINO, precision="bf16", speedup=speedup)
+        if settings.explain:
+            path = draft / HEAT_MAPS_NAME
+            onnx.save(build_heat_map_graph(loaded), path)
+            gate.admit_heat_maps(path, GraphExplainer(path), TorchExplainer(TorchRuntime(loaded)))
         for flavour in settings.flavours:
             for precision in settings.graphs:
                 _add_engine(gate, draft, flavour, precision)
@@ -104,6 +111,7 @@ def export_bundle(checkpoint: Path, output: Path, settings: ExportSettings | Non
             checkpoint_sha256=sha256_of(checkpoint),
             metrics=loaded.metrics,
             temperature=loaded.temperature,
+            reference=_reference(loaded, gate.reference, settings),
             versions=installed_versions(PACKAGES),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
@@ -193,6 +201,20 @@ def _whole_image(draft: Path, preprocessing: Preprocessing, settings: ExportSett
         raise GateError(f"{whole.name}: no bundle written: {found.failure}")
     say(f"{whole.name}: the answers of {path.name} for images of {found.images} sizes")
     return BundleFile.describe(whole, "whole-image", target="ort", precision=precision, parity=found.summary())
+
+
+def _reference(loaded: Checkpoint, parity: Reference, settings: ExportSettings) -> ReferenceHistograms | None:
+    """The histograms of the calibration, or else of the answers to --parity-data; sample photos represent nothing."""
+    if loaded.reference is not None or settings.parity_data is None:
+        return loaded.reference
+    logits, features = parity.photos
+    space = loaded.space if features is not None else None
+    return ReferenceHistograms.of(
+        logits.argmax(axis=1),
+        softmax(logits).max(axis=1),
+        None if space is None or features is None else space.distances(features),
+        len(loaded.classes),
+    )
 
 
 def _source_of_engine(folder: Path, precision: str) -> Path:

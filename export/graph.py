@@ -11,13 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from lipsformer.checkpoints.checkpoint import Checkpoint
+from lipsformer.evaluation.heat_maps.contributions import default_stage, logits_of, tokens_of
 from lipsformer.export.folding.network import fold as fold_network
+from lipsformer.export.tracing.gradient import Tape
 from lipsformer.export.tracing.trace import trace
+from lipsformer.inference.heat_map import CHOSEN_NAME, HEAT_MAP_OUTPUTS, STAGE_KEY
 from lipsformer.inference.runtimes import FEATURES_NAME, INPUT_NAME, LOGITS_NAME, ONNX_METADATA_KEY
 from lipsformer.model.pixel_norm import PixelNormalize
 from lipsformer.system.errors import InputError
 
-__all__ = ["PixelsToOutputs", "build_graph"]
+__all__ = ["PixelsToHeatMap", "PixelsToOutputs", "build_graph", "build_heat_map_graph"]
 
 OPSET = 20  # the first with a Gelu operator; below it every GELU is a chain of five
 
@@ -36,6 +39,40 @@ class PixelsToOutputs(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         features = self.model.forward_features(self.normalize(pixels))
         return self.model.head(features), features
+
+
+class PixelsToHeatMap(nn.Module):
+    """A checkpoint's calibrated model, not folded, that explains its logits at the default stage.
+
+    Maps uint8 (B, S, S, 3) and the chosen classes (B, K), 1 for the class and 0 elsewhere, to contributions (B, H, W),
+    the class's logit (B,) and the head's bias for it (B,).
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__()
+        self.normalize = PixelNormalize(checkpoint.preprocessing)
+        self.model = checkpoint.calibrated()
+        self.stage = default_stage(checkpoint.config)
+
+    def forward(self, pixels: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        tokens = tokens_of(self.model, self.normalize(pixels), self.stage)
+        with Tape(tokens) as tape:
+            logits = logits_of(self.model, tokens, self.stage)
+        contributions = (tape.gradient(logits, chosen) * tokens).sum(-1)
+        return contributions, (logits * chosen).sum(-1), (chosen * self.model.head.bias).sum(-1)
+
+
+def build_heat_map_graph(checkpoint: Checkpoint) -> onnx.ModelProto:
+    """Export the checkpoint's heat maps to ONNX, see `PixelsToHeatMap`; batch dynamic, float32."""
+    size, network = checkpoint.preprocessing.image_size, PixelsToHeatMap(checkpoint).eval()
+    inputs = {
+        INPUT_NAME: torch.zeros(1, size, size, 3, dtype=torch.uint8),
+        CHOSEN_NAME: torch.zeros(1, len(checkpoint.classes)),
+    }
+    graph = trace(network, inputs, output_names=HEAT_MAP_OUTPUTS, opset=OPSET)
+    onnx.helper.set_model_props(graph, {STAGE_KEY: str(network.stage + 1)})
+    onnx.checker.check_model(graph, full_check=True)
+    return graph
 
 
 def build_graph(
@@ -59,8 +96,7 @@ def build_graph(
     size = checkpoint.preprocessing.image_size
     graph = trace(
         _network(checkpoint, precision, fold),
-        torch.zeros(1, size, size, 3, dtype=torch.uint8),
-        input_name=INPUT_NAME,
+        {INPUT_NAME: torch.zeros(1, size, size, 3, dtype=torch.uint8)},
         output_names=(LOGITS_NAME, FEATURES_NAME),
         opset=OPSET,
     )

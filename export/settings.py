@@ -14,7 +14,10 @@ from lipsformer.inference.runtimes.openvino import check_bf16
 from lipsformer.inference.runtimes.tensorrt_library import RTX, TENSORRT, find_gpu, load_tensorrt
 from lipsformer.system.errors import InputError, suggest
 
-__all__ = ["ExportSettings"]
+__all__ = ["PACKAGES", "ExportSettings"]
+
+# A bundle's logits may depend on the versions of these.
+PACKAGES = ("lipsformer", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "torch")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,7 @@ class ExportSettings:
         workspace: bytes of GPU memory that a layer of an engine may use in addition to its data; no limit by default.
         hardware_compatibility: make TensorRT's engines run on every GPU from Ampere on, but slower.
         whole_image: also write the graph of the first precision with the crop and the resize in front of it.
+        explain: also write a graph of heat maps, compared with PyTorch's.
         thresholds: the limits of the gate by precision; see `read_thresholds`.
         dataset_options: how to read `calibration` and `parity_data`.
 
@@ -55,6 +59,7 @@ class ExportSettings:
     workspace: int | None = None
     hardware_compatibility: bool = False
     whole_image: bool = False
+    explain: bool = False
     thresholds: Mapping[str, Limits] = dataclasses.field(default_factory=lambda: THRESHOLDS)
     dataset_options: DatasetOptions = dataclasses.field(default_factory=DatasetOptions)
 

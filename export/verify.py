@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from lipsformer.bundle.manifest import OPENVINO, BundleFile, Manifest, read_manifest
-from lipsformer.checkpoints.checkpoint import load_checkpoint
 from lipsformer.checkpoints.pretrained import resolve_model
 from lipsformer.export.parity.check import FileParity, check_parity
 from lipsformer.export.parity.gate_images import ImageSource
@@ -23,10 +22,11 @@ from lipsformer.inference.runtimes.openvino import OpenVinoRuntime
 from lipsformer.system.atomic import sha256_of
 from lipsformer.system.console import printable
 from lipsformer.system.errors import GateError, InputError
+from lipsformer.system.extras import require
 from lipsformer.system.hardware import check_device, installed_versions
 from lipsformer.system.strict_json import finite
 
-from .bundle import PACKAGES
+from .settings import PACKAGES
 
 __all__ = ["Verification", "verify_bundle"]
 
@@ -147,6 +147,9 @@ def verify_bundle(
 
 def _computed(bundle: Path, manifest: Manifest, checkpoint: Path, data: Path | None) -> Reference:
     """The checkpoint's logits, computed here."""
+    require("train", "torch", what="--checkpoint")
+    from lipsformer.checkpoints.checkpoint import load_checkpoint
+
     checkpoint = resolve_model(checkpoint)
     loaded = load_checkpoint(checkpoint)
     if sha256_of(checkpoint) != manifest.checkpoint_sha256:

@@ -5,7 +5,6 @@ The names below are imported when first used, so that importing this package sta
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,8 @@ if TYPE_CHECKING:
     from lipsformer.checkpoints.checkpoint import Checkpoint, load_checkpoint
     from lipsformer.checkpoints.save import save_checkpoint
     from lipsformer.images.preprocessing import Preprocessing
-    from lipsformer.inference.predictor import Prediction, Predictor, load_predictor
+    from lipsformer.inference.classification import Prediction
+    from lipsformer.inference.predictor import Predictor, load_predictor
     from lipsformer.integrations.hub import LipsFormer
     from lipsformer.model.factory import create_model
     from lipsformer.system.errors import GateError, InputError, LipsFormerError
@@ -42,7 +42,7 @@ _HOMES = {
     "InputError": "system.errors",
     "LipsFormer": "integrations.hub",
     "LipsFormerError": "system.errors",
-    "Prediction": "inference.predictor",
+    "Prediction": "inference.classification",
     "Predictor": "inference.predictor",
     "Preprocessing": "images.preprocessing",
     "create_model": "model.factory",
@@ -58,9 +58,9 @@ if not Path(__file__).with_name("serving").is_dir():
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    from .system.extras import import_public
+
+    return import_public(__name__, _HOMES, name)
 
 
 def __dir__() -> list[str]:

@@ -12,8 +12,11 @@ from starlette.types import ASGIApp
 
 import lipsformer
 from lipsformer.images.open import ImageError
+from lipsformer.serving.http.answering import Answering
 from lipsformer.serving.http.auth import KeyRing
 from lipsformer.serving.http.handlers import ClassifyHandlers
+from lipsformer.serving.http.open_inference.handlers import HEALTH_PATHS, OpenInferenceHandlers
+from lipsformer.serving.http.open_inference.requests import HEADER_LENGTH
 from lipsformer.serving.http.problems import CLIENT_CLOSED_REQUEST, Problem, problem_of
 from lipsformer.serving.http.request_middleware import RequestMiddleware, record_of
 from lipsformer.serving.http.web_page import page_routes
@@ -29,12 +32,14 @@ __all__ = ["create_app"]
 
 def create_app(models: ModelManager, settings: Settings, keys: KeyRing | None, observer: Observer) -> ASGIApp:
     """The application that answers with the current model. `models` must be started before the first request."""
-    handlers = ClassifyHandlers(models, settings, observer)
+    answering = Answering(models, settings, observer)
+    handlers = ClassifyHandlers(answering, settings, observer.metrics)
     api = describe_api(
         version=lipsformer.__version__,
         keys=keys is not None,
         limits=settings.limits,
         max_images=settings.max_images,
+        model_name=settings.model_name,
     )
 
     async def info(_: Request) -> Response:
@@ -52,14 +57,16 @@ def create_app(models: ModelManager, settings: Settings, keys: KeyRing | None, o
         Route("/info", info, methods=["GET"]),
         Route("/openapi.json", openapi, methods=["GET"]),
         Route("/metrics", metrics, methods=["GET"]),
+        *OpenInferenceHandlers(answering, models, settings).routes(),
         *page_routes(),
     ]
     errors = (Problem, ImageError, Overloaded, ClientDisconnect, HTTPException, Exception)
     app = RequestMiddleware(
         Starlette(routes=routes, exception_handlers=dict.fromkeys(errors, _answer_error)),
-        routes=[route.path for route in routes],
+        routes=routes,
+        keyless=HEALTH_PATHS,
         keys=keys,
-        rejection=handlers.rejection,
+        rejection=answering.rejection,
         observer=observer,
     )
     if not settings.cors_origins:
@@ -68,8 +75,8 @@ def create_app(models: ModelManager, settings: Settings, keys: KeyRing | None, o
         app,
         allow_origins=settings.cors_origins,
         allow_methods=("GET", "POST"),
-        allow_headers=("Authorization", "Content-Type", "X-API-Key", "X-Request-ID"),
-        expose_headers=("X-Request-ID", "Retry-After"),
+        allow_headers=("Authorization", "Content-Type", "X-API-Key", "X-Request-ID", HEADER_LENGTH),
+        expose_headers=("X-Request-ID", "Retry-After", HEADER_LENGTH),
     )
 
 
@@ -78,4 +85,4 @@ async def _answer_error(request: Request, error: Exception) -> Response:
     if problem is None:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     record_of(request.scope).reason = problem.reason
-    return problem.response()
+    return problem.response(request.url.path)

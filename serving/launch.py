@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,6 +19,7 @@ from lipsformer.system.console import say
 from lipsformer.system.errors import InputError
 from lipsformer.system.hardware import cache_folder, check_device
 
+from .pipeline.shadow import check_shadow
 from .settings import Settings
 
 __all__ = ["serve"]
@@ -34,6 +36,7 @@ def serve(
     device: str = "auto",
     precision: str | None = None,
     watch: int | None = None,
+    shadow: Path | None = None,
 ) -> NoReturn:
     """Serves a bundle over HTTP: checks the arguments and the bundle, then replaces this process by the server.
 
@@ -48,6 +51,7 @@ def serve(
         device: "auto", "cpu" or "cuda".
         precision: which of the bundle's precisions to run; by default its first.
         watch: seconds between checks for a newer bundle; by default only SIGHUP triggers one.
+        shadow: a second bundle to compare the answers with.
 
     Raises:
         InputError: if an argument or the bundle cannot be used, or the port is taken.
@@ -58,9 +62,14 @@ def serve(
             raise InputError(f"{name} {value}: it must be at least 1")
     check_device(device)
     address = _listenable(host, port)
-    environment = os.environ | _environment(bundle, port, workers, device, precision, watch)
+    chosen = {"DEVICE": device, "PRECISION": precision, "WORKERS": workers, "WATCH": watch}
+    bundles = {"BUNDLE": _absolute(bundle), "SHADOW": None if shadow is None else _absolute(shadow)}
+    environment = os.environ | _environment(port, {**chosen, **bundles})
     Settings.from_environment(environment)
-    read_manifest(resolve_bundle(bundle)).graph(precision)
+    manifest = read_manifest(resolve_bundle(bundle))
+    manifest.graph(precision)
+    if shadow is not None:
+        check_shadow(shadow, read_manifest(resolve_bundle(shadow)), manifest)
     shown = f"[{address}]" if ":" in address else address
     say(f"http://{shown}:{port} answers once the workers are ready; Ctrl+C stops them")
     # The working directory is the package's, because in the user's a file named like one of our imports would be
@@ -99,9 +108,12 @@ def _listenable(host: str, port: int) -> str:
     return address
 
 
-def _environment(
-    bundle: Path, port: int, workers: int | None, device: str, precision: str | None, watch: int | None
-) -> dict[str, str]:
+def _absolute(bundle: Path) -> Path:
+    """The bundle, wherever the server is started from; it may also be a name."""
+    return bundle.absolute() if bundle.exists() else bundle
+
+
+def _environment(port: int, settings: Mapping[str, object]) -> dict[str, str]:
     """The variables for the server's processes; what the user has set for BentoML stays."""
     defaults = {
         "BENTOML_DO_NOT_TRACK": "True",
@@ -109,11 +121,7 @@ def _environment(
     }
     return {
         **{name: os.environ.get(name, value) for name, value in defaults.items()},
-        "LIPSFORMER_BUNDLE": str(bundle.absolute() if bundle.exists() else bundle),  # unless it is a name
-        "LIPSFORMER_DEVICE": device,
-        "LIPSFORMER_PRECISION": precision or "",
-        "LIPSFORMER_WORKERS": str(workers or ""),
-        "LIPSFORMER_WATCH": str(watch or ""),
+        **{f"LIPSFORMER_{name}": "" if value is None else str(value) for name, value in settings.items()},
         "PYTHONSAFEPATH": "1",
     }
 

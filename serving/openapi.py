@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from http import HTTPStatus
 from typing import Any
 
 from lipsformer.images.open import ImageLimits
+from lipsformer.serving.http.open_inference.openapi import OF_A_TENSOR, protocol_paths
+from lipsformer.serving.http.openapi_schema import REQUEST_ID, TEXT, Schema, answer, closed, refusals
 from lipsformer.serving.http.problems import REASONS
 
 __all__ = ["describe_api"]
@@ -20,35 +20,30 @@ OF_A_FORM = ("missing_field", "malformed_form", "bad_top_k", "slow_upload", "too
 RAW_TYPES = ("image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "image/tiff", "image/avif",
              "image/heic", "image/heif", "image/jxl", "application/octet-stream")  # fmt: skip
 TOP_K = {"type": "integer", "minimum": 1, "maximum": 999_999_999, "default": 5}
-TEXT = {"type": "string"}
+EXPLAIN = {
+    "name": "explain",
+    "in": "query",
+    "description": "1 adds a heat map of the best class. Refused if `heat_maps` of `/info` is null.",
+    "schema": {"type": "integer", "enum": [0, 1], "default": 0},
+}
 FILE = {"type": "string", "contentMediaType": "application/octet-stream"}
 ONE_FILE = {**FILE, "minLength": 1}
-REQUEST_ID = {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"}
-HEADERS = {
-    "X-Request-ID": {"description": "The client's, if it is valid; otherwise a new one.", "required": True,
-                     "schema": REQUEST_ID},
-    "X-Content-Type-Options": {"required": True, "schema": {"const": "nosniff"}},
-}  # fmt: skip
-RETRY_AFTER = {"description": "Seconds to wait.", "required": True, "schema": {"type": "integer", "minimum": 1}}
-ACCEPTED = {"description": "The accepted content encodings, if that of the request is not.", "required": False,
-            "schema": {"const": "identity"}}  # fmt: skip
-CHALLENGE = {"description": "How to send a key.", "required": True, "schema": {"type": "string"}}
-
-Schema = dict[str, Any]
 
 
-def describe_api(*, version: str, keys: bool, limits: ImageLimits, max_images: int) -> dict[str, Any]:
+def describe_api(*, version: str, keys: bool, limits: ImageLimits, max_images: int, model_name: str) -> dict[str, Any]:
     """The OpenAPI 3.1 document of a server.
 
     Args:
         version: of the service.
         keys: whether a request needs an API key.
         limits: the largest image.
-        max_images: images in one request to /classify_batch.
+        max_images: images in one request to /classify_batch, and in an inference request.
+        model_name: in the Open Inference Protocol.
     """
     description = (
         f"Classifies images of at most {limits.max_bytes} bytes and {limits.max_pixels} pixels. Every refusal is "
-        "`application/problem+json` with a stable `reason`. Send the image itself: URLs are never fetched."
+        "`application/problem+json` with a stable `reason`, or below `/v2` in the Open Inference Protocol's form. "
+        "Send the image itself: URLs are never fetched."
     )
     document: dict[str, Any] = {
         "openapi": "3.1.0",
@@ -66,6 +61,12 @@ def describe_api(*, version: str, keys: bool, limits: ImageLimits, max_images: i
             "/metrics": {"get": _get("metrics", "Prometheus metrics", "text/plain", TEXT, keys)},
             "/": {"get": _get("page", "A web page to try it", "text/html", TEXT, keys)},
             **{path: {"get": _probe(*probe)} for path, probe in PROBES.items()},
+            **protocol_paths(
+                model_name,
+                max_images,
+                refused=(*OF_A_TENSOR, *OF_AN_IMAGE, "overloaded", "stopping", "deadline_exceeded"),
+                keys=keys,
+            ),
         },
         "components": {"schemas": SCHEMAS},
     }
@@ -84,7 +85,7 @@ def _classify(keys: bool) -> Schema:
     return {
         "operationId": "classify",
         "summary": "Classify one image",
-        "parameters": [_top_k_in_query()],
+        "parameters": [_top_k_in_query(), EXPLAIN],
         "requestBody": {
             "required": True,
             "content": {
@@ -93,8 +94,8 @@ def _classify(keys: bool) -> Schema:
             },
         },
         "responses": {
-            "200": _answer("The top classes, highest score first", _ref("Classification")),
-            **_refusals("several_images", *OF_AN_IMAGE, *OF_A_FORM, keys=keys),
+            "200": answer("The top classes, highest score first", _ref("Classification")),
+            **_refusals("several_images", "bad_explain", "no_heat_maps", *OF_AN_IMAGE, *OF_A_FORM, keys=keys),
         },
     }
 
@@ -109,14 +110,14 @@ def _classify_batch(keys: bool, max_images: int) -> Schema:
         "parameters": [_top_k_in_query()],
         "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}},
         "responses": {
-            "200": _answer("A result or a problem for each image", _ref("BatchClassification")),
+            "200": answer("A result or a problem for each image", _ref("BatchClassification")),
             **_refusals("too_many_bytes", "internal_error", *OF_A_FORM, keys=keys),
         },
     }
 
 
 def _get(name: str, summary: str, media_type: str, schema: Schema, keys: bool) -> Schema:
-    responses = {"200": _answer(summary, schema, media_type), **_refusals("internal_error", keys=keys)}
+    responses = {"200": answer(summary, schema, media_type), **_refusals("internal_error", keys=keys)}
     return {"operationId": name, "summary": summary, "responses": responses}
 
 
@@ -134,24 +135,12 @@ def _top_k_in_query() -> Schema:
 
 
 def _refusals(*reasons: str, keys: bool) -> Schema:
-    """Responses by status, each with its `reasons`."""
-    by_status: dict[int, list[str]] = defaultdict(list)
-    for reason in (*reasons, *(["unauthorised"] if keys else [])):
-        by_status[REASONS[reason]].append(reason)
-    return {str(status): _refusal(status, names) for status, names in sorted(by_status.items())}
+    """Responses by status, as problem details with their `reasons`."""
 
+    def schema_of(status: int, names: list[str]) -> Schema:
+        return closed(type={"type": "string"}, **_problem_fields([status], names))
 
-def _refusal(status: int, reasons: list[str]) -> Schema:
-    later = {"Retry-After": RETRY_AFTER}
-    extra = {
-        401: {"WWW-Authenticate": CHALLENGE}, 415: {"Accept-Encoding": ACCEPTED}, 503: later, 504: later,
-    }.get(status, {})  # fmt: skip
-    schema = _closed(type={"type": "string"}, **_problem_fields([status], reasons))
-    return {
-        "description": HTTPStatus(status).phrase,
-        "headers": {**HEADERS, **extra},
-        "content": {"application/problem+json": {"schema": schema}},
-    }
+    return refusals(*reasons, keys=keys, media_type="application/problem+json", schema_of=schema_of)
 
 
 def _problem_fields(statuses: list[int], reasons: list[str]) -> dict[str, Schema]:
@@ -163,26 +152,18 @@ def _problem_fields(statuses: list[int], reasons: list[str]) -> dict[str, Schema
     }
 
 
-def _answer(description: str, schema: Schema, media_type: str = "application/json") -> Schema:
-    return {"description": description, "headers": HEADERS, "content": {media_type: {"schema": schema}}}
-
-
 def _ref(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def _closed(**properties: Schema) -> Schema:
-    """An object of exactly these properties."""
-    return {
-        "type": "object",
-        "required": list(properties),
-        "properties": properties,
-        "additionalProperties": False,
-    }
+def _timing(*stages: str, optional: tuple[str, ...] = ()) -> Schema:
+    time: Schema = {"type": "number", "minimum": 0}
+    return _with_optional(closed(**dict.fromkeys(stages, time)), dict.fromkeys(optional, time))
 
 
-def _timing(*stages: str) -> Schema:
-    return _closed(**{stage: {"type": "number", "minimum": 0} for stage in stages})
+def _with_optional(schema: Schema, properties: Schema) -> Schema:
+    """A closed object that may have these properties too."""
+    return {**schema, "properties": {**schema["properties"], **properties}}
 
 
 PREDICTIONS = {"type": "array", "minItems": 1, "items": _ref("Prediction")}
@@ -201,9 +182,9 @@ ACCEPTANCE = {
 RUN_BY = {"model": {"type": "string"}, "provider": {"type": "string"}, "precision": {"type": "string"}}
 
 
-def _classification(**properties: Schema) -> Schema:
+def _classification(*, optional: Schema | None = None, **properties: Schema) -> Schema:
     """An image's classes and `properties`; all fields of `ACCEPTANCE` or none of them are there too."""
-    schema = _closed(predictions=PREDICTIONS, **properties)
+    schema = _with_optional(closed(predictions=PREDICTIONS, **properties), optional or {})
     return {
         **schema,
         "description": (
@@ -216,7 +197,7 @@ def _classification(**properties: Schema) -> Schema:
 
 
 SCHEMAS = {
-    "Prediction": _closed(
+    "Prediction": closed(
         label={"type": "string"},
         index={"type": "integer", "minimum": 0},
         score={"type": "number", "minimum": 0, "maximum": 1},
@@ -224,24 +205,39 @@ SCHEMAS = {
     "Classification": _classification(
         **RUN_BY,
         batch={"type": "integer", "minimum": 1, "description": "Number of images in the batch."},
-        timing_ms=_timing("read", "decode", "queue", "infer", "total"),
+        timing_ms=_timing("read", "decode", "queue", "infer", "total", optional=("explain",)),
         request_id=REQUEST_ID,
+        optional={"explanation": _ref("Explanation")},
     ),
-    "BatchClassification": _closed(
+    "Explanation": closed(
+        index={"type": "integer", "minimum": 0, "description": "The class that it explains, the best."},
+        logit={"type": "number"},
+        bias={"type": "number", "description": "The part of the logit that no pixel decides."},
+        sum={"type": "number", "description": "Of the map: logit - bias in stage 4, about that in others."},
+        completeness={"type": ["number", "null"], "description": "sum / (logit - bias)."},
+        stage={"type": "integer", "minimum": 1, "maximum": 4},
+        map={
+            "type": "array",
+            "minItems": 1,
+            "description": "Contributions to the logit, row by row, of the square that the network sees.",
+            "items": {"type": "array", "minItems": 1, "items": {"type": "number"}},
+        },
+    ),
+    "BatchClassification": closed(
         results={"type": "array", "minItems": 1, "items": {"oneOf": [_ref("BatchAnswer"), _ref("BatchProblem")]}},
         **RUN_BY,
         timing_ms={"type": "object", "additionalProperties": {"type": "number", "minimum": 0}},
         request_id=REQUEST_ID,
     ),
     "BatchAnswer": _classification(name=NAME),
-    "BatchProblem": _closed(
-        name=NAME, problem=_closed(type=TEXT, **_problem_fields(sorted({REASONS[r] for r in IN_A_BATCH}), IN_A_BATCH))
+    "BatchProblem": closed(
+        name=NAME, problem=closed(type=TEXT, **_problem_fields(sorted({REASONS[r] for r in IN_A_BATCH}), IN_A_BATCH))
     ),
 }
 SHARE = {"type": "number", "minimum": 0, "maximum": 1}
 PORTION = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
 THRESHOLDS = {
-    **_closed(
+    **closed(
         min_score=SHARE, max_distance={"type": "number", "exclusiveMinimum": 0}, max_error=PORTION, confidence=PORTION,
         coverage=SHARE, photos={"type": "integer", "minimum": 1},
     ),
@@ -256,6 +252,7 @@ INFO = {
         "classes",
         "preprocessing",
         "runtime",
+        "heat_maps",
         "parity",
         "metrics",
         "calibration",
@@ -266,7 +263,8 @@ INFO = {
         **{name: {"type": "object"} for name in ("model", "preprocessing", "parity", "metrics", "bundle")},
         "classes": {"type": "array", "minItems": 1, "items": {"type": "string"}},
         "runtime": {"type": "object", "required": ["provider", "file", "precision"]},
-        "calibration": _closed(temperature={"type": "number", "exclusiveMinimum": 0}, acceptance=THRESHOLDS),
+        "heat_maps": {"type": ["object", "null"], "required": ["stage"]},
+        "calibration": closed(temperature={"type": "number", "exclusiveMinimum": 0}, acceptance=THRESHOLDS),
         "limits": {"type": "object", "required": ["max_bytes", "max_pixels", "max_batch", "max_pending"]},
     },
 }

@@ -89,11 +89,15 @@ class Settings(_WorkerCount):
         read_timeout: seconds for a body to arrive.
         decode_timeout: seconds for an image to be decoded.
         decode_memory: MiB that one decoder process may use.
+        model_name: name of the model in the Open Inference Protocol.
         api_keys_file: a file of keys, one per line; None admits everybody.
         cors_origins: origins whose pages may send requests; none by default.
         log: "text" or "json" lines on stderr.
         access_log: "on" or "off": whether each request gets a line.
         monitoring: folder for the predictions; None keeps none.
+        drift_window: answers that a worker compares with the bundle's reference histograms.
+        shadow: a second bundle that answers a share of the images too, only to be compared with.
+        shadow_share: that share.
         watch: seconds between checks for a newer bundle; None checks on SIGHUP only.
     """
 
@@ -110,11 +114,15 @@ class Settings(_WorkerCount):
     read_timeout: Count = 10
     decode_timeout: Count = 5
     decode_memory: Count = 1024
+    model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")] = "lipsformer"
     api_keys_file: AbsolutePath | None = None
     cors_origins: Annotated[tuple[str, ...], BeforeValidator(_origins)] = ()
     log: LogFormat = "text"
     access_log: Literal["on", "off"] = "on"
     monitoring: AbsolutePath | None = None
+    drift_window: Count = 1000
+    shadow: Path | None = None
+    shadow_share: Annotated[float, Field(gt=0, le=1)] = 0.1
     watch: Count | None = None
 
     @property

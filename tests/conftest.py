@@ -17,12 +17,13 @@ from tests.support.http.server import keyed, server
 from tests.support.images.decoded_sizes import decoded_sizes
 from tests.support.models.acceptance import choosy
 from tests.support.nursery import nursery
-from tests.support.trained import trained
+from tests.support.trained import explained, trained
 
 __all__ = [
     "browser",
     "choosy",
     "decoded_sizes",
+    "explained",
     "keyed",
     "nursery",
     "page",

@@ -50,7 +50,9 @@ class DistributedContext:
         if self.world_size == 1:
             return model
         device_ids = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids, forward_sync_buffers=False, gradient_as_bucket_view=True)
+        wrapped = DistributedDataParallel(model, device_ids, gradient_as_bucket_view=True)
+        wrapped.broadcast_buffers = False  # they never change; the constructor's argument was renamed after torch 2.11
+        return wrapped
 
     def no_sync(self, model: nn.Module, wanted: bool) -> contextlib.AbstractContextManager[None]:
         """If `wanted`, a context without gradient synchronization: gradients accumulate until the next step outside."""

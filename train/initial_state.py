@@ -10,6 +10,7 @@ from lipsformer.train.distillation.student import Student, train_projection
 from lipsformer.train.optim.ema import average_weights
 from lipsformer.train.optim.optimizers import build_optimizers
 from lipsformer.train.optim.param_groups import freeze_stages
+from lipsformer.train.optim.spectral_cap import SpectralCap
 
 from .distributed import DistributedContext
 from .initial_weights import StartingPoint
@@ -37,6 +38,8 @@ def initial_state(
     model = start.build_model(classes).to(distributed.device, recipe.dtype)
     model.grad_checkpointing = recipe.grad_checkpointing
     freeze_stages(model, recipe.freeze)
+    if recipe.spectral_cap:
+        SpectralCap(model, recipe.spectral_cap).start()
     student = None if distiller is None else Student(model, distiller.features).to(distributed.device, recipe.dtype)
     network = distributed.wrap(student or model)
     average = average_weights(model, recipe.ema_decay).eval()

@@ -21,6 +21,7 @@ from lipsformer.train.distillation.distiller import Distiller, TeacherError
 from lipsformer.train.optim.schedule import learning_rate
 
 from .distributed import DistributedContext
+from .margin import BOUND_EVERY, add_margin, margin_at, running_bound
 from .metrics import StepMetrics
 from .recipe import Recipe
 from .signals import StopRequest
@@ -49,7 +50,10 @@ class DivergedError(LipsFormerError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainContext:
-    """Everything a training step needs that does not change during a training; no `distiller` without a teacher."""
+    """Everything a training step needs that does not change during a training; no `distiller` without a teacher.
+
+    `std` is what the preprocessing divides colors by, for the margin loss.
+    """
 
     recipe: Recipe
     distributed: DistributedContext
@@ -57,6 +61,7 @@ class TrainContext:
     normalize: PixelNormalize
     augmentation: Augmentation
     distiller: Distiller | None = None
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
 
     def autocast(self) -> torch.autocast:
         """The precision of the forward pass, as a context manager."""
@@ -120,6 +125,7 @@ def take_step(
     images = len(context.sampler.positions(state.step))
     params = context.augmentation.sample(recipe.seed, state.step, images)
     drop = drop_path_noise(state, recipe.seed, images)
+    reach = margin_reach(state, context)
     parts = split_batch(images, distributed.world_size * recipe.grad_accum_steps)
     parts = parts[distributed.rank * recipe.grad_accum_steps : (distributed.rank + 1) * recipe.grad_accum_steps]
     # Sums of what `compute_losses` returns, of gradient norms, and of processes that were asked to stop.
@@ -134,7 +140,9 @@ def take_step(
             pixels, labels, params.part(part.start, part.stop), context.normalize
         )
         with distributed.no_sync(state.network, part is not parts[-1]):
-            losses = compute_losses(state.network, inputs, targets, drop[..., part].to(distributed.device), context)
+            noise = drop[..., part].to(distributed.device)
+            head = None if reach is None else state.model.head.weight
+            losses = compute_losses(state.network, inputs, targets, noise, context, reach=reach, head=head)
             # Processes average their gradients, but the gradient of the sum is needed.
             (losses[0] * (distributed.world_size / images)).backward()  # type: ignore[no-untyped-call]
         sums[:4] += torch.stack([value.detach().double() for value in losses])
@@ -160,8 +168,28 @@ def take_step(
     return step
 
 
+def margin_reach(state: TrainingState, context: TrainContext) -> float | None:
+    """How far the features can move in the ball of this step's margin loss; None with another loss.
+
+    The bound is that of the weights at every 50th step, and kept in the state in between.
+    """
+    recipe = context.recipe
+    if recipe.loss != "margin":
+        return None
+    if state.bound is None or state.step % BOUND_EVERY == 0:
+        state.bound = running_bound(state.model, context.std)
+    return state.bound * margin_at(state.step, context.sampler.total, recipe.margin, recipe.margin_ramp)
+
+
 def compute_losses(
-    network: nn.Module, inputs: Tensor, targets: Tensor, drop: Tensor, context: TrainContext
+    network: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    drop: Tensor,
+    context: TrainContext,
+    *,
+    reach: float | None = None,
+    head: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Sums over a part of a batch: the loss to minimize, correct predictions, the distillation loss, and how many
     outputs of the teacher are not finite.
@@ -172,6 +200,7 @@ def compute_losses(
         targets: soft targets (B, K).
         drop: noise of stochastic depth.
         context: that of the training.
+        reach: of the margin loss, with the weights of the head (K, C), which read the features.
     """
     distiller = context.distiller
     taught = None if distiller is None else distiller.targets(inputs, context.autocast())
@@ -179,8 +208,11 @@ def compute_losses(
         outputs = network(inputs, drop)
     logits, answers = (outputs, outputs) if distiller is None else outputs
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    labels = targets.argmax(dim=1)
+    correct = (logits.detach().argmax(dim=1) == labels).sum()
+    if reach is not None and head is not None:
+        logits = add_margin(logits, labels, head.to(logits.dtype), reach)
     loss = F.cross_entropy(logits, targets.to(logits.dtype), reduction="sum")
-    correct = (logits.detach().argmax(dim=1) == targets.argmax(dim=1)).sum()
     if distiller is None or taught is None:
         none = torch.zeros_like(loss)
         return loss, correct, none, none

@@ -95,6 +95,10 @@ class Recipe:
     precision: Literal["auto", "float32", "bfloat16", "float64"]
     compile: bool
     grad_checkpointing: bool
+    spectral_cap: NotNegative = 0.0  # older recipes lack these four
+    loss: Literal["cross_entropy", "margin"] = "cross_entropy"
+    margin: NotNegative = 0.0
+    margin_ramp: Share = 0.0
     label_smoothing: BelowOne
     crop_scale: Range
     hflip: Share
@@ -138,6 +142,10 @@ class Recipe:
             raise ValueError("model.num_classes: omit it, the class folders decide it")
         return value
 
+    def to_flat_dict(self) -> dict[str, Any]:
+        """Plain data, with dotted keys instead of tables: {"epochs": 10, "model.name": ...}."""
+        return _flat(self.to_dict())
+
     @property
     def peak_rate(self) -> float:
         """The learning rate of the first step: linear in the batch size if `lr_base_batch_size` is set.
@@ -165,7 +173,7 @@ class Recipe:
 
     def differences(self, other: Recipe) -> list[str]:
         """The values that `other` changes, a line each, without those that cannot change the result."""
-        before, after = _flat(self.to_dict()), _flat(other.to_dict())
+        before, after = self.to_flat_dict(), other.to_flat_dict()
         changed = [name for name in before | after if before.get(name) != after.get(name)]
         moved = [
             path for path, content in HASHED.items() if before.get(content) and before[content] == after.get(content)

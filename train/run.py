@@ -18,6 +18,7 @@ from lipsformer.train.data.pixel_range import measure_pixel_range
 from lipsformer.train.distillation.distiller import Distiller, TeacherError
 from lipsformer.train.listeners import make_listeners
 from lipsformer.train.probe import Probe, check_method
+from lipsformer.train.trackers import make_tracking
 
 from .distributed import DistributedContext, init_distributed
 from .initial_weights import StartingPoint
@@ -45,7 +46,7 @@ def run_training(
     teacher: str | None = None,
     resume: bool = True,
     device: str = "auto",
-    tensorboard: bool = False,
+    track: Sequence[str] = (),
     options: DatasetOptions | None = None,
 ) -> Path:
     """Trains a classifier on the dataset `data` and returns the path of its best checkpoint.
@@ -67,7 +68,7 @@ def run_training(
         teacher: a trained model to distill from, instead of the recipe's; see `lipsformer.train.distillation`.
         resume: whether to resume a training in `output`.
         device: "auto", "cpu" or "cuda".
-        tensorboard: also write events for TensorBoard into `output`/tensorboard.
+        track: trackers that record the run: "tensorboard", "mlflow", "wandb", "trackio".
         options: how to read and split the dataset; by default those of the resumed run.
 
     Raises:
@@ -77,6 +78,7 @@ def run_training(
     """
     choices = {"model": model, "recipe": recipe, "epochs": epochs, "overrides": overrides, "options": options}
     choices["teacher"] = teacher
+    tracking = make_tracking(track)
     with stop_on_signals() as stop, open_run(data, output=output, resume=resume, device=device, **choices) as run:
         first, best, last = run.distributed.is_main, output / BEST, output / LAST
         if run.finished and (output / CLASSES).is_file():
@@ -84,7 +86,7 @@ def run_training(
                 console.say(f"{output}: finished already, after {run.state.epoch} epochs", always=True)
             return best
         try:
-            run.train(stop, make_listeners(files=run.recipe.method != "probe", tensorboard=tensorboard))
+            run.train(stop, make_listeners(files=run.recipe.method != "probe", tracking=tracking))
         except (DivergedError, TeacherError):
             if first and not run.state.history:
                 run.folder.discard()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ class TrainingState:
     `network` is called with images: the model itself or, with a teacher, the student, or the DistributedDataParallel
     wrapper of these. `projection` is the student's, if it imitates features. `history` has the metrics of each finished
     epoch, `sums` those of the unfinished one. `best_outcomes` are the validation predictions of the best epoch.
+    `bound` is the Lipschitz bound that the margin loss uses, computed at every 50th step. By the random `run_id`, a
+    tracker finds the record of a resumed run.
     """
 
     model: LipsFormer
@@ -58,7 +61,9 @@ class TrainingState:
     sums: EpochSums
     best_outcomes: Predictions | None = None
     skipped_in_a_row: int = 0
+    bound: float | None = None
     projection: nn.Linear | None = None
+    run_id: str = dataclasses.field(default_factory=lambda: secrets.token_hex(8))
 
     @property
     def epoch(self) -> int:
@@ -99,6 +104,8 @@ class TrainingState:
             problem = " ".join(str(error).split())[:300]
             raise InputError(f"{saved.path}: does not fit its recipe's model: {problem}") from None
         self.step, self.history, self.skipped_in_a_row = saved.step, list(saved.history), saved.skipped_in_a_row
+        self.run_id = saved.run_id or self.run_id
+        self.bound = saved.bound
         if best := _below(BEST, saved.tensors):
             arrays = {name: best[name].numpy() for name in OUTCOMES}
             self.best_outcomes = Predictions(labels=labels, classes=self.model.config.num_classes, **arrays)
@@ -106,7 +113,7 @@ class TrainingState:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SavedState:
-    """The content of a state file, not yet loaded into a model. Older files have no `preprocessing`."""
+    """The content of a state file, not yet loaded into a model. Older files have no `preprocessing` and no `run_id`."""
 
     path: Path
     recipe: Recipe
@@ -117,6 +124,8 @@ class SavedState:
     history: list[EpochMetrics]
     sums: dict[str, Any]
     skipped_in_a_row: int
+    run_id: str | None
+    bound: float | None
     tensors: dict[str, Tensor]
 
 
@@ -157,6 +166,8 @@ def save_state(
         "history": [epoch.to_dict() for epoch in state.history],
         "sums": state.sums.to_dict(),
         "skipped_in_a_row": state.skipped_in_a_row,
+        "run_id": state.run_id,
+        "bound": state.bound,
     }
     signed = {**metadata, "sha256": _digest(metadata, copies)}
     with atomic_write(path) as draft:
@@ -189,6 +200,8 @@ def read_state(path: Path, content: bytes) -> SavedState:
             history=[EpochMetrics(**epoch) for epoch in metadata["history"]],
             sums=metadata["sums"],
             skipped_in_a_row=metadata["skipped_in_a_row"],
+            run_id=metadata.get("run_id"),
+            bound=metadata.get("bound"),
             tensors=tensors,
         )
     except SafetensorError as error:

@@ -92,6 +92,7 @@ class Training:
                 classes=len(dataset.classes),
             ),
             distiller=distiller,
+            std=preprocessing.std,
         )
         self.state = initial_state(recipe, start, dataset.classes, distributed, distiller, sampler.steps_per_epoch)
         self.unreadable = folder.unreadable() if distributed.is_main else set()
@@ -113,12 +114,10 @@ class Training:
             StoppedError: if a process was asked to stop.
         """
         state = self.state
-        batches, validation = self.training_batches(), self._validation_batches()
+        batches, validation = self.training_batches(), self.validation_batches()
+        if state.step == 0:
+            self._begin()
         with self._listening(listeners if self.distributed.is_main else ()):
-            if state.step == 0:
-                self._save_state()
-                if self.distributed.is_main:
-                    self.folder.save_recipe(self.recipe)
             while not self.finished:
                 started = time.perf_counter()
                 if not train_epoch(state, batches, self.context, stop, self._after_step):
@@ -135,15 +134,23 @@ class Training:
         return load_training(images, keys)
 
     def report(self) -> None:
-        """Writes the evaluation report of the best epoch, if there is one."""
-        state = self.state
-        if state.best is None or state.best_outcomes is None:
-            return
-        split, title = self.dataset.validation, f"{self.title}, epoch {state.best.epoch}"
-        with self.folder.writing():
-            write_report(self.folder.path, state.best_outcomes, split, self.dataset.classes, self.preprocessing, title)
+        """Writes the evaluation report of the best epoch, if there is one, and lets the listeners finish."""
+        best, outcomes, split = self.state.best, self.state.best_outcomes, self.dataset.validation
+        try:
+            if best is not None and outcomes is not None:
+                title = f"{self.title}, epoch {best.epoch}"
+                with self.folder.writing():
+                    write_report(self.folder.path, outcomes, split, self.dataset.classes, self.preprocessing, title)
+        finally:
+            self._notify(lambda listener: listener.on_report(finished=self.finished))
 
-    def _validation_batches(self) -> ValidationLoader:
+    def _begin(self) -> None:
+        """Makes the run resumable from its start, before anyone hears of it."""
+        self._save_state()
+        if self.distributed.is_main:
+            self.folder.save_recipe(self.recipe)
+
+    def validation_batches(self) -> ValidationLoader:
         images = ValidationImages(self.dataset.validation, self.preprocessing)
         return ValidationLoader(images, self.recipe, self.distributed)
 
@@ -152,17 +159,19 @@ class Training:
         """Within the block, the listeners follow the training."""
         run = RunInfo(
             title=self.title,
+            run_id=self.state.run_id,
             folder=self.folder,
             recipe=self.recipe,
             steps_per_epoch=self.context.sampler.steps_per_epoch,
             step=self.state.step,
             history=tuple(self.state.history),
+            say=self._say,
         )
+        self._listeners = listeners
         with contextlib.ExitStack() as stack:
             for listener in listeners:
                 listener.on_begin(run)
                 stack.callback(listener.on_end)
-            self._listeners = listeners
             self._introduce()
             yield
 

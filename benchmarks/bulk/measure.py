@@ -1,18 +1,18 @@
-"""Bulk prediction: next to its runtime alone, next to images one after the other, and its memory.
+"""Bulk prediction: next to its runtime alone, to images one after the other and to Ray Data, and its memory.
 
     python benchmarks/bulk/measure.py > benchmarks/bulk/README.md
 
-Both ways of a comparison take turns, and a ratio is that within a round. CPU seconds include the decoder processes;
-other work on the machine affects them little.
+Both ways of a comparison take turns, and a ratio is that within a round. CPU seconds include those of all child
+processes, such as decoders and Ray's; other work on the machine affects them little.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import itertools
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -25,13 +25,16 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 import onnxruntime
+import psutil
+import ray
 from PIL import Image
 
 import lipsformer
 from lipsformer.export.graph import build_graph
 from lipsformer.images.samples import SAMPLES
 from lipsformer.inference.bulk import BulkOptions
-from lipsformer.inference.bulk.engine import COMPUTING, READ_AHEAD, predict_images
+from lipsformer.inference.bulk.engine import predict_images
+from lipsformer.inference.bulk.pipeline import IN_FLIGHT, Pipeline
 from lipsformer.inference.bulk.state import BulkState
 from lipsformer.inference.predictor import Predictor
 from lipsformer.system.console import quiet
@@ -39,10 +42,11 @@ from lipsformer.system.hardware import cores, cpu_name
 from lipsformer.system.markdown import markdown_table
 
 BATCHES = (2, 4, 8, 16)
-AHEAD = READ_AHEAD + COMPUTING + 1  # blocks that bulk prediction may have decoded when it has the first row
+AHEAD = IN_FLIGHT + 1  # blocks that bulk prediction may have decoded when it has the first row
 SMALL, LARGE = (160, 160), (4000, 3000)  # pixels; 12 megapixels
 TINY = {"image_size": 32, "embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 4)}
 PER_FOLDER = 1000
+MEMORY = 1024**3  # bytes of Ray's object store
 
 
 class Cost(NamedTuple):
@@ -53,12 +57,13 @@ class Cost(NamedTuple):
 
 
 def cpu_seconds() -> float:
-    """CPU seconds of this process and its children so far."""
-    own = resource.getrusage(resource.RUSAGE_SELF)
-    seconds = own.ru_utime + own.ru_stime
-    for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        seconds += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """CPU seconds of this process and those below it so far."""
+    own = psutil.Process()
+    seconds = 0.0
+    for process in [own, *own.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            seconds += times.user + times.system
     return seconds
 
 
@@ -112,15 +117,56 @@ def bulk(predictor: Predictor, names: list[str]) -> Cost:
     clock = Clock(AHEAD * predictor.max_batch)
     options = BulkOptions(model="model", sources=tuple(names))
     with tempfile.TemporaryDirectory() as folder, BulkState(Path(folder) / "state") as state:
-        predict_images(predictor, state, options, clock.advance)
+        predict_images(lambda: Pipeline(predictor, options), state, options, predictor.max_batch, clock.advance)
     return clock.cost()
 
 
 def one_by_one(predictor: Predictor, names: list[str]) -> Cost:
     """Each image is decoded after the one before, and each batch computed after it was decoded."""
     clock = Clock(predictor.max_batch)
-    for _ in predictor.predict_each(names):
+    for _ in predictor.stream(names, batch=predictor.max_batch):
         clock.advance(1)
+    return clock.cost()
+
+
+class Classify:
+    """A graph on Ray Data: an actor with one CPU of Ray's count, and threads on all cores."""
+
+    def __init__(self, graph: str) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = cores()
+        self.session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The class of each image."""
+        logits = self.session.run(None, {self.session.get_inputs()[0].name: batch["image"]})[0]
+        return {"index": logits.argmax(axis=1)}
+
+
+def ray_data(predictor: Predictor, names: list[str]) -> Cost:
+    """Ray Data's `read_images` and `map_batches` with the same graph. One CPU is left to read: with none, it stands."""
+    clock, size = Clock(AHEAD * predictor.max_batch), predictor.preprocessing.image_size
+    ray.init(
+        num_cpus=cores(),
+        object_store_memory=MEMORY,
+        include_dashboard=False,
+        logging_level="error",
+        log_to_driver=False,
+    )
+    try:
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        images = ray.data.read_images(names, size=(size, size), mode="RGB")
+        answers = images.map_batches(
+            Classify,
+            fn_constructor_args=(str(predictor.file),),
+            batch_size=predictor.max_batch,
+            num_cpus=1,
+            compute=ray.data.ActorPoolStrategy(size=1),
+        )
+        for batch in answers.iter_batches(batch_size=predictor.max_batch):
+            clock.advance(len(batch["index"]))
+    finally:
+        ray.shutdown()
     return clock.cost()
 
 
@@ -161,9 +207,13 @@ def rates(folder: Path, images: int, large: int, rounds: int) -> Iterator[list[s
     batch = min(BATCHES, key=lambda size: alone(predictor, pixels, size, 8 * max(BATCHES)).wall)
     found = compare((lambda: alone(predictor, pixels, batch, images), lambda: bulk(predictor, small)), rounds)
     yield row(f"runtime alone, batch {batch}, pixels ready", images, found)
+    found = compare((lambda: ray_data(predictor, small), lambda: bulk(predictor, small)), rounds)
+    yield row("Ray Data, small photos", images, found)
     names = photos(folder / "large", LARGE, large)
     found = compare((lambda: one_by_one(predictor, names), lambda: bulk(predictor, names)), rounds)
     yield row("one by one, 12 megapixels", large, found)
+    found = compare((lambda: ray_data(predictor, names), lambda: bulk(predictor, names)), rounds)
+    yield row("Ray Data, 12 megapixels", large, found)
 
 
 def memory(folder: Path, counts: tuple[int, ...]) -> Iterator[list[str]]:
@@ -217,7 +267,8 @@ def main() -> None:
     )  # fmt: skip
     headings = ["compared with", "images", "images/s", "bulk", "ratio", "lowest to highest", "CPU", "lowest to highest"]
     print(markdown_table(headings, compared, "lrrrrrrr"))
-    print(NOTE + MEMORY.format(growth=growth))
+    hours = ", ".join(f"{1e6 / float(one[3]) / 3600:.1f} hours ({one[0]})" for one in compared[1::2])
+    print(NOTE.format(ray=ray.__version__, hours=hours) + MEMORY_NOTE.format(growth=growth))
     print(markdown_table(["images", "peak, MiB", "seconds", "images/s"], peaks, "rrrr"))
 
 
@@ -233,11 +284,14 @@ Small photos are JPEGs of 160 by 160 pixels.
 """
 NOTE = """
 The CPU ratio says what reading, decoding, and saving rows cost on top of inference. "One by one" is what `predict` did
-before: it decodes an image after the other, and computes a batch when all its images are decoded. The two
-cores of this machine are threads of one physical core that other work shared, so decoding in two processes gains little
-here. More cores were not measured.
+before: it decodes an image after the other, and computes a batch when all its images are decoded. Ray Data runs its own
+`read_images` and `map_batches` with the same graph, the same batch and as many threads, on Ray {ray}. More cores were
+not measured.
+
+At the rates of the column "bulk", a million images take {hours}. [What they cost](../../docs/bulk.md#cost) is that
+times the price of an hour.
 """
-MEMORY = """
+MEMORY_NOTE = """
 ## Memory
 
 Peak of `lipsformer predict FOLDER --features --output rows.parquet` with a tiny model at 32 pixels. The decoder

@@ -35,7 +35,7 @@ OUTPUTS = ["logits", "features"]
 def traced(network: FoldedLipsFormer, size: int) -> onnx.ModelProto:
     """Our graph."""
     example = torch.zeros(1, size, size, 3, dtype=torch.uint8)
-    return trace(network, example, input_name="pixels", output_names=OUTPUTS, opset=OPSET)
+    return trace(network, {"pixels": example}, output_names=OUTPUTS, opset=OPSET)
 
 
 def exported(network: FoldedLipsFormer, size: int) -> onnx.ModelProto:

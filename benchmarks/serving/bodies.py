@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ BOUNDARY = b"----benchmark-5f1c0d"
 FAMILIES = {
     "raw": "a photo as the body",
     "form": "a photo in a form",
+    "tensor": "a photo as the pixels of the null model, in binary data of the Open Inference Protocol",
     "png": "a photo as PNG, in a form",
     "large": "a JPEG of 12 megapixels as from a phone, in a form",
     "text": "text that is said to be a JPEG",
@@ -96,6 +98,10 @@ def _kind(family: str, name: str, path: str, host: str, expected: Mapping[str, s
     body, media_type = _form(data) if in_form else (data, b"image/jpeg")
     if family == "cut_form":
         body = body[:-20]
+    if family == "tensor":
+        return Kind(
+            family=family, request=_tensor(data, path, host), expected=frozenset([expected[name]]), has_label=True
+        )
     head = b"POST %b HTTP/1.1\r\nHost: %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n"
     request = head % (path.encode(), host.encode(), media_type, len(body)) + body
     answer = frozenset([expected[name]])
@@ -113,6 +119,20 @@ def _kind(family: str, name: str, path: str, host: str, expected: Mapping[str, s
             return Kind(family=family, request=request, expected=answer, has_label=True, leaves_after=0.02)
         case _:
             return Kind(family=family, request=request, expected=answer, has_label=has_label)
+
+
+def _tensor(data: bytes, path: str, host: str) -> bytes:
+    """A request for the label in JSON and the scores as binary data."""
+    from null_model import IMAGE_SIZE  # imports onnx, which takes a moment
+
+    with Image.open(io.BytesIO(data)) as image:
+        pixels = np.asarray(image.convert("RGB").resize((IMAGE_SIZE, IMAGE_SIZE)))
+    size = {"binary_data_size": pixels.nbytes}
+    tensor = {"name": "pixels", "datatype": "UINT8", "shape": [1, *pixels.shape], "parameters": size}
+    outputs = [{"name": "labels"}, {"name": "scores", "parameters": {"binary_data": True}}]
+    about = json.dumps({"inputs": [tensor], "outputs": outputs}).encode()
+    head = b"POST %b HTTP/1.1\r\nHost: %b\r\nInference-Header-Content-Length: %d\r\nContent-Length: %d\r\n\r\n"
+    return head % (path.encode(), host.encode(), len(about), len(about) + pixels.nbytes) + about + pixels.tobytes()
 
 
 def _form(data: bytes) -> tuple[bytes, bytes]:

@@ -22,7 +22,7 @@ import psutil
 
 from lipsformer.system.hardware import cores
 
-SCENARIOS = ("saturation", "null", "steady", "overload", "soak", "faults", "phones", "builds")
+SCENARIOS = ("saturation", "null", "steady", "overload", "soak", "faults", "phones", "builds", "protocol", "shadow")
 HERE = Path(__file__).parent
 
 

@@ -13,7 +13,8 @@ from bodies import Kind
 
 __all__ = ["Tally", "percentiles"]
 
-LABEL = re.compile(rb'"label"\s*:\s*"([^"]*)"')
+# In an answer of /classify, and in the output "labels" of the Open Inference Protocol.
+LABEL = re.compile(rb'"(?:label"\s*:\s*|labels",[^}]*"data":\[)"([^"]*)"')
 REASON = re.compile(rb'"reason"\s*:\s*"([^"]*)"')
 DELIBERATE = ("overloaded", "stopping")
 

@@ -34,6 +34,7 @@ from lipsformer.model.flops import summarize
 NAME, CLASSES, SIDE, DROP_PATH = "lipsformer_swin_tiny", 1000, 224, 0.2
 OURS, OFFICIAL, STORED, TIMM = "ours", "official", "official, without its activation checkpoints", "timm swin_tiny"
 STEP = 3  # a step's operations in forward passes: the gradients take two
+CPU, PRODUCT_SIDE = torch.device("cpu"), 2048
 TORCHVISION = (
     "torchvision",
     *(f"torchvision.{name}" for name in ("datasets", "ops", "ops.misc", "transforms", "transforms.functional")),
@@ -51,10 +52,9 @@ makes a step. Ratios are medians over the rounds.
 
 To save memory, the official code computes the MLP, the GELUs and the softmax a second time for the gradient. Ours
 recomputes blocks only with `grad_checkpointing`. In the third row the official code stores everything that ours stores.
-Swin-Tiny has no convolution branches and 10% fewer multiply-adds.
+Swin-Tiny has no convolution branches and 10% fewer multiply-adds. [On a GPU](../gpu/README.md) another command
+measures the step.
 """
-NO_CUDA = """Not measured: this machine has no CUDA device. With one, the command also measures our model on it. That
-part of the command has not been run."""
 
 Step = Callable[[], object]
 
@@ -63,7 +63,9 @@ def import_timm() -> types.ModuleType | None:
     """timm, which the official code needs too. It imports torchvision, of which these models use nothing."""
     if importlib.util.find_spec("timm") is None:
         return None
-    if importlib.util.find_spec("torchvision") is None:
+    try:
+        importlib.import_module("torchvision")
+    except (ImportError, RuntimeError):  # PyPI's does not fit the CPU build of PyTorch
         sys.modules.update({name: mock.MagicMock() for name in TORCHVISION})
     return importlib.import_module("timm.models.swin_transformer")
 
@@ -104,40 +106,38 @@ def build_models(official: Path | None) -> dict[str, nn.Module]:
     return models
 
 
-def training_step(model: nn.Module, batch: int, device: torch.device, *, bfloat16: bool) -> Step:
-    """A step on random images: forward, cross entropy, backward, clipping, AdamW."""
-    model = model.to(device).train()
+def training_step(model: nn.Module, images: Tensor, *, bfloat16: bool) -> Callable[[], Tensor]:
+    """A step on images and random labels: forward, cross entropy, backward, clipping, AdamW. It returns the loss."""
+    model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.05, fused=True)
-    images = torch.randn(batch, 3, SIDE, SIDE, device=device)
-    labels = torch.randint(CLASSES, (batch,), device=device)
-    if device.type == "cuda":
-        model = torch.compile(model)  # type: ignore[assignment]
+    labels = torch.randint(CLASSES, (len(images),), device=images.device)
 
-    def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+    def step() -> Tensor:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
             loss = F.cross_entropy(model(images), labels)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
+        return loss.detach()
 
     return step
 
 
-def seconds(step: Step, device: torch.device, calls: int = 1) -> float:
+def seconds(step: Step, device: torch.device, calls: int = 1, clock: Callable[[], float] = time.perf_counter) -> float:
     """Seconds of one call, of `calls` in a row."""
-    started = time.perf_counter()
+    started = clock()
     for _ in range(calls):
         step()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return (time.perf_counter() - started) / calls
+    return (clock() - started) / calls
 
 
-def peak(dtype: torch.dtype, device: torch.device, side: int) -> float:
+def peak(dtype: torch.dtype, device: torch.device, side: int, clock: Callable[[], float] = time.perf_counter) -> float:
     """Operations per second of a square matrix product, the best of 10."""
     a, b = (torch.randn(side, side, dtype=dtype, device=device) for _ in range(2))
-    return 2 * side**3 / min(seconds(lambda: a @ b, device) for _ in range(10))
+    return 2 * side**3 / min(seconds(lambda: a @ b, device, clock=clock) for _ in range(10))
 
 
 def measure(steps: dict[str, Step], device: torch.device, rounds: int, calls: int) -> dict[str, list[float]]:
@@ -151,17 +151,14 @@ def measure(steps: dict[str, Step], device: torch.device, rounds: int, calls: in
     return times
 
 
-def print_table(
-    models: dict[str, nn.Module], dtype: torch.dtype, device: torch.device, *, batch: int, rounds: int, calls: int
-) -> None:
-    bfloat16 = dtype == torch.bfloat16
-    side = 8192 if device.type == "cuda" else 2048
-    before = peak(dtype, device, side)
-    steps = {name: training_step(model, batch, device, bfloat16=bfloat16) for name, model in models.items()}
+def print_table(models: dict[str, nn.Module], dtype: torch.dtype, *, batch: int, rounds: int) -> None:
+    before = peak(dtype, CPU, PRODUCT_SIDE)
+    images = torch.randn(batch, 3, SIDE, SIDE)
+    steps = {name: training_step(model, images, bfloat16=dtype == torch.bfloat16) for name, model in models.items()}
     wall, cpu = time.perf_counter(), time.process_time()
-    times = measure(steps, device, rounds, calls)
+    times = measure(steps, CPU, rounds, calls=1)
     cores = (time.process_time() - cpu) / (time.perf_counter() - wall)
-    reachable = max(before, peak(dtype, device, side))  # another process may have taken its part of one of the two
+    reachable = max(before, peak(dtype, CPU, PRODUCT_SIDE))  # another process may have slowed one of the two
     print("| model | images/s | ours / this |\n|---|---:|---:|")
     for name, values in times.items():
         ratio = statistics.median(theirs / ours for theirs, ours in zip(values, times[OURS], strict=True))
@@ -170,31 +167,42 @@ def print_table(
     print(
         f"\nOurs runs at {operations / 1e9:.0f} GFLOP/s, {operations / reachable:.0%} of the {reachable / 1e9:.0f} of a"
     )
-    print(f"matrix product of {side} x {side}. It used {cores:.2f} cores on average.\n")
+    print(f"matrix product of {PRODUCT_SIDE} x {PRODUCT_SIDE}. It used {cores:.2f} cores on average.\n")
+
+
+def print_parts(models: dict[str, nn.Module], dtype: torch.dtype, *, batch: int, rounds: int) -> None:
+    """Where the time of our step and of timm's goes, on one thread."""
+    import step_parts  # next to this file; `runpy` of this file from elsewhere does not find it
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    images = torch.randn(batch, 3, SIDE, SIDE)
+    compared = {name: models[name] for name in (OURS, TIMM) if name in models}
+    steps = {name: training_step(model, images, bfloat16=dtype == torch.bfloat16) for name, model in compared.items()}
+    reachable = peak(dtype, CPU, PRODUCT_SIDE, time.process_time)
+    found = step_parts.measure_parts(steps, rounds)
+    reachable = max(reachable, peak(dtype, CPU, PRODUCT_SIDE, time.process_time))
+    print(step_parts.parts_table(found, reachable))
+    precision = str(dtype).removeprefix("torch.")
+    print(step_parts.NOTE.format(rounds=rounds, peak=reachable / 1e9, side=PRODUCT_SIDE, precision=precision) + "\n")
+    torch.set_num_threads(threads)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--official", type=Path, help="a checkout of the official repository")
-    parser.add_argument("--batch", type=int, default=8, help="images per step on the CPU")
+    parser.add_argument("--batch", type=int, default=8, help="images per step")
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")  # the official code's, about the versions that it was written for
     torch.manual_seed(0)
     models = build_models(arguments.official)
     print(HEADING.format(rounds=arguments.rounds))
-    cpu = torch.device("cpu")
     machine = f"torch {torch.__version__}, {torch.get_num_threads()} threads on {os.cpu_count()} virtual cores"
     for dtype, precision in ((torch.float32, "float32"), (torch.bfloat16, "bfloat16 autocast")):
         print(f"## CPU, {precision}\n\nBatch {arguments.batch}; {machine}.\n")
-        print_table(models, dtype, cpu, batch=arguments.batch, rounds=arguments.rounds, calls=1)
-    print("## CUDA, bfloat16 autocast, torch.compile\n")
-    if torch.cuda.is_available():
-        print(f"Batch 128; torch {torch.__version__}, {torch.cuda.get_device_name()}.\n")
-        device = torch.device("cuda")
-        print_table({OURS: models[OURS]}, torch.bfloat16, device, batch=128, rounds=arguments.rounds, calls=10)
-    else:
-        print(NO_CUDA)
+        print_table(models, dtype, batch=arguments.batch, rounds=arguments.rounds)
+        print_parts(models, dtype, batch=arguments.batch, rounds=min(3, arguments.rounds))
 
 
 if __name__ == "__main__":

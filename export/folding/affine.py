@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from lipsformer.model.norm import CenterNorm
-from lipsformer.model.residual import ResidualScale
 
 __all__ = ["Affine", "convolution_then"]
 
@@ -24,7 +23,7 @@ class Affine:
 
     @classmethod
     def of(cls, module: nn.Module) -> Self:
-        """The map of a linear layer, a 1x1 convolution, a CenterNorm or a residual scale.
+        """The map of a linear layer, a 1x1 convolution or a CenterNorm.
 
         Raises:
             TypeError: for any other module.
@@ -35,8 +34,6 @@ class Affine:
         if isinstance(module, CenterNorm):
             gain = _wide(module.weight) * module.dim / (module.dim - 1)
             return cls(torch.diag(gain) - gain[:, None] / module.dim, _wide(module.bias))
-        if isinstance(module, ResidualScale):
-            return cls.scaling(module.scale)
         raise TypeError(f"{type(module).__name__} is not affine")
 
     @classmethod

@@ -7,6 +7,9 @@ keys, LayerNorms, and biases that a zero-padded convolution reads at the edges (
 
 With CenterNorm after each residual sum, u = x + attention(x) and y = N2(N1(u) + mlp(N1(u))), N1 is folded into the
 MLP's first layer and N2 into its second; on the trunk the two together are a scale and a correction of rank two.
+
+The alpha of a convex residual is folded like that of a weighted one; 1 - alpha is left on the trunk, in front of
+attention as a product, after it as a part of the norms.
 """
 
 from __future__ import annotations
@@ -15,14 +18,13 @@ import copy
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.model.blocks import Block, LipsFormer, PatchEmbed, Stage, conv_nhwc
 from lipsformer.model.cswin import ConvMerging
 from lipsformer.model.norm import CenterNorm
-from lipsformer.model.residual import ResidualScale
+from lipsformer.model.residual import ConvexResidual, ResidualScale
 from lipsformer.model.swin import PatchMerging
 
 from .affine import Affine, convolution_then
@@ -32,25 +34,27 @@ __all__ = ["FoldedLipsFormer", "fold"]
 
 
 class Branch(nn.Module):
-    """A depthwise convolution branch with its scale: (B, H, W, C) to the same shape."""
+    """The residual sum of a depthwise convolution branch: (B, H, W, C) to the same shape."""
 
     scale: Tensor | None
 
-    def __init__(self, depthwise: nn.Module, mix: nn.Module | None, scale: nn.Module) -> None:
+    def __init__(self, depthwise: nn.Module, mix: nn.Module | None, residual: nn.Module, activation: nn.Module) -> None:
         super().__init__()
         self.depthwise = copy.deepcopy(depthwise).double()
         self.mix = None if mix is None else Affine.of(mix).linear()
-        self.register_buffer("scale", scale.scale.detach().double() if isinstance(scale, ResidualScale) else None)
+        self.activation = activation
+        self.skip, scale = shares(residual)
+        self.register_buffer("scale", scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.gelu(conv_nhwc(self.depthwise, x))
+        branch = self.activation(conv_nhwc(self.depthwise, x))
         if self.mix is not None:
-            x = F.gelu(self.mix(x))
-        return x if self.scale is None else x * self.scale
+            branch = self.activation(self.mix(branch))
+        return scaled(x, self.skip) + (branch if self.scale is None else branch * self.scale)
 
 
 class TwoNorms(nn.Module):
-    """The linear part of `second` after `first`, both CenterNorms, of (..., C), plus `constant` (C,).
+    """`skip` times the linear part of `second` after `first`, both CenterNorms, of (..., C), plus `constant` (C,).
 
     D2 P D1 P, with P = I - 11'/C, is diag(d1 d2) minus a matrix of rank two, which two narrow products apply; a third
     column carries the constant.
@@ -61,10 +65,10 @@ class TwoNorms(nn.Module):
     ones: Tensor
     spread: Tensor
 
-    def __init__(self, first: CenterNorm, second: CenterNorm, constant: Tensor) -> None:
+    def __init__(self, first: CenterNorm, second: CenterNorm, skip: float, constant: Tensor) -> None:
         super().__init__()
         dim = first.dim
-        factor = (dim / (dim - 1)) ** 2
+        factor = skip * (dim / (dim - 1)) ** 2
         gain1, gain2 = first.weight.detach().double(), second.weight.detach().double() * factor
         mean = torch.full_like(gain1, 1 / dim)
         self.register_buffer("gain", gain1 * gain2)
@@ -81,17 +85,17 @@ class FoldedBlock(nn.Module):
 
     def __init__(self, block: Block) -> None:
         super().__init__()
+        self.activation = copy.deepcopy(block.activation)
         self.branches = nn.ModuleList(
-            Branch(depthwise, block.nin if index == 0 else None, scale)
-            for index, (depthwise, scale) in enumerate(zip(block.dwconv_layers, block.scale_layers, strict=True))
+            Branch(depthwise, block.nin if index == 0 else None, residual, self.activation)
+            for index, (depthwise, residual) in enumerate(zip(block.dwconv_layers, block.scale_layers, strict=True))
         )
         norm1, norm2 = block.norm1, block.norm2
         center = isinstance(norm1, CenterNorm)
         dim = block.mlp.fc1.in_features
         same = Affine.scaling(torch.ones(dim))
-        alpha1, alpha2 = (
-            Affine.of(alpha) if isinstance(alpha, ResidualScale) else same for alpha in (block.alpha1, block.alpha2)
-        )
+        (self.skip1, scale1), (self.skip2, scale2) = shares(block.alpha1), shares(block.alpha2)
+        alpha1, alpha2 = (same if scale is None else Affine.scaling(scale.expand(dim)) for scale in (scale1, scale2))
         fc1, fc2 = Affine.of(block.mlp.fc1), alpha2.after(Affine.of(block.mlp.fc2))
         folds_after = center and not block.pre_norm
         before = Affine.of(norm1) if center and block.pre_norm else same
@@ -103,10 +107,12 @@ class FoldedBlock(nn.Module):
             else:
                 first, second = Affine.of(norm1), Affine.of(norm2)
                 offset = self.attention.offset  # of the trunk, which is without it
-                constant = second.after(first).after(Affine.shift(offset)).bias + second.weight @ fc2.bias
+                middle = self.skip2 * first.after(Affine.shift(offset)).bias
+                constant = second.weight @ (middle + fc2.bias) + second.bias
                 fc1 = fc1.after(first).after(Affine.shift(offset))
                 fc2 = Affine(second.weight @ fc2.weight, constant)
-                self.trunk = TwoNorms(norm1, norm2, constant)
+                self.trunk = TwoNorms(norm1, norm2, self.skip2, constant)
+                self.skip2 = 1.0  # it is in the norms
         self.fc1, self.fc2 = fc1.linear(), fc2.linear(bias=not folds_after)
         kept = [nn.Identity() if center else copy.deepcopy(norm).double() for norm in (norm1, norm2)]
         self.before = nn.ModuleList(kept if block.pre_norm else (nn.Identity(), nn.Identity()))
@@ -115,13 +121,13 @@ class FoldedBlock(nn.Module):
     def hidden(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """From (B, H, W, C): the trunk (B, H, W, C) after attention, and the hidden units (B, H, W, hidden)."""
         for branch in self.branches:
-            x = x + branch(x)
-        x = self.after[0](x + self.attention(self.before[0](x)))
-        return x, F.gelu(self.fc1(self.before[1](x)))
+            x = branch(x)
+        x = self.after[0](scaled(x, self.skip1) + self.attention(self.before[0](x)))
+        return x, self.activation(self.fc1(self.before[1](x)))
 
     def output(self, x: Tensor, hidden: Tensor) -> Tensor:
         """The block's output (..., C) from the result of `hidden`; linear if the norms are CenterNorms."""
-        out: Tensor = self.after[1](self.trunk(x) + self.fc2(hidden))
+        out: Tensor = self.after[1](scaled(self.trunk(x), self.skip2) + self.fc2(hidden))
         return out
 
     def forward(self, x: Tensor) -> Tensor:
@@ -173,7 +179,8 @@ class ConvolutionThenNorm(nn.Module):
 class FoldedLipsFormer(nn.Module):
     """A folded network, from pixels (B, S, S, 3), uint8 or float, to logits (B, K) and features (B, C).
 
-    `fold` makes it. With CenterNorm the final norm is applied to the pooled map, as a matrix.
+    `fold` makes it. With CenterNorm the final norm is applied to the pooled map, as a matrix. With a flat head there are
+    features (B, H * W * C), and the norm is applied to each token.
     """
 
     mean: Tensor | None
@@ -196,6 +203,7 @@ class FoldedLipsFormer(nn.Module):
         assert isinstance(last, FoldedBlock)  # noqa: S101
         self.body, self.last = nn.Sequential(*body), last
         self.center = isinstance(model.norm, CenterNorm)
+        self.flat = model.config.pooling == "flat"
         self.norm = Affine.of(model.norm).linear() if self.center else copy.deepcopy(model.norm).double()
         self.head = copy.deepcopy(model.head).double()
 
@@ -210,7 +218,9 @@ class FoldedLipsFormer(nn.Module):
         x = pixels.to(self.stem.conv.weight.dtype)
         x = self.stem(x if self.mean is None else x - self.mean)
         x = self.body(x.to(self.last.fc1.weight.dtype))
-        if self.center:  # all that follows the last GELU is linear: pool first
+        if self.flat:
+            features = self.norm(widen(self.last(x))).flatten(1)
+        elif self.center:  # all that follows the last GELU is linear: pool first
             trunk, hidden = self.last.hidden(x)
             features = self.norm(widen(self.last.output(pool(trunk), pool(hidden))))
         else:
@@ -229,6 +239,19 @@ def fold(model: LipsFormer, preprocessing: Preprocessing) -> FoldedLipsFormer:
     with torch.no_grad():
         folded = FoldedLipsFormer(model, preprocessing)
     return folded.requires_grad_(False).eval()
+
+
+def shares(residual: nn.Module) -> tuple[float, Tensor | None]:
+    """The factor of x in a residual, and those of its branch, (C,) or (1,), float64; None for 1."""
+    if isinstance(residual, ConvexResidual):
+        alpha = torch.sigmoid(residual.logit.detach().double())
+        return 1.0 - float(alpha), alpha
+    return 1.0, residual.scale.detach().double() if isinstance(residual, ResidualScale) else None
+
+
+def scaled(x: Tensor, factor: float) -> Tensor:
+    """The product, without an operation if the factor is 1."""
+    return x if factor == 1.0 else x * factor
 
 
 def chain(model: LipsFormer) -> Iterator[FoldedBlock | nn.Module]:

@@ -11,16 +11,19 @@ import numpy as np
 from lipsformer.bundle.manifest import BundleFile, Kind
 from lipsformer.datasets.spread import spread
 from lipsformer.export.settings import ExportSettings
+from lipsformer.inference.heat_map import Explainer
 from lipsformer.inference.runtimes import Runtime
-from lipsformer.system.console import say
+from lipsformer.system.console import say, track
 from lipsformer.system.errors import GateError
 
 from .check import FileParity, check_parity
+from .metrics import relative_l2
 from .reference import Reference
 
 __all__ = ["Gate"]
 
 KEPT_PHOTOS = 24
+HEAT_MAP_LIMIT = 1e-4  # relative L2 of a photo's map
 
 
 class Gate:
@@ -61,6 +64,29 @@ class Gate:
         say(f"{path.name}: built, not checked: {reason}", always=True)
         unchecked = {"passed": False, "reason": reason}
         self._add(path, target=target, precision=precision, parity=unchecked, built=built)
+
+    def admit_heat_maps(self, path: Path, candidate: Explainer, reference: Explainer) -> None:
+        """Admit a graph of heat maps, compared with those of the checkpoint for each photo's best class.
+
+        Raises:
+            GateError: if a photo's map differs too much.
+        """
+        photos, best = self.reference.images.photos, self.reference.photos.logits.argmax(axis=1)
+        worst = 0.0
+        with track(f"parity of {path.name}", len(photos)) as advance:
+            for pixels, index in zip(photos, best.tolist(), strict=True):
+                wanted, found = (one.explain(pixels, index).contributions for one in (reference, candidate))
+                error = float(relative_l2(wanted.reshape(1, -1), found.reshape(1, -1))[0])
+                if not error <= HEAT_MAP_LIMIT:  # catches NaN too
+                    raise GateError(
+                        f"{path.name}: parity failed, no bundle written: relative L2 {error:.3g} of a photo's heat map "
+                        f"exceeds {HEAT_MAP_LIMIT:g}"
+                    )
+                worst = max(worst, error)
+                advance(1, "")
+        say(f"{path.name}: parity passed, relative L2 {worst:.1e}")
+        parity = {"passed": True, "photos": len(photos), "relative_l2": worst, "limit": HEAT_MAP_LIMIT}
+        self.files.append(BundleFile.describe(path, "heat_maps", parity=parity))
 
     def kept(self) -> Reference:
         """The reference for `lipsformer verify`: a few photos whose top class is the checkpoint's in all files."""

@@ -13,7 +13,6 @@ from lipsformer.system.markdown import markdown_table
 
 from .check import FileParity
 from .metrics import accuracy
-from .plot import plot_errors
 from .reference import Reference
 from .thresholds import AT_LEAST
 
@@ -73,6 +72,8 @@ class ParityReport:
         """Write the report into `folder`; return its files."""
         (folder / JSON).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
         (folder / TEXT).write_text(self.to_text() + "\n", encoding="utf-8")
+        from .plot import plot_errors  # Matplotlib, which `verify` does not need
+
         plot_errors(folder / PLOT, self.files, self.reference.images.source)
         return [folder / name for name in (JSON, TEXT, PLOT)]
 

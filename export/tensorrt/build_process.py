@@ -13,6 +13,7 @@ from lipsformer.inference.runtimes import INPUT_NAME
 from lipsformer.inference.runtimes.tensorrt_compat import PLATFORM
 from lipsformer.inference.runtimes.tensorrt_library import (
     FLAVOURS,
+    RTX,
     TENSORRT,
     Gpu,
     TensorRt,
@@ -109,6 +110,8 @@ class EngineBuild:
         request, library, network = self.request, self.library, self.network
         config = self.builder.create_builder_config()
         config.clear_flag(library.BuilderFlag.TF32)
+        if request.flavour == RTX:  # otherwise the engine may allocate while it runs, which no CUDA graph can capture
+            config.set_flag(library.BuilderFlag.REQUIRE_USER_ALLOCATION)
         image = tuple(network.get_input(0).shape)[1:]
         profile = self.builder.create_optimization_profile()
         largest = (request.max_batch, *image)

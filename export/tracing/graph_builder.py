@@ -40,7 +40,7 @@ class GraphBuilder:
         self._counts: Counter[str] = Counter()
 
     def add_input(self, tensor: Tensor, name: str) -> None:
-        """Make a tensor (B, ...) the input, its first dimension of any size."""
+        """Make a tensor (B, ...) an input, its first dimension of any size."""
         self._inputs.append(_value_info(tensor, name))
         self.add_tensor(tensor, name)
 

@@ -85,6 +85,30 @@ def conv2d(
     return graph.node("Conv", *inputs, strides=stride, pads=[*padding, *padding], dilations=dilation, group=groups)
 
 
+def conv_transpose2d(
+    graph: GraphBuilder,
+    result: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: None,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    output_padding: tuple[int, int],
+    groups: int,
+    dilation: tuple[int, int],
+) -> str:
+    return graph.node(
+        "ConvTranspose",
+        graph.value(x, x.dtype),
+        graph.value(weight, x.dtype),
+        strides=stride,
+        pads=[*padding, *padding],
+        output_padding=output_padding,
+        dilations=dilation,
+        group=groups,
+    )
+
+
 def softmax(graph: GraphBuilder, result: Tensor, x: Tensor, dim: int) -> str:
     return graph.node("Softmax", graph.value(x, x.dtype), axis=dim)
 
@@ -147,6 +171,13 @@ def last_elements(graph: GraphBuilder, result: Tensor, x: Tensor, index: tuple[A
     return _slice(graph, graph.value(x, x.dtype), -1, start, stop)
 
 
+def pad(graph: GraphBuilder, result: Tensor, x: Tensor, widths: tuple[int, int]) -> str:
+    """Zeros in front of and behind the last dimension."""
+    before, after = widths
+    rest = [0] * (x.ndim - 1)
+    return graph.node("Pad", graph.value(x, x.dtype), graph.integers([*rest, before, *rest, after]))
+
+
 def roll(graph: GraphBuilder, result: Tensor, x: Tensor, shifts: Sequence[int], dims: Sequence[int]) -> str:
     name = graph.value(x, x.dtype)
     for shift, dim in zip(shifts, dims, strict=True):
@@ -164,9 +195,13 @@ OPERATORS: Mapping[str, Callable[..., str | list[str]]] = {
     "cat": cat,
     "chunk": chunk,
     "clamp_min": binary("Max"),
+    "constant_pad_nd": pad,
     "contiguous": cast,
     "conv2d": conv2d,
+    "conv_transpose2d": conv_transpose2d,
     "div": binary("Div"),
+    "erf": unary("Erf"),
+    "exp": unary("Exp"),
     "flatten": flatten,
     "float": cast,
     "gelu": unary("Gelu"),
@@ -175,12 +210,15 @@ OPERATORS: Mapping[str, Callable[..., str | list[str]]] = {
     "linalg_vector_norm": reduction("ReduceL2"),
     "linear": linear,
     "matmul": binary("MatMul"),
+    "maximum": binary("Max"),
     "mean": reduction("ReduceMean"),
+    "minimum": binary("Min"),
     "mul": binary("Mul"),
     "permute": permute,
     "reshape": reshape,
     "roll": roll,
     "rsqrt": rsqrt,
+    "sigmoid": unary("Sigmoid"),
     "softmax": softmax,
     "sqrt": unary("Sqrt"),
     "square": square,

@@ -22,26 +22,27 @@ __all__ = ["trace"]
 
 
 def trace(
-    network: nn.Module, example: Tensor, *, input_name: str, output_names: Sequence[str], opset: int
+    network: nn.Module, inputs: Mapping[str, Tensor], *, output_names: Sequence[str], opset: int
 ) -> onnx.ModelProto:
-    """The ONNX graph of `network`, with a first dimension of any size ("batch") where `example` has its own.
+    """The ONNX graph of `network`, with a first dimension of any size ("batch") where `inputs` have their own.
 
     The batch has to stay the first dimension of every tensor that depends on the input, alone or multiplied by a number
     of windows; nothing else may depend on it.
 
     Args:
-        network: takes one tensor (B, ...) and returns a tuple of tensors (B, ...), in inference mode.
-        example: an input; its values do not matter.
-        input_name, output_names: of the graph's input and outputs.
+        network: takes tensors (B, ...) and returns a tuple of tensors (B, ...), in inference mode.
+        inputs: examples by the names of the graph's inputs; their values do not matter.
+        output_names: of the graph's outputs.
         opset: the version of ONNX's operators.
 
     Raises:
         NotImplementedError: if the network calls a function, or uses an argument, that `operators.py` does not list.
     """
     graph = GraphBuilder({**dict(network.named_parameters()), **dict(network.named_buffers())})
-    graph.add_input(example, input_name)
+    for name, example in inputs.items():
+        graph.add_input(example, name)
     with torch.no_grad(), _Recorder(graph):
-        results = network(example)
+        results = network(*inputs.values())
     return graph.build(dict(zip(output_names, results, strict=True)), opset)
 
 

@@ -19,15 +19,16 @@ from lipsformer.system.validation import one_line_errors
 
 from .acceptance import LEAST_TEMPERATURE, MOST_TEMPERATURE, AcceptanceRule
 from .class_names import parse_class_names
+from .reference import ReferenceHistograms
 
 __all__ = ["MANIFEST_NAME", "OPENVINO", "PRECISIONS", "TARGETS", "BundleFile", "Kind", "Manifest", "read_manifest"]
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = 5
-READABLE = (2, 3, 4, FORMAT)  # 2 has no temperature and no acceptance, 3 no speedup, 4 no whole-image graph
+READABLE = (2, 3, 4, FORMAT)  # 2 has no temperature and no acceptance, 3 no speedup, 4 no whole image and no reference
 SEAL = "sha256"  # of the manifest itself
 
-Kind = Literal["onnx", "whole-image", "engine", "report", "acceptance"]
+Kind = Literal["onnx", "whole-image", "engine", "heat_maps", "report", "acceptance"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 # What runs a file. Float graphs are for ONNX Runtime, and TensorRT builds from them too; int8 has a graph for each.
 # bf16 has none: it is the fp32 graph, listed a second time, computed in bfloat16 by OpenVINO.
@@ -45,9 +46,10 @@ class BundleFile:
     """One file of a bundle.
 
     `kind` is "onnx" for graphs, "whole-image" for one that takes images of any size, "engine" for what TensorRT built
-    from one, "report" for their documentation, and "acceptance" for the rule by which answers are accepted. Graphs and
-    engines have the `target` that runs them, a `precision`, and the report of the parity gate that they passed
-    (`parity`). An engine also records what it was `built` with: versions, GPU, batches, and the SHA-256 of its graph.
+    from one, "heat_maps" for the graph that explains answers, "report" for their documentation, and "acceptance" for
+    the rule by which answers are accepted. Graphs and engines have the `target` that runs them, a `precision`, and the
+    report of the parity gate that they passed (`parity`). An engine also records what it was `built` with: versions,
+    GPU, batches, and the SHA-256 of its graph.
     bf16 records its `speedup` over fp32 in ONNX Runtime where it was exported: the `cpu`, its `instructions` for bf16,
     the `threads`, and `ratios` by batch size.
 
@@ -68,7 +70,7 @@ class BundleFile:
     def __post_init__(self) -> None:
         if Path(self.name).name != self.name:
             raise ValueError(f"{self.name!r} is not the name of a file in the bundle")
-        if self.kind in ("report", "acceptance"):
+        if self.kind in ("heat_maps", "report", "acceptance"):
             return
         if self.target is None or self.precision is None or self.parity is None:
             raise ValueError(f"{self.name}: a graph or an engine needs target, precision and parity")
@@ -89,8 +91,8 @@ class Manifest:
     """Everything about a bundle: classes, preprocessing, and its files with hashes and parity reports.
 
     `max_batch` is the largest batch that parity was verified for. The graphs' logits are already divided by
-    `temperature`. Graphs are in the order of the requested precisions:
-    the first one is the default, see `open_best`.
+    `temperature`. `reference` has the answers to the photos of its calibration, if it has been calibrated. Graphs are
+    in the order of the requested precisions: the first one is the default, see `open_best`.
 
     Raises:
         InputError: if a field is invalid.
@@ -106,6 +108,7 @@ class Manifest:
     versions: dict[str, str]
     created: str
     temperature: Annotated[float, Field(ge=LEAST_TEMPERATURE, le=MOST_TEMPERATURE)] = 1.0
+    reference: InstanceOf[ReferenceHistograms] | None = None
 
     def write(self, folder: Path) -> None:
         """Writes `manifest.json` into `folder`, including a hash of its content."""
@@ -145,6 +148,10 @@ class Manifest:
                     raise _changed(bundle / file.name)
                 return AcceptanceRule.from_bytes(content)
         return None
+
+    def heat_map_graph(self, bundle: Path) -> Path | None:
+        """The graph that explains answers; None if the bundle was exported without it."""
+        return next((bundle / file.name for file in self.files if file.kind == "heat_maps"), None)
 
     @property
     def bf16(self) -> BundleFile | None:
@@ -202,6 +209,7 @@ def _parse(data: dict[str, Any]) -> Manifest:
             "classes": parse_class_names(data["classes"]),
             "preprocessing": Preprocessing.from_dict(data["preprocessing"]),
             "files": tuple(BundleFile(**file) for file in data["files"]),
+            "reference": ReferenceHistograms.from_dict(data.get("reference")),
         }
     )
     if not manifest.precisions:

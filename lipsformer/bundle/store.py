@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lipsformer.system.errors import InputError
+from lipsformer.system.extras import require
 
 from .manifest import MANIFEST_NAME, Manifest, read_manifest
 
@@ -25,7 +26,7 @@ def check_tag(tag: str) -> None:
     Raises:
         InputError: if `tag` is not NAME or NAME:VERSION, or that version is already in the store.
     """
-    bentoml = _import_bentoml()
+    bentoml = _import_bentoml(f"--bentoml {tag}")
     try:
         wanted = bentoml.Tag.from_str(tag)
     except (ValueError, bentoml.exceptions.BentoMLException) as error:
@@ -50,7 +51,7 @@ def register_bundle(bundle: Path, tag: str) -> str:
     """
     manifest = read_manifest(bundle)
     check_tag(tag)
-    bentoml = _import_bentoml()
+    bentoml = _import_bentoml(tag)
     facts = {name: value for name, value in dataclasses.asdict(manifest).items() if name != "files"}
     with bentoml.models.create(tag, labels=_labels(manifest), metadata=_plain(facts)) as model:
         for name in (MANIFEST_NAME, *(file.name for file in manifest.files)):
@@ -70,14 +71,15 @@ def resolve_bundle(bundle: str | Path) -> Path:
     path, name = Path(bundle), str(bundle)
     if path.exists() or not name.startswith(PREFIX):
         return path
-    bentoml, tag = _import_bentoml(), name.removeprefix(PREFIX)
+    bentoml, tag = _import_bentoml(name), name.removeprefix(PREFIX)
     try:
         return Path(bentoml.models.get(tag).path)
     except (ValueError, bentoml.exceptions.BentoMLException) as error:
         raise InputError(f"bentoml:{tag}: {error}; `bentoml models list` shows what the store has") from None
 
 
-def _import_bentoml() -> Any:
+def _import_bentoml(what: str) -> Any:
+    require("serve", what=what)
     os.environ.setdefault(
         "BENTOML_DO_NOT_TRACK", "True"
     )  # read when a model is registered: BentoML would send usage statistics

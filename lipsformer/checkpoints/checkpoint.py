@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lipsformer.bundle.acceptance import AcceptanceRule, FeatureSpace
 from lipsformer.model.blocks import LipsFormer
-from lipsformer.model.config import STAGES, ModelConfig
+from lipsformer.model.config import ModelConfig
 from lipsformer.model.factory import build_model
 from lipsformer.system.errors import InputError, check_fields
 
@@ -79,6 +79,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         metrics=header.metrics,
         temperature=header.temperature,
         thresholds=header.thresholds,
+        reference=header.reference,
         space=space,
     )
 
@@ -101,7 +102,7 @@ def _take_space(header: CheckpointHeader, tensors: dict[str, Tensor]) -> Feature
     arrays = {name: tensors.pop(SPACE_PREFIX + name).numpy() for name in SPACE_ARRAYS if SPACE_PREFIX + name in tensors}
     check_fields(arrays, SPACE_ARRAYS, "array of the acceptance")
     space = FeatureSpace(**arrays)
-    space.check_channels(header.config.channels(STAGES - 1))
+    space.check_channels(header.config.features)
     return space
 
 

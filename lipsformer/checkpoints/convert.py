@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lipsformer.bundle.class_names import read_classes
 from lipsformer.images.preprocessing import Preprocessing
-from lipsformer.model.config import IMAGE_SIZES, MERGES, STAGES, ModelConfig, SwinConfig, nearest, ways
+from lipsformer.model.config import IMAGE_SIZES, STAGES, ModelConfig, SwinConfig, nearest, ways
 from lipsformer.model.factory import build_model
 from lipsformer.model.swin import relative_position_index
 from lipsformer.system.errors import InputError
@@ -124,7 +124,7 @@ def infer_config(found: OfficialCheckpoint, image_size: int | None = None) -> Sw
     windows = [_window(rows) for rows, _ in tables]
     embed_dim, _, patch_size, _ = _shape(weights, "patch_embed.proj.weight", 4)
     num_classes, _ = _shape(weights, "head.weight", 2)
-    hidden, dim = _shape(weights, f"layers.{MERGES}.blocks.0.mlp.fc1.weight", 2)
+    hidden, dim = _shape(weights, f"layers.{STAGES - 1}.blocks.0.mlp.fc1.weight", 2)
     config = SwinConfig(
         image_size=infer_image_size(patch_size, windows, asked=image_size, recorded=found.setting("DATA.IMG_SIZE")),
         patch_size=patch_size,
@@ -270,7 +270,7 @@ def _fits(image_size: int, patch_size: int, windows: list[int]) -> bool:
     """Whether windows tile the map of each stage; where the map is smaller than the largest, it is the window."""
     sides = [image_size // patch_size >> stage for stage in range(STAGES)]
     cut = all(w == min(max(windows), side) and side % w == 0 for w, side in zip(windows, sides, strict=True))
-    return cut and image_size % (patch_size << MERGES) == 0
+    return cut and image_size % (patch_size << STAGES - 1) == 0
 
 
 def _count(weights: Mapping[str, Tensor], pattern: str) -> int:

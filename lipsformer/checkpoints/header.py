@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from lipsformer.bundle.acceptance import AcceptanceThresholds, check_temperature
 from lipsformer.bundle.class_names import parse_class_names
+from lipsformer.bundle.reference import ReferenceHistograms
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.model.config import ModelConfig, config_from_dict
 from lipsformer.system.errors import InputError
@@ -27,6 +28,7 @@ class CheckpointHeader:
     """A checkpoint without its weights.
 
     `temperature` calibrates the scores: logits are divided by it. `thresholds` say when an answer is accepted.
+    `reference` has the answers to the photos of the calibration.
     """
 
     config: ModelConfig
@@ -35,6 +37,7 @@ class CheckpointHeader:
     metrics: dict[str, Any]
     temperature: float = 1.0
     thresholds: AcceptanceThresholds | None = None
+    reference: ReferenceHistograms | None = None
 
 
 @contextlib.contextmanager
@@ -73,6 +76,7 @@ def parse_header(path: Path, file: Any) -> CheckpointHeader:
             classes, metrics = parse_class_names(metadata["classes"]), dict(metadata["metrics"])
             temperature, thresholds = metadata.get("temperature", 1.0), metadata.get("acceptance")
             check_temperature(temperature)
+            reference = ReferenceHistograms.from_dict(metadata.get("reference"))
             thresholds = None if thresholds is None else AcceptanceThresholds(**thresholds)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: its metadata cannot be read ({error}); train or convert it again") from None
@@ -94,4 +98,5 @@ def parse_header(path: Path, file: Any) -> CheckpointHeader:
         metrics=metrics,
         temperature=temperature,
         thresholds=thresholds,
+        reference=reference,
     )

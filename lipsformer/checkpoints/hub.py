@@ -16,6 +16,7 @@ from typing import Any
 from lipsformer.system.atomic import sha256_of
 from lipsformer.system.console import is_quiet
 from lipsformer.system.errors import GateError, InputError
+from lipsformer.system.extras import require
 
 __all__ = ["HUB_PREFIX", "WEIGHTS_FILE", "fetch_from_hub", "hub_errors", "hub_progress", "import_hub", "parse_hub_name"]
 
@@ -67,10 +68,9 @@ def import_hub(name: str) -> Any:
     Raises:
         InputError: about `name`, if it is not installed.
     """
-    try:
-        import huggingface_hub
-    except ImportError:
-        raise InputError(f"{name}: huggingface-hub is not installed; run `pip install 'lipsformer[hub]'`") from None
+    require("hub", what=name)
+    import huggingface_hub
+
     return huggingface_hub
 
 

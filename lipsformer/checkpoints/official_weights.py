@@ -12,10 +12,8 @@ from typing import Any
 
 from lipsformer.system.atomic import atomic_write, locked, sha256_of
 from lipsformer.system.console import say
-from lipsformer.system.download import DownloadError
 from lipsformer.system.errors import GateError, InputError
 from lipsformer.system.hardware import cache_folder
-from lipsformer.system.resumable_download import download_resumable
 
 __all__ = ["OFFICIAL", "FetchedWeights", "OfficialWeights", "check_sha256", "fetch_official", "official_checkpoint"]
 
@@ -141,6 +139,9 @@ def _official_file(name: str, weights: OfficialWeights, folder: Path) -> Iterato
             )
         yield source
         return
+    from lipsformer.system.download import DownloadError
+    from lipsformer.system.resumable_download import download_resumable
+
     source = folder / weights.file_name
     try:
         download_resumable(weights.url, source, limit=LARGEST)

@@ -12,6 +12,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from lipsformer.bundle.acceptance import AcceptanceRule
+from lipsformer.bundle.reference import ReferenceHistograms
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.model.config import ModelConfig
 from lipsformer.system.atomic import atomic_write
@@ -33,6 +34,7 @@ def save_checkpoint(
     metrics: Mapping[str, Any],
     temperature: float = 1.0,
     acceptance: AcceptanceRule | None = None,
+    reference: ReferenceHistograms | None = None,
 ) -> None:
     """Writes a checkpoint atomically. `weights` is the state dict of the model of `config`."""
     metadata = {
@@ -43,6 +45,7 @@ def save_checkpoint(
         "metrics": dict(metrics),
         "temperature": temperature,
         "acceptance": None if acceptance is None else acceptance.thresholds.to_dict(),
+        "reference": None if reference is None else reference.to_dict(),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     if acceptance is not None:

@@ -2,53 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from lipsformer import __version__
 
-from .benchmark import benchmark
-from .bento import bento
-from .calibrate import calibrate_model
-from .convert import convert
-from .data import data
-from .doctor import doctor
-from .download import download
-from .eval import evaluate_model
-from .export import export
-from .lipschitz import lipschitz
-from .models import models
-from .predict import predict
-from .push import push
-from .serve import serve
-from .similar import similar
-from .stability import stability
-from .train import train
-from .verify import verify
+from .needs import CheckedCommand
 
 __all__ = ["app"]
 
-COMMANDS: dict[str, Callable[..., None] | typer.Typer] = {
-    "models": models,
-    "download": download,
-    "data": data,
-    "train": train,
-    "stability": stability,
-    "eval": evaluate_model,
-    "calibrate": calibrate_model,
-    "predict": predict,
-    "similar": similar,
-    "export": export,
-    "verify": verify,
-    "benchmark": benchmark,
-    "convert": convert,
-    "push": push,
-    "serve": serve,
-    "bento": bento,
-    "lipschitz": lipschitz,
-    "doctor": doctor,
+# Command -> the function or group of functions in its file.
+COMMANDS = {
+    "models": "models",
+    "download": "download",
+    "data": "data",
+    "train": "train",
+    "stability": "stability",
+    "eval": "evaluate_model",
+    "calibrate": "calibrate_model",
+    "predict": "predict",
+    "explain": "explain",
+    "similar": "similar",
+    "export": "export",
+    "verify": "verify",
+    "benchmark": "benchmark",
+    "convert": "convert",
+    "push": "push",
+    "serve": "serve",
+    "bento": "bento",
+    "lipschitz": "lipschitz",
+    "doctor": "doctor",
 }
 
 EXIT_STATUS = (
@@ -56,7 +43,38 @@ EXIT_STATUS = (
     "130 interrupted; 143 ended by SIGTERM. `lipsformer COMMAND --help` explains a command."
 )
 
+
+class LazyCommands(Mapping[str, Any]):
+    """The commands by name. Each is imported and built when it is looked up: `predict` does not wait for the others."""
+
+    def __getitem__(self, name: str) -> Any:
+        attribute = COMMANDS[name]
+        found = getattr(importlib.import_module(f".{name}", __package__), attribute)
+        if isinstance(found, typer.Typer):
+            command: Any = typer.main.get_group(found)
+        else:
+            alone = typer.Typer(add_completion=False)
+            alone.command(cls=CheckedCommand)(found)
+            command = typer.main.get_command(alone)
+        command.name = name
+        return command
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+class LazyGroup(TyperGroup):
+    """The group of `LazyCommands`."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**{**attributes, "commands": LazyCommands()})
+
+
 app = typer.Typer(
+    cls=LazyGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -78,10 +96,3 @@ def lipsformer(
     ] = False,
 ) -> None:
     """Options of the group itself."""
-
-
-for name, command in COMMANDS.items():
-    if isinstance(command, typer.Typer):
-        app.add_typer(command, name=name)
-    else:
-        app.command(name)(command)

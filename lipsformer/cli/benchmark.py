@@ -34,7 +34,10 @@ def benchmark(
     from lipsformer.evaluation.speed.measure import measure_speed, parse_batches
     from lipsformer.evaluation.speed.report import format_speed
     from lipsformer.system.atomic import atomic_directory
+    from lipsformer.system.extras import require
 
+    if output is not None:
+        require("report", what="--output")
     batches = parse_batches(batch)
     with contextlib.nullcontext() if output is None else atomic_directory(output) as folder:
         report = measure_speed(

@@ -75,7 +75,10 @@ def check(
     """Look for duplicates, leakage between splits, label conflicts, and odd or unreadable images."""
     from lipsformer.datasets import DatasetOptions, check_output, resolve_dataset
     from lipsformer.datasets.check import check_dataset, format_check, write_check
+    from lipsformer.system.extras import require
 
+    if output is not None:
+        require("report", what="--output")
     options = DatasetOptions(
         classes_from=classes_from,
         group=group,

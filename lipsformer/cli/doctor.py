@@ -8,8 +8,10 @@ from typing import Any
 
 import typer
 
+from lipsformer.system.extras import EXTRAS, is_installed, missing_packages
 from lipsformer.system.hardware import cores, installed_versions
 
+from .needs import NEEDS, missing_command
 from .options import Json, print_json
 
 __all__ = ["doctor", "examine", "render"]
@@ -30,10 +32,15 @@ PACKAGES = (
     "typer",
     "pyarrow",
 )
+# An ONNX model of one Identity node (float [1], opset 20, IR version 10), made by the package onnx, which is optional.
+PROBE = (
+    b'\x08\n:;\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x05probeZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
+    b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x14"
+)
 
 
 def doctor(as_json: Json = False) -> None:
-    """Check this machine: devices, execution providers, versions, conflicts, and what to install."""
+    """Check this machine: devices, execution providers, versions, extras, conflicts, and what to install."""
     report = examine()
     if as_json:
         print_json(report)
@@ -42,7 +49,7 @@ def doctor(as_json: Json = False) -> None:
 
 
 def examine() -> dict[str, Any]:
-    """Collects versions, devices, execution providers that start, and problems with the commands that fix them."""
+    """Collects versions, devices, execution providers that start, extras, commands, and problems with their fixes."""
     from lipsformer.inference.runtimes.tensorrt_library import FLAVOURS
 
     installed = installed_versions(PACKAGES)
@@ -61,6 +68,8 @@ def examine() -> dict[str, Any]:
         "onnxruntime_providers": providers,
         "bf16": _bf16(),
         "tensorrt": tensorrt,
+        "extras": {extra: {"missing": missing_packages(extra), "for": EXTRAS[extra].purpose} for extra in EXTRAS},
+        "commands": {command: missing_command(command) for command in NEEDS},
         "problems": problems + others,
     }
 
@@ -106,16 +115,34 @@ def render(report: dict[str, Any]) -> str:
     versions = report["packages"]
     lines = [
         f"python       {report['python']} on {report['platform']}, {report['cores']} cores",
-        f"torch runs   {', '.join(report['torch_devices'])}",
+        f"torch runs   {', '.join(report['torch_devices']) or 'not installed'}",
         f"onnxruntime  {', '.join(report['onnxruntime_providers']) or 'not usable'}",
         f"openvino     {report['bf16']}",
         *(f"{flavour:12} {state['use']}" for flavour, state in report["tensorrt"].items()),
         "",
         *(f"{name:16} {version or '-'}" for name, version in versions.items()),
         "",
+        *_extras(report["extras"]),
+        *_missing_commands(report["commands"]),
+        "",
     ]
     lines += [f"! {problem}" for problem in report["problems"]] or ["No problems found."]
     return "\n".join(lines)
+
+
+def _extras(extras: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A line for each extra: whether it is installed, and what it is for."""
+    return [
+        f"{'cpu or gpu' if extra == 'cpu' else extra:12} {'-' if state['missing'] else 'installed':10} {state['for']}"
+        for extra, state in extras.items()
+    ]
+
+
+def _missing_commands(commands: Mapping[str, str | None]) -> list[str]:
+    """A line for each pip command, with the commands that need it."""
+    fixes = dict.fromkeys(fix for fix in commands.values() if fix)
+    needy = {wanted: [name for name, fix in commands.items() if fix == wanted] for wanted in fixes}
+    return [f"to use {', '.join(names)}: {wanted}" for wanted, names in needy.items()]
 
 
 def _bf16() -> str:
@@ -148,6 +175,8 @@ def _tensorrt(flavour: str) -> dict[str, str | None]:
 
 
 def _torch_devices() -> list[str]:
+    if not is_installed("torch"):
+        return []
     import torch
 
     names = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
@@ -156,14 +185,7 @@ def _torch_devices() -> list[str]:
 
 def _working_providers() -> list[str]:
     """Execution providers that start a session: a GPU wheel lists CUDA as available even without a GPU."""
-    import onnx
-
     from lipsformer.inference.runtimes import open_session
 
-    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
-    result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
-    node = onnx.helper.make_node("Identity", ["x"], ["y"])
-    graph = onnx.helper.make_graph([node], "probe", [value], [result])
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
-    providers: list[str] = open_session(model.SerializeToString(), cuda=True).get_providers()
+    providers: list[str] = open_session(PROBE, cuda=True).get_providers()
     return providers

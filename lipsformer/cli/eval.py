@@ -56,7 +56,10 @@ def evaluate_model(
     from lipsformer.evaluation.evaluate import evaluate, format_evaluation
     from lipsformer.inference.predictor import load_predictor
     from lipsformer.system.atomic import atomic_directory
+    from lipsformer.system.extras import require
 
+    if output is not None:
+        require("report", what="--output")
     predictor = load_predictor(model, device, precision)
     data = resolve_dataset(dataset)
     if group is not None or fold is not None:
@@ -77,11 +80,13 @@ def evaluate_model(
     with contextlib.nullcontext() if output is None else atomic_directory(output) as folder:
         result = evaluate(predictor, labeled)
         if folder is not None:
+            from lipsformer.evaluation.heat_maps.explainer import explainer_of
             from lipsformer.evaluation.report.calibration import CALIBRATION, plot_calibration
             from lipsformer.evaluation.report.write import write_report
 
             title = f"{model} on {Path(dataset).name}"
-            write_report(folder, result.predictions, labeled, result.classes, predictor.preprocessing, title)
+            images, explainer = predictor.preprocessing, explainer_of(predictor)
+            write_report(folder, result.predictions, labeled, result.classes, images, title, explainer)
             plot_calibration(folder / CALIBRATION, result, title)
     if as_json:
         print_json(result.to_dict())

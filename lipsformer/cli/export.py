@@ -57,6 +57,9 @@ def export(
         bool,
         typer.Option("--whole-image", help="Also write a graph with the resize inside: images of any size in."),
     ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Add a graph of heat maps, for `explain` and the server.")
+    ] = False,
     web: Annotated[
         Path | None,
         typer.Option(help="Also write a page that classifies photos in the browser, for any web server; a new folder."),
@@ -104,6 +107,7 @@ def export(
         fold=fold,
         max_batch=max_batch,
         whole_image=whole_image or web is not None,
+        explain=explain,
         dataset_options=DatasetOptions(
             columns=DatasetOptions.parse_columns(column or ()), image_root=image_root, classes=classes
         ),

@@ -30,7 +30,10 @@ def lipschitz(
     from lipsformer.evaluation.lipschitz import format_lipschitz, measure_lipschitz
     from lipsformer.images.samples import SAMPLES
     from lipsformer.system.atomic import atomic_directory
+    from lipsformer.system.extras import require
 
+    if output is not None:
+        require("report", what="--output")
     data = SAMPLES
     if dataset is not None:
         data = resolve_dataset(dataset)

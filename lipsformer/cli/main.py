@@ -13,6 +13,7 @@ import sys
 import typer
 
 from lipsformer.system.errors import LipsFormerError
+from lipsformer.system.extras import MissingPackageError, missing_package
 
 from .app import app
 
@@ -27,6 +28,11 @@ def main() -> None:
         status = app(_arguments(), prog_name="lipsformer", standalone_mode=False)
     except LipsFormerError as error:
         _fail(str(error), error.exit_code)
+    except ModuleNotFoundError as error:
+        found = missing_package(error)
+        if not isinstance(found, MissingPackageError):
+            raise
+        _fail(str(found), found.exit_code)
     except typer.exceptions.TyperException as error:
         if not error.format_message():  # no command given: the help has been shown
             sys.exit(error.exit_code)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,11 +13,10 @@ from lipsformer.system.errors import InputError, LipsFormerError
 from .options import Device, Json, Model, Precision, Quiet, print_json
 
 if TYPE_CHECKING:
-    from lipsformer.inference.predictor import Classification, Predictor
+    from lipsformer.inference.classification import Classification
+    from lipsformer.inference.predictor import Predictor
 
 __all__ = ["predict"]
-
-Answer = tuple[str, "Classification | InputError"]  # with the image's name
 
 
 def predict(
@@ -36,8 +34,8 @@ def predict(
         str | None,
         typer.Option(
             metavar="OUT",
-            help="Write a row for each image into a .parquet, .jsonl or .csv file, or a folder of Parquet files. The "
-            "same command resumes.",
+            help="Write a row for each image into a .parquet, .jsonl or .csv file, or a folder of Parquet files, here "
+            "or in an object store (s3://, gs://, az://). The same command resumes.",
         ),
     ] = None,
     features: Annotated[bool, typer.Option("--features", help="Add the pooled features to each row.")] = False,
@@ -45,7 +43,7 @@ def predict(
         str | None, typer.Option(metavar="K/N", help="Predict only the K-th of N parts, into OUT.part-K-of-N.")
     ] = None,
     merge: Annotated[
-        Path | None,
+        str | None,
         typer.Option(metavar="OUT", help="Merge parts into OUT: `lipsformer predict --merge OUT OUT.part-*`."),
     ] = None,
     max_failures: Annotated[
@@ -53,6 +51,14 @@ def predict(
     ] = None,
     copy_to: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Link or copy each image into a folder of its class in DIR.")
+    ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of the state that resumes; by default that of OUT, or this one if OUT is in an object store.",
+            show_default=False,
+        ),
     ] = None,
     column: Annotated[
         str | None, typer.Option(metavar="NAME", help="Column of Parquet files with paths or encoded images.")
@@ -73,14 +79,14 @@ def predict(
     With --output they are rows too, and the exit status is 0.
     """
     if merge is not None:
-        from lipsformer.inference.bulk import merge_parts
+        from lipsformer.inference.bulk.parts import merge_parts
 
-        merge_parts(str(merge), [Path(model), *map(Path, sources or ())])
+        merge_parts(merge, [model, *(sources or ())], state)
         return
     if not sources:
         raise InputError("no SOURCE given; name images, folders, .tar shards or Parquet files, or - for stdin")
     of_rows = {"part": part, "features": features or None, "max-failures": max_failures, "copy-to": copy_to}
-    of_rows |= {"engine": engine if engine != "local" else None, "address": address}
+    of_rows |= {"engine": engine if engine != "local" else None, "address": address, "state": state}
     if output is None and (given := [name for name, value in of_rows.items() if value is not None]):
         raise InputError(f"--{given[0]}: only with --output OUT")
     if output is not None and as_json:
@@ -101,6 +107,7 @@ def predict(
         part=Part() if part is None else Part.parse(part),
         max_failures=max_failures,
         copy_to=copy_to,
+        state=state,
     )
     predictor = load_predictor(model, device, precision)
     if engine == "local":
@@ -128,7 +135,7 @@ def _print_answers(
             say(printable(" ".join(str(rejected[-1]).split())), always=True)
 
     try:
-        for name, answer in _answers(predictor, sources, column, top_k):
+        for name, answer in predictor.stream(sources, top_k, column=column):
             total += 1
             if total == 2:
                 say_why()
@@ -149,23 +156,6 @@ def _print_answers(
         raise InputError(f"none of the {total:,} images can be classified; the lines above say why")
     if rejected:
         raise LipsFormerError(f"{len(rejected):,} of {total:,} images cannot be classified; the lines above say why")
-
-
-def _answers(predictor: Predictor, sources: Sequence[str], column: str | None, top_k: int) -> Iterator[Answer]:
-    """The answers one by one: an image waits for no other."""
-    from lipsformer.inference.bulk.rows import Refusal
-    from lipsformer.inference.bulk.sources import list_images
-
-    alone = dataclasses.replace(predictor, max_batch=1)
-    for image in list_images(sources, column):
-        content = image.read()
-        if isinstance(content, Refusal):
-            yield image.name, InputError(f"{image.name}: {content.detail}")
-            continue
-        (answer,) = alone.predict_each([content], top_k)
-        if isinstance(answer, InputError):
-            answer = InputError(f"{image.name}: {str(answer).removeprefix('image: ')}")
-        yield image.name, answer
 
 
 def _entry(name: str, answer: Classification | InputError) -> dict[str, Any]:

@@ -11,26 +11,41 @@ __all__ = ["push"]
 
 def push(
     model: Annotated[str, typer.Argument(help="Checkpoint (.safetensors), or a name from `lipsformer models`.")],
-    repository: Annotated[
+    target: Annotated[
         str,
-        typer.Argument(metavar="hf:OWNER/NAME[@BRANCH]", help="Repository of the Hugging Face Hub; created if new."),
+        typer.Argument(
+            metavar="hf:OWNER/NAME[@BRANCH]|mlflow:NAME",
+            help="Repository of the Hugging Face Hub, or model in MLflow's registry; created if new.",
+        ),
     ],
     private: Annotated[
-        bool | None, typer.Option(help="Visibility of a new repository.", show_default="your settings")
+        bool | None, typer.Option(help="Visibility of a new repository of the Hub.", show_default="your settings")
     ] = None,
     license_id: Annotated[
         str | None,
-        typer.Option("--license", metavar="ID", help="License of the model, such as apache-2.0, for the card."),
+        typer.Option("--license", metavar="ID", help="License of the model, such as apache-2.0."),
     ] = None,
-    message: Annotated[str | None, typer.Option(help="Commit message.")] = None,
+    message: Annotated[str | None, typer.Option(help="Commit message, or description of the version.")] = None,
     replace_card: Annotated[
-        bool, typer.Option("--replace-card", help="Write the model card again if the repository has one.")
+        bool, typer.Option("--replace-card", help="Write the model card again if the repository of the Hub has one.")
     ] = False,
 ) -> None:
-    """Upload a checkpoint to the Hugging Face Hub, with a model card. Log in with `hf auth login` first."""
-    from lipsformer.integrations.hub import push_to_hub
+    """Upload a checkpoint with a model card to the Hugging Face Hub or to MLflow's registry.
 
-    url = push_to_hub(
-        model, repository, private=private, license_id=license_id, message=message, replace_card=replace_card
-    )
-    typer.echo(url)
+    For the Hub, log in with `hf auth login` first. MLFLOW_TRACKING_URI says where the registry is.
+    """
+    if not target.startswith("mlflow:"):
+        from lipsformer.integrations.hub import push_to_hub
+
+        typer.echo(
+            push_to_hub(
+                model, target, private=private, license_id=license_id, message=message, replace_card=replace_card
+            )
+        )
+        return
+    from lipsformer.integrations.mlflow import push_to_mlflow
+    from lipsformer.system.errors import InputError
+
+    if private is not None or replace_card:
+        raise InputError(f"{target}: --private, --no-private and --replace-card are for the Hub; omit them")
+    typer.echo(push_to_mlflow(model, target, license_id=license_id, message=message))

@@ -33,10 +33,25 @@ def serve(
             help="Seconds between checks for a newer bundle, which takes over once it is verified and warm.",
         ),
     ] = None,
+    shadow: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            envvar="LIPSFORMER_SHADOW",
+            help="A second model that sees a share of the images, to count where it would answer differently.",
+        ),
+    ] = None,
 ) -> None:
     """Serve a model over HTTP: POST /classify, and a page to drop images on at /."""
     from lipsformer.serving import serve as serve_bundle
 
     serve_bundle(
-        bundle_of(model), host=host, port=port, workers=workers, device=device, precision=precision, watch=watch
+        bundle_of(model),
+        host=host,
+        port=port,
+        workers=workers,
+        device=device,
+        precision=precision,
+        watch=watch,
+        shadow=None if shadow is None else bundle_of(shadow),
     )

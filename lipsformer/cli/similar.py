@@ -25,16 +25,23 @@ def similar(
     sheet: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Draw the images as a contact sheet.", show_default=False)
     ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Compare all rows, even if there are more than a million.")
+    ] = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Find the images of a bulk prediction that are most like a photo."""
     from lipsformer.evaluation.similar import FeatureTable, plot_neighbors
+    from lipsformer.evaluation.similar_index import find_nearest
     from lipsformer.inference.predictor import load_predictor
     from lipsformer.system.atomic import sha256_of
     from lipsformer.system.console import printable
     from lipsformer.system.errors import InputError
+    from lipsformer.system.extras import require
 
+    if sheet is not None:
+        require("report", what="--sheet")
     table = FeatureTable(rows)
     made_with = table.metadata
     name = model or str(made_with["model"])
@@ -45,7 +52,7 @@ def similar(
     features = predictor.runtime.infer(predictor.prepare(photo)[None]).features
     if features is None:
         raise InputError(f"{name}: gives no features; export it again")
-    neighbors = table.nearest(features[0], top_k)
+    neighbors = find_nearest(table, features[0], top_k, exact=exact)
     if sheet is not None:
         plot_neighbors(sheet, photo, neighbors, predictor)
     if as_json:

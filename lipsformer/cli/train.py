@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from .options import Classes, ClassesFrom, Column, Data, Device, Fold, Group, ImageRoot, Quiet
+from .options import Classes, ClassesFrom, Column, Data, Device, Fold, Group, ImageRoot, Quiet, print_json
 
 __all__ = ["train"]
 
@@ -34,9 +34,20 @@ def train(
         Literal["auto", "never"], typer.Option(help="Resume the run in the output folder, if there is one.")
     ] = "auto",
     device: Device = "auto",
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write events for TensorBoard, too.")] = False,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="tensorboard|mlflow|wandb|trackio", help="Record the run in this experiment tracker. Repeatable."
+        ),
+    ] = None,
     find_lr: Annotated[
         bool, typer.Option("--find-lr", help="Run a learning-rate range test instead of a training.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show model, data, and the memory and time of a step; write nothing.")
+    ] = False,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print what --dry-run shows as one JSON document.")
     ] = False,
     classes_from: ClassesFrom = None,
     train_split: Annotated[str | None, typer.Option(help="Split to train on. Default: train.")] = None,
@@ -50,6 +61,7 @@ def train(
 ) -> None:
     """Train a model. Writes checkpoints, metrics and plots to the run folder."""
     from lipsformer.datasets import DatasetOptions, resolve_dataset
+    from lipsformer.system.errors import InputError
     from lipsformer.train import run_lr_range_test, run_training
 
     options = DatasetOptions(
@@ -66,6 +78,17 @@ def train(
     choices: dict[str, Any] = {"model": model, "recipe": recipe, "epochs": epochs, "overrides": overrides or ()}
     choices["teacher"] = teacher
     choices["options"] = options if options.to_dict() else None
+    if find_lr and dry_run:
+        raise InputError("--dry-run: no training and no --find-lr follows; omit one of the two")
+    if json_output and not dry_run:
+        raise InputError("--json: only --dry-run has a document to print; a training writes metrics.jsonl")
+    if dry_run:
+        from lipsformer.train import describe_training
+        from lipsformer.train.preview.dry_run import report_lines
+
+        found = describe_training(folder, output=output, resume=resume == "auto", device=device, **choices)
+        print_json(found) if json_output else typer.echo("\n".join(report_lines(found)))
+        return
     if find_lr:
         found = run_lr_range_test(folder, output=output, device=device, **choices)
         typer.echo(
@@ -78,6 +101,6 @@ def train(
         output=output,
         resume=resume == "auto",
         device=device,
-        tensorboard=tensorboard,
+        track=track or (),
         **choices,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import heapq
 import json
 from collections.abc import Iterator, Sequence
@@ -14,13 +15,16 @@ from numpy.typing import NDArray
 
 from lipsformer.images.preprocessing import Pixels
 from lipsformer.inference.bulk.sources import list_images
-from lipsformer.inference.bulk.writers import METADATA
+from lipsformer.inference.bulk.writers import FEATURES_SHA256, METADATA
 from lipsformer.inference.predictor import Predictor
 from lipsformer.system.errors import InputError
 
 __all__ = ["FeatureTable", "Neighbor", "plot_neighbors"]
 
 BATCH = 4096  # rows in memory
+COLUMNS = ["name", "label", "score", "features"]
+
+Batch = tuple[NDArray[np.int64], Any, NDArray[np.float32]]  # positions (N,), names and answers, features (N, C)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +40,8 @@ class Neighbor:
 class FeatureTable:
     """The rows that `lipsformer predict --features --output` wrote: a Parquet file, or a folder of them.
 
-    `metadata` are the facts about the prediction: `model`, `model_sha256`, `precision` and more.
+    `metadata` are the facts about the prediction: `model`, `model_sha256`, `precision` and more. `sha256` is a hash of
+    the features of all rows.
 
     Raises:
         InputError: if it is no such table, has no features, or pyarrow is missing.
@@ -50,21 +55,43 @@ class FeatureTable:
         if not path.exists() or not self.files:
             raise InputError(f"{path}: no such Parquet file; give what `lipsformer predict --features --output` wrote")
         try:
-            schema = self._parquet.read_schema(self.files[0])
+            footers = [self._parquet.read_metadata(file) for file in self.files]
         except (OSError, ValueError) as error:
-            raise InputError(f"{self.files[0]}: not a readable Parquet file ({error})") from None
-        if METADATA not in (schema.metadata or {}):
+            raise InputError(f"{path}: not readable Parquet ({error})") from None
+        facts, schema = [one.metadata or {} for one in footers], footers[0].schema.to_arrow_schema()
+        if any(METADATA not in one for one in facts):
             raise InputError(f"{path}: not written by `lipsformer predict --output`")
-        if "features" not in schema.names:
+        if any(FEATURES_SHA256 not in one for one in facts):
             raise InputError(f"{path}: has no features; predict again with --features")
         self.path = path
         self.channels: int = schema.field("features").type.list_size
-        self.metadata: dict[str, Any] = json.loads(schema.metadata[METADATA])
+        self.metadata: dict[str, Any] = json.loads(facts[0][METADATA])
+        self.rows = sum(footer.num_rows for footer in footers)
+        self.sha256 = hashlib.sha256(b"".join(one[FEATURES_SHA256] for one in facts)).hexdigest()
 
-    def nearest(self, features: NDArray[np.float32], top_k: int) -> list[Neighbor]:
+    def nearest(
+        self, features: NDArray[np.float32], top_k: int, among: NDArray[np.int64] | None = None
+    ) -> list[Neighbor]:
         """The `top_k` images with the smallest cosine distance from `features` (C,); of equal ones the earlier rows.
 
-        All rows are compared, a few thousand at a time, in float64. Refused images have no features.
+        All rows are compared, a few thousand at a time, in float64, or those at the positions `among`. Refused images
+        have no features.
+
+        Raises:
+            InputError: if the features do not fit, or `top_k` is below 1.
+        """
+        self.check_query(features, top_k)
+        found: list[tuple[float, int, dict[str, Any]]] = []
+        for positions, columns, values in self.batches() if among is None else self._groups(among):
+            distances = cosine_distances(values, features)
+            order = np.argsort(distances, kind="stable")[:top_k]
+            few = columns.take(order).to_pylist()
+            nearest = zip(distances[order].tolist(), positions[order].tolist(), few, strict=True)
+            found = heapq.nsmallest(top_k, [*found, *nearest])
+        return [Neighbor(**row, distance=distance) for distance, _, row in found]
+
+    def check_query(self, features: NDArray[np.float32], top_k: int) -> None:
+        """Checks a query of `nearest`.
 
         Raises:
             InputError: if the features do not fit, or `top_k` is below 1.
@@ -73,30 +100,33 @@ class FeatureTable:
             raise InputError(f"--top-k {top_k}: at least 1 is needed")
         if len(features) != self.channels:
             raise InputError(f"{self.path}: has {self.channels} features for each image, the model {len(features)}")
-        found: list[tuple[float, int, dict[str, Any]]] = []
-        start = 0
-        for columns, values in self._batches():
-            distances = cosine_distances(values, features)
-            order = np.argsort(distances, kind="stable")[:top_k]
-            few = columns.take(order).to_pylist()
-            found = heapq.nsmallest(
-                top_k,
-                [
-                    *found,
-                    *((float(distances[at]), start + int(at), row) for at, row in zip(order, few, strict=True)),
-                ],
-            )
-            start += len(values)
-        return [Neighbor(**row, distance=distance) for distance, _, row in found]
 
-    def _batches(self) -> Iterator[tuple[Any, NDArray[np.float32]]]:
-        """Names and answers of the images that have features, and these (N, C)."""
+    def batches(self) -> Iterator[Batch]:
+        """All images that have features."""
+        start = 0
         for file in self.files:
-            names = ["name", "label", "score", "features"]
-            for batch in self._parquet.ParquetFile(file).iter_batches(BATCH, columns=names):
-                kept = batch.filter(batch.column("features").is_valid())
-                values = kept.column("features").flatten().to_numpy().reshape(-1, self.channels)
-                yield kept.select(names[:-1]), values
+            for batch in self._parquet.ParquetFile(file).iter_batches(BATCH, columns=COLUMNS):
+                yield self._batch(batch, np.arange(start, start + len(batch)))
+                start += len(batch)
+
+    def _groups(self, positions: NDArray[np.int64]) -> Iterator[Batch]:
+        """The rows at these positions, a row group at a time."""
+        start = 0
+        for file in self.files:
+            table = self._parquet.ParquetFile(file)
+            for number in range(table.num_row_groups):
+                end = start + table.metadata.row_group(number).num_rows
+                inside = positions[(positions >= start) & (positions < end)]
+                if len(inside):
+                    (batch,) = table.read_row_group(number, columns=COLUMNS).combine_chunks().to_batches()
+                    yield self._batch(batch.take(inside - start), inside)
+                start = end
+
+    def _batch(self, batch: Any, positions: NDArray[np.int64]) -> Batch:
+        has = batch.column("features").is_valid()
+        kept = batch.filter(has)
+        values = kept.column("features").flatten().to_numpy().reshape(-1, self.channels)
+        return positions[has.to_numpy(zero_copy_only=False)], kept.select(COLUMNS[:-1]), values
 
 
 def cosine_distances(values: NDArray[np.float32], features: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
 
 from PIL import features
+
+from lipsformer.system.extras import is_installed
 
 __all__ = ["EXTENSIONS", "OPTIONAL", "load_plugin", "load_plugins", "pillow_formats", "readable", "signature"]
 
@@ -86,5 +87,5 @@ def _readable() -> tuple[str, ...]:
 
 def _is_readable(kind: str) -> bool:
     if kind in OPTIONAL:
-        return importlib.util.find_spec(OPTIONAL[kind][1]) is not None
+        return is_installed(OPTIONAL[kind][1])
     return kind not in BUILT_IN or bool(features.check(BUILT_IN[kind]))

@@ -18,6 +18,7 @@ from typing import Literal
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from lipsformer.system.errors import InputError
+from lipsformer.system.extras import pip_command
 
 from . import jxl
 from .deep import correct_tiles, lower_bytes
@@ -198,8 +199,8 @@ class _File:
         if kind in OPTIONAL and not load_plugin(kind):
             raise ImageError(
                 "not_an_image",
-                f"{self.label}: {NAMES[kind]} needs the package {OPTIONAL[kind][0]} (pip install "
-                f"'lipsformer[formats]'); install it, or send {readable(without=kind)}",
+                f"{self.label}: {NAMES[kind]} needs the package {OPTIONAL[kind][0]} "
+                f"({pip_command('formats')}); install it, or send {readable(without=kind)}",
             )
         with self.errors("damaged image header"):
             check_structure(self.content)

@@ -5,72 +5,32 @@ from __future__ import annotations
 import base64
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self, overload
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lipsformer.bundle.acceptance import AcceptanceRule, Refusal, check_temperature
+from lipsformer.bundle.acceptance import AcceptanceRule, check_temperature
 from lipsformer.bundle.class_names import parse_class_names
 from lipsformer.bundle.manifest import Manifest, read_manifest
 from lipsformer.images.open import ImageLimits
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.system.console import say
 from lipsformer.system.errors import InputError
+from lipsformer.system.extras import require
 
+from .classification import Classification, Prediction
 from .runtimes import Features, GraphRuntime, Logits, OnnxRuntime, Pixels, Runtime, RuntimeOptions, TorchRuntime
 from .runtimes.select import open_best
 
-__all__ = ["Classification", "Prediction", "Predictor", "load_predictor", "softmax"]
+__all__ = ["Predictor", "load_predictor", "softmax"]
 
 DEFAULT_BATCH = 16
 
 ImageSource = str | Path | bytes | Image.Image
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """A class of one image; `score` is its softmax probability."""
-
-    label: str
-    index: int
-    score: float
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Classification(Sequence[Prediction]):
-    """The answer to one image: a sequence of its top classes, highest score first, that knows whether it is accepted.
-
-    `distance` is that of the image's features from the nearest class. If it is too large, `reason` is "unfamiliar": the
-    image looks like nothing that the model was trained on. If only the best score is too low, it is "low_score". All
-    three are None for a model that was not calibrated for this (`lipsformer calibrate --max-error`), and `reason` is
-    None if the answer is accepted.
-    """
-
-    predictions: tuple[Prediction, ...]
-    accepted: bool | None = None
-    reason: Refusal | None = None
-    distance: float | None = None
-
-    def __len__(self) -> int:
-        return len(self.predictions)
-
-    @overload
-    def __getitem__(self, index: int) -> Prediction: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[Prediction, ...]: ...
-    def __getitem__(self, index: int | slice) -> Prediction | tuple[Prediction, ...]:
-        return self.predictions[index]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; what the model was not calibrated for is left out."""
-        found: dict[str, Any] = {"predictions": [vars(prediction) for prediction in self.predictions]}
-        if self.accepted is not None:
-            found |= {"accepted": self.accepted, "reason": self.reason, "distance": self.distance}
-        return found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,6 +40,7 @@ class Predictor:
     `file` is the file that runs, in `precision`. `fallbacks` says why faster files of its bundle were passed over.
     `max_batch` is the largest batch to run; for an export, the largest that passed the parity check. `metrics` are
     those of the training. Logits are divided by `temperature` already. `acceptance` says which answers are accepted.
+    `heat_maps` is the bundle's graph that explains answers, if it has one.
     """
 
     runtime: Runtime
@@ -92,6 +53,7 @@ class Predictor:
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     temperature: float = 1.0
     acceptance: AcceptanceRule | None = None
+    heat_maps: Path | None = None
 
     @classmethod
     def from_bundle(cls, bundle: Path, options: RuntimeOptions, manifest: Manifest | None = None) -> Self:
@@ -116,6 +78,7 @@ class Predictor:
             metrics=manifest.metrics,
             temperature=manifest.temperature,
             acceptance=acceptance,
+            heat_maps=manifest.heat_map_graph(bundle),
         )
 
     @classmethod
@@ -146,6 +109,7 @@ class Predictor:
                     metrics=manifest.metrics,
                     temperature=manifest.temperature,
                     acceptance=acceptance,
+                    heat_maps=manifest.heat_map_graph(path.parent),
                 )
         raise InputError(f"{path}: the manifest next to it lists no such engine; keep it in the bundle it came in")
 
@@ -183,6 +147,7 @@ class Predictor:
         Raises:
             InputError: if it cannot be read, or the device is not available.
         """
+        require("train", "torch", what=str(path))
         import torch
 
         from lipsformer.checkpoints.checkpoint import load_checkpoint
@@ -236,20 +201,50 @@ class Predictor:
             InputError: if an image cannot be used (the message names it) or `top_k` is below 1.
         """
         answers = []
-        for answer in self.predict_each(images, top_k):
+        for answer in self._answers(images, top_k, self.max_batch):
             if isinstance(answer, InputError):
                 raise answer
             answers.append(answer)
         return answers
 
-    def predict_each(self, images: Iterable[ImageSource], top_k: int = 5) -> Iterator[Classification | InputError]:
-        """For each image in order, what `predict` gives, or why it cannot be used. Yields a batch at a time.
+    def stream(
+        self, sources: str | Path | Iterable[str | Path], top_k: int = 5, *, column: str | None = None, batch: int = 1
+    ) -> Iterator[tuple[str, Classification | InputError]]:
+        """Yields the name of each image of the sources and its answer, or why there is none, as soon as it is there.
+
+        Sources may be endless. Images are read, decoded and computed in this thread.
+
+        Args:
+            sources: what `lipsformer predict` takes: files, folders, patterns, shards, Parquet files, URLs or "-".
+            top_k: classes in each answer.
+            column: of Parquet files, see `list_images`.
+            batch: images that are computed together. More are faster on a GPU, and their answers come together.
 
         Raises:
-            InputError: if `top_k` is below 1.
+            InputError: if `top_k` or `batch` is below 1, or a source cannot be listed, see `list_images`.
         """
+        from .bulk.rows import Refusal  # not part of a Bento
+        from .bulk.sources import list_images
+
+        if batch < 1:
+            raise InputError(f"batch={batch}: at least 1 is needed")
+        images = list_images(map(str, [sources] if isinstance(sources, str | Path) else sources), column)
+        for block in iter(lambda: list(itertools.islice(images, batch)), []):
+            contents = [image.read() for image in block]
+            answers = self._answers((one for one in contents if isinstance(one, bytes)), top_k, batch)
+            for image, content in zip(block, contents, strict=True):
+                if isinstance(content, Refusal):
+                    yield image.name, InputError(f"{image.name}: {content.detail}")
+                    continue
+                answer = next(answers)
+                if isinstance(answer, InputError):
+                    answer = InputError(f"{image.name}: {str(answer).removeprefix('image: ')}")
+                yield image.name, answer
+
+    def _answers(self, images: Iterable[ImageSource], top_k: int, size: int) -> Iterator[Classification | InputError]:
+        """For each image in order, its answer, or why it cannot be used. Yields a batch of `size` images at a time."""
         prepared = map(self._try_to_prepare, images)
-        for batch in iter(lambda: list(itertools.islice(prepared, self.max_batch)), []):
+        for batch in iter(lambda: list(itertools.islice(prepared, size)), []):
             pixels = [found for found in batch if not isinstance(found, InputError)]
             outputs = self.runtime.infer(np.stack(pixels)).each() if pixels else iter(())
             for found in batch:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 
 from lipsformer.checkpoints.checkpoint import Checkpoint, load_checkpoint
@@ -20,16 +18,25 @@ from lipsformer.checkpoints.hub import (
     import_hub,
     parse_hub_name,
 )
-from lipsformer.checkpoints.pretrained import is_trained, resolve_model
+from lipsformer.checkpoints.pretrained import is_trained
 from lipsformer.checkpoints.save import save_checkpoint
-from lipsformer.system.errors import InputError
 
-from .model_card import write_model_card
+from .model_card import card_metadata, write_model_card
+from .upload import CARD_FILE, CONFIG_FILE, config_text, open_upload
 
 __all__ = ["LipsFormer", "push_to_hub"]
 
-CARD_FILE = "README.md"
-CONFIG_FILE = "config.json"
+USAGE = """```sh
+pip install 'lipsformer[hub,train]'
+lipsformer predict {name} photo.jpg
+```
+
+```python
+import lipsformer
+
+predictor = lipsformer.load_predictor("{name}")
+print(predictor.predict(["photo.jpg"], top_k=3))
+```"""
 
 
 class LipsFormer(nn.Module):
@@ -37,7 +44,7 @@ class LipsFormer(nn.Module):
 
     `network` is the network itself, `classes` are its class names, in the order of the logits. The logits are those of
     the training: divided by `temperature` they are calibrated. `acceptance` says which answers are accepted, if the
-    checkpoint has a rule for that.
+    checkpoint has a rule for that, and `reference` has the answers to the photos that it was calibrated on.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -49,6 +56,7 @@ class LipsFormer(nn.Module):
         self.metrics = checkpoint.metrics
         self.temperature = checkpoint.temperature
         self.acceptance = checkpoint.acceptance
+        self.reference = checkpoint.reference
         self.train(checkpoint.model.training)
 
     @classmethod
@@ -87,8 +95,9 @@ class LipsFormer(nn.Module):
             metrics=self.metrics,
             temperature=self.temperature,
             acceptance=self.acceptance,
+            reference=self.reference,
         )
-        (path / CONFIG_FILE).write_text(_config(load_checkpoint(path / WEIGHTS_FILE)), encoding="utf-8")
+        (path / CONFIG_FILE).write_text(config_text(load_checkpoint(path / WEIGHTS_FILE)), encoding="utf-8")
 
     def push_to_hub(self, repository: str, **options: Any) -> str:
         """Upload the model to OWNER/NAME[@BRANCH]; `options` are those of `push_to_hub`. Returns the commit's URL."""
@@ -129,18 +138,17 @@ def push_to_hub(
     """
     repository, branch = parse_hub_name(name)
     hub = import_hub(name)
-    path = resolve_model(model)
-    checkpoint = load_checkpoint(path)
-    if not all(bool(torch.isfinite(value).all()) for value in checkpoint.model.state_dict().values()):
-        raise InputError(f"{path}: has weights that are not finite; choose another checkpoint of its training")
+    path, checkpoint = open_upload(model)
     with hub_errors(name), hub_progress():
         api = hub.HfApi(token=token, library_name="lipsformer")
         api.create_repo(repository, private=private, exist_ok=True)
         if branch is not None:
             api.create_branch(repository, branch=branch, exist_ok=True)
-        files = {WEIGHTS_FILE: path, CONFIG_FILE: _config(checkpoint).encode()}
+        files = {WEIGHTS_FILE: path, CONFIG_FILE: config_text(checkpoint).encode()}
         if replace_card or not api.file_exists(repository, CARD_FILE, revision=branch):
-            files[CARD_FILE] = write_model_card(checkpoint, repository, license_id).encode()
+            title = repository.partition("/")[2]
+            card = write_model_card(checkpoint, title, USAGE.format(name=f"{HUB_PREFIX}{repository}"))
+            files[CARD_FILE] = f"{card_metadata(checkpoint.metrics, title, license_id)}\n\n{card}".encode()
         operations = [
             hub.CommitOperationAdd(path_in_repo=file, path_or_fileobj=content) for file, content in files.items()
         ]
@@ -148,15 +156,3 @@ def push_to_hub(
             repository, operations, commit_message=message or "Upload a LipsFormer", revision=branch
         )
     return str(commit.commit_url)
-
-
-def _config(checkpoint: Checkpoint) -> str:
-    """The content of `config.json`: the checkpoint's metadata, for readers other than this package."""
-    entries = {
-        "library_name": "lipsformer",
-        "model": checkpoint.config.to_dict(),
-        "classes": checkpoint.classes,
-        "preprocessing": checkpoint.preprocessing.to_dict(),
-        "metrics": dict(checkpoint.metrics),
-    }
-    return json.dumps(entries, indent=2, ensure_ascii=False) + "\n"

@@ -1,4 +1,4 @@
-"""The model card of a checkpoint for the Hugging Face Hub, written from what the checkpoint knows."""
+"""The model card of a checkpoint, written from what the checkpoint knows."""
 
 from __future__ import annotations
 
@@ -8,30 +8,18 @@ from typing import Any
 from lipsformer.checkpoints.checkpoint import Checkpoint
 from lipsformer.system.markdown import escape, markdown_table
 
-__all__ = ["write_model_card"]
+__all__ = ["card_metadata", "write_model_card"]
 
 BRIEF = 20  # class names to show at once
 FRACTIONS = ("top1", "top5")
 FORCED = "The model knows these classes and no others: it gives every image one of them."
 REFUSING = "The model knows these classes and no others, and says so where it does not accept its own answer."
-TEMPLATE = """{metadata}
-
-# {title}
+TEMPLATE = """# {title}
 
 An image classifier of the family LipsFormer ([paper](https://arxiv.org/abs/2304.09856)): `{architecture}` with
 {parameters:,} parameters, for {classes} classes and images of {image_size} px.
 
-```sh
-pip install 'lipsformer[hub,cpu]'
-lipsformer predict hf:{repository} photo.jpg
-```
-
-```python
-import lipsformer
-
-predictor = lipsformer.load_predictor("hf:{repository}")
-print(predictor.predict(["photo.jpg"], top_k=3))
-```
+{usage}
 
 `model.safetensors` has everything: the weights, and as metadata what `config.json` repeats for other readers.
 
@@ -61,25 +49,18 @@ The checkpoint does not record its training data and its intended use: please ad
 """
 
 
-def write_model_card(checkpoint: Checkpoint, repository: str, license_id: str | None = None) -> str:
-    """The text of the card: YAML metadata, usage, metrics, preprocessing and class names.
-
-    Args:
-        checkpoint: the model.
-        repository: OWNER/NAME.
-        license_id: an identifier of the Hub, such as "apache-2.0"; by default the card names none.
-    """
+def write_model_card(checkpoint: Checkpoint, title: str, usage: str) -> str:
+    """The text of the card: `usage`, metrics, preprocessing and class names."""
     metrics = [(name, _value(name, value)) for name, value in checkpoint.metrics.items() if _plain(value)]
     names = [escape(name) for name in checkpoint.classes]
     more = f"\n\n<details><summary>All {len(names)}</summary>\n\n{', '.join(names)}\n\n</details>"
     return TEMPLATE.format(
-        metadata=_metadata(checkpoint.metrics, repository, license_id),
-        title=repository.partition("/")[2],
+        title=title,
+        usage=usage,
         architecture=checkpoint.config.to_dict()["architecture"],
         parameters=sum(parameter.numel() for parameter in checkpoint.model.parameters()),
         classes=len(names),
         image_size=checkpoint.config.image_size,
-        repository=repository,
         metrics=markdown_table(("metric", "value"), metrics) if metrics else "The checkpoint has none.",
         preprocessing=markdown_table(
             ("setting", "value"),
@@ -108,8 +89,11 @@ def _scores(checkpoint: Checkpoint) -> str:
     )
 
 
-def _metadata(metrics: Mapping[str, Any], repository: str, license_id: str | None) -> str:
-    """The YAML block, with its fences. It has the accuracy if its dataset has a name."""
+def card_metadata(metrics: Mapping[str, Any], title: str, license_id: str | None) -> str:
+    """The YAML block with its fences, with which a card on the Hub begins. Without `license_id` it names no license.
+
+    It has the accuracy if its dataset has a name.
+    """
     from huggingface_hub import EvalResult, ModelCardData
 
     results, top1, dataset = None, metrics.get("top1"), metrics.get("dataset")
@@ -129,7 +113,7 @@ def _metadata(metrics: Mapping[str, Any], repository: str, license_id: str | Non
         pipeline_tag="image-classification",
         tags=["lipsformer", "image-classification", "vision"],
         license=license_id,
-        model_name=repository.partition("/")[2],
+        model_name=title,
         eval_results=results,
     )
     return f"---\n{data.to_yaml()}\n---"

@@ -7,14 +7,14 @@ run without a copy. Parameter names are those of the official code.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from . import cpu_ops
+from .activation import build_activation
 from .config import ModelConfig
 from .norm import build_norm
-from .residual import PlainResidual, ResidualScale, drop_path_mask
+from .residual import build_residual, drop_path_mask
 
 __all__ = ["Block", "DepthwiseConv2d", "LipsFormer", "Mlp", "PatchEmbed", "Stage", "conv_nhwc"]
 
@@ -57,23 +57,24 @@ class PatchEmbed(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Linear, GELU, linear over the last dimension."""
+    """Linear, activation, linear over the last dimension."""
 
-    def __init__(self, dim: int, hidden: int) -> None:
+    def __init__(self, dim: int, hidden: int, activation: nn.Module) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
+        self.activation = activation
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        out: Tensor = self.fc2(self.activation(self.fc1(x)))
         return out
 
 
 class Block(nn.Module):
-    """Depthwise 7x7 branches, attention and MLP, each a residual x + alpha * f(x) (LipsFormer, section 4.1.3).
+    """Depthwise branches, attention and MLP, each a residual x + alpha * f(x) (LipsFormer, section 4.1.3).
 
     Attention and MLP have a norm after the sum ("post") or before the branch ("pre"). The first convolution branch
-    mixes the channels too: depthwise, GELU, 1x1, GELU. The second is depthwise, GELU.
+    mixes the channels too: depthwise, activation, 1x1, activation. The second is depthwise, activation.
     """
 
     def __init__(self, config: ModelConfig, stage: int, attention: nn.Module) -> None:
@@ -81,42 +82,43 @@ class Block(nn.Module):
         dim = config.channels(stage)
         branches = range(config.conv_branches)
         self.pre_norm = config.norm_position == "pre"
-        self.dwconv_layers = nn.ModuleList(DepthwiseConv2d(dim, 7) for _ in branches)
-        self.scale_layers = nn.ModuleList(self._scale(config, dim) for _ in branches)
+        self.activation = build_activation(config.activation)
+        self.dwconv_layers = nn.ModuleList(DepthwiseConv2d(dim, config.conv_kernel) for _ in branches)
+        self.scale_layers = nn.ModuleList(self._residual(config, dim) for _ in branches)
         if branches:
             self.nin = nn.Conv2d(dim, dim, 1)
         self.attn = attention
-        self.alpha1 = self._scale(config, dim)
+        self.alpha1 = self._residual(config, dim)
         self.norm1 = build_norm(config.norm, dim)
-        self.mlp = Mlp(dim, int(dim * config.mlp_ratio))
-        self.alpha2 = self._scale(config, dim)
+        self.mlp = Mlp(dim, config.hidden(stage), self.activation)
+        self.alpha2 = self._residual(config, dim)
         self.norm2 = build_norm(config.norm, dim)
 
     @staticmethod
-    def _scale(config: ModelConfig, dim: int) -> nn.Module:
-        return ResidualScale(dim, 1.0 / sum(config.depths)) if config.residual == "weighted" else PlainResidual()
+    def _residual(config: ModelConfig, dim: int) -> nn.Module:
+        return build_residual(config.residual, dim, sum(config.depths))
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """Maps (B, H, W, C) to (B, H, W, C); `keep` (conv_branches + 2, B) weighs the branches (stochastic depth)."""
-        for index, (convolution, scale) in enumerate(zip(self.dwconv_layers, self.scale_layers, strict=True)):
-            branch = F.gelu(conv_nhwc(convolution, x))  # (B, H, W, C), as every branch is
+        for index, (convolution, residual) in enumerate(zip(self.dwconv_layers, self.scale_layers, strict=True)):
+            branch = self.activation(conv_nhwc(convolution, x))  # (B, H, W, C), as every branch is
             if index == 0:
-                branch = F.gelu(self._mix_channels(branch))
-            x = x + scale(branch, of_branch(keep, index))
-        x = self._residual(x, self.attn, self.alpha1, self.norm1, keep, -2)
-        return self._residual(x, self.mlp, self.alpha2, self.norm2, keep, -1)
+                branch = self.activation(self._mix_channels(branch))
+            x = residual(x, branch, of_branch(keep, index))
+        x = self._add(x, self.attn, self.alpha1, self.norm1, keep, -2)
+        return self._add(x, self.mlp, self.alpha2, self.norm2, keep, -1)
 
     def _mix_channels(self, x: Tensor) -> Tensor:
         nin = self.nin
         return cpu_ops.pointwise_conv(x, nin.weight, nin.bias) if self.training else conv_nhwc(nin, x)
 
-    def _residual(
-        self, x: Tensor, branch: nn.Module, scale: nn.Module, norm: nn.Module, keep: Tensor | None, index: int
+    def _add(
+        self, x: Tensor, branch: nn.Module, residual: nn.Module, norm: nn.Module, keep: Tensor | None, index: int
     ) -> Tensor:
         if self.pre_norm:
-            out: Tensor = x + scale(branch(norm(x)), of_branch(keep, index))
+            out: Tensor = residual(x, branch(norm(x)), of_branch(keep, index))
         else:
-            out = norm(x + scale(branch(x), of_branch(keep, index)))
+            out = norm(residual(x, branch(x), of_branch(keep, index)))
         return out
 
 
@@ -163,7 +165,7 @@ class LipsFormer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        last = len(config.depths) - 1
+        last = config.last_stage
         self.patch_embed = self._embedding()
         self.layers = nn.ModuleList(
             Stage(
@@ -173,7 +175,7 @@ class LipsFormer(nn.Module):
             for stage, depth in enumerate(config.depths)
         )
         self.norm = build_norm(config.norm, config.channels(last))
-        self.head = nn.Linear(config.channels(last), config.num_classes)
+        self.head = nn.Linear(config.features, config.num_classes)
 
     def _embedding(self) -> nn.Module:
         """Maps (B, 3, S, S) to (B, S/patch, S/patch, C)."""
@@ -217,13 +219,16 @@ class LipsFormer(nn.Module):
         return maps
 
     def forward_features(self, image: Tensor, drop_path_noise: Tensor | None = None) -> Tensor:
-        """Pooled features (B, C) of normalized float images (B, 3, S, S).
+        """Features (B, `config.features`) of normalized float images (B, 3, S, S): pooled, or with a flat head all.
 
         Raises:
             ValueError: if the images do not have the size that the model was built for.
         """
-        features: Tensor = self.norm(self.forward_stages(image, drop_path_noise)[-1]).mean(dim=(1, 2))
-        return features
+        return self.pool(self.norm(self.forward_stages(image, drop_path_noise)[-1]))
+
+    def pool(self, x: Tensor) -> Tensor:
+        """The features (B, `config.features`) of the last normalized map (B, H, W, C)."""
+        return x.flatten(1) if self.config.pooling == "flat" else x.mean(dim=(1, 2))
 
     def forward(self, image: Tensor, drop_path_noise: Tensor | None = None) -> Tensor:
         """Logits (B, num_classes) of normalized float images (B, 3, S, S)."""

@@ -19,8 +19,7 @@ from lipsformer.system.validation import one_line_errors
 
 __all__ = ["ARCHITECTURES", "CSwinConfig", "ModelConfig", "SwinConfig", "config_from_dict"]
 
-MERGES = 3  # four stages, each but the first entered by halving height and width
-STAGES = MERGES + 1
+STAGES = 4  # at most; each but the first is entered by halving height and width
 IMAGE_SIZES = range(32, 385)
 # The square of the 1e-12 that torch's `normalize` guards against: next to a squared length it is lost to rounding.
 OFFICIAL_EPSILON = 1e-24
@@ -33,7 +32,7 @@ Scale = Annotated[float, Field(ge=1e-6, le=1e6)]
 Epsilon = Annotated[float, Field(ge=1e-30, le=1.0)]
 PerStage = Annotated[  # blocks, heads, tokens; JSON and TOML give lists
     tuple[Annotated[int, Field(ge=1, le=1000)], ...],
-    Field(min_length=STAGES, max_length=STAGES),
+    Field(min_length=1, max_length=STAGES),
     BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
 ]
 
@@ -45,8 +44,8 @@ STRICT = ConfigDict(strict=True, extra="forbid")
 class ModelConfig:
     """The settings that both forms share.
 
-    `num_heads` and `depths` have one entry per stage; stage i works on `embed_dim * 2**i` channels and on a square of
-    `image_size / patch_size / 2**i` tokens. `drop_path` is the stochastic depth rate of the last block; it grows
+    `num_heads` and `depths` have one entry per stage, of which there are one to four; stage i works on
+    `embed_dim * 2**i` channels and on a square of `image_size / patch_size / 2**i` tokens. `drop_path` is the stochastic depth rate of the last block; it grows
     linearly from 0 at the first.
 
     The components:
@@ -57,9 +56,14 @@ class ModelConfig:
       Cosine attention has the settings `temperature` (tau), `value_scale` (nu), `learned_scales` (tau and nu are one
       parameter per head, with these initial values), `value_norm` (v is normalized too, which the paper's Lipschitz
       bound needs) and `epsilon` (added to the squared length inside the root of each normalization).
-    * `residual`: "weighted" (alpha per channel, from 1 / number of blocks, section 4.1.3) or "plain".
-    * `init`: "spectral" (section 4.1.4), "xavier" (the same without the division) or "trunc_normal" (Swin and CSwin).
-    * `conv_branches`: depthwise 7x7 residual branches in front of each attention, 0 to 2.
+    * `residual`: "weighted" (alpha per channel, from 1 / number of blocks, section 4.1.3), "plain", or "convex",
+      (1 - alpha) x + alpha f(x) with one alpha in 0..1 per branch: no steeper than the steeper of x and f.
+    * `activation`: "gelu" or "maxmin" (Anil, Lucas and Grosse 2019), which sorts pairs of channels and shortens no
+      gradient.
+    * `pooling`: "mean" over the last map, or "flat": the head reads every token.
+    * `init`: "spectral" (section 4.1.4), "xavier" (the same without the division), "trunc_normal" (Swin and CSwin) or
+      "orthogonal" (Saxe, McClelland and Ganguli 2014).
+    * `conv_branches`: depthwise residual branches in front of each attention, 0 to 2, with kernels of `conv_kernel`.
 
     Raises:
         InputError: if a field is out of range or the image cannot be tiled; the message suggests values that work.
@@ -81,26 +85,54 @@ class ModelConfig:
     learned_scales: bool = False
     value_norm: bool
     epsilon: Epsilon
-    residual: Literal["weighted", "plain"] = "weighted"
-    init: Literal["spectral", "xavier", "trunc_normal"] = "spectral"
+    residual: Literal["weighted", "plain", "convex"] = "weighted"
+    activation: Literal["gelu", "maxmin"] = "gelu"
+    pooling: Literal["mean", "flat"] = "mean"
+    init: Literal["spectral", "xavier", "trunc_normal", "orthogonal"] = "spectral"
     conv_branches: Branches
+    conv_kernel: Literal[3, 5, 7] = 7
 
     architecture: ClassVar[str]
 
     def __post_init__(self) -> None:
+        for name, entries in self._per_stage().items():
+            if len(entries) != len(self.depths):
+                raise InputError(
+                    f"{name}={list(entries)} and depths={list(self.depths)}: one entry per stage is needed in both"
+                )
         for stage, heads in enumerate(self.num_heads):
             if self.channels(stage) % heads:
                 raise InputError(
                     f"num_heads={list(self.num_heads)}: {heads} does not divide {self.channels(stage)} channels"
                 )
-        if int(self.embed_dim * self.mlp_ratio) < 1:
+        if self.hidden(0) < 1:
             raise InputError(f"mlp_ratio={self.mlp_ratio!r} gives the MLP of {self.embed_dim} channels no hidden ones")
+        if self.activation == "maxmin" and (self.embed_dim % 2 or self.hidden(0) % 2):
+            raise InputError(
+                f"activation='maxmin' pairs channels: embed_dim={self.embed_dim} and its MLP's {self.hidden(0)} hidden "
+                "ones must be even"
+            )
         if self.attention == "dot" and (self.value_norm or self.learned_scales):
             raise InputError("value_norm and learned_scales belong to attention='cosine'; with 'dot' set both to false")
 
+    @property
+    def last_stage(self) -> int:
+        """The number of the last stage, from 0."""
+        return len(self.depths) - 1
+
     def channels(self, stage: int) -> int:
-        """Channels of `stage` (0 to 3)."""
+        """Channels of `stage`, from 0."""
         return self.embed_dim << stage
+
+    def hidden(self, stage: int) -> int:
+        """Hidden channels of the MLPs of `stage`."""
+        return int(self.channels(stage) * self.mlp_ratio)
+
+    @property
+    def features(self) -> int:
+        """Numbers that the head reads: the channels of the last stage, of each token with a flat head."""
+        tokens = self.resolution(self.last_stage) ** 2 if self.pooling == "flat" else 1
+        return tokens * self.channels(self.last_stage)
 
     def resolution(self, stage: int) -> int:
         """Tokens along one side of the feature map of `stage`."""
@@ -118,12 +150,15 @@ class ModelConfig:
         """Plain data for JSON, the architecture's name included; `config_from_dict` reads it back."""
         return {"architecture": self.architecture, **dataclasses.asdict(self)}
 
+    def _per_stage(self) -> dict[str, tuple[int, ...]]:
+        return {"num_heads": self.num_heads}
+
     def _sides(self, image_size: int) -> list[int] | None:
         """The sides of the stages' maps, or nothing if an image of `image_size` does not halve evenly."""
         grid, rest = divmod(image_size, self.patch_size)
-        if image_size not in IMAGE_SIZES or rest or grid % 2**MERGES:
+        if image_size not in IMAGE_SIZES or rest or grid % 2**self.last_stage:
             return None
-        return [grid >> stage for stage in range(STAGES)]
+        return [grid >> stage for stage in range(len(self.depths))]
 
 
 @one_line_errors
@@ -201,9 +236,12 @@ class CSwinConfig(ModelConfig):
                 f"split_sizes={list(self.split_sizes)}; {ways(image_size=sizes)}"
             )
 
+    def _per_stage(self) -> dict[str, tuple[int, ...]]:
+        return {**super()._per_stage(), "split_sizes": self.split_sizes}
+
     def attends_everywhere(self, stage: int) -> bool:
         """Whether the windows of `stage` are the whole map."""
-        return stage == STAGES - 1 or self.split_sizes[stage] >= self.resolution(stage)
+        return stage == self.last_stage or self.split_sizes[stage] >= self.resolution(stage)
 
     def _tiles(self, image_size: int) -> bool:
         sides = self._sides(image_size)

@@ -4,9 +4,10 @@ The layers choose them by `use_own_backward`, and compute the formula itself eve
 to rounding.
 
 oneDNN's gradients of the weights and the bias of a depthwise 7x7 convolution take ten to twenty times as long as the
-convolution itself, a good part of a model's whole step. Two things help (benchmarks/depthwise/): the gradient of the
-bias is a plain sum, and that of the weights is, on maps that are not too large, one matrix product per channel over all
-pairs of positions or of columns; the products of pairs the same distance apart are then summed.
+convolution itself, a good part of a model's whole step. Three things help (benchmarks/depthwise/): the gradient of the
+bias is a plain sum; that of the weights is a depthwise convolution too, by the map of the output's gradient; and on
+maps that are not too large, in bfloat16 it is one matrix product per channel over all pairs of positions or of columns,
+of which those the same distance apart are then summed.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch.nn.grad import conv2d_weight
 __all__ = ["center_affine", "depthwise_conv", "l2_normalize", "pointwise_conv", "use_own_backward"]
 
 MOST_POSITIONS = 64  # beyond 8x8 maps the pairs of positions outweigh what is saved
-MOST_COLUMNS = 16  # and the pairs of columns beyond this width; in float32, where oneDNN does better, at any
+MOST_COLUMNS = 16  # and the pairs of columns beyond this width
 
 
 def use_own_backward(training: bool) -> bool:
@@ -110,21 +111,34 @@ class DepthwiseConv(torch.autograd.Function):
 def weight_gradient(x: Tensor, grad: Tensor, kernel: int) -> Tensor:
     """Gradient (C, 1, kernel, kernel) of a depthwise convolution's weights, of input and output gradient (B, C, H, W).
 
-    Computed in the fastest of three ways for the shape and the precision.
+    Computed in the fastest of four ways for the shape and the precision.
     """
     _, channels, height, width = x.shape
-    # The one case for which oneDNN has a kernel: findings/onednn_has_a_depthwise_weight_gradient_for_3x3_only.sh
-    has_kernel = kernel == 3 and height > 2 and x.dtype == torch.float32
-    if height * width <= MOST_POSITIONS and not has_kernel:
-        return by_positions(x, grad, kernel)
+    small = height * width <= MOST_POSITIONS
     if x.dtype == torch.bfloat16:
+        if small:
+            return by_positions(x, grad, kernel)
         if width <= MOST_COLUMNS:
             return by_columns(x, grad, kernel)
-        x, grad = x.float(), grad.float()  # oneDNN takes half as long again in bfloat16
+        x, grad = x.float(), grad.float()  # convolutions take half as long again in bfloat16
+    # The one case for which oneDNN has a kernel: findings/onednn_has_a_depthwise_weight_gradient_for_3x3_only.sh
+    if not (kernel == 3 and height > 2 and x.dtype == torch.float32):
+        if min(height, width) > kernel // 2:
+            return by_maps(x, grad, kernel)
+        if small:
+            return by_positions(x, grad, kernel)
     shape = (channels, 1, kernel, kernel)
     gradient = conv2d_weight(x, shape, grad, padding=kernel // 2, groups=channels)  # type: ignore[no-untyped-call]
     # DistributedDataParallel warns of strides that differ from the weights', and oneDNN gives the 1 another one
     return gradient[:, 0, None]  # type: ignore[no-any-return]
+
+
+def by_maps(x: Tensor, grad: Tensor, kernel: int) -> Tensor:
+    """`weight_gradient` as one depthwise convolution of all input maps, each by the map of its output's gradient."""
+    batch, channels, height, width = x.shape
+    maps, kernels = x.reshape(1, -1, height, width), grad.reshape(-1, 1, height, width)
+    found = F.conv2d(maps, kernels, padding=kernel // 2, groups=len(kernels))  # (1, B * C, k, k)
+    return found.reshape(batch, channels, kernel, kernel).sum(dim=0)[:, None]
 
 
 def by_columns(x: Tensor, grad: Tensor, kernel: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .norm import CenterNorm
 from .spectral import spectral_norm
@@ -19,6 +19,8 @@ def init_weights(model: nn.Module, scheme: str) -> None:
       largest singular value (a convolution reshaped to output channels x the rest), so that a linear layer starts with
       Lipschitz constant 1.
     * "xavier": the same without the division (Glorot and Bengio 2010).
+    * "orthogonal": linear layers and convolutions get random orthogonal matrices (Saxe, McClelland and Ganguli 2014),
+      and depthwise convolutions random shifts by up to half a kernel: every layer starts with all singular values 1.
     * "trunc_normal": linear weights from a normal of deviation 0.02, convolutions as PyTorch has them: what Swin and
       CSwin do.
 
@@ -27,7 +29,9 @@ def init_weights(model: nn.Module, scheme: str) -> None:
     """
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
-            if scheme != "trunc_normal":
+            if scheme == "orthogonal":
+                _make_orthogonal(module.weight)
+            elif scheme != "trunc_normal":
                 nn.init.xavier_normal_(module.weight)
             elif isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -41,3 +45,12 @@ def init_weights(model: nn.Module, scheme: str) -> None:
     for name, parameter in model.named_parameters():
         if name.endswith("relative_position_bias_table"):
             nn.init.trunc_normal_(parameter, std=0.02)
+
+
+def _make_orthogonal(weight: Tensor) -> None:
+    """A random orthogonal matrix; of a depthwise kernel (C, 1, k, k), one tap of each channel is 1."""
+    if weight.ndim == 4 and weight.shape[1] == 1:
+        taps = weight.zero_().flatten(1)
+        taps[torch.arange(len(taps)), torch.randint(taps.shape[1], (len(taps),))] = 1.0
+    else:
+        nn.init.orthogonal_(weight)

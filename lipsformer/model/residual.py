@@ -1,15 +1,15 @@
-"""Weighted residual shortcuts and stochastic depth."""
+"""Residual connections and stochastic depth."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["PlainResidual", "ResidualScale", "drop_path_mask"]
+__all__ = ["ConvexResidual", "PlainResidual", "ResidualScale", "build_residual", "drop_path_mask"]
 
 
 class ResidualScale(nn.Module):
-    """The learned alpha of y = x + alpha * f(x), one per channel (LipsFormer, section 4.1.3).
+    """The weighted residual y = x + alpha * f(x), with one learned alpha per channel (LipsFormer, section 4.1.3).
 
     With `initial` = 1 / (number of blocks) the product of the blocks' Lipschitz constants 1 + alpha * L stays bounded
     however deep the network is.
@@ -19,17 +19,46 @@ class ResidualScale(nn.Module):
         super().__init__()
         self.scale = nn.Parameter(torch.full((dim,), initial))
 
-    def forward(self, branch: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Maps (B, ..., C) to the same shape, times `keep` (B, 1, ..., 1) if given, in one pass."""
-        return branch * (self.scale if keep is None else self.scale * keep)
+    def forward(self, x: Tensor, branch: Tensor, keep: Tensor | None = None) -> Tensor:
+        """The sum of x and `branch` = f(x), both (B, ..., C); `keep` (B, 1, ..., 1) scales the branches of images."""
+        return x + branch * (self.scale if keep is None else self.scale * keep)
 
 
 class PlainResidual(nn.Module):
-    """The plain residual y = x + f(x), which `ResidualScale` replaces."""
+    """The plain residual y = x + f(x), which the others replace."""
 
-    def forward(self, branch: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Maps (B, ..., C) to the same shape, times `keep` (B, 1, ..., 1) if given."""
-        return branch if keep is None else branch * keep.to(branch.dtype)
+    def forward(self, x: Tensor, branch: Tensor, keep: Tensor | None = None) -> Tensor:
+        """The sum of x and `branch` = f(x), both (B, ..., C); `keep` (B, 1, ..., 1) scales the branches of images."""
+        return x + (branch if keep is None else branch * keep.to(branch.dtype))
+
+
+class ConvexResidual(nn.Module):
+    """The convex residual y = (1 - alpha) x + alpha f(x), with one learned alpha = sigmoid(`logit`) in 0..1.
+
+    Its Lipschitz constant is at most (1 - alpha) + alpha L, which f = L x reaches: depth does not multiply it if L <= 1.
+    One alpha per channel would not have that bound: with alpha = (0, 1) and f(a, b) = (0, a), which has L = 1, y is
+    (a, a), longer than x by the root of 2.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logit = nn.Parameter(torch.zeros(1))
+
+    @property
+    def alpha(self) -> Tensor:
+        """The share of the branch, (1,)."""
+        return torch.sigmoid(self.logit)
+
+    def forward(self, x: Tensor, branch: Tensor, keep: Tensor | None = None) -> Tensor:
+        """The mean of x and `branch` = f(x), both (B, ..., C); `keep` (B, 1, ..., 1) scales the way from x to it."""
+        return x + (branch - x) * (self.alpha if keep is None else self.alpha * keep)
+
+
+def build_residual(kind: str, dim: int, blocks: int) -> nn.Module:
+    """The residual connection `kind` of a configuration, for `dim` channels in a network of `blocks` blocks."""
+    if kind == "weighted":
+        return ResidualScale(dim, 1.0 / blocks)
+    return ConvexResidual() if kind == "convex" else PlainResidual()
 
 
 def drop_path_mask(draws: Tensor, drop_path: float) -> Tensor:

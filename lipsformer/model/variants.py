@@ -2,7 +2,7 @@
 
 Sizes of the Swin form are the official code's; those of the CSwin form are CSWin's own (Dong et al., CVPR 2022) with
 one convolution branch, which gives the 24 M parameters and 4.7 G multiply-adds of the paper's LipsFormer-Tiny. The
-nano sizes are ours, for small images; the CSwin one has two branches. `swin_*` and `cswin_*` are the plain networks
+nano sizes are ours, for small images; the CSwin one has two branches. `lipsformer_certified_*` are ours too. `swin_*` and `cswin_*` are the plain networks
 that LipsFormer builds on.
 """
 
@@ -47,9 +47,32 @@ CSWIN = {
     "base": CSwinConfig(embed_dim=96, depths=(2, 4, 32, 2), num_heads=(4, 8, 16, 32)),
 }
 
+# One stage of 8x8 tokens, and every choice that keeps the Lipschitz bound at 1 under a spectral cap: docs/certified.md.
+CERTIFIED = {
+    "nano": SwinConfig(
+        image_size=32,
+        embed_dim=128,
+        depths=(1,),
+        num_heads=(4,),
+        mlp_ratio=2.0,
+        window_size=4,
+        value_norm=True,
+        epsilon=1.0,
+        temperature=0.25,
+        learned_scales=True,
+        residual="convex",
+        activation="maxmin",
+        pooling="flat",
+        init="orthogonal",
+        conv_branches=1,
+        conv_kernel=3,
+    ),
+}
+
 VARIANTS: dict[str, ModelConfig] = {
     **{f"lipsformer_cswin_{size}": config for size, config in CSWIN.items()},
     **{f"lipsformer_swin_{size}": config for size, config in SWIN.items()},
+    **{f"lipsformer_certified_{size}": config for size, config in CERTIFIED.items()},
     **{f"cswin_{size}": config.replace(**PLAIN) for size, config in CSWIN.items()},
     **{f"swin_{size}": config.replace(shifted_windows=True, **PLAIN) for size, config in SWIN.items()},
 }

@@ -18,7 +18,7 @@ from .errors import InputError
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["atomic_directory", "atomic_write", "locked", "sha256_of", "taken", "write_errors"]
+__all__ = ["atomic_directory", "atomic_write", "draft_directory", "locked", "sha256_of", "taken", "write_errors"]
 
 
 def sha256_of(path: Path) -> str:
@@ -75,22 +75,35 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     Raises:
         InputError: if `path` exists or appears in the meantime (an empty folder does not count), or cannot be written.
     """
-    with write_errors(path):
+    if taken(path):
+        raise _exists(path)
+    with draft_directory(path) as draft:
+        yield draft
+        draft.chmod(0o777 & ~_umask())
+        for folder, _, files in os.walk(draft):
+            for name in files:
+                _fsync(Path(folder, name))
+            _fsync(Path(folder))
         if taken(path):
             raise _exists(path)
+        draft.rename(path)
+        _fsync(path.parent)
+
+
+@contextlib.contextmanager
+def draft_directory(path: Path) -> Iterator[Path]:
+    """Yields an empty folder next to `path` for temporary files, which is removed at the end.
+
+    Those that killed processes left for the same `path` are removed first.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+    with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         draft, lock = _new_draft(path)
         try:
             yield draft
-            draft.chmod(0o777 & ~_umask())
-            for folder, _, files in os.walk(draft):
-                for name in files:
-                    _fsync(Path(folder, name))
-                _fsync(Path(folder))
-            if taken(path):
-                raise _exists(path)
-            draft.rename(path)
-            _fsync(path.parent)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
             if lock is not None:

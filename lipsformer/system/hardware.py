@@ -7,7 +7,6 @@ import os
 import platform
 import sys
 from collections.abc import Iterable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ __all__ = [
     "cores",
     "cpu_name",
     "installed_versions",
+    "peak_memory",
     "torch_device",
     "visible_gpus",
 ]
@@ -80,6 +80,8 @@ def visible_gpus(environment: Mapping[str, str]) -> tuple[str, ...]:
 
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:
     """Versions of `packages`, as far as they are installed."""
+    from importlib import metadata  # it takes as long to import as the command line
+
     found = {}
     for name in packages:
         try:
@@ -117,3 +119,15 @@ def torch_device(name: str) -> torch.device:
 def cache_folder() -> Path:
     """The folder for downloads and listings: $LIPSFORMER_CACHE, by default ~/.cache/lipsformer."""
     return Path(os.environ.get("LIPSFORMER_CACHE") or Path.home() / ".cache" / "lipsformer")
+
+
+def peak_memory() -> int | None:
+    """Peak memory of this process in bytes; None where the system does not report it.
+
+    Not getrusage's ru_maxrss: on Linux that starts from the parent's.
+    """
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return None
+    line = next(line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024

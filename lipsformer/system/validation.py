@@ -102,10 +102,13 @@ def _required(schema: Mapping[str, Any], place: Iterable[int | str]) -> str | No
     """The numbers that a JSON schema allows at `place`, in words; None if it asks for something else there."""
     for part in place:
         schema = schema.get("items", {}) if isinstance(part, int) else schema.get("properties", {}).get(part, {})
+    if "enum" in schema:
+        return None
     if schema.get("type") in NOUNS:
         return f"{NOUNS[schema['type']][0]}{_bounds(schema)} is needed"
-    items, count = schema.get("items", {}), schema.get("minItems")
-    if items.get("type") in NOUNS and count == schema.get("maxItems"):
+    items, least, most = schema.get("items", {}), schema.get("minItems"), schema.get("maxItems")
+    if items.get("type") in NOUNS and least is not None and most is not None:
+        count = f"{least}" if least == most else f"{least} to {most}"
         return f"{count} {NOUNS[items['type']][1]}{_bounds(items)} are needed"
     return None
 

@@ -15,23 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import lipsformer
-from lipsformer.bundle.manifest import MANIFEST_NAME, OPENVINO, Manifest, read_manifest
+from lipsformer.bundle.manifest import MANIFEST_NAME, Manifest, read_manifest
 from lipsformer.system.errors import InputError
 
-__all__ = ["CORE", "DISTRIBUTIONS", "NAME", "Bento", "build_options", "pack", "requirement"]
+__all__ = ["CORE", "EXTRAS", "NAME", "Bento", "build_options", "pack", "requirements"]
 
 # Not "lipsformer": `bentoml serve lipsformer:TAG` would serve an installed package of that name.
 NAME = "lipsformer-classifier"
 PYTHON = "3.11"
 
-# The distributions that serving needs, and no others. Their versions are those of the package (pyproject.toml).
-DISTRIBUTIONS = (
-    "bentoml", "httptools", "kantoku", "numpy", "opentelemetry-api", "opentelemetry-exporter-otlp-proto-http",
-    "opentelemetry-sdk", "pillow", "pillow-heif", "pillow-jxl-plugin", "prometheus-client", "pydantic",
-    "python-multipart", "safetensors", "starlette", "uvicorn", "uvloop",
-)  # fmt: skip
-RUNTIME = "onnxruntime"
-GPU_RUNTIME = "onnxruntime-gpu"  # with the CUDA wheels: the image needs no other CUDA
+# What a Bento installs besides the core: these extras of pyproject.toml, and one that has a runtime.
+EXTRAS = ("serve", "formats", "otlp")
+COMMAND_LINE = ("typer",)  # of the core, but no part of a Bento
 
 # The parts of the core that serving needs; the rest is for training and the command line.
 CORE = (
@@ -40,6 +35,7 @@ CORE = (
     "images/*.py",
     "images/decoding/*.py",
     "inference/*.py",
+    "inference/page/*.*",
     "inference/runtimes/*.py",
     "system/*.py",
 )
@@ -98,8 +94,8 @@ def build_options(
     manifest: Manifest, *, name: str = NAME, gpu: bool = False, precision: str | None = None
 ) -> dict[str, Any]:
     """The build options for BentoML, as the content of a bentofile.yaml."""
-    on_cpu = [RUNTIME] if manifest.bf16 is None else [RUNTIME, OPENVINO]
-    packages = [*map(requirement, DISTRIBUTIONS), *(_gpu_packages(manifest) if gpu else map(requirement, on_cpu))]
+    on_cpu = ["cpu"] if manifest.bf16 is None else ["cpu", "openvino"]
+    packages = [*requirements(*EXTRAS, *(["gpu"] if gpu else on_cpu)), *(_engine_packages(manifest) if gpu else ())]
     environment = {
         "BENTOML_DO_NOT_TRACK": "True",
         "BENTOML_HOME": "/tmp/bentoml",  # noqa: S108 - in the image, where the rest may be read-only
@@ -118,32 +114,41 @@ def build_options(
     }
 
 
-def _gpu_packages(manifest: Manifest) -> list[str]:
-    """ONNX Runtime for CUDA; if the bundle has verified engines, also TensorRT in exactly their version, and torch.
+def _engine_packages(manifest: Manifest) -> list[str]:
+    """If the bundle has verified engines, TensorRT in exactly their version, and PyTorch.
 
     Only one version of TensorRT can be installed: that of the last engine.
     """
     verified = [file for file in manifest.files if file.kind == "engine" and (file.parity or {}).get("passed")]
     libraries = {file.target: f"{file.target}=={(file.built or {}).get('version')}" for file in verified}
-    return [requirement(GPU_RUNTIME), *libraries.values(), *([requirement("torch")] if verified else [])]
+    torch = [line for line in requirements("train") if line.startswith("torch")] if verified else []
+    return [*libraries.values(), *torch]
 
 
-def requirement(distribution: str) -> str:
-    """What the installed package requires of a distribution, be it in an extra: `numpy>=2.0`.
+def requirements(*extras: str) -> list[str]:
+    """What the installed package requires for its core, without the command line, and for these extras: `numpy>=2.0`.
 
     Raises:
-        InputError: if it requires none, because the installed metadata is older than this code.
+        InputError: if the installed metadata lacks one of the extras, because it is older than this code.
     """
     try:
         lines = metadata.requires(lipsformer.__name__) or ()
     except metadata.PackageNotFoundError:
         raise InputError("lipsformer is not installed here, so what it requires is unknown: pip install -e .") from None
+    found, seen = list[str](), set[str]()
     for line in lines:
-        needed, _, marker = line.partition(";")
-        if re.split(r"[^\w.-]", needed, maxsplit=1)[0].lower() == distribution:
-            marker = re.sub(r"\s*(and\s+)?extra == .*", "", marker).strip()
-            return f"{needed.strip()}; {marker}" if marker else needed.strip()
-    raise InputError(f"the installed lipsformer does not require {distribution}; install it again: pip install -e .")
+        needed, _, marker = (part.strip() for part in line.partition(";"))
+        extra = re.search(r"""extra == ['"]([\w-]+)""", marker)
+        distribution = re.split(r"[^\w.-]", needed, maxsplit=1)[0].lower()
+        if extra is not None:
+            seen.add(extra[1])
+        if distribution in (lipsformer.__name__, *COMMAND_LINE) or (extra is not None and extra[1] not in extras):
+            continue
+        marker = re.sub(r"\s*(and\s+)?extra == .*", "", marker)
+        found.append(f"{needed}; {marker}" if marker else needed)
+    if unknown := set(extras) - seen:
+        raise InputError(f"the installed lipsformer has no extra {min(unknown)}; install it again: pip install -e .")
+    return found
 
 
 def _home() -> Path:
@@ -201,6 +206,8 @@ def _build(tree: Path, home: Path, version: str | None) -> Path:
         lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]
         reason = next((line for line in lines if line.startswith("Error: ")), lines[-1])
         hint = "BentoML asks PyPI for the packages' versions" if "lock" in reason else "see `lipsformer doctor`"
+        if "install uv" in reason:  # it does so where uv is missing, with a pip that is not in every environment
+            hint = "pip install uv"
         raise InputError(f"BentoML could not build ({reason.removeprefix('Error: ')}); {hint}")
     (found,) = (home / "bentos").glob("*/*/bento.yaml")
     return found.parent

@@ -16,8 +16,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from lipsformer.serving.app import create_app
 from lipsformer.serving.http.auth import KeyRing
 from lipsformer.serving.observability import Observer
-from lipsformer.serving.pipeline.inference import LoadedBundle
+from lipsformer.serving.pipeline.loaded_bundle import LoadedBundle
 from lipsformer.serving.pipeline.model_manager import ModelManager
+from lipsformer.serving.pipeline.shadow import load_shadow
 from lipsformer.serving.settings import Settings, worker_count
 from lipsformer.system.console import say
 from lipsformer.system.errors import LipsFormerError
@@ -85,6 +86,7 @@ class Classifier:
             if settings.monitoring is not None:
                 create_monitoring_folder(settings.monitoring)
             loaded = LoadedBundle.load(settings, on_fault=lambda _: None)
+            load_shadow(settings, loaded.manifest)
         except LipsFormerError as error:
             say(f"lipsformer: {error}")
             raise SystemExit(error.exit_code) from None

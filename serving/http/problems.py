@@ -14,10 +14,11 @@ from starlette.responses import JSONResponse
 from lipsformer.images.open import ImageError
 from lipsformer.serving.pipeline.admission import Overloaded
 
-__all__ = ["CLIENT_CLOSED_REQUEST", "REASONS", "Problem", "as_problem", "problem_of", "shown"]
+__all__ = ["CLIENT_CLOSED_REQUEST", "PROTOCOL", "REASONS", "Problem", "as_problem", "problem_of", "shown"]
 
 logger = logging.getLogger("lipsformer.serving")
 
+PROTOCOL = "/v2"  # where the Open Inference Protocol's paths begin
 CLIENT_CLOSED_REQUEST = 499  # nobody reads it; the metrics count it separately from real responses
 
 # Every reason of a refusal, with its status. Clients depend on them: add new ones, never rename one.
@@ -25,21 +26,26 @@ REASONS = {
     "empty": 400,
     "missing_field": 400,
     "malformed_form": 400,
+    "malformed_request": 400,
     "several_images": 400,
     "bad_top_k": 400,
+    "bad_explain": 400,
     "unauthorised": 401,
     "not_found": 404,
+    "unknown_model": 404,
     "refused": 405,
     "slow_upload": 408,
     "too_many_bytes": 413,
     "too_many_pixels": 413,
     "too_many_images": 413,
+    "too_many_values": 413,
     "too_much_memory": 413,
     "not_an_image": 415,
     "wrong_content_encoding": 415,
     "wrong_content_type": 415,
     "damaged": 422,
     "not_a_file": 422,
+    "no_heat_maps": 422,
     "too_slow": 422,
     "too_complex": 422,
     "internal_error": 500,
@@ -69,8 +75,10 @@ class Problem(Exception):  # noqa: N818 - the term of the standard
             "reason": self.reason,
         }
 
-    def response(self) -> JSONResponse:
-        """The response, as application/problem+json."""
+    def response(self, path: str) -> JSONResponse:
+        """The response to a request of `path`: application/problem+json, or the Open Inference Protocol's own form."""
+        if path == PROTOCOL or path.startswith(f"{PROTOCOL}/"):
+            return JSONResponse({"error": self.detail}, self.status, self.headers)
         return JSONResponse(self.content(), self.status, self.headers, media_type="application/problem+json")
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 from starlette.datastructures import MutableHeaders
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lipsformer.serving.observability import Observer, RequestRecord
+from lipsformer.serving.observability import OTHER, Observer, RequestRecord
 
 from .auth import KeyRing, given_keys
 from .problems import Problem
@@ -31,7 +32,9 @@ class RequestMiddleware:
 
     Args:
         app: the application behind it.
-        routes: its paths; requests to any other are recorded as one, because a scanner would fill memory with names.
+        routes: its routes; requests to any other are recorded as one, because a scanner would fill memory with names.
+            Those of a route with parameters are recorded under its template.
+        keyless: paths that need no key.
         keys: the valid keys; None admits everybody.
         rejection: gives the refusal of a POST for which there is no room. Here it costs a fraction of a response.
         observer: gets the record of each request at its end.
@@ -41,14 +44,17 @@ class RequestMiddleware:
         self,
         app: ASGIApp,
         *,
-        routes: Collection[str],
+        routes: Sequence[Route],
+        keyless: Collection[str],
         keys: KeyRing | None,
         rejection: Callable[[], Problem | None],
         observer: Observer,
     ) -> None:
         self._app = app
         self._rejection = rejection
-        self._routes = frozenset(routes)
+        self._paths = frozenset(route.path for route in routes if not route.param_convertors)
+        self._templates = [route for route in routes if route.param_convertors]
+        self._keyless = frozenset(keyless)
         self._keys = keys
         self._observer = observer
 
@@ -58,9 +64,10 @@ class RequestMiddleware:
         Starlette would redirect, to an address that lacks the prefix that a proxy has taken off.
         """
         path = scope["path"].rstrip("/") or "/"
-        if path in self._routes:
+        route = self._route(path)
+        if route != OTHER:
             scope = {**scope, "path": path}
-        record = scope[RECORD] = self._record(scope)
+        record = scope[RECORD] = self._record(scope, route)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -71,24 +78,29 @@ class RequestMiddleware:
             await send(message)
 
         try:
-            problem = self._refusal(scope)
+            problem = self._refusal(scope, route)
             if problem is None:
                 await self._app(scope, receive, send_with_headers)
             else:
                 record.reason = problem.reason
-                await problem.response()(scope, receive, send_with_headers)
+                await problem.response(path)(scope, receive, send_with_headers)
         finally:
             record.end = time.perf_counter()
             self._observer.observe(record)
 
-    def _refusal(self, scope: Scope) -> Problem | None:
-        if self._keys is not None:
+    def _route(self, path: str) -> str:
+        if path in self._paths:
+            return path
+        return next((route.path for route in self._templates if route.path_regex.match(path)), OTHER)
+
+    def _refusal(self, scope: Scope, route: str) -> Problem | None:
+        if self._keys is not None and route not in self._keyless:
             given = given_keys(scope["headers"])
             if not self._keys.allows(given):
                 return WRONG_KEY if given else NO_KEY
-        return self._rejection() if scope["method"] == "POST" and scope["path"] in self._routes else None
+        return self._rejection() if scope["method"] == "POST" and route != OTHER else None
 
-    def _record(self, scope: Scope) -> RequestRecord:
+    def _record(self, scope: Scope, route: str) -> RequestRecord:
         given = traceparent = None
         for name, value in scope["headers"]:
             if name == b"x-request-id" and SANE_ID.fullmatch(value):
@@ -99,7 +111,7 @@ class RequestMiddleware:
         return RequestRecord(
             request_id=given or secrets.token_hex(8),
             method=scope["method"],
-            route=scope["path"] if scope["path"] in self._routes else "other",
+            route=route,
             client=client[0] if client else None,
             traceparent=traceparent,
             start=time.perf_counter(),

@@ -36,12 +36,13 @@ class Background(Generic[Item]):
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def put(self, item: Item) -> None:
-        """Queues an item, or drops it; returns at once."""
+    def put(self, item: Item) -> bool:
+        """Queues an item, or drops it; returns at once, with whether the item was queued."""
         if self._queue.qsize() < self._capacity:
             self._queue.put(item)
-        else:
-            self.dropped += 1
+            return True
+        self.dropped += 1
+        return False
 
     def close(self, seconds: float) -> None:
         """Ends the thread after the items that wait now, or abandons it after `seconds`."""

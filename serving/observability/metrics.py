@@ -22,7 +22,7 @@ __all__ = ["Metrics", "open_metrics"]
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
-STAGES = ("read", "decode", "queue", "infer", "total")
+STAGES = ("read", "decode", "queue", "infer", "explain", "total")
 MODEL_LABELS = ("model", "provider", "file", "precision", "sha256", "fallback")
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
@@ -53,6 +53,8 @@ class Metrics:
         batch_size: observed once per batch, however many requests it answers.
         fallbacks: runtimes that were skipped for the next one.
         worker_starts: worker processes started.
+        drift_answers: answers that are compared with the bundle's reference histograms.
+        drift_not_accepted: the share of them that was not accepted.
     """
 
     def __init__(self) -> None:
@@ -72,6 +74,19 @@ class Metrics:
         self.reading = live("reading", "Requests whose body is arriving.")
         self.fallbacks = counter("runtime_fallbacks", "Runtimes that were skipped for the next one.")
         self.worker_starts = counter("worker_starts", "Worker processes started.")
+        self.drift_answers = live("drift_answers", "Latest answers that are compared with the reference.")
+        self.drift_not_accepted = Gauge(
+            "lipsformer_drift_not_accepted",
+            "Share of these answers that was not accepted.",
+            multiprocess_mode="livemax",
+        )
+        self._drift = Gauge(
+            "lipsformer_drift",
+            "Population stability index of these answers, less that of chance.",
+            ("of",),
+            multiprocess_mode="livemax",
+        )
+        self._shadow = counter("shadow", "Images for the shadow, by outcome.", "outcome")
         self._requests = counter("requests", "Requests that ended, by route and status.", "route", "status")
         self._refusals = counter("refusals", "Requests and images that were refused, by reason.", "reason")
         self._not_accepted = counter("not_accepted", "Images whose answer was not accepted, by reason.", "reason")
@@ -94,6 +109,14 @@ class Metrics:
     def not_accepted(self, reason: Refusal) -> None:
         """Counts an image whose answer was not accepted: the model has a rule for that."""
         self._not_accepted.labels(reason).inc()
+
+    def drifts(self, of: str, index: float) -> None:
+        """Sets how far the classes, scores or distances of this worker's latest answers are from the reference."""
+        self._drift.labels(of).set(index)
+
+    def shadowed(self, outcome: Literal["agreed", "disagreed", "failed", "dropped"]) -> None:
+        """Counts an image that was sampled for the shadow."""
+        self._shadow.labels(outcome).inc()
 
     def decoder_died(self, cause: Literal["timeout", "crash"]) -> None:
         """Counts a decoder process that was killed because it was slow, or died."""

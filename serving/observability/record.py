@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from lipsformer.inference.predictor import Classification
+from lipsformer.inference.classification import Classification
 
 __all__ = ["OTHER", "Classified", "RequestRecord", "Span"]
 
@@ -16,7 +16,7 @@ OTHER = "other"  # the route of every unknown path
 class Span:
     """The time that one stage of the work on a request took, in seconds of `time.perf_counter`."""
 
-    stage: Literal["read", "decode", "queue", "infer"]
+    stage: Literal["read", "decode", "queue", "infer", "explain"]
     start: float
     end: float
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import lipsformer
 from lipsformer.system.errors import InputError
+from lipsformer.system.extras import require
 
 from .background import Background
 from .record import OTHER, RequestRecord
@@ -45,10 +46,8 @@ def open_tracer(environment: Mapping[str, str]) -> Tracer | None:
     protocol = next((environment[name] for name in PROTOCOLS if environment.get(name)), "http/protobuf")
     if protocol != "http/protobuf":
         raise InputError(f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol}: use http/protobuf, usually on port 4318")
-    try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    except ImportError:
-        raise InputError("traces need OpenTelemetry's exporter; pip install 'lipsformer[otlp]'") from None
+    require("otlp", what="traces")
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor

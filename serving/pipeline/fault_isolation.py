@@ -38,12 +38,17 @@ class IsolatingRuntime:
     Args:
         load: loads the predictor, and loads it again when its runtime is broken.
         on_fault: called with each fault.
+
+    Attributes:
+        predictor: the current one.
+        channels: number of features of an image, known once it is warm; None if the runtime gives none.
     """
 
     def __init__(self, load: Callable[[], Predictor], *, on_fault: Callable[[RuntimeFault], None]) -> None:
         self._load = load
         self._on_fault = on_fault
         self.predictor = load()
+        self.channels: int | None = None
 
     def warm_up(self, max_batch: int) -> int:
         """Runs every power of two up to `max_batch`, and that size, so that no client waits for first-time work.
@@ -58,7 +63,8 @@ class IsolatingRuntime:
         best, best_rate = 1, 0.0
         for size in sizes:
             pixels = self._blank(size)
-            self._run(pixels)
+            features = self._run(pixels).features
+            self.channels = None if features is None else features.shape[1]
             seconds = min(self._timed(pixels) for _ in range(ROUNDS))
             if size / seconds > best_rate * WORTH:
                 best, best_rate = size, size / seconds

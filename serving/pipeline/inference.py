@@ -2,70 +2,43 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from lipsformer.bundle.manifest import BundleFile, Manifest, read_manifest
-from lipsformer.bundle.store import resolve_bundle
+from lipsformer.bundle.manifest import BundleFile
 from lipsformer.images.decoding import DecoderPool
-from lipsformer.inference.predictor import Classification, Predictor
-from lipsformer.inference.runtimes import RuntimeOptions
-from lipsformer.serving.observability import Metrics, Span
+from lipsformer.inference.classification import Classification
+from lipsformer.inference.heat_map import HeatMap
+from lipsformer.inference.predictor import Predictor
+from lipsformer.inference.runtimes import Outputs, Pixels
+from lipsformer.serving.observability import DriftMonitor, Metrics, Span
 from lipsformer.serving.settings import Settings
-from lipsformer.system.errors import GateError, InputError
 
 from .batching import BatchQueue
-from .fault_isolation import FaultError, IsolatingRuntime, RuntimeFault
+from .explanations import Explanations
+from .loaded_bundle import LoadedBundle
+from .shadow import Shadow
 
-__all__ = ["Answered", "InferencePipeline", "LoadedBundle"]
+__all__ = ["Answered", "InferencePipeline"]
 
 MIB = 1024 * 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Answered:
-    """The answer to one image, the size of its batch, and the spans of its stages."""
+    """The answer to one image, what the runtime saw and gave, the size of its batch, the spans of its stages, and the
+    heat map of its best class if one was wanted.
+    """
 
     classification: Classification
+    pixels: Pixels
+    outputs: Outputs
     batch: int
     spans: tuple[Span, ...]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LoadedBundle:
-    """A bundle with verified hashes, its warm runtime, and the largest batch that is worth running."""
-
-    bundle: Path
-    manifest: Manifest
-    runtime: IsolatingRuntime
-    max_batch: int
-
-    @classmethod
-    def load(cls, settings: Settings, on_fault: Callable[[RuntimeFault], None]) -> Self:
-        """Verifies, loads and warms up the bundle that `settings` name; `on_fault` gets every fault of its runtime.
-
-        Raises:
-            InputError: if the bundle or a setting cannot be used.
-            GateError: if a file of the bundle does not match its manifest, or the model gives no finite outputs.
-        """
-        bundle = resolve_bundle(settings.bundle).resolve()  # a link may point elsewhere by the time a file is opened
-        manifest = read_manifest(bundle)
-        if settings.max_batch is not None and settings.max_batch > manifest.max_batch:
-            raise InputError(
-                f"LIPSFORMER_MAX_BATCH={settings.max_batch}: the export verified batches up to {manifest.max_batch}; "
-                "lower it, or export again with a larger --max-batch"
-            )
-
-        options = RuntimeOptions(device=settings.device, precision=settings.precision, threads=settings.threads)
-        runtime = IsolatingRuntime(lambda: Predictor.from_bundle(bundle, options, manifest), on_fault=on_fault)
-        try:
-            max_batch = runtime.warm_up(settings.max_batch or manifest.max_batch)
-        except FaultError as fault:
-            raise GateError(f"{bundle}: {fault}; export the bundle again") from None
-        return cls(bundle=bundle, manifest=manifest, runtime=runtime, max_batch=max_batch)
+    heat_map: HeatMap | None = None
 
 
 class InferencePipeline:
@@ -76,14 +49,27 @@ class InferencePipeline:
         settings: of this worker.
         metrics: of this worker.
         on_lost: called if the runtime breaks for good.
+        shadow: sees a share of the images too, if there is one.
+
+    Attributes:
+        drift: compares answers with the reference histograms of the bundle; None if it has none.
     """
 
-    def __init__(self, loaded: LoadedBundle, settings: Settings, metrics: Metrics, on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        loaded: LoadedBundle,
+        settings: Settings,
+        metrics: Metrics,
+        on_lost: Callable[[], None],
+        shadow: Shadow | None = None,
+    ) -> None:
         self.bundle = loaded.bundle
         self.manifest = loaded.manifest
         self.runtime = loaded.runtime
         self.max_batch = loaded.max_batch
+        self.explanations = None if loaded.explainer is None else Explanations(loaded.explainer)
         self.settings = settings
+        self.shadow = shadow
         self.decoders = DecoderPool(
             self.manifest.preprocessing,
             settings.limits,
@@ -92,6 +78,8 @@ class InferencePipeline:
             memory=settings.decode_memory * MIB,
             on_exit=metrics.decoder_died,
         )
+        reference = self.manifest.reference
+        self.drift = None if reference is None else DriftMonitor(reference, metrics, window=settings.drift_window)
         self.queue = BatchQueue(self.runtime.run, max_batch=self.max_batch, metrics=metrics, on_lost=on_lost)
 
     async def start(self) -> None:
@@ -104,36 +92,61 @@ class InferencePipeline:
         self.queue.start()
 
     async def close(self) -> None:
-        """Ends the processes and the thread, after the batch that is being computed."""
+        """Ends the processes and the threads, after the batch that is being computed."""
         await self.decoders.close()
         await self.queue.close()
+        if self.shadow is not None:
+            await asyncio.to_thread(self.shadow.close)
+        if self.explanations is not None:
+            await self.explanations.close()
 
-    async def classify(self, encoded: memoryview, top_k: int, *, since: float | None = None) -> Answered:
-        """Classifies an encoded image; a later `since` puts it behind others in the decoders' queue.
+    async def classify(
+        self, image: memoryview | Pixels, top_k: int, *, since: float | None = None, explain: bool = False
+    ) -> Answered:
+        """Classifies an encoded image, or pixels (S, S, 3) that need no decoding.
+
+        A later `since` puts an encoded image behind others in the decoders' queue. With `explain`, the answer has the
+        heat map of its best class, if the bundle has heat maps.
+
+        With `explain`, the answer has the heat map of its best class, if the bundle has heat maps.
 
         Raises:
             ImageError: if the image is refused.
-            Overloaded: if the pipeline is stopping.
+            Overloaded: if the pipeline is stopping, or too many heat maps are pending.
             Exception: what the runtime raises for this image alone.
         """
-        start = time.perf_counter()
-        image = await self.decoders.decode(encoded, since=since)
-        decoded = time.perf_counter()
-        answer = await self.queue.infer(image.pixels)
+        spans, queued = [], time.perf_counter()
+        if isinstance(image, memoryview):
+            start, image = queued, (await self.decoders.decode(image, since=since)).pixels
+            queued = time.perf_counter()
+            spans.append(Span(stage="decode", start=start, end=queued))
+        answer = await self.queue.infer(image)
+        spans.append(Span(stage="queue", start=queued, end=answer.started))
+        spans.append(Span(stage="infer", start=answer.started, end=answer.done))
+        classification = self.predictor.classify(*answer.outputs, top_k)
+        heat_map = None
+        if explain and self.explanations is not None:
+            asked = time.perf_counter()
+            heat_map = await self.explanations.explain(image, classification[0].index)
+            spans.append(Span(stage="explain", start=asked, end=time.perf_counter()))
         return Answered(
-            classification=self.predictor.classify(*answer.outputs, top_k),
+            classification=classification,
+            pixels=image,
+            outputs=answer.outputs,
             batch=answer.batch,
-            spans=(
-                Span(stage="decode", start=start, end=decoded),
-                Span(stage="queue", start=decoded, end=answer.started),
-                Span(stage="infer", start=answer.started, end=answer.done),
-            ),
+            spans=tuple(spans),
+            heat_map=heat_map,
         )
 
     @property
     def predictor(self) -> Predictor:
         """The current predictor; a new one after the runtime was reopened."""
         return self.runtime.predictor
+
+    @property
+    def channels(self) -> int | None:
+        """Number of features of an image; None if the file that runs gives none."""
+        return self.runtime.channels
 
     @property
     def file(self) -> BundleFile:
@@ -151,7 +164,7 @@ class InferencePipeline:
         }
 
     def describe(self) -> dict[str, Any]:
-        """Classes, model, preprocessing, runtime, calibration, provenance and limits, as plain data."""
+        """Classes, model, preprocessing, runtime, heat maps, calibration, provenance and limits, as plain data."""
         limits = self.settings.limits
         acceptance = self.predictor.acceptance
         return {
@@ -165,6 +178,7 @@ class InferencePipeline:
                 "threads": self.settings.threads,
                 "fallbacks": list(self.predictor.fallbacks),
             },
+            "heat_maps": None if self.explanations is None else {"stage": self.explanations.stage},
             "parity": dict(self.file.parity or {}),
             "metrics": dict(self.manifest.metrics),
             "calibration": {

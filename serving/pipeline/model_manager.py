@@ -13,7 +13,9 @@ from lipsformer.serving.observability import Metrics
 from lipsformer.serving.settings import Settings
 from lipsformer.system.errors import LipsFormerError
 
-from .inference import InferencePipeline, LoadedBundle
+from .inference import InferencePipeline
+from .loaded_bundle import LoadedBundle
+from .shadow import Shadow, load_shadow
 
 __all__ = ["ModelManager"]
 
@@ -85,6 +87,8 @@ class ModelManager:
                 logger.error("the new bundle is not used, the old one stays: %s", reason)
                 return False
             old, self.pipeline = self.pipeline, pipeline
+            if old.drift is not None:
+                old.drift.close()
             self._metrics.reloaded("swapped")
             logger.info("serving %s now, with %s", pipeline.bundle, pipeline.model)
             retiring = asyncio.create_task(self._retire(old), name="retiring pipeline")
@@ -94,7 +98,10 @@ class ModelManager:
 
     async def _open(self) -> InferencePipeline:
         loaded = await asyncio.to_thread(LoadedBundle.load, self._settings, self._metrics.runtime_fault)
-        pipeline = InferencePipeline(loaded, self._settings, self._metrics, self._on_lost)
+        second = await asyncio.to_thread(load_shadow, self._settings, loaded.manifest)
+        share = self._settings.shadow_share
+        shadow = None if second is None else Shadow(second, share=share, metrics=self._metrics)
+        pipeline = InferencePipeline(loaded, self._settings, self._metrics, self._on_lost, shadow)
         try:
             await pipeline.start()
         except BaseException:

@@ -20,7 +20,7 @@ from lipsformer.bundle.store import check_tag, register_bundle
 from lipsformer.checkpoints.pretrained import resolve_model
 from lipsformer.export import verify_bundle
 from lipsformer.images.samples import SAMPLES
-from lipsformer.serving.pipeline.inference import LoadedBundle
+from lipsformer.serving.pipeline.loaded_bundle import LoadedBundle
 from lipsformer.serving.settings import Settings
 from lipsformer.system.atomic import sha256_of
 from lipsformer.system.errors import GateError

@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from lipsformer import load_predictor
 from lipsformer.images.samples import SAMPLES
 from lipsformer.inference.predictor import Predictor
-from lipsformer.system.errors import InputError
 from tests.support.command import Run
 from tests.support.images.files import png
 from tests.support.shards import write_shard
@@ -122,14 +120,15 @@ def test_odd_names_stay_one_line_and_valid_json(name: str, run: Run, trained: Tr
 
 
 def test_an_interruption_loses_no_answer(run: Run, trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Predictor.predict_each
+    real = Predictor.stream
 
-    def interrupted(self: Predictor, images: list[bytes], top_k: int) -> Iterator[Any]:
-        if images == [GOOD[1].read_bytes()]:
-            raise KeyboardInterrupt
-        yield from real(self, images, top_k)
+    def interrupted(self: Predictor, *words: Any, **options: Any) -> Iterator[Any]:
+        for name, answer in real(self, *words, **options):
+            if name == str(GOOD[1]):
+                raise KeyboardInterrupt
+            yield name, answer
 
-    monkeypatch.setattr(Predictor, "predict_each", interrupted)
+    monkeypatch.setattr(Predictor, "stream", interrupted)
     status, out, _ = run("predict", trained.bundle, *GOOD[:3], "--json")
     assert (status, [entry["image"] for entry in json.loads(out)]) == (130, [str(GOOD[0])])
     status, out, _ = run("predict", trained.bundle, *GOOD[:3])
@@ -149,31 +148,3 @@ def test_every_kind_of_source_is_printed_too(
     assert out.splitlines()[::2] == [f"{tmp_path}/a.tar:x.jpg", *map(str, GOOD[1:4])]
     assert [line.split()[-1] for line in out.splitlines()[1::2]] == [best[photo] for photo in GOOD[:4]]
     assert err.startswith(f"{tmp_path}/a.tar:y.jpg: not an image of a known format")
-
-
-@pytest.mark.parametrize("pattern", ["b", "bg", "ggb", "bbgbb", "gbgbgbg", "bbbbggg"])
-@pytest.mark.parametrize("max_batch", [1, 2, 3])
-def test_each_image_gets_its_own_answer_in_any_batch(
-    pattern: str, max_batch: int, trained: Trained, best: dict[Path, str]
-) -> None:
-    predictor = dataclasses.replace(load_predictor(trained.bundle), max_batch=max_batch)
-    images = [b"damaged" if kind == "b" else photo for kind, photo in zip(pattern, GOOD, strict=False)]
-    answers = list(predictor.predict_each(images, 1))
-    assert ["b" if isinstance(answer, InputError) else "g" for answer in answers] == list(pattern)
-    for photo, answer in zip(GOOD, answers, strict=False):
-        assert isinstance(answer, InputError) or answer[0].label == best[photo]
-    with pytest.raises(InputError, match="not an image"):
-        predictor.predict(images)
-
-
-def test_an_image_that_cannot_be_converted_is_named(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: Any, **__: Any) -> None:
-        raise InputError("image of mode X cannot be converted")
-
-    predictor = load_predictor(trained.bundle)
-    monkeypatch.setattr("lipsformer.images.preprocessing.to_8bit", fail)
-    for image, message in ((GOOD[0], f"{GOOD[0]}: image of"), (str(GOOD[1]), f"{GOOD[1]}: image of")):
-        (problem,) = predictor.predict_each([image])
-        assert str(problem).startswith(message)
-    (problem,) = predictor.predict_each([Image.new("RGB", (9, 9))])
-    assert str(problem).startswith("image of mode X")

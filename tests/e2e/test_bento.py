@@ -24,7 +24,7 @@ from packaging.requirements import Requirement
 from lipsformer import InputError, load_predictor
 from lipsformer.bundle.manifest import BundleFile, Manifest, read_manifest
 from lipsformer.images.samples import SAMPLES
-from lipsformer.serving.bento.package import DISTRIBUTIONS, NAME, Bento, build_options, pack, requirement
+from lipsformer.serving.bento.package import EXTRAS, NAME, Bento, build_options, pack, requirements
 from lipsformer.system.errors import GateError
 from tests.support.bf16 import add_bf16
 from tests.support.http.server import running
@@ -107,15 +107,25 @@ def test_requirements_are_those_of_the_installed_package(monkeypatch: pytest.Mon
         *declared["dependencies"],
         *(line for extra in declared["optional-dependencies"].values() for line in extra),
     ]
-    installed = {requirement(name) for name in (*DISTRIBUTIONS, "onnxruntime", "onnxruntime-gpu", "torch")}
+    installed = {line for extra in (*EXTRAS, "cpu", "gpu", "train") for line in requirements(extra)}
     stale = [line for line in installed if Requirement(line) not in map(Requirement, lines)]
     assert not stale, f"{stale} are not in pyproject.toml; install again: pip install -e ."
     monkeypatch.setattr(
-        metadata, "requires", lambda _: ["numpy>=2.0", "uvloop>=0.21; sys_platform != 'win32' and extra == 'x'"]
+        metadata,
+        "requires",
+        lambda _: [
+            "numpy>=2.0",
+            "typer>=0.20",
+            "uvloop>=0.21; sys_platform != 'win32' and extra == 'x'",
+            "lipsformer[x]; extra == 'y'",
+            "onnx>=1.20; extra == 'y'",
+        ],
     )
-    assert requirement("uvloop") == "uvloop>=0.21; sys_platform != 'win32'"
-    with pytest.raises(InputError, match=r"does not require pillow; install it again"):
-        requirement("pillow")
+    assert requirements() == ["numpy>=2.0"]
+    assert requirements("x") == ["numpy>=2.0", "uvloop>=0.21; sys_platform != 'win32'"]
+    assert requirements("y") == ["numpy>=2.0", "onnx>=1.20"]
+    with pytest.raises(InputError, match=r"has no extra serve; install it again"):
+        requirements("serve")
 
 
 def test_bentofile_says_what_the_command_says(trained: Trained) -> None:
@@ -143,10 +153,10 @@ def test_a_gpu_image_gets_the_tensorrt_of_its_verified_engines(trained: Trained)
         parity={"passed": True},
         built={"version": "10.13.2.6"},
     )
-    assert requirement("onnxruntime-gpu") in packages()
-    assert requirement("onnxruntime") not in packages()
+    assert "onnxruntime-gpu[cuda,cudnn]>=1.24" in packages()
+    assert not [line for line in packages() if line.startswith("onnxruntime>")]
     assert not [line for line in packages() if line.startswith(("torch", "tensorrt"))]
-    assert {"tensorrt==10.13.2.6", "torch>=2.13"} <= set(packages(engine))
+    assert {"tensorrt==10.13.2.6", "torch>=2.11"} <= set(packages(engine))
     unverified = dataclasses.replace(engine, parity={"passed": False, "reason": "no GPU"})
     assert packages(unverified) == packages()
     assert environment_of(manifest, gpu=True)["LIPSFORMER_DEVICE"] == "cuda"
@@ -155,15 +165,12 @@ def test_a_gpu_image_gets_the_tensorrt_of_its_verified_engines(trained: Trained)
     assert environment_of(manifest, precision="fp32")["LIPSFORMER_PRECISION"] == "fp32"
 
 
-def test_a_cpu_image_gets_openvino_if_the_bundle_has_bf16(
-    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("lipsformer.serving.bento.package.requirement", lambda distribution: distribution)
+def test_a_cpu_image_gets_openvino_if_the_bundle_has_bf16(trained: Trained, tmp_path: Path) -> None:
     plain = read_manifest(trained.bundle)
     with_bf16 = read_manifest(add_bf16(trained.bundle, tmp_path / "bundle", speedup={}))
     found = [build_options(manifest)["python"]["packages"] for manifest in (plain, with_bf16)]
-    assert {*found[1]} - {*found[0]} == {"openvino"}
-    assert "openvino" not in build_options(with_bf16, gpu=True)["python"]["packages"]
+    assert {*found[1]} - {*found[0]} == {"openvino>=2026.4"}
+    assert "openvino>=2026.4" not in build_options(with_bf16, gpu=True)["python"]["packages"]
 
 
 def environment_of(manifest: Manifest, **options: Any) -> dict[str, str]:

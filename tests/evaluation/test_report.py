@@ -22,8 +22,9 @@ from lipsformer.evaluation.report import confusion, mistakes
 from lipsformer.evaluation.report.classes_table import class_table
 from lipsformer.evaluation.report.text import elide, fit, inches
 from lipsformer.evaluation.report.write import write_report
-from lipsformer.images.preprocessing import Preprocessing
+from lipsformer.images.preprocessing import Pixels, Preprocessing
 from lipsformer.images.samples import SAMPLES
+from lipsformer.inference.heat_map import HeatMap
 from lipsformer.system.errors import InputError
 from lipsformer.train.listeners import curves as report
 from lipsformer.train.metrics import EpochMetrics
@@ -165,6 +166,32 @@ def test_the_photos_are_those_that_the_network_sees(tmp_path: Path, monkeypatch:
     mistakes.plot_mistakes(tmp_path / "m.png", predictions, split, ("cat", "dog"), PREPROCESSING, "title")
     assert len(drawn) == 1
     assert (drawn[0] == PREPROCESSING.apply(split.open(3))).all()
+
+
+def test_heat_maps_are_next_to_the_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: list[str]) -> None:
+    class Spotlight:
+        """The token of the class's own number spoke for it."""
+
+        stage = 4
+
+        def explain(self, pixels: Pixels, index: int) -> HeatMap:
+            found = np.zeros((2, 2), np.float32)
+            found.flat[index] = 1.0
+            return HeatMap(contributions=found, index=index, logit=1.0, bias=0.0, stage=4)
+
+    split, drawn = photos(tmp_path / "data", 2, ("cat", "dog")), list[np.ndarray]()
+    monkeypatch.setattr("matplotlib.axes.Axes.imshow", lambda _, pixels: drawn.append(pixels))
+    (tmp_path / "data" / "cat" / "cat-0.jpg").unlink()
+    predictions = answers((0, 1), (0, 0), (1, 1), (1, 0), classes=2)
+    mistakes.plot_mistakes(
+        tmp_path / "m.png", predictions, split, ("cat", "dog"), PREPROCESSING, "title", explainer=Spotlight()
+    )
+    photo, drawing = drawn  # the other mistake can no longer be read
+    assert (photo == PREPROCESSING.apply(split.open(3))).all()
+    red, blue = (drawing[..., channel].astype(int) for channel in (0, 2))
+    warmth = red - blue
+    assert warmth[:16, :16].mean() > 2 * warmth[16:, 16:].mean() + 50  # the predicted class is the first
+    assert "All 2 mistakes, worst first. Orange spoke for them, blue against" in texts
 
 
 def test_a_sheet_without_mistakes_says_so(tmp_path: Path, texts: list[str]) -> None:

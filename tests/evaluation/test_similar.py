@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from lipsformer.evaluation.similar import FeatureTable
+from lipsformer.inference.bulk.output import Output
 from lipsformer.inference.bulk.rows import Refusal, Row
-from lipsformer.inference.bulk.writers import Output
 from lipsformer.system.errors import InputError
 from tests.support.command import Run
 from tests.support.trained import Trained
@@ -62,7 +62,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such Parquet file"):
         FeatureTable(tmp_path / "none.parquet")
     (tmp_path / "text.parquet").write_text("not Parquet")
-    with pytest.raises(InputError, match="not a readable Parquet file"):
+    with pytest.raises(InputError, match="not readable Parquet"):
         FeatureTable(tmp_path / "text.parquet")
 
 

@@ -22,11 +22,11 @@ from lipsformer.model.config import ModelConfig
 from lipsformer.model.factory import build_model
 from lipsformer.model.norm import CenterNorm
 from lipsformer.model.variants import VARIANTS
-from tests.support.models.small_models import CSWIN, PLAIN_CSWIN, PLAIN_SWIN, SWIN, scrambled, small_images
+from tests.support.models.small_models import CERTIFIED, CSWIN, PLAIN_CSWIN, PLAIN_SWIN, SWIN, scrambled, small_images
 
 EXACT = 1e-12
 SEEN = 1e-6
-FORMS = {"swin": SWIN, "cswin": CSWIN, "plain swin": PLAIN_SWIN, "plain cswin": PLAIN_CSWIN}
+FORMS = {"swin": SWIN, "cswin": CSWIN, "plain swin": PLAIN_SWIN, "plain cswin": PLAIN_CSWIN, "certified": CERTIFIED}
 
 
 def pixels_for(config: ModelConfig, count: int = 3) -> Tensor:
@@ -120,6 +120,16 @@ def test_every_component_folds(
         epsilon=1e-3,  # large enough to be seen if it were left out
     )
     model = scrambled(config)
+    assert error(folded_of(model), model) < EXACT
+
+
+@pytest.mark.parametrize("norm", ["center", "layer"])
+@pytest.mark.parametrize("position", ["post", "pre"])
+@pytest.mark.parametrize("form", [CERTIFIED, CSWIN.replace(residual="convex", activation="maxmin", pooling="flat")])
+def test_convex_residuals_maxmin_and_a_flat_head_fold_with_every_norm(
+    form: ModelConfig, position: str, norm: str
+) -> None:
+    model = scrambled(form.replace(norm=norm, norm_position=position))
     assert error(folded_of(model), model) < EXACT
 
 
@@ -238,4 +248,4 @@ def test_two_norms_are_the_norms() -> None:
         nn.init.normal_(norm.weight)
     x = torch.randn(5, 6, dtype=torch.float64)
     constant = torch.randn(6, dtype=torch.float64)
-    torch.testing.assert_close(TwoNorms(*norms, constant)(x), norms[1](norms[0](x)) + constant)
+    torch.testing.assert_close(TwoNorms(*norms, 1.0, constant)(x), norms[1](norms[0](x)) + constant)

@@ -54,7 +54,8 @@ def build(graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("LIPSFORMER_CACHE", str(tmp_path / "cache"))
     fake.CALLS.clear()
     nvidia.log_of.cache_clear()
-    monkeypatch.setitem(sys.modules, "tensorrt", fake)
+    for module in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, module, fake)
     monkeypatch.setattr(nvidia, "_driver_cuda", lambda: (13, 0))
     for change in fake.seen_gpu():
         monkeypatch.setattr(*change)
@@ -88,13 +89,18 @@ def test_the_engine_and_what_is_said_of_it(build: Any, graph: Path) -> None:
     assert engine_fits(facts) is None
     assert engine["profile"] == ["pixels", [1, 8, 8, 3], [6, 8, 8, 3], [6, 8, 8, 3]]
     assert engine["workspace"] == 1 << 30
-    assert engine["tf32"] is False
+    assert engine["flags"] == []  # not even TF32
     assert engine["hardware"] == "NONE"
 
 
 def test_the_gpu_is_looked_for_before_the_builder_is_made(build: Any) -> None:
     build()
     assert fake.CALLS == ["probe", "Builder", "parse", "build"]
+
+
+def test_an_engine_for_rtx_allocates_nothing_while_it_runs(build: Any) -> None:
+    _, _, engine = build(flavour="tensorrt-rtx")
+    assert engine["flags"] == ["REQUIRE_USER_ALLOCATION"]  # a CUDA graph cannot capture an allocation
 
 
 def test_hardware_compatibility_is_asked_of_tensorrt(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,7 +266,12 @@ def test_precision_is_read_from_the_graph(graph: Path, tmp_path: Path) -> None:
     assert precision_of(onnx.load(write_graph(tmp_path / "int8.onnx", [CAST, QUANTIZE], [SCALE, ZERO]))) == "int8"
 
 
-RTX_ALONE = ("ComputeCapability", "DynamicShapesKernelSpecializationStrategy", "dynamic_shapes_kernel_specialization_")
+RTX_ALONE = (
+    "ComputeCapability",
+    "DynamicShapesKernelSpecializationStrategy",
+    "REQUIRE_USER_ALLOCATION",
+    "dynamic_shapes_kernel_specialization_",
+)
 
 
 def unknown(body: list[ast.stmt], owner: Any) -> list[str]:

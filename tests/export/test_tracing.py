@@ -33,8 +33,7 @@ class Function(nn.Module):
 def graph_of(function: Callable[..., Tensor], example: Tensor) -> onnx.ModelProto:
     graph = trace(
         Function(function),
-        example,
-        input_name="in",
+        {"in": example},
         output_names=("out", "second")[: len(Function(function)(example))],
         opset=20,
     )

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from lipsformer import load_predictor
 from lipsformer.bundle.manifest import read_manifest
 from lipsformer.export import verify_bundle
-from lipsformer.serving.pipeline.inference import LoadedBundle
+from lipsformer.serving.pipeline.loaded_bundle import LoadedBundle
 from lipsformer.serving.settings import Settings
 from lipsformer.system.atomic import sha256_of
 from lipsformer.system.errors import GateError, InputError

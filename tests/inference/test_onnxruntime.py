@@ -1,14 +1,15 @@
-"""ONNX Runtime on the CPU: one answer for an image, whatever its batch and the number of threads."""
+"""ONNX Runtime: one answer for an image, whatever its batch and the number of threads; the options of CUDA."""
 
 from __future__ import annotations
 
 import gc
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
 
-from lipsformer.inference.runtimes import OnnxRuntime, Outputs, Pixels
+from lipsformer.inference.runtimes import CUDA, OnnxRuntime, Outputs, Pixels, import_onnxruntime, open_session
 from tests.support.trained import Trained
 
 SIZE = 32
@@ -86,3 +87,14 @@ def test_threads_end_with_the_runtime(trained: Trained) -> None:
     for thread in started:
         thread.join(timeout=10)
         assert not thread.is_alive()
+
+
+def test_cuda_computes_in_float32_and_starts_fast(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    ort = import_onnxruntime()
+    opened: list[Any] = []
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA])
+    monkeypatch.setattr(ort, "preload_dlls", lambda: None)
+    monkeypatch.setattr(ort, "set_default_logger_severity", lambda severity: None)
+    monkeypatch.setattr(ort, "InferenceSession", lambda model, options, providers: opened.append(providers))
+    open_session(trained.bundle / "ort-fp32.onnx", cuda=True)
+    assert opened == [[(CUDA, {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}), "CPUExecutionProvider"]]

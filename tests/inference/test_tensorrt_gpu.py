@@ -1,4 +1,4 @@
-"""What only a GPU can show: engines answer as the checkpoint does. `pytest -m gpu` runs these alone.
+"""What only a GPU can show: every runtime on it answers as the checkpoint does. `pytest -m gpu` runs these alone.
 
 They have not run yet, since no machine of ours has a GPU: whoever has one proves the GPU side with that command.
 """
@@ -161,6 +161,13 @@ def test_a_damaged_engine_is_refused_and_the_process_lives(engine: tuple[Path, B
     (damaged := tmp_path / path.name).write_bytes(content)
     with pytest.raises(GateError, match="SHA-256 is not the manifest's"):
         TensorRtRuntime(damaged, file)
+
+
+def test_pytorch_on_cuda_answers_as_on_the_cpu(checkpoint: Any, pixels: Pixels, wanted: Any) -> None:
+    on_cuda = TorchRuntime(checkpoint, "cuda")
+    for batch in (1, 3, MAX_BATCH):
+        found = np.concatenate([on_cuda.infer(pixels[i : i + batch]).logits for i in range(0, len(pixels), batch)])
+        assert error(found, wanted) <= LIMITS["fp32"]
 
 
 def test_onnx_runtime_on_cuda_answers_as_the_checkpoint_does(graph: Path, pixels: Pixels, wanted: Any) -> None:

@@ -21,12 +21,12 @@ from lipsformer.integrations.timm import TimmLipsFormer, registry
 from lipsformer.integrations.timm import model as timm_model
 from lipsformer.model.blocks import LipsFormer
 from lipsformer.model.factory import build_model
-from lipsformer.model.variants import ALIASES, VARIANTS, make_config
+from lipsformer.model.variants import make_config
 from lipsformer.train import load_recipe
 from lipsformer.train.optim.param_groups import param_groups
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "model.md"
-NAMES = [*VARIANTS, *ALIASES]
+NAMES = registry.NAMES
 # Maps of 8, 4, 2 and 1 tokens a side.
 SMALL: dict[str, Any] = {"embed_dim": 8, "depths": (1, 2, 2, 1), "num_heads": (2, 2, 4, 4), "patch_size": 4}
 FORMS = ["lipsformer_swin_nano", "lipsformer_cswin_nano", "swin_nano", "cswin_nano"]

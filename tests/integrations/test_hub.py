@@ -138,10 +138,10 @@ def test_the_card_says_what_the_checkpoint_knows(pushed: HubServer, trained: Tra
 
 
 def test_the_card_says_how_far_to_trust_the_scores(trained: Trained, choosy: Trained) -> None:
-    plain = write_model_card(load_checkpoint(trained.checkpoint), REPOSITORY)
+    plain = write_model_card(load_checkpoint(trained.checkpoint), "title", "usage")
     assert "Not calibrated" in plain
     assert "it gives every image one of them" in plain
-    card = write_model_card(load_checkpoint(choosy.checkpoint), REPOSITORY)
+    card = write_model_card(load_checkpoint(choosy.checkpoint), "title", "usage")
     assert "divided by the temperature 1.5." in card
     assert "if its score is at least 0.700 and the distance from the training images at most 1.000" in card
     assert "At most 5.0% of the accepted are wrong, with a confidence of 90%" in card
@@ -288,7 +288,7 @@ def test_what_cannot_be_pushed_is_reported(server: HubServer, trained: Trained, 
 
 def test_a_missing_extra_is_reported(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    assert "run `pip install 'lipsformer[hub]'`" in refusal(run, "download", NAME)
+    assert "huggingface-hub is not installed; pip install 'lipsformer[hub]'" in refusal(run, "download", NAME)
 
 
 def test_names_have_one_form() -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lipsformer.model.blocks import DepthwiseConv2d
-from lipsformer.model.cpu_ops import MOST_COLUMNS, by_columns, by_positions, depthwise_conv, weight_gradient
+from lipsformer.model.cpu_ops import MOST_COLUMNS, by_columns, by_maps, by_positions, depthwise_conv, weight_gradient
 
 
 def gradients(layer: nn.Conv2d, x: torch.Tensor) -> list[torch.Tensor]:
@@ -33,7 +33,7 @@ def test_equals_torchs_convolution_and_its_gradients(size: tuple[int, int], kern
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("gradient", [by_columns, by_positions, weight_gradient])
+@pytest.mark.parametrize("gradient", [by_columns, by_maps, by_positions, weight_gradient])
 @pytest.mark.parametrize("size", [(1, 1), (3, 7), (9, 2), (11, 12)])
 @pytest.mark.parametrize("kernel", [3, 7])
 def test_every_way_to_the_gradient_of_the_weights(

@@ -10,8 +10,17 @@ from lipsformer.model import cpu_ops
 from lipsformer.model.attention import l2_normalize
 from lipsformer.model.config import ModelConfig
 from lipsformer.model.norm import CenterNorm
-from lipsformer.model.residual import PlainResidual, ResidualScale
-from tests.support.models.small_models import CSWIN, EQUAL, PLAIN_CSWIN, PLAIN_SWIN, SWIN, random_images, scrambled
+from lipsformer.model.residual import ConvexResidual, PlainResidual, ResidualScale
+from tests.support.models.small_models import (
+    CERTIFIED,
+    CSWIN,
+    EQUAL,
+    PLAIN_CSWIN,
+    PLAIN_SWIN,
+    SWIN,
+    random_images,
+    scrambled,
+)
 
 
 def random(*shape: int) -> Tensor:
@@ -27,7 +36,9 @@ def gradients(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
     return {"logits": logits.detach()} | grads
 
 
-@pytest.mark.parametrize("config", [SWIN, CSWIN, CSWIN.replace(value_norm=True), PLAIN_SWIN, PLAIN_CSWIN], ids=str)
+@pytest.mark.parametrize(
+    "config", [SWIN, CSWIN, CSWIN.replace(value_norm=True), PLAIN_SWIN, PLAIN_CSWIN, CERTIFIED], ids=str
+)
 def test_training_computes_what_evaluation_computes(config: ModelConfig) -> None:
     model = scrambled(config)
     image = random_images(config)
@@ -82,7 +93,7 @@ def test_frozen_norms_pass_the_gradient_on() -> None:
     assert norm.weight.grad is None
 
 
-@pytest.mark.parametrize("layer", [ResidualScale(3, 0.5), PlainResidual()])
+@pytest.mark.parametrize("layer", [ResidualScale(3, 0.5), PlainResidual(), ConvexResidual()])
 def test_stochastic_depth_weighs_the_branch_of_each_image(layer: nn.Module) -> None:
-    branch, keep = torch.randn(2, 4, 4, 3), torch.tensor([0.0, 2.0]).reshape(2, 1, 1, 1)
-    torch.testing.assert_close(layer(branch, keep), layer(branch) * keep)
+    x, branch, keep = torch.randn(2, 4, 4, 3), torch.randn(2, 4, 4, 3), torch.tensor([0.0, 2.0]).reshape(2, 1, 1, 1)
+    torch.testing.assert_close(layer(x, branch, keep), x + (layer(x, branch) - x) * keep)

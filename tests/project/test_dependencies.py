@@ -12,16 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from lipsformer.serving.bento.package import CORE, DISTRIBUTIONS
+from lipsformer.serving.bento.package import CORE, EXTRAS, requirements
+from lipsformer.system import extras
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ("lipsformer", "train", "export", "serving")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 HOMES = metadata.packages_distributions()
+OTHER_HOMES = {"opentelemetry.exporter.otlp.proto.http": ["opentelemetry-exporter-otlp-proto-http"]}
 
 # Modules of a Bento that a server does not need: engines run in PyTorch's memory, and without it there are none.
-OPTIONAL_IN_A_BENTO = {"torch", "tensorrt", "tensorrt_rtx", "onnxruntime", "openvino", "onnx", "rich", "matplotlib"}
+OPTIONAL_IN_A_BENTO = {"torch", "tensorrt", "tensorrt_rtx", "onnxruntime", "openvino", "matplotlib", "mlflow"}
 
 
 def imported(source: str) -> set[str]:
@@ -65,15 +67,38 @@ def test_what_is_imported_is_declared() -> None:
     assert undeclared(modules, lines, HOMES) == []
 
 
+def of_extra(name: str) -> set[str]:
+    """The distributions that an extra requires, with those of the extras that it includes."""
+    lines = PROJECT["optional-dependencies"][name]
+    included = [part for line in lines if line.startswith("lipsformer[") for part in re.findall(r"[\w-]+", line)[1:]]
+    return declared(lines).union(*map(of_extra, included))
+
+
+def test_the_table_of_extras_is_that_of_the_project() -> None:
+    assert {*extras.EXTRAS, "gpu", "all", "dev", "docs"} == set(PROJECT["optional-dependencies"])
+    for name, extra in extras.EXTRAS.items():
+        modules = [module for module in extra.modules if normalized(module.split(".")[0]) not in of_extra(name)]
+        assert undeclared(modules, of_extra(name), HOMES | OTHER_HOMES) == [], name
+
+
+def test_all_has_every_extra_but_alternatives() -> None:
+    (line,) = PROJECT["optional-dependencies"]["all"]
+    left_out = {"cpu", "openvino", "trt", "trt-rtx", "mlflow", "ray", "search", "timm", "trackio", "wandb"}
+    assert set(line.removeprefix("lipsformer[").removesuffix("]").split(",")) == set(extras.EXTRAS) - left_out
+
+
+def core_of_a_bento() -> set[Path]:
+    """The modules of the core that are packed into a Bento."""
+    return {file for part in CORE for file in (ROOT / "lipsformer").glob(part) if file.suffix == ".py"}
+
+
 def test_a_bento_gets_what_its_files_import() -> None:
-    files = [*(ROOT / "serving").rglob("*.py"), *(file for part in CORE for file in (ROOT / "lipsformer").glob(part))]
-    modules = modules_of(files) - OPTIONAL_IN_A_BENTO
-    assert undeclared(modules, DISTRIBUTIONS, HOMES) == []
+    modules = modules_of([*(ROOT / "serving").rglob("*.py"), *core_of_a_bento()]) - OPTIONAL_IN_A_BENTO
+    assert undeclared(modules, requirements(*EXTRAS), HOMES) == []
 
 
 def test_a_bento_has_the_modules_that_its_files_import_when_loaded() -> None:
-    core = {file for part in CORE for file in (ROOT / "lipsformer").glob(part)}
-    missing = []
+    core, missing = core_of_a_bento(), []
     for file in [*(ROOT / "serving").rglob("*.py"), *core]:
         for node in ast.parse(file.read_text()).body:  # what functions import is for other uses
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lipsformer."):
@@ -84,7 +109,7 @@ def test_a_bento_has_the_modules_that_its_files_import_when_loaded() -> None:
 
 
 def test_bentoml_stays_below_its_next_minor_version() -> None:
-    (bentoml,) = (line for line in PROJECT["dependencies"] if line.startswith("bentoml"))
+    (bentoml,) = (line for line in PROJECT["optional-dependencies"]["serve"] if line.startswith("bentoml"))
     assert bentoml == "bentoml>=1.4.39,<1.5"
 
 

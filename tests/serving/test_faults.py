@@ -28,7 +28,7 @@ from lipsformer.bundle.manifest import BundleFile, read_manifest
 from lipsformer.images.samples import SAMPLES
 from lipsformer.serving.bento.signals import on_hangup, remember_hangups
 from lipsformer.serving.observability import open_metrics
-from lipsformer.serving.pipeline.inference import LoadedBundle
+from lipsformer.serving.pipeline.loaded_bundle import LoadedBundle
 from lipsformer.serving.settings import Settings
 from lipsformer.system.errors import GateError
 from tests.serving.load_clients import TLS, asking

@@ -163,10 +163,11 @@ def test_the_names_are_those_that_dashboards_know() -> None:
     open_metrics()
     names = {metric.name: metric.type for metric in REGISTRY.collect() if metric.name.startswith("lipsformer_")}
     counters = ("requests", "refusals", "accepted", "answered", "decoder_deaths", "runtime_fallbacks", "runtime_faults",
-                "not_accepted")  # fmt: skip
+                "not_accepted", "shadow")  # fmt: skip
+    gauges = ("pending", "queue_depth", "reading", "model_info", "drift", "drift_answers", "drift_not_accepted")
     assert names == {
         **{f"lipsformer_{name}": "counter" for name in (*counters, "reloads", "worker_starts")},
-        **{f"lipsformer_{name}": "gauge" for name in ("pending", "queue_depth", "reading", "model_info")},
+        **{f"lipsformer_{name}": "gauge" for name in gauges},
         **{f"lipsformer_{name}": "histogram" for name in ("stage_seconds", "batch_size")},
     }
 
@@ -453,7 +454,7 @@ def test_unsupported_exporters_are_refused(monkeypatch: pytest.MonkeyPatch) -> N
         open_tracer({"OTEL_TRACES_EXPORTER": "zipkin"})
     with pytest.raises(InputError, match="use http/protobuf"):
         open_tracer({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})
-    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http", None)
     with pytest.raises(InputError, match=r"pip install 'lipsformer\[otlp\]'"):
         open_tracer({"OTEL_TRACES_EXPORTER": "otlp"})
 
@@ -472,7 +473,7 @@ def test_a_collector_that_is_down_holds_nothing_up(monkeypatch: pytest.MonkeyPat
 MONITORED = """
 import sys
 from pathlib import Path
-from lipsformer.inference.predictor import Classification, Prediction
+from lipsformer.inference.classification import Classification, Prediction
 from lipsformer.serving.bento.monitoring import BentoMonitor
 from lipsformer.serving.observability import Classified, Observer, RequestRecord
 

@@ -13,7 +13,7 @@ import pytest
 
 from lipsformer.serving import serve
 from lipsformer.serving import settings as settings_module
-from lipsformer.serving.pipeline.inference import LoadedBundle
+from lipsformer.serving.pipeline.loaded_bundle import LoadedBundle
 from lipsformer.serving.settings import Settings, worker_count
 from lipsformer.system.errors import GateError, InputError
 from lipsformer.system.hardware import visible_gpus

@@ -62,3 +62,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     classes = write_checkpoint(checkpoint)
     export_bundle(checkpoint, root / "bundle")
     return Trained(checkpoint=checkpoint, bundle=root / "bundle", data=root / "data", classes=classes)
+
+
+@pytest.fixture(scope="session")
+def explained(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The same with a bundle that has heat maps."""
+    from lipsformer.export import ExportSettings, export_bundle
+
+    bundle = tmp_path_factory.mktemp("explained") / "bundle"
+    export_bundle(trained.checkpoint, bundle, ExportSettings(explain=True, parity_images=14, max_batch=4))
+    return dataclasses.replace(trained, bundle=bundle)

@@ -30,11 +30,13 @@ def run_info(epochs: int, done: int = 0, top1: Sequence[float] = (), title: str 
     """A run of `epochs` epochs of ten steps, of which `done` steps are done, with these validation accuracies."""
     return RunInfo(
         title=title,
+        run_id="id",
         folder=RunFolder(Path("none")),
         recipe=load_recipe("default", {"epochs": epochs}),
         steps_per_epoch=STEPS,
         step=done,
         history=[epoch_metrics(number, value) for number, value in enumerate(top1, start=1)],
+        say=print,
     )
 
 

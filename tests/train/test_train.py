@@ -279,6 +279,9 @@ class Diary(Listener):
     def on_end(self) -> None:
         self.calls.append("end")
 
+    def on_report(self, *, finished: bool) -> None:
+        self.calls.append(f"report, {'finished' if finished else 'to be resumed'}")
+
 
 def test_a_listener_follows_a_training_and_its_resumption(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -298,6 +301,7 @@ def test_a_listener_follows_a_training_and_its_resumption(
         "epoch 1",
         *(f"step {step} of epoch 2" for step in (4, 5, 6)),
         "end",
+        "report, to be resumed",
     ]
     assert second.calls == [
         "begin at 3 after 1 epochs of lipsformer_swin_nano on photos",
@@ -305,6 +309,7 @@ def test_a_listener_follows_a_training_and_its_resumption(
         "validation 1/1",
         "epoch 2",
         "end",
+        "report, finished",
     ]
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [epoch.to_dict() for epoch in first.epochs + second.epochs]
@@ -319,11 +324,6 @@ def test_quiet_prints_the_final_line_only(photos: Path, tmp_path: Path, capsys: 
     out, err = capsys.readouterr()
     assert out == ""
     assert re.fullmatch(r".*best\.safetensors and last\.safetensors are ready.*\n", err)
-
-
-def test_events_for_tensorboard(photos: Path, tmp_path: Path) -> None:
-    train_tiny(photos, tmp_path / "run", epochs=1, tensorboard=True)
-    assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # the compiler imports what PyTorch itself deprecates

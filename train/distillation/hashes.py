@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import onnx
 import torch
-from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from torch import Tensor
 
 from lipsformer.bundle.manifest import MANIFEST_NAME
 from lipsformer.system.atomic import sha256_of
 from lipsformer.system.errors import InputError
+from lipsformer.system.extras import require
+
+if TYPE_CHECKING:
+    import onnx
 
 __all__ = ["hash_model", "hash_weights", "read_graph"]
 
@@ -47,8 +50,11 @@ def read_graph(path: Path) -> onnx.ModelProto:
     """An ONNX file without the weights that lie in other files.
 
     Raises:
-        InputError: if it is not an ONNX file.
+        InputError: if it is not an ONNX file, or the package onnx is missing.
     """
+    require("export", "onnx", what=str(path))
+    import onnx
+
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:  # noqa: BLE001 - protobuf's errors differ between its versions
@@ -60,5 +66,8 @@ def read_graph(path: Path) -> onnx.ModelProto:
 
 
 def _external_files(path: Path) -> list[Path]:
-    tensors = [tensor for tensor in read_graph(path).graph.initializer if uses_external_data(tensor)]
+    graph = read_graph(path).graph
+    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+    tensors = [tensor for tensor in graph.initializer if uses_external_data(tensor)]
     return [path.parent / name for name in sorted({ExternalDataInfo(tensor).location for tensor in tensors})]

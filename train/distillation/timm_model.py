@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lipsformer.system.errors import InputError
+from lipsformer.system.extras import require
 
 from .settings import Distillation, TeacherPreprocessing
 from .view import InputFormat
@@ -42,6 +43,7 @@ def load_timm(settings: Distillation, classes: int | None) -> tuple[nn.Module, I
         InputError: if timm is not installed, has no such model, or its weights cannot be loaded.
     """
     name, weights = settings.teacher.removeprefix(TIMM), settings.weights
+    require("timm", what=f"--teacher {settings.teacher}")
     try:
         timm, data = importlib.import_module("timm"), importlib.import_module("timm.data")
     except Exception as error:  # noqa: BLE001 - a torchvision that does not fit PyTorch fails in many ways

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from lipsformer.train.metrics import EpochMetrics, StepMetrics
 from lipsformer.train.recipe import Recipe
@@ -16,15 +16,28 @@ __all__ = ["Listener", "RunInfo"]
 class RunInfo:
     """A run as its listeners see it when it begins or resumes.
 
-    `title` names the model and the dataset. `step` and `history` are the steps and epochs done before.
+    `title` names the model and the dataset. `run_id` is the same whenever the run resumes. `step` and `history` are the
+    steps and epochs done before. `say` gives a line to the person who watches.
     """
 
     title: str
+    run_id: str
     folder: RunFolder
     recipe: Recipe
     steps_per_epoch: int
     step: int
     history: Sequence[EpochMetrics]
+    say: Callable[[str], None]
+
+    @property
+    def name(self) -> str:
+        """The name of the run folder."""
+        return self.folder.path.resolve().name
+
+    @property
+    def parameters(self) -> Mapping[str, str]:
+        """The whole recipe, by dotted key, and what is trained on what."""
+        return {"title": self.title, **{name: str(value) for name, value in self.recipe.to_flat_dict().items()}}
 
 
 class Listener:
@@ -51,3 +64,6 @@ class Listener:
 
     def on_end(self) -> None:
         """Called once after the last step, however the training ends."""
+
+    def on_report(self, *, finished: bool) -> None:
+        """Called once at the very end, when the run's files are written. A training may be `finished` or not."""

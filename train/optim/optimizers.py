@@ -12,15 +12,17 @@ from lipsformer.train.recipe import Recipe
 
 from .muon import Muon
 from .param_groups import param_groups
+from .spectral_cap import SpectralCap
 
 __all__ = ["Optimizers", "build_optimizers"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizers:
-    """The optimizers that together update all weights of a model."""
+    """The optimizers that together update all weights of a model, and the cap that they are held below, if any."""
 
     members: tuple[torch.optim.Optimizer, ...]
+    cap: SpectralCap | None = None
 
     def zero_grad(self) -> None:
         """Clears the gradients."""
@@ -37,6 +39,8 @@ class Optimizers:
         """Updates the weights from their gradients."""
         for optimizer in self.members:
             optimizer.step()
+        if self.cap is not None:
+            self.cap.hold()
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state of all parameters as flat tensors, named "<optimizer>.<parameter>.<key>"."""
@@ -74,4 +78,4 @@ def build_optimizers(model: LipsFormer, recipe: Recipe) -> Optimizers:
     ]
     if muon:
         members.append(Muon(muon, lr=recipe.peak_rate))
-    return Optimizers(tuple(members))
+    return Optimizers(tuple(members), SpectralCap(model, recipe.spectral_cap) if recipe.spectral_cap else None)

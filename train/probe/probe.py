@@ -48,11 +48,9 @@ class Probe(Training):
         if self.finished:
             return
         started = time.perf_counter()
+        self.state.sums = EpochSums(1)  # the fit is the one step of the one epoch
+        self._begin()
         with self._listening(listeners if self.distributed.is_main else ()):
-            self.state.sums = EpochSums(1)  # the fit is the one step of the one epoch
-            self._save_state()
-            if self.distributed.is_main:
-                self.folder.save_recipe(self.recipe)
             train, validation = self._features(stop)
             head = self._fit(train, validation, stop) if self.distributed.is_main else None
             self._set_head(head)

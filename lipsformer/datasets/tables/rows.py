@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lipsformer.system.errors import InputError
+from lipsformer.system.extras import require
 
 __all__ = [
     "ENDINGS",
@@ -71,11 +72,10 @@ def import_pyarrow(where: object) -> tuple[Any, Any]:
     Raises:
         InputError: if pyarrow is missing.
     """
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise InputError(f"{where}: Parquet needs pyarrow; pip install 'lipsformer[data]'") from None
+    require("data", what=str(where))
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     return pa, pq
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsformer.bundle.acceptance import AcceptanceRule, AcceptanceThresholds, FeatureSpace
+from lipsformer.bundle.reference import ReferenceHistograms
 from lipsformer.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from lipsformer.checkpoints.pretrained import resolve_model
 from lipsformer.checkpoints.save import save_checkpoint
@@ -112,7 +113,8 @@ def calibrate(
 ) -> Calibration:
     """Writes the checkpoint `model` to `output` with a temperature, and with a rule for accepting answers for a `goal`.
 
-    A rule that the checkpoint had is dropped otherwise: it belongs to the scores at the old temperature.
+    Without a goal, a rule that the checkpoint had is dropped: it belongs to the scores at the old temperature. In any
+    case the checkpoint gets histograms of its answers to the photos, with which a server compares those that it gives.
 
     Args:
         model: a .safetensors checkpoint, or the name of a trained model.
@@ -132,14 +134,14 @@ def calibrate(
     logits, features, readable = _outputs(predictor, split)
     labels = split.labels[readable]
     temperature = fit_temperature(logits, labels)
-    acceptance, outliers = None, None
+    scores = _scores(logits, temperature)
+    acceptance, outliers, distances = None, None, None
     if goal is not None:
         space = _feature_space(predictor, goal.train)
         distances = space.distances(features)
         if goal.outliers is not None:
             outlier_logits, outlier_features, _ = _outputs(predictor, goal.outliers)
             outlier_scores, outlier_distances = _scores(outlier_logits, temperature), space.distances(outlier_features)
-        scores = _scores(logits, temperature)
         thresholds = choose_thresholds(
             scores,
             logits.argmax(axis=1) == labels,
@@ -168,6 +170,7 @@ def calibrate(
         metrics=checkpoint.metrics,
         temperature=temperature,
         acceptance=acceptance,
+        reference=ReferenceHistograms.of(logits.argmax(axis=1), scores, distances, len(checkpoint.classes)),
     )
     return Calibration(
         images=len(labels),

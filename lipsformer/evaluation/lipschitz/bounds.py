@@ -7,6 +7,7 @@ Composition rules (Lip is the smallest constant, L a bound of it):
 
 * a sequence: Lip(g after f) <= L(g) L(f);
 * a residual: Lip(x + alpha f(x)) <= 1 + Lip(alpha f), with each alpha folded into its branch's last matrix;
+* a convex residual: Lip((1 - alpha) x + alpha f(x)) <= (1 - alpha) + alpha Lip(f);
 * stochastic depth is the identity, as in evaluation.
 
 The bound of each layer:
@@ -18,6 +19,7 @@ The bound of each layer:
 * LayerNorm: exact, |diag(w) (I - 11^T/D)| / sqrt(eps): its derivative is diag(w) C (I - z z^T/D) C / sqrt(var + eps)
   with C = I - 11^T/D and |z|**2 <= D, and var = 0 at constant inputs. The paper calls LayerNorm unbounded, as it
   is for eps = 0; the eps of 1e-5 makes each one cost a factor of 316;
+* MaxMin: 1, since its derivative is a permutation. Scales of channels do not commute with it, but those of pairs do;
 * GELU, x Phi(x): exact, the largest slope, at sqrt(2): Phi(sqrt 2) + sqrt(2) phi(sqrt 2) = 1.12890...;
 * cosine attention with normalized values: a theorem, with its proof in `attention.py`;
 * attention with plain values or dot products has no bound (Kim, Papamakarios and Mnih 2021), and neither has a
@@ -29,6 +31,7 @@ real arithmetic; in float32 it adds rounding noise to its outputs, which is not 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import math
@@ -38,17 +41,28 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from lipsformer.model.blocks import Block, LipsFormer, Stage
+from lipsformer.model.activation import MaxMin
+from lipsformer.model.blocks import Block, LipsFormer, PatchEmbed, Stage
 from lipsformer.model.cswin import CrossShapedAttention, StripeAttention
 from lipsformer.model.norm import CenterNorm
-from lipsformer.model.residual import ResidualScale
+from lipsformer.model.residual import ConvexResidual, ResidualScale
 from lipsformer.model.spectral import spectral_norm
 from lipsformer.model.swin import WindowAttention
 
 from .attention import attention_bound, heads_of, paper_bound
 from .convolution import convolution_norm_estimate, convolution_norms
 
-__all__ = ["GELU_SLOPE", "LEAST", "Bound", "bound_attention", "bound_block", "bound_layer", "bound_network", "flatten"]
+__all__ = [
+    "GELU_SLOPE",
+    "LEAST",
+    "Bound",
+    "bound_attention",
+    "bound_block",
+    "bound_features",
+    "bound_layer",
+    "bound_network",
+    "flatten",
+]
 
 Attention = WindowAttention | CrossShapedAttention
 
@@ -79,16 +93,34 @@ def bound_network(model: LipsFormer) -> Bound:
 
     Its parts are the embedding, the stages (blocks, then the merging), the pooling and the head.
     """
+    return _sequence("network", [*bound_features(model).parts, bound_layer(model.head, "head")])
+
+
+def bound_features(model: LipsFormer, std: Sequence[float] | None = None) -> Bound:
+    """The bound of `model` from normalized images to the features that the head reads.
+
+    With `std`, what the preprocessing divides colors by, it is that from pixels in 0..1: the division is taken together
+    with the embedding, of which it is a part.
+    """
     config = model.config
     stages = [
         _bound_stage(cast(Stage, stage), config.resolution(index), index + 1)
         for index, stage in enumerate(model.layers)
     ]
-    tokens = config.resolution(len(stages) - 1) ** 2
-    mean = _bound("mean", tokens**-0.5)  # exact: rows of length 1 / sqrt(tokens) that share no input
-    pooling = _sequence("pooling", [bound_layer(model.norm, "norm"), mean])
-    embedding = _bound_layers("embedding", model.patch_embed, config.image_size)
-    return _sequence("network", [embedding, *stages, pooling, bound_layer(model.head, "head")])
+    # the mean, exact: rows of length 1 / sqrt(tokens) that share no input
+    pool = 1.0 if config.pooling == "flat" else 1 / config.resolution(config.last_stage)
+    pooling = _sequence("pooling", [bound_layer(model.norm, "norm"), _bound(config.pooling, pool)])
+    embed = model.patch_embed if std is None else _of_pixels(cast(PatchEmbed, model.patch_embed), std)
+    embedding = _bound_layers("embedding", embed, config.image_size)
+    return _sequence("features", [embedding, *stages, pooling])
+
+
+def _of_pixels(embed: PatchEmbed, std: Sequence[float]) -> PatchEmbed:
+    """The embedding with the division by `std` in its convolution, in float64."""
+    embed = copy.deepcopy(embed).double()
+    with torch.no_grad():
+        embed.proj.weight /= torch.tensor(std, dtype=torch.float64)[:, None, None]
+    return embed
 
 
 def flatten(network: Bound) -> list[Bound]:
@@ -102,13 +134,15 @@ def bound_block(block: Block, side: int, name: str = "block") -> Bound:
     convolutions = [_bound_convolution(block, index, side) for index in range(len(block.dwconv_layers))]
     attention = bound_attention(cast(Attention, block.attn), _alpha(block.alpha1))
     mlp = _bound_mlp(block)
+    alphas = (*block.scale_layers, block.alpha1, block.alpha2)
+    *skips, skip1, skip2 = map(_skip, alphas)
     norm1, norm2 = bound_layer(block.norm1, "norm 1"), bound_layer(block.norm2, "norm 2")
-    steps = [_residual(branch) for branch in convolutions]
-    for branch, norm in ((attention, norm1), (mlp, norm2)):
+    steps = [_residual(branch, skip) for branch, skip in zip(convolutions, skips, strict=True)]
+    for branch, norm, skip in ((attention, norm1, skip1), (mlp, norm2, skip2)):
         if block.pre_norm:
-            steps.append(_residual(_sequence(branch.name, [norm, branch])))
+            steps.append(_residual(_sequence(branch.name, [norm, branch]), skip))
         else:
-            steps += [_residual(branch), norm]
+            steps += [_residual(branch, skip), norm]
     whole = _sequence(name, steps)
     reason = whole.reason and f"{name}: {whole.reason}"
     return dataclasses.replace(whole, reason=reason, parts=(*convolutions, attention, norm1, mlp, norm2))
@@ -147,29 +181,49 @@ def _lepe_norm(attention: CrossShapedAttention) -> float:
 
 
 def _bound_convolution(block: Block, index: int, side: int) -> Bound:
-    """alpha * gelu(A gelu(w * x)) for the first branch, with A the 1x1 convolution; alpha * gelu(w * x) for the second.
+    """alpha * act(A act(w * x)) for the first branch, with A the 1x1 convolution; alpha * act(w * x) for the second.
 
     The depthwise convolution acts on each channel alone and GELU on each number alone, so channel scales commute
-    with the slopes of GELU: alpha and the channels' norms go into the matrix between them.
+    with the slopes of GELU: alpha and the channels' norms go into the matrix between them. MaxMin exchanges channels c
+    and c + C / 2, so both get the larger of their two scales.
     """
     layer = cast(nn.Conv2d, block.dwconv_layers[index])
-    alpha, channels = _alpha(block.scale_layers[index]), convolution_norms(layer, side, side)
+    alpha, norms = _alpha(block.scale_layers[index]), convolution_norms(layer, side, side)
+    slope, channels = _slope(block), norms
+    if isinstance(block.activation, MaxMin):
+        alpha, channels = (_larger_of_pairs(scales) for scales in (alpha, norms))
     if index == 0:
         mixing = block.nin.weight.detach().double().flatten(1)
-        value = GELU_SLOPE**2 * spectral_norm(alpha[:, None] * mixing * channels)
+        value = slope**2 * spectral_norm(alpha[:, None] * mixing * channels)
     else:
-        value = GELU_SLOPE * float((alpha * channels).abs().max())
-    return _bound(f"convolution {index + 1}", value, **_convolution_details(layer, channels, side))
+        value = slope * float((alpha * channels).abs().max())
+    return _bound(f"convolution {index + 1}", value, **_convolution_details(layer, norms, side))
+
+
+def _larger_of_pairs(scales: Tensor) -> Tensor:
+    """For each channel the larger magnitude of its pair's scales, c and c + C / 2; a single scale stays as it is."""
+    return scales.abs() if len(scales) == 1 else scales.abs().reshape(2, -1).amax(dim=0).repeat(2)
+
+
+def _slope(block: Block) -> float:
+    return 1.0 if isinstance(block.activation, MaxMin) else GELU_SLOPE
 
 
 def _bound_mlp(block: Block) -> Bound:
     first, second = (layer.weight.detach().double() for layer in (block.mlp.fc1, block.mlp.fc2))
-    return _bound("mlp", GELU_SLOPE * spectral_norm(_alpha(block.alpha2)[:, None] * second) * spectral_norm(first))
+    return _bound("mlp", _slope(block) * spectral_norm(_alpha(block.alpha2)[:, None] * second) * spectral_norm(first))
 
 
 def _alpha(scale: nn.Module) -> Tensor:
-    """The factors of a residual branch: (C,), or (1,) for a plain one."""
+    """The factors of a residual branch: (C,), or (1,) for a plain or a convex one."""
+    if isinstance(scale, ConvexResidual):
+        return torch.sigmoid(scale.logit.detach().double())
     return scale.scale.detach().double() if isinstance(scale, ResidualScale) else torch.ones(1, dtype=torch.float64)
+
+
+def _skip(residual: nn.Module) -> float:
+    """The factor of x in a residual: 1, or 1 - alpha for a convex one."""
+    return 1.0 - float(_alpha(residual)) if isinstance(residual, ConvexResidual) else 1.0
 
 
 def _bound_stage(stage: Stage, side: int, number: int) -> Bound:
@@ -220,9 +274,10 @@ def _sequence(name: str, parts: Sequence[Bound]) -> Bound:
     return Bound(name=name, log10=math.fsum(part.log10 or 0.0 for part in parts), parts=tuple(parts))
 
 
-def _residual(branch: Bound) -> Bound:
-    """The bound of x + branch(x), without overflow."""
+def _residual(branch: Bound, skip: float) -> Bound:
+    """The bound of skip * x + branch(x), without overflow."""
     if branch.log10 is None:
         return branch
-    larger = max(0.0, branch.log10)
-    return dataclasses.replace(branch, log10=larger + math.log10(1 + 10 ** -abs(branch.log10)))
+    own = _log10(skip)
+    larger, smaller = max(own, branch.log10), min(own, branch.log10)
+    return dataclasses.replace(branch, log10=larger + math.log10(1 + 10 ** (smaller - larger)))

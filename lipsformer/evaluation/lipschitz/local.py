@@ -51,7 +51,7 @@ def network_steps(model: LipsFormer) -> list[Map]:
     inner = [
         step for stage in stages for step in (*stage.blocks, stage.downsample) if not isinstance(step, nn.Identity)
     ]
-    return [model.patch_embed, *inner, lambda x: model.norm(x).mean(dim=(1, 2)), model.head]
+    return [model.patch_embed, *inner, lambda x: model.pool(model.norm(x)), model.head]
 
 
 def jacobian_norm(

@@ -15,15 +15,20 @@ __all__ = ["Sheet"]
 
 COLUMNS, FEWEST_COLUMNS = 6, 4  # the heading needs width
 PHOTO, GAP, MARGIN, HEADING, CAPTION = 1.8, 0.2, 0.3, 0.85, 0.72  # inches
+TOUCHING = 0.04  # inches between the images of a tile
 
 
 class Sheet:
-    """A figure with room for `tiles` images in rows, each with three lines of text below it. Lengths are in inches."""
+    """A figure of `tiles` in rows, each with three lines of text below it. Lengths are in inches.
 
-    def __init__(self, tiles: int) -> None:
-        self.columns = max(FEWEST_COLUMNS, min(COLUMNS, tiles))
+    A tile has room for `photos` images next to each other.
+    """
+
+    def __init__(self, tiles: int, photos: int = 1) -> None:
+        self.columns = max(FEWEST_COLUMNS // photos, min(COLUMNS // photos, tiles))
+        self.tile = photos * (PHOTO + TOUCHING) - TOUCHING
         rows = -(-tiles // self.columns)
-        self.width = 2 * MARGIN + self.columns * (PHOTO + GAP) - GAP
+        self.width = 2 * MARGIN + self.columns * (self.tile + GAP) - GAP
         self.height = HEADING + MARGIN + (rows * (PHOTO + CAPTION + GAP) - GAP if rows else 0.6)
         self.figure = Figure(figsize=(self.width, self.height))
 
@@ -37,23 +42,24 @@ class Sheet:
         """Write a line where the images would be."""
         self._text(MARGIN, HEADING + 0.35, text, FontProperties(size=12), SECONDARY, self.width - 2 * MARGIN)
 
-    def photo(self, place: int, pixels: Pixels | None) -> None:
-        """Show an image (S, S, 3) at tile `place`, or a blank if it can no longer be read."""
+    def photo(self, place: int, *images: Pixels | None) -> None:
+        """Show images (S, S, 3) in tile `place`, or a blank for one that can no longer be read."""
         left, top = self._corner(place)
-        axes = self.figure.add_axes(
-            (
-                left / self.width,
-                1 - (top + PHOTO) / self.height,
-                PHOTO / self.width,
-                PHOTO / self.height,
+        for number, pixels in enumerate(images):
+            axes = self.figure.add_axes(
+                (
+                    (left + number * (PHOTO + TOUCHING)) / self.width,
+                    1 - (top + PHOTO) / self.height,
+                    PHOTO / self.width,
+                    PHOTO / self.height,
+                )
             )
-        )
-        axes.set_axis_off()
-        if pixels is not None:
-            axes.imshow(pixels)
-        else:
-            axes.add_patch(Rectangle((0, 0), 1, 1, color=FAINT))
-            axes.text(0.5, 0.5, "cannot be read now", ha="center", va="center", color=INK, fontsize=9)
+            axes.set_axis_off()
+            if pixels is not None:
+                axes.imshow(pixels)
+            else:
+                axes.add_patch(Rectangle((0, 0), 1, 1, color=FAINT))
+                axes.text(0.5, 0.5, "cannot be read now", ha="center", va="center", color=INK, fontsize=9)
 
     def caption(self, place: int, title: str, line: tuple[str, str, str], file: str) -> None:
         """Write three lines below tile `place`: a bold one, one whose middle is shortened to fit, and a small one."""
@@ -61,14 +67,14 @@ class Sheet:
         top += PHOTO
         plain, bold, small = FontProperties(size=9), FontProperties(size=9, weight="bold"), FontProperties(size=7)
         before, name, after = line
-        name = fit(name, plain, PHOTO - inches(before + after, plain))
-        self._text(left, top + 0.19, title, bold, INK, PHOTO)
-        self._text(left, top + 0.37, before + name + after, plain, ACCENT, PHOTO)
-        self._text(left, top + 0.53, file, small, SECONDARY, PHOTO)
+        name = fit(name, plain, self.tile - inches(before + after, plain))
+        self._text(left, top + 0.19, title, bold, INK, self.tile)
+        self._text(left, top + 0.37, before + name + after, plain, ACCENT, self.tile)
+        self._text(left, top + 0.53, file, small, SECONDARY, self.tile)
 
     def _corner(self, place: int) -> tuple[float, float]:
         row, column = divmod(place, self.columns)
-        return MARGIN + column * (PHOTO + GAP), HEADING + row * (PHOTO + CAPTION + GAP)
+        return MARGIN + column * (self.tile + GAP), HEADING + row * (PHOTO + CAPTION + GAP)
 
     def _text(self, left: float, top: float, text: str, font: FontProperties, color: str, room: float) -> None:
         self.figure.text(

@@ -8,6 +8,7 @@ from pathlib import Path
 from lipsformer.datasets import Split
 from lipsformer.evaluation.predictions import Predictions
 from lipsformer.images.preprocessing import Preprocessing
+from lipsformer.inference.heat_map import Explainer
 from lipsformer.system.atomic import atomic_write
 
 from .classes_table import class_table
@@ -26,10 +27,12 @@ def write_report(
     classes: Sequence[str],
     preprocessing: Preprocessing,
     title: str,
+    explainer: Explainer | None = None,
 ) -> None:
     """Write classes.md, confusion.png and mistakes.png into `folder`, each whole or not at all.
 
-    `predictions` belong to the images of `split`, in order. `title` names the model and the data.
+    `predictions` belong to the images of `split`, in order. `title` names the model and the data. With
+    an `explainer`, the mistakes have heat maps.
 
     Raises:
         InputError: if a file cannot be written.
@@ -37,4 +40,4 @@ def write_report(
     with atomic_write(folder / CLASSES) as draft:
         draft.write_text(class_table(predictions, classes, title), encoding="utf-8")
     plot_confusion(folder / CONFUSION, predictions, classes, title)
-    plot_mistakes(folder / MISTAKES, predictions, split, classes, preprocessing, title)
+    plot_mistakes(folder / MISTAKES, predictions, split, classes, preprocessing, title, explainer)

@@ -18,8 +18,9 @@ from lipsformer.inference.predictor import load_predictor
 from lipsformer.inference.runtimes import Logits, Outputs, Pixels, open_session
 from lipsformer.inference.runtimes.openvino import import_openvino
 from lipsformer.system.errors import InputError
+from lipsformer.system.hardware import peak_memory
 
-__all__ = ["OPERATIONS", "MatrixProduct", "MeasuredModel", "ModelFacts"]
+__all__ = ["OPERATIONS", "MatrixProduct", "MeasuredModel", "ModelFacts", "time_calls"]
 
 LIBRARIES = {
     ".safetensors": ("torch", "lipsformer.checkpoints.checkpoint", "lipsformer.model.pixel_norm"),
@@ -58,7 +59,7 @@ class MeasuredModel:
         if precision == "bf16":
             with contextlib.suppress(InputError):
                 import_openvino()
-        memory, gpu_memory = _peak_memory(), _gpu_memory(cuda)
+        memory, gpu_memory = peak_memory(), _gpu_memory(cuda)
         predictor = load_predictor(model, device, precision, threads)
         self.infer = predictor.runtime.infer
         photos = _photos(predictor.preprocessing)
@@ -67,7 +68,7 @@ class MeasuredModel:
         for batch in sorted(batches):  # rising, so that the memory of a larger one does not count for a smaller one
             for _ in range(WARM_UP_CALLS):
                 self.infer(self.pixels[:batch])
-            growth.append(_growth(memory, _peak_memory()))
+            growth.append(_growth(memory, peak_memory()))
             gpu_growth.append(_growth(gpu_memory, _gpu_memory(cuda)))
         self._facts = ModelFacts(
             provider=predictor.runtime.provider,
@@ -83,15 +84,19 @@ class MeasuredModel:
 
     def turn(self, batch: int, seconds: float) -> list[float]:
         """Seconds of each call at this batch size, for at least `seconds` and three calls."""
-        pixels = self.pixels[:batch]
-        self.infer(pixels)  # not timed: the caches hold another model's data
-        times: list[float] = []
-        end = time.perf_counter() + seconds
-        while len(times) < LEAST_CALLS or time.perf_counter() < end:
-            started = time.perf_counter()
-            self.infer(pixels)
-            times.append(time.perf_counter() - started)
-        return times
+        return time_calls(self.infer, self.pixels[:batch], seconds)
+
+
+def time_calls(infer: Callable[[Pixels], object], pixels: Pixels, seconds: float) -> list[float]:
+    """Seconds of each call on these pixels, for at least `seconds` and three calls, after one that is not timed."""
+    infer(pixels)  # the caches may hold another model's data
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < LEAST_CALLS or time.perf_counter() < end:
+        started = time.perf_counter()
+        infer(pixels)
+        times.append(time.perf_counter() - started)
+    return times
 
 
 class MatrixProduct:
@@ -143,18 +148,6 @@ def _in_batches(infer: Callable[[Pixels], Outputs], photos: Pixels, batch: int) 
     count = len(photos)
     chunks = [infer(photos[np.arange(start, start + batch) % count]).logits for start in range(0, count, batch)]
     return np.concatenate(chunks)[:count]
-
-
-def _peak_memory() -> int | None:
-    """Peak memory of this process in bytes; None where the system does not report it.
-
-    Not getrusage's ru_maxrss: on Linux that starts from the parent's.
-    """
-    status = Path("/proc/self/status")
-    if not status.is_file():
-        return None
-    line = next(line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024
 
 
 def _gpu_memory(cuda: bool) -> int | None:

@@ -8,6 +8,7 @@ import urllib.parse
 from pathlib import Path, PurePosixPath
 
 from lipsformer.system.atomic import atomic_write, write_errors
+from lipsformer.system.console import track
 from lipsformer.system.errors import InputError
 
 from .rows import OK, Refusal, Row
@@ -30,16 +31,20 @@ def copy_images(state: BulkState, folder: Path) -> None:
     Raises:
         InputError: if a file cannot be written.
     """
-    for image, (position, row) in zip(state.images(), state.rows(), strict=True):
-        if row.status in ("missing", "unreadable") or not image.file:
-            continue
-        member = image.name.rpartition(":")[2] if image.part else image.name  # of a shard or a table
-        target = folder / _folder_of(row) / _safe(PurePosixPath(member).name)
-        for free in (target, target.with_stem(f"{target.stem}-{position}")):
-            if _put(image, free):
-                break
-        else:
-            raise InputError(f"{free}: another file is there already; choose another --copy-to folder")
+    with track(f"copy to {folder}", state.counts().total()) as advance:
+        for image, (position, row) in zip(state.images(), state.rows(), strict=True):
+            if row.status not in ("missing", "unreadable") and image.file:
+                _copy(image, position, folder / _folder_of(row))
+            advance(1, "")
+
+
+def _copy(image: ListedImage, position: int, folder: Path) -> None:
+    member = image.name.rpartition(":")[2] if image.part else image.name  # of a shard or a table
+    target = folder / _safe(PurePosixPath(member).name)
+    for free in (target, target.with_stem(f"{target.stem}-{position}")):
+        if _put(image, free):
+            return
+    raise InputError(f"{free}: another file is there already; choose another --copy-to folder")
 
 
 def _folder_of(row: Row) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from lipsformer.inference.predictor import load_predictor
 from lipsformer.system.console import say
 from lipsformer.system.errors import InputError, LipsFormerError
+from lipsformer.system.extras import require
 
 from .pipeline import IN_FLIGHT, Block, Pipeline, Rows
 from .settings import BulkOptions, identity
@@ -83,10 +84,8 @@ class RayWorkers:
         self, options: BulkOptions, load: WorkerOptions, expected: dict[str, Any], address: str | None
     ) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        try:
-            self.ray = importlib.import_module("ray")
-        except ImportError:
-            raise InputError("--engine ray: Ray is not installed; pip install 'lipsformer[ray]'") from None
+        require("ray", what="--engine ray")
+        self.ray = importlib.import_module("ray")
         self.options, self.load, self.expected, self.address = options, load, expected, address
         self.nodes: list[_Node] = []
         self.changed = asyncio.Condition()
@@ -116,7 +115,7 @@ class RayWorkers:
             self.nodes.append(_Node(name=node["NodeManagerAddress"], start=start, actor=start()))
         for node in list(self.nodes):
             try:
-                own = await asyncio.wait_for(_result(node.actor.start.remote()), START_SECONDS)
+                own = await asyncio.wait_for(node.actor.start.remote(), START_SECONDS)
             except TimeoutError:
                 self.nodes.remove(node)
                 say(
@@ -144,7 +143,7 @@ class RayWorkers:
             node = await self._free_node()
             actor = node.actor
             try:
-                rows: Rows = await _result(actor.compute.remote(block))
+                rows: Rows = await actor.compute.remote(block)
             except self.ray.exceptions.RayTaskError as error:
                 raise LipsFormerError(f"{node.name}: {_cause(error)}; run the same command again to resume") from None
             except self.ray.exceptions.RayError:
@@ -159,9 +158,12 @@ class RayWorkers:
     async def close(self) -> None:
         """Ends all workers, and leaves the cluster."""
         for node in self.nodes:
-            with contextlib.suppress(self.ray.exceptions.RayError):
-                self.ray.kill(node.actor)
+            self._end(node)
         self.ray.shutdown()
+
+    def _end(self, node: _Node) -> None:
+        with contextlib.suppress(self.ray.exceptions.RayError):
+            self.ray.kill(node.actor)
 
     def _starter(self, node: dict[str, Any]) -> Callable[[], Any]:
         """A function that starts a worker on a node."""
@@ -188,23 +190,22 @@ class RayWorkers:
 
     async def _replace(self, node: _Node, actor: Any) -> None:
         """Starts the worker of a node again, once for all blocks that it had; a node that is gone is left out."""
-        if node.actor is not actor or node not in self.nodes:
-            return
-        node.restarts += 1
-        node.actor = node.start()
-        ready = node.actor.start.remote()
-        try:
-            if node.restarts > RESTARTS:
-                raise TimeoutError
-            await asyncio.wait_for(_result(ready), START_SECONDS)
-        except (TimeoutError, self.ray.exceptions.RayError):
-            if node in self.nodes:
+        while node in self.nodes and node.actor is actor:
+            if node.restarts == RESTARTS:
                 self.nodes.remove(node)
-            say(f"{node.name}: its worker is gone; the others compute its images", always=True)
-
-
-async def _result(reference: Any) -> Any:
-    return await reference
+                self._end(node)  # blocks that wait for it go to the others
+                say(f"{node.name}: its worker is gone; the others compute its images", always=True)
+                return
+            node.restarts += 1
+            node.actor = actor = node.start()
+            try:
+                await asyncio.wait_for(actor.start.remote(), START_SECONDS)
+            except TimeoutError:
+                node.restarts = RESTARTS
+            except self.ray.exceptions.RayError:
+                continue
+            else:
+                return
 
 
 def _cause(error: BaseException) -> str:

@@ -1,32 +1,25 @@
-"""Images by URL: on web servers, and in object stores (S3, Google Cloud Storage, Azure) through obstore."""
+"""Images by URL: on web servers and in object stores."""
 
 from __future__ import annotations
 
-import functools
-import importlib
 import io
 from collections.abc import Iterator
-from typing import Any
 
 from lipsformer.datasets.left_out import LeftOut
 from lipsformer.images.formats import EXTENSIONS
 from lipsformer.images.open import ImageLimits, check_bytes
-from lipsformer.system.download import open_url, read_chunk
 from lipsformer.system.errors import InputError
 
-__all__ = ["is_object", "is_remote", "object_urls", "read_url"]
+from .stores import is_object, place, store_errors
 
-WEB, STORES = ("http://", "https://"), ("s3://", "gs://", "az://")
+__all__ = ["WEB", "is_remote", "object_urls", "read_url"]
+
+WEB = ("http://", "https://")
 
 
 def is_remote(name: str) -> bool:
     """Whether `name` is a URL of an image, or of a prefix in an object store."""
-    return name.lower().startswith((*WEB, *STORES))
-
-
-def is_object(name: str) -> bool:
-    """Whether `name` is in an object store."""
-    return name.lower().startswith(STORES)
+    return name.lower().startswith(WEB) or is_object(name)
 
 
 def object_urls(url: str) -> Iterator[str]:
@@ -40,9 +33,9 @@ def object_urls(url: str) -> Iterator[str]:
     if url.lower().endswith(EXTENSIONS):
         yield url
         return
-    store, root, prefix = _place(url)
+    store, root, prefix = place(url)
     left_out = LeftOut()
-    try:
+    with store_errors(url, "listed"):
         for page in store.list(prefix.strip("/") or None):
             for entry in page:
                 path = entry["path"]
@@ -50,8 +43,6 @@ def object_urls(url: str) -> Iterator[str]:
                     yield f"{root}/{path}"
                 else:
                     left_out.add("extension", path)
-    except (OSError, ValueError, _errors()) as error:
-        raise InputError(f"{url}: cannot be listed ({_reason(error)}); check the URL and the credentials") from None
     left_out.report(url)
 
 
@@ -66,6 +57,8 @@ def read_url(url: str) -> bytes | None:
 
 
 def _read_web(url: str) -> bytes | None:
+    from lipsformer.system.download import open_url, read_chunk
+
     shown, limits = url.partition("?")[0], ImageLimits()
     try:
         response = open_url(url)
@@ -83,45 +76,11 @@ def _read_web(url: str) -> bytes | None:
 
 
 def _read_object(url: str) -> bytes | None:
-    store, _, path = _place(url)
-    try:
-        found = store.get(path)
+    store, _, path = place(url)
+    with store_errors(url, "fetched"):
+        try:
+            found = store.get(path)
+        except FileNotFoundError:
+            return None
         check_bytes(found.meta["size"], url)
         return bytes(found.bytes())
-    except FileNotFoundError:
-        return None
-    except InputError:
-        raise
-    except (OSError, ValueError, _errors()) as error:
-        raise InputError(f"{url}: cannot be fetched ({_reason(error)}); check credentials and network") from None
-
-
-def _place(url: str) -> tuple[Any, str, str]:
-    """The store of a URL, the URL of its root, and the path in it. Azure's root is an account and a container."""
-    scheme, _, rest = url.partition("://")
-    parts = rest.split("/", 2 if scheme.lower() == "az" else 1)
-    path = parts.pop() if len(parts) == (3 if scheme.lower() == "az" else 2) else ""
-    root = f"{scheme}://{'/'.join(parts)}"
-    return _store(root), root, path
-
-
-@functools.cache
-def _store(root: str) -> Any:
-    """The object store of a bucket; credentials and endpoint come from its usual environment variables."""
-    try:
-        obstore = importlib.import_module("obstore.store")
-    except ImportError:
-        raise InputError(f"{root}: object stores need obstore; pip install 'lipsformer[cloud]'") from None
-    try:
-        return obstore.from_url(root)
-    except (OSError, ValueError, _errors()) as error:
-        raise InputError(f"{root}: not a usable store ({_reason(error)}); check the URL and the credentials") from None
-
-
-def _errors() -> type[Exception]:
-    base: type[Exception] = importlib.import_module("obstore.exceptions").BaseError
-    return base
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).partition("Debug source")[0].split())[:200] or type(error).__name__

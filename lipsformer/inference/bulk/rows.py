@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any, NamedTuple, Self
 
 from lipsformer.images.open import ImageError
-from lipsformer.inference.predictor import Classification
+from lipsformer.inference.classification import Classification
 from lipsformer.inference.runtimes import Features
 
 __all__ = ["OK", "Refusal", "Row", "text"]

@@ -64,6 +64,7 @@ class BulkOptions:
         part: which part of the images.
         max_failures: how many images may be refused; None for any number.
         copy_to: a folder to sort the images into.
+        state: the folder of the state; None for that of OUT, or the current one if OUT is in an object store.
 
     Raises:
         InputError: if a value is out of range.
@@ -77,6 +78,7 @@ class BulkOptions:
     part: Part = dataclasses.field(default_factory=Part)
     max_failures: int | None = None
     copy_to: Path | None = None
+    state: Path | None = None
 
     def __post_init__(self) -> None:
         if self.top_k < 1:

@@ -6,30 +6,26 @@ import dataclasses
 import glob
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lipsformer.datasets.file_part import read_part
 from lipsformer.datasets.left_out import LeftOut
 from lipsformer.datasets.shards.braces import expand
-from lipsformer.datasets.shards.remote_shards import fetch_shards
 from lipsformer.datasets.shards.tar_members import COMPRESSED, image_places
-from lipsformer.datasets.tables.columns import image_column
-from lipsformer.datasets.tables.packed_images import PackedImages
-from lipsformer.datasets.tables.rows import binary_columns, column_names, import_pyarrow, read_rows
 from lipsformer.datasets.walk import images_below
 from lipsformer.images.open import ImageError, read_image
 from lipsformer.system.errors import InputError
 
-from .remote import is_object, is_remote, object_urls, read_url
+from .remote import is_remote, object_urls, read_url
 from .rows import Refusal, text
+from .stores import WILD, is_object
 
 __all__ = ["STDIN", "ListedImage", "list_images"]
 
 STDIN = "-"
 SHARDS = (".tar", *COMPRESSED)
 PARQUET = ".parquet"
-WILD = "*?["
 PIECE = 64 * 1024  # bytes of names from stdin
 
 
@@ -61,7 +57,7 @@ class ListedImage:
             return _missing() if gone else _unreadable(error, self.name)
 
 
-def list_images(sources: Sequence[str], column: str | None = None) -> Iterator[ListedImage]:
+def list_images(sources: Iterable[str], column: str | None = None) -> Iterator[ListedImage]:
     """Yields the images of all sources, in the same order each time: as given, and folders sorted.
 
     What cannot be read is listed with its refusal. What folders and shards leave out is reported on stderr.
@@ -108,6 +104,8 @@ def _remote(url: str) -> Iterator[ListedImage]:
         for found in object_urls(url):
             yield ListedImage(name=found, file=found)
     elif url.partition("?")[0].lower().endswith(SHARDS):
+        from lipsformer.datasets.shards.remote_shards import fetch_shards
+
         for shard in expand(str(fetch_shards(url))):
             yield from _shard(Path(shard))
     else:
@@ -143,6 +141,10 @@ def _shard(path: Path) -> Iterator[ListedImage]:
 
 
 def _table(path: Path, column: str | None) -> Iterator[ListedImage]:
+    from lipsformer.datasets.tables.columns import image_column
+    from lipsformer.datasets.tables.packed_images import PackedImages
+    from lipsformer.datasets.tables.rows import binary_columns, column_names, import_pyarrow, read_rows
+
     import_pyarrow(path)
     try:
         names, binary = column_names(path), binary_columns(path)

@@ -29,12 +29,14 @@ PRAGMAS = (
     "PRAGMA synchronous = NORMAL",
     "PRAGMA cache_size = -512",  # KiB: rows are read and written in order
 )
+COLUMNS = (
+    "position INTEGER PRIMARY KEY", "name BLOB NOT NULL", "file BLOB NOT NULL", "offset INTEGER", "size INTEGER",
+    "status TEXT", "detail TEXT", "top_k TEXT", "accepted INTEGER", "width INTEGER", "height INTEGER", "features BLOB",
+)  # fmt: skip
 TABLES = (
     f"PRAGMA application_id = {APPLICATION}",
     "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE images (position INTEGER PRIMARY KEY, name BLOB NOT NULL, file BLOB NOT NULL, offset INTEGER, "
-    "size INTEGER, status TEXT, detail TEXT, top_k TEXT, accepted INTEGER, width INTEGER, height INTEGER, "
-    "features BLOB)",
+    f"CREATE TABLE images ({', '.join(COLUMNS)})",
 )
 CHANGED, START_AGAIN = "the images have changed", "remove this file to start from the beginning"
 RESULTS = "status, detail, top_k, accepted, width, height, features"
@@ -43,11 +45,11 @@ RESULTS = "status, detail, top_k, accepted, width, height, features"
 class BulkState:
     """An open state file, which no other process can open meanwhile. Use it in a `with` block, in one thread.
 
-    `facts` are the settings that it was begun with, as plain data.
+    `facts` are the settings that it was begun with, as plain data. Messages call it `name`, by default its path.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, name: str | None = None) -> None:
+        self.path, self.name = path, name or str(path)
         try:
             self._database = sqlite3.connect(path, timeout=0, isolation_level=None)
             new = self._one("SELECT count(*) FROM sqlite_master") == 0
@@ -63,9 +65,9 @@ class BulkState:
                 name: json.loads(value) for name, value in self._database.execute("SELECT * FROM facts")
             }
         except sqlite3.OperationalError as error:
-            raise InputError(_unusable(path, error)) from None
+            raise InputError(_unusable(self.name, error)) from None
         except sqlite3.DatabaseError as error:
-            raise InputError(f"{path}: not a usable state ({error}); {START_AGAIN}") from None
+            raise InputError(f"{self.name}: not a usable state ({error}); {START_AGAIN}") from None
 
     def __enter__(self) -> Self:
         return self
@@ -99,7 +101,7 @@ class BulkState:
         """
         last = self._one("SELECT max(position) FROM images")
         if last is not None and last >= total:
-            raise InputError(f"{self.path}: {CHANGED}: there are only {total:,} now; {START_AGAIN}")
+            raise InputError(f"{self.name}: {CHANGED}: there are only {total:,} now; {START_AGAIN}")
         self.remember({"total": total, "listing_sha256": sha256})
 
     def add(self, images: Sequence[tuple[int, ListedImage]]) -> int:
@@ -120,7 +122,7 @@ class BulkState:
             name = os.fsencode(image.name)
             if known.get(position, name) != name:
                 raise InputError(
-                    f"{self.path}: {CHANGED}: {image.name} is where {os.fsdecode(known[position])} was; {START_AGAIN}"
+                    f"{self.name}: {CHANGED}: {image.name} is where {os.fsdecode(known[position])} was; {START_AGAIN}"
                 )
             status, detail = image.refusal or (None, None)
             offset, size = image.part or (None, None)
@@ -195,6 +197,19 @@ class BulkState:
         for columns in found:
             yield _listed(*columns)
 
+    def take(self, part: BulkState) -> None:
+        """Adds the images and rows of a part, and the facts of the first one."""
+        places = ", ".join("?" * len(COLUMNS))
+        with self._transaction():
+            found = part._database.execute("SELECT * FROM images")
+            self._database.executemany(f"INSERT INTO images VALUES ({places})", found)  # noqa: S608
+        if not self.facts:
+            self.remember(part.facts)
+
+    def flush(self) -> None:
+        """Writes everything into the file itself."""
+        self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def remove(self) -> None:
         """Closes and removes the file."""
         self._database.close()
@@ -212,7 +227,7 @@ class BulkState:
                 self._database.execute("BEGIN IMMEDIATE")
                 yield
         except sqlite3.OperationalError as error:
-            raise InputError(_unusable(self.path, error)) from None
+            raise InputError(_unusable(self.name, error)) from None
 
 
 def _listed(name: bytes, file: bytes, offset: int | None, size: int | None) -> ListedImage:
@@ -220,7 +235,7 @@ def _listed(name: bytes, file: bytes, offset: int | None, size: int | None) -> L
     return ListedImage(name=os.fsdecode(name), file=os.fsdecode(file), part=part)
 
 
-def _unusable(path: Path, error: sqlite3.OperationalError) -> str:
+def _unusable(name: str, error: sqlite3.OperationalError) -> str:
     if "locked" in str(error):
-        return f"{path}: another process is working on it; wait for it, or choose another --output"
-    return f"{path}: cannot be written ({error}); check the path, its permissions and the free space"
+        return f"{name}: another process is working on it; wait for it, or choose another --output"
+    return f"{name}: cannot be written ({error}); check the path, its permissions and the free space"

@@ -1,98 +1,61 @@
-"""The files that rows are written to: Parquet (one file, or a folder of them), JSON lines and CSV."""
+"""The formats of rows: Parquet (one file, or a folder of them), JSON lines and CSV."""
 
 from __future__ import annotations
 
 import csv
-import dataclasses
+import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from lipsformer.datasets.tables.rows import import_pyarrow
-from lipsformer.system.atomic import atomic_directory, atomic_write, taken
-from lipsformer.system.errors import InputError
 
 from .rows import Row
 
-__all__ = ["Output"]
+__all__ = ["ENDINGS", "FEATURES_SHA256", "METADATA", "PARQUET", "write_file", "write_folder"]
 
-ENDINGS = (".parquet", ".jsonl", ".csv")
+PARQUET = ".parquet"
+ENDINGS = (PARQUET, ".jsonl", ".csv")
 COLUMNS = ("name", "status", "detail", "label", "index", "score", "accepted", "top_k", "width", "height")
 GROUP = 1024  # rows of a Parquet row group
 ROWS_PER_FILE = 24 * GROUP  # in a folder
 REPEATED = ["status", "label", "top_k.list.element.label"]  # columns that a dictionary makes smaller
 SELECTIVE = ["name", "status", "label", "index", "score", "accepted", "width", "height"]  # readers filter by these
-METADATA = b"lipsformer"  # its key in Parquet
+METADATA, FEATURES_SHA256 = b"lipsformer", b"lipsformer_features_sha256"  # keys in Parquet
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Output:
-    """Where rows go. `ending` is that of the file, or "" for a folder of Parquet files."""
+def write_file(
+    draft: Path, rows: Iterable[Row], features: int | None, metadata: Mapping[str, Any], ending: str
+) -> None:
+    """Writes rows into a new file; `ending` is its kind. The bytes depend on nothing else.
 
-    path: Path
-    ending: str
+    Args:
+        draft: the file.
+        rows: in order.
+        features: how many each row has, None for none.
+        metadata: plain data for Parquet's metadata.
+        ending: ".parquet", ".jsonl" or ".csv".
+    """
+    if ending == PARQUET:
+        _write_parquet(draft, rows, features, metadata)
+    elif ending == ".jsonl":
+        _write_json_lines(draft, rows, features)
+    else:
+        _write_csv(draft, rows, features)
 
-    @classmethod
-    def of(cls, text: str) -> Self:
-        """The file or folder that `--output` names.
 
-        Raises:
-            InputError: if it has another ending, or needs pyarrow, which is missing.
-        """
-        path = Path(text)
-        ending = "" if text.endswith("/") else path.suffix.lower()
-        if ending not in ("", *ENDINGS) or not path.name:
-            raise InputError(
-                f"--output {text}: write a file that ends in {', '.join(ENDINGS)}, or a folder (end it in /)"
-            )
-        if ending in ("", ".parquet"):
-            import_pyarrow(text)
-        return cls(path=path, ending=ending)
-
-    def exists(self) -> bool:
-        """Whether something is there already; an empty folder does not count."""
-        return taken(self.path)
-
-    def check_free(self) -> None:
-        """Checks that nothing is there.
-
-        Raises:
-            InputError: if something is.
-        """
-        if self.exists():
-            raise InputError(f"{self.path}: exists already; choose another OUT or remove it first")
-
-    def write(self, rows: Iterator[Row], *, features: int | None, metadata: Mapping[str, Any]) -> None:
-        """Writes all rows, at once or not at all. The bytes depend on nothing else.
-
-        Args:
-            rows: in order.
-            features: how many each row has, None for none.
-            metadata: plain data for Parquet's metadata.
-
-        Raises:
-            InputError: if it cannot be written.
-        """
-        if self.ending == "":
-            with atomic_directory(self.path) as draft:
-                for number in itertools.count():
-                    first = list(itertools.islice(rows, 1))
-                    if number and not first:
-                        break
-                    some = itertools.chain(first, itertools.islice(rows, ROWS_PER_FILE - 1))
-                    _write_parquet(draft / f"part-{number:05d}.parquet", some, features, metadata)
-            return
-        with atomic_write(self.path) as draft:
-            if self.ending == ".parquet":
-                _write_parquet(draft, rows, features, metadata)
-            elif self.ending == ".jsonl":
-                _write_json_lines(draft, rows, features)
-            else:
-                _write_csv(draft, rows, features)
+def write_folder(draft: Path, rows: Iterator[Row], features: int | None, metadata: Mapping[str, Any]) -> None:
+    """Writes rows into Parquet files of `ROWS_PER_FILE` rows in an empty folder; see `write_file`."""
+    for number in itertools.count():
+        first = list(itertools.islice(rows, 1))
+        if number and not first:
+            break
+        some = itertools.chain(first, itertools.islice(rows, ROWS_PER_FILE - 1))
+        _write_parquet(draft / f"part-{number:05d}{PARQUET}", some, features, metadata)
 
 
 def _write_json_lines(draft: Path, rows: Iterable[Row], features: int | None) -> None:
@@ -131,14 +94,17 @@ def _write_parquet(draft: Path, rows: Iterable[Row], features: int | None, metad
     plain = pa.schema(fields)
     schema = plain if features is None else plain.append(pa.field("features", pa.list_(pa.float32(), features)))
     schema = schema.with_metadata({METADATA: json.dumps(metadata, sort_keys=True).encode()})
-    rows = iter(rows)
+    rows, digest = iter(rows), hashlib.sha256()
     with pq.ParquetWriter(draft, schema, use_dictionary=REPEATED, write_statistics=SELECTIVE) as writer:
         while group := list(itertools.islice(rows, GROUP)):
             columns = pa.RecordBatch.from_pylist([row.columns() for row in group], plain).columns
             if features is not None:
                 columns.append(_feature_column(pa, group, features))
+                digest.update(b"".join(row.features or b"-" for row in group))
             writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
             del columns[:], group[:]  # or two groups would be in memory
+        if features is not None:
+            writer.add_key_value_metadata({FEATURES_SHA256: digest.hexdigest()})
 
 
 def _feature_column(pa: Any, group: list[Row], features: int) -> Any:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lipsformer.system.errors import InputError
+from lipsformer.system.extras import require
 from lipsformer.system.hardware import cores
 
 from .base import FEATURES_NAME, IMAGES_NAME, INPUT_NAME, LOGITS_NAME, ONNX_METADATA_KEY, Outputs, Pixels
@@ -25,6 +26,10 @@ ERRORS_AND_WORSE, FATAL = 3, 4  # ONNX Runtime's log severities
 # Threads wait for each other after every operator: by default they spin for tens of milliseconds and take equal blocks.
 # These spin briefly, and a thread that is behind takes fewer blocks. Measured in benchmarks/contention.
 THREADS = {"session.intra_op.spin_duration_us": "20", "session.dynamic_block_base": "4"}
+CUDA_OPTIONS = {
+    "use_tf32": "0",  # float32 means float32: TF32 has fp16's ten bits
+    "cudnn_conv_algo_search": "HEURISTIC",  # by default each new batch size waits for a long search
+}
 
 
 class OnnxRuntime:
@@ -32,8 +37,8 @@ class OnnxRuntime:
 
     On the CPU, a batch is divided equally among `threads` threads, each of which runs the whole graph. They wait for
     each other once in a batch instead of after every operator, so that a busy process next to them costs its share and
-    no more. Images that are left over, fewer than `threads`, are computed by all threads together. The graph is in
-    memory twice.
+    no more. Images that are left over, fewer than `threads`, are computed by all threads together. From the first batch
+    of `threads` images on, the graph is in memory twice.
 
     Args:
         model: the .onnx file.
@@ -70,9 +75,6 @@ class OnnxRuntime:
         self.outputs: int = outputs[0].shape[1]
         self.channels: int | None = outputs[1].shape[1] if len(outputs) > 1 else None  # of the features
         self.threads = 1 if self.provider == CUDA else threads or cores()  # that a batch is divided among
-        if self.threads > 1:
-            self.divided = open_session(model, cuda=False, threads=1)
-            self.pool = ThreadPoolExecutor(self.threads, thread_name_prefix="onnxruntime")
 
     def metadata(self) -> dict[str, Any]:
         """The metadata that the export wrote into the graph: model, classes, preprocessing, precision, largest batch.
@@ -87,12 +89,19 @@ class OnnxRuntime:
             raise InputError(f"{self.model}: no LipsFormer metadata; export it again") from None
         return metadata
 
+    @functools.cached_property
+    def _divided(self) -> tuple[Any, ThreadPoolExecutor]:
+        """The session that each thread runs on its share, and the threads."""
+        session = open_session(self.model, cuda=False, threads=1)
+        return session, ThreadPoolExecutor(self.threads, thread_name_prefix="onnxruntime")
+
     def infer(self, pixels: Pixels) -> Outputs:
         """Logits (N, K) and features (N, C) of pixels (N, S, S, 3)."""
         divided = len(pixels) - len(pixels) % self.threads if self.threads > 1 else 0
         if not divided:
             return _run(self.session, pixels)
-        outputs = list(self.pool.map(partial(_run, self.divided), np.split(pixels[:divided], self.threads)))
+        session, pool = self._divided
+        outputs = list(pool.map(functools.partial(_run, session), np.split(pixels[:divided], self.threads)))
         if divided < len(pixels):
             outputs.append(_run(self.session, pixels[divided:]))
         return Outputs.joined(outputs)
@@ -117,7 +126,7 @@ def open_session(model: Path | bytes, *, cuda: bool, threads: int | None = None)
     options.log_severity_level = ERRORS_AND_WORSE
     providers: list[Any] = ["CPUExecutionProvider"]
     if cuda and CUDA in ort.get_available_providers():
-        providers.insert(0, (CUDA, {"use_tf32": "0"}))  # float32 means float32: TF32 has fp16's ten bits
+        providers.insert(0, (CUDA, CUDA_OPTIONS))
         ort.set_default_logger_severity(FATAL)  # our own line reports a missing CUDA library; its log would add four
         with contextlib.redirect_stdout(io.StringIO()):
             ort.preload_dlls()  # from the installed CUDA packages, if any
@@ -135,8 +144,7 @@ def import_onnxruntime() -> Any:
         InputError: if it is not installed.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at import
-    try:
-        import onnxruntime
-    except ImportError:
-        raise InputError("ONNX Runtime is not installed; pip install 'lipsformer[cpu]' or 'lipsformer[gpu]'") from None
+    require("cpu")
+    import onnxruntime
+
     return onnxruntime

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lipsformer.system.errors import InputError
+from lipsformer.system.extras import require
 from lipsformer.system.hardware import CPU_INFO, bf16_instructions, cores, cpu_name
 
 from .base import FEATURES_NAME, INPUT_NAME, LOGITS_NAME, Outputs, Pixels
@@ -101,10 +102,9 @@ def import_openvino() -> Any:
     # Importing it reports the import to Google Analytics and writes into ~/intel, and no setting disables that. It
     # does neither if this package, which it requires, cannot be imported.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    try:
-        import openvino
-    except ImportError:
-        raise InputError("OpenVINO is not installed; pip install 'lipsformer[openvino]'") from None
+    require("openvino")
+    import openvino
+
     return openvino
 
 

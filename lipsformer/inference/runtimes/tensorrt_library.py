@@ -18,6 +18,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Protocol, cast
 
 from lipsformer.system.errors import InputError
+from lipsformer.system.extras import require
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -94,10 +95,9 @@ def load_tensorrt(flavour: str) -> TensorRt:
         InputError: if it is not installed, or does not load.
     """
     known = FLAVOURS[flavour]
+    require(known.extra, known.module)
     try:
         return cast("TensorRt", importlib.import_module(known.module))
-    except ModuleNotFoundError:
-        raise InputError(f"{known.title} is not installed; pip install 'lipsformer[{known.extra}]'") from None
     except Exception as error:  # noqa: BLE001 - wheels without their libraries fail in many ways
         raise InputError(
             f"{known.title} does not load ({reason([str(error)])}); "
@@ -112,10 +112,9 @@ def find_gpu(flavour: str) -> Gpu:
         InputError: if PyTorch is missing or sees no GPU, or the driver is too old for PyTorch or for TensorRT.
     """
     title = FLAVOURS[flavour].title
-    try:
-        import torch
-    except ImportError:
-        raise InputError(f"{title} needs PyTorch, whose memory it runs in; pip install torch") from None
+    require(FLAVOURS[flavour].extra, "torch", what=title)  # engines run in its memory
+    import torch
+
     if torch.version.cuda is None:
         raise InputError(f"{title} needs a GPU, and this PyTorch is built without CUDA; install PyTorch's CUDA build")
     try:

@@ -3,7 +3,11 @@
 Parameters keep LipsFormer's names, so these models and `lipsformer train` read each other's weights.
 """
 
-from .model import TimmLipsFormer, TimmLipsFormerCSwin, TimmLipsFormerSwin
-from .registry import default_cfgs
+from lipsformer.system.extras import require
+
+require("timm")
+
+from .model import TimmLipsFormer, TimmLipsFormerCSwin, TimmLipsFormerSwin  # noqa: E402
+from .registry import default_cfgs  # noqa: E402
 
 __all__ = ["TimmLipsFormer", "TimmLipsFormerCSwin", "TimmLipsFormerSwin", "default_cfgs"]

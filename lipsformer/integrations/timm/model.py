@@ -9,7 +9,7 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from lipsformer.model.blocks import LipsFormer
-from lipsformer.model.config import STAGES, ModelConfig
+from lipsformer.model.config import ModelConfig
 from lipsformer.model.cswin import LipsFormerCSwin
 from lipsformer.model.init_weights import init_weights
 from lipsformer.model.swin import LipsFormerSwin
@@ -32,20 +32,22 @@ class TimmLipsFormer(LipsFormer):
         global_pool: "avg", or "" for the map (B, H, W, C) of the last stage.
 
     Raises:
-        InputError: for another `global_pool`.
+        InputError: for another `global_pool`, or a configuration with a flat head.
     """
 
     output_fmt = "NHWC"
     in_chans = 3
 
     def __init__(self, config: ModelConfig, *, num_classes: int, drop_rate: float, global_pool: str) -> None:
+        if config.pooling != "mean":
+            raise InputError(f"pooling={config.pooling!r}: timm pools by the mean; use lipsformer.create_model")
         super().__init__(config)
         init_weights(self, config.init)
         self.num_classes = num_classes
-        self.num_features = self.head_hidden_size = config.channels(STAGES - 1)
+        self.num_features = self.head_hidden_size = config.channels(config.last_stage)
         self.feature_info = [
             {"num_chs": config.channels(stage), "reduction": config.patch_size << stage, "module": f"layers.{stage}"}
-            for stage in range(STAGES)
+            for stage in range(len(config.depths))
         ]
         self.global_pool = checked_pool(global_pool)
         self.head_drop = nn.Dropout(drop_rate)
@@ -92,8 +94,8 @@ class TimmLipsFormer(LipsFormer):
             raise InputError(f"output_fmt={output_fmt!r}: features are 'NCHW' or 'NHWC'")
         taken, last = feature_take_indices(len(self.layers), indices)
         maps = self.forward_stages(x, stages=last + 1 if stop_early else None)
-        final = self.norm(maps[-1]) if len(maps) == STAGES else maps[-1]
-        features = [final if norm and stage == STAGES - 1 else maps[stage] for stage in taken]
+        final = self.norm(maps[-1]) if len(maps) == len(self.config.depths) else maps[-1]
+        features = [final if norm and stage == self.config.last_stage else maps[stage] for stage in taken]
         if output_fmt == "NCHW":
             features = [feature.permute(0, 3, 1, 2).contiguous() for feature in features]
         return features if intermediates_only else (final, features)

@@ -22,6 +22,8 @@ from .model import TimmLipsFormer, TimmLipsFormerCSwin, TimmLipsFormerSwin
 
 __all__ = ["default_cfgs"]
 
+# timm pools by itself: a flat head has no place there.
+NAMES = tuple(name for name in (*VARIANTS, *ALIASES) if make_config(name).pooling == "mean")
 TIMM_NAMES = {"image_size": "img_size", "drop_path": "drop_path_rate"}
 
 
@@ -89,7 +91,7 @@ def data_config(config: ModelConfig, preprocessing: Preprocessing) -> dict[str, 
         "num_classes": config.num_classes,
         "input_size": (3, config.image_size, config.image_size),
         "fixed_input_size": True,
-        "pool_size": (config.resolution(STAGES - 1),) * 2,
+        "pool_size": (config.resolution(config.last_stage),) * 2,
         "crop_pct": preprocessing.crop_pct,
         "interpolation": preprocessing.interpolation,
         "mean": preprocessing.mean,
@@ -110,7 +112,7 @@ def weights_config(model: str) -> dict[str, Any]:
 def all_cfgs() -> dict[str, dict[str, Any]]:
     """`pretrained_cfg` by name and tag."""
     cfgs = {}
-    for name in (*VARIANTS, *ALIASES):
+    for name in NAMES:
         config = make_config(name)
         cfgs[name] = data_config(config, Preprocessing(image_size=config.image_size))
     for name, weights in OFFICIAL.items():
@@ -132,4 +134,4 @@ def entrypoint(name: str) -> Callable[..., nn.Module]:
 
 
 default_cfgs = generate_default_cfgs(all_cfgs())
-globals().update({name: register_model(entrypoint(name)) for name in (*VARIANTS, *ALIASES)})
+globals().update({name: register_model(entrypoint(name)) for name in NAMES})

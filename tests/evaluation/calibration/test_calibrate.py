@@ -17,7 +17,8 @@ from lipsformer.bundle.acceptance import AcceptanceRule, AcceptanceThresholds, F
 from lipsformer.datasets import open_labeled, open_unlabeled
 from lipsformer.evaluation.calibration.calibrate import AcceptanceGoal, Calibration, calibrate
 from lipsformer.export import export_bundle
-from lipsformer.inference.predictor import Classification, softmax
+from lipsformer.inference.classification import Classification
+from lipsformer.inference.predictor import softmax
 from lipsformer.system.errors import InputError
 from tests.support.command import Run
 from tests.support.trained import Trained

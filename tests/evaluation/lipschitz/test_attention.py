@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lipsformer.evaluation.lipschitz.attention import attention_bound, heads_of, paper_bound
+import lipsformer.evaluation.lipschitz.attention as bounds_of_attention
+from lipsformer.evaluation.lipschitz.attention import attention_bound, heads_of, largest_shares, paper_bound
 from lipsformer.evaluation.lipschitz.bounds import bound_attention
 from lipsformer.evaluation.lipschitz.local import jacobian_norm
 from lipsformer.model.config import CSwinConfig, SwinConfig
@@ -190,3 +191,68 @@ def test_attention_to_a_single_token_is_linear_whatever_its_kind(settings: dict[
     assert bound.log10 is not None
     assert "paper_log10" not in bound.details
     assert steepest(attention, (1, 1, 48)) <= 10**bound.log10
+
+
+# The refinement: how much of its attention a query can give to one key.
+
+
+@pytest.mark.parametrize("tau", [0.05, 0.25, 1.0, 3.0, 50.0])
+def test_no_query_gives_a_key_more_than_its_largest_share(tau: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    bias = torch.randn(1, 4, 4, dtype=torch.float64, generator=generator) * 2
+    largest = largest_shares(torch.tensor([tau], dtype=torch.float64), bias)
+    for _ in range(50):  # brute force, among extreme cosines too
+        cosines = torch.rand(4, 4, dtype=torch.float64, generator=generator) * 2 - 1
+        for scores in (cosines, cosines.sign()):
+            assert (torch.softmax(tau * scores + bias, dim=-1) <= largest * (1 + 1e-12)).all()
+    signs = 2 * torch.eye(4, dtype=torch.float64)[:, None] - 1  # for each key: 1 for it, -1 for the others
+    attained = torch.softmax(tau * signs + bias, dim=-1).amax(dim=0)
+    torch.testing.assert_close(attained, largest[0])
+
+
+def test_the_shares_of_extreme_biases_are_numbers() -> None:
+    bias = torch.tensor([[[0.0, -1e4], [1e4, 0.0]]], dtype=torch.float64)
+    for tau in (1e-6, 1e6):
+        shares = largest_shares(torch.tensor([tau], dtype=torch.float64), bias)
+        assert shares.isfinite().all()
+        assert shares[0].diagonal().tolist() == [1.0, 1.0 if tau > 1 else pytest.approx(0.0)]
+
+
+def cool(**parts: float) -> WindowAttention:
+    """One head with a small temperature and no position bias, for which the refinement matters."""
+    attention = of_free_parts(temperature=0.25, epsilon=1.0, **parts)
+    with torch.no_grad():
+        attention.relative_position_bias_table.zero_()
+    return attention
+
+
+def test_an_adversary_does_not_exceed_the_refined_bound() -> None:
+    """Gradient ascent on the norm of the Jacobian, along the direction that attains it."""
+    attention = cool(query=1.0, key=1.0, value=1.0)
+    bound = bound_attention(attention).log10
+    assert bound is not None
+    x = torch.randn(1, 2, 2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 0.3
+    norms = []
+    for _ in range(10):
+        norm, direction = jacobian_norm(attention, x)
+        norms.append(norm)
+        x = x.detach().requires_grad_()
+        image = attention(x)
+        covector = torch.zeros_like(image, requires_grad=True)
+        (pulled,) = torch.autograd.grad(image, x, covector, create_graph=True)
+        (pushed,) = torch.autograd.grad(pulled, covector, direction, create_graph=True)
+        (uphill,) = torch.autograd.grad(pushed.norm(), x)
+        x = x + 0.2 * uphill / uphill.norm()
+    assert norms[-1] > norms[0]
+    assert max(norms) <= 10**bound
+    assert max(norms) > 0.3 * 10**bound  # no empty promise
+
+
+def test_a_share_that_is_too_small_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the bound took all shares for 1/N, tokens that attend to one key would exceed it."""
+    attention, x = of_free_parts(query=1e-9, key=1e-9, value=1.0), value_worst()
+    found = jacobian_norm(attention, x)[0]
+    monkeypatch.setattr(bounds_of_attention, "largest_shares", lambda tau, bias: torch.full_like(bias, 0.25))
+    wrong = bound_attention(attention).log10
+    assert wrong is not None
+    assert found > 1.5 * 10**wrong

@@ -23,6 +23,7 @@ from lipsformer.model.config import CSwinConfig, ModelConfig, SwinConfig
 from lipsformer.model.factory import build_model
 from lipsformer.model.spectral import spectral_norm
 from tests.evaluation.lipschitz.slopes import jacobian, steepest
+from tests.support.models.small_models import CERTIFIED
 from tests.support.trained import Trained
 
 COMMON: dict[str, Any] = {"image_size": 32, "num_classes": 3, "embed_dim": 8, "depths": (2, 1, 1, 1), "epsilon": 1e-2}
@@ -37,6 +38,9 @@ BOUNDED: dict[str, ModelConfig] = {
     "in front": CSWIN.replace(norm_position="pre"),
     "layer norm in front": CSWIN.replace(norm="layer", norm_position="pre"),
     "plain residuals": SWIN.replace(residual="plain"),
+    "certified": CERTIFIED,
+    "convex in front": CSWIN.replace(residual="convex", activation="maxmin", norm_position="pre", conv_branches=2),
+    "weighted maxmin": SWIN.replace(activation="maxmin"),
 }
 
 

@@ -185,6 +185,7 @@ def test_too_many_failures_stop_it_and_more_are_allowed_later(mixed: Path, train
         (["--part", "1/2"], "--part: only with --output OUT"),
         (["--max-failures", "0"], "--max-failures: only with --output OUT"),
         (["--copy-to", "sorted"], "--copy-to: only with --output OUT"),
+        (["--state", "states"], "--state: only with --output OUT"),
     ],
 )
 def test_wrong_options_are_one_line(
@@ -215,7 +216,7 @@ def test_what_cannot_be_used_is_one_line(
     with pytest.raises(InputError, match=r"--features: .* gives no features; export it again"):
         bulk(dataclasses.replace(predictor, runtime=runtime), tmp_path / "a.csv", PHOTOS[0], features=True)
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(InputError, match=r"a.parquet: Parquet needs pyarrow; pip install 'lipsformer\[data\]'"):
+    with pytest.raises(InputError, match=r"a.parquet: pyarrow is not installed; pip install 'lipsformer\[data\]'"):
         bulk(predictor, tmp_path / "a.parquet", PHOTOS[0])
     monkeypatch.delattr(os, "memfd_create")
     with pytest.raises(InputError, match="need Linux"):

@@ -13,6 +13,7 @@ import pytest
 from lipsformer import load_predictor
 from lipsformer.images.samples import SAMPLES
 from lipsformer.inference.bulk import copies
+from lipsformer.system import console
 from lipsformer.system.errors import InputError
 from tests.support.bulk import bulk, json_rows
 from tests.support.shards import write_shard
@@ -27,8 +28,13 @@ def found(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("links", [True, False])
 def test_each_image_goes_to_its_class(
-    links: bool, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    links: bool,
+    trained: Trained,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr(console, "PLAIN_INTERVAL_SECONDS", 0.0)
     if not links:
 
         def refuse(*_: Any) -> None:
@@ -52,6 +58,7 @@ def test_each_image_goes_to_its_class(
     packed = f"{rows[-1]['label']}/{PHOTOS[0].name}"
     expected[packed if packed not in expected else packed.replace(".jpg", "-7.jpg")] = PHOTOS[1].read_bytes()
     assert found(tmp_path / "sorted") == expected
+    assert f"copy to {tmp_path / 'sorted'}: 7/8" in capsys.readouterr().err
     linked = tmp_path / "sorted" / labels[PHOTOS[2].name] / PHOTOS[2].name
     assert linked.samefile(photos / PHOTOS[2].name) == links
     bulk(predictor, tmp_path / "again.jsonl", *sources, copy_to=tmp_path / "sorted")  # nothing is there twice

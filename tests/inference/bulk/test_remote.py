@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import os
+import signal
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from lipsformer.images.samples import SAMPLES
-from lipsformer.inference.bulk import remote
+from lipsformer.inference.bulk import remote, stores
 from lipsformer.inference.bulk.sources import list_images
-from lipsformer.system.errors import InputError
+from lipsformer.system.errors import InputError, StoppedError
 from tests.support.bulk import bulk, json_rows, watched
 from tests.support.http.file_server import file_server
 from tests.support.http.object_store import ObjectStore, object_store
@@ -24,10 +24,10 @@ PHOTOS = {path.name: path.read_bytes() for path in sorted(SAMPLES.glob("*.jpg"))
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
-    remote._store.cache_clear()
+    stores._store.cache_clear()
     with object_store(monkeypatch) as server:
         yield server
-    remote._store.cache_clear()
+    stores._store.cache_clear()
 
 
 def test_a_prefix_gives_the_rows_of_the_same_folder(
@@ -63,7 +63,7 @@ def test_what_cannot_be_fetched_is_a_row(store: ObjectStore, trained: Trained, t
     assert [row["status"] for row in rows] == ["ok", "unreadable", "missing", rows[3]["status"]]
     assert rows[3]["status"] not in ("ok", "missing")
     assert "cannot be fetched" in rows[1]["detail"]
-    assert rows[1]["detail"].endswith("check credentials and network")
+    assert rows[1]["detail"].endswith("check the URL, the credentials and the network")
 
 
 def test_too_large_an_object_is_not_fetched(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,23 +75,35 @@ def test_too_large_an_object_is_not_fetched(store: ObjectStore, monkeypatch: pyt
 
 def test_a_store_that_cannot_be_listed_stops_with_one_line(store: ObjectStore) -> None:
     store.denied = {""}
-    with pytest.raises(
-        InputError, match=r"^s3://photos/in: cannot be listed \(.*\); check the URL and the credentials$"
-    ):
+    message = r"^s3://photos/in: cannot be listed \(.*\); check the URL, the credentials and the network$"
+    with pytest.raises(InputError, match=message):
         list(list_images(["s3://photos/in"]))
 
 
-def test_images_come_before_the_whole_store_is_listed(store: ObjectStore) -> None:
-    store.objects = {f"{number:06d}.jpg": b"" for number in range(20_000)}
-    names = [image.name for image in itertools.islice(list_images(["s3://photos"]), 10)]
-    assert names == [f"s3://photos/{number:06d}.jpg" for number in range(10)]
-    assert store.pages < 10
+def test_100_000_names_do_not_stall_the_start(
+    store: ObjectStore, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = next(iter(PHOTOS.values()))
+    store.objects = {f"{number:06d}.jpg": photo for number in range(100_000)}
+    store.held = 4
+
+    def stop(batch: int) -> None:
+        store.released.set()  # the fourth page of a hundred waits for the first batch
+        if batch == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(StoppedError):
+        bulk(watched(trained.bundle, stop)[0], tmp_path / "rows.jsonl", "s3://photos")
+    assert store.released.is_set()
+    store.held = None
+    names = [image.name for image in list_images(["s3://photos"])]
+    assert names == [f"s3://photos/{number:06d}.jpg" for number in range(100_000)]
 
 
 def test_without_obstore_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    remote._store.cache_clear()
-    monkeypatch.setitem(__import__("sys").modules, "obstore.store", None)
-    with pytest.raises(InputError, match=r"object stores need obstore; pip install 'lipsformer\[cloud\]'"):
+    stores._store.cache_clear()
+    monkeypatch.setitem(__import__("sys").modules, "obstore", None)
+    with pytest.raises(InputError, match=r"obstore is not installed; pip install 'lipsformer\[cloud\]'"):
         list(list_images(["gs://photos/in"]))
 
 

@@ -18,7 +18,7 @@ from lipsformer.inference.bulk import Part, engine
 from lipsformer.inference.bulk import bulk as module
 from lipsformer.inference.bulk.state import BulkState
 from lipsformer.system.errors import InputError, StoppedError
-from tests.support.bulk import bulk, json_rows, watched
+from tests.support.bulk import bulk, forbid_repetition, json_rows, watched
 from tests.support.nursery import Nursery
 from tests.support.trained import Trained
 
@@ -160,7 +160,7 @@ def test_a_kill_between_the_last_steps(
     def die(*_: object) -> None:
         raise KilledError
 
-    for target, name in ((module, "_write"), (BulkState, "remove")):
+    for target, name in ((module, "write_rows"), (BulkState, "remove")):
         monkeypatch.setattr(target, name, die)
         with pytest.raises(KilledError):
             bulk(watched(trained.bundle)[0], output, photos)
@@ -231,21 +231,3 @@ def await_progress(state: Path) -> None:
     while not log.exists() or log.stat().st_size == 0:
         assert time.monotonic() < deadline
         time.sleep(0.005)
-
-
-def forbid_repetition(state: Path) -> int:
-    """Makes any second result of an image an error in the killed process's state; returns how many have their first."""
-    if not state.exists():
-        return 0
-    database = sqlite3.connect(state)
-    try:
-        if not database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'images'").fetchone()[0]:
-            return 0
-        database.execute(
-            "CREATE TRIGGER IF NOT EXISTS once BEFORE UPDATE OF status ON images WHEN OLD.status NOT NULL "
-            "BEGIN SELECT RAISE(ABORT, 'computed twice'); END"
-        )
-        found: int = database.execute("SELECT count(*) FROM images WHERE status NOT NULL").fetchone()[0]
-        return found
-    finally:
-        database.close()

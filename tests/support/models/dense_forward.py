@@ -25,7 +25,7 @@ Settings = Mapping[str, Any]
 
 
 def dense_forward(weights: Weights, image: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
-    """Features (B, C) and logits (B, K) of images (B, 3, S, S); `settings` is what `ModelConfig.to_dict` gives."""
+    """Features (B, C), or (B, N * C) with a flat head, and logits (B, K) of images (B, 3, S, S); `settings` is what `ModelConfig.to_dict` gives."""
     w, s = weights, settings
     overlapping = s["architecture"] == "lipsformer_cswin"
     side = s["image_size"] // s["patch_size"]
@@ -34,34 +34,46 @@ def dense_forward(weights: Weights, image: Tensor, settings: Settings) -> tuple[
     for stage, depth in enumerate(s["depths"]):
         for block in range(depth):
             x = block_forward(w, f"layers.{stage}.blocks.{block}", x, side, s, stage=stage, odd=block % 2 == 1)
-        if stage < 3:
+        if stage < len(s["depths"]) - 1:
             x = (merge_by_convolution if overlapping else merge_squares)(w, f"layers.{stage}.downsample", x, side, s)
             side //= 2
-    features = norm(w, "norm", x, s).mean(1)
+    tokens = norm(w, "norm", x, s)
+    features = tokens.reshape(len(x), -1) if s["pooling"] == "flat" else tokens.mean(1)
     return features, linear(w, "head", features)
 
 
 def block_forward(w: Weights, name: str, x: Tensor, side: int, s: Settings, *, stage: int, odd: bool) -> Tensor:
-    def scaled(scale: str, branch: Tensor) -> Tensor:
-        return branch * w[f"{name}.{scale}.scale"] if s["residual"] == "weighted" else branch
+    def add(x: Tensor, scale: str, branch: Tensor) -> Tensor:
+        if s["residual"] == "convex":
+            alpha = 1 / (1 + torch.exp(-w[f"{name}.{scale}.logit"]))
+            return (1 - alpha) * x + alpha * branch
+        return x + (branch * w[f"{name}.{scale}.scale"] if s["residual"] == "weighted" else branch)
+
+    def activation(t: Tensor, channels: int) -> Tensor:
+        if s["activation"] == "gelu":
+            return F.gelu(t)
+        pairs = torch.stack(t.chunk(2, channels)).sort(dim=0, descending=True).values
+        return torch.cat(list(pairs), channels)
 
     for index in range(s["conv_branches"]):
-        out = F.gelu(conv(w, f"{name}.dwconv_layers.{index}", to_map(x, side), padding=3, groups=x.shape[-1]))
-        out = F.gelu(conv(w, f"{name}.nin", out)) if index == 0 else out
-        x = x + scaled(f"scale_layers.{index}", to_tokens(out))
+        padding = s["conv_kernel"] // 2
+        out = conv(w, f"{name}.dwconv_layers.{index}", to_map(x, side), padding=padding, groups=x.shape[-1])
+        out = activation(out, 1)
+        out = activation(conv(w, f"{name}.nin", out), 1) if index == 0 else out
+        x = add(x, f"scale_layers.{index}", to_tokens(out))
     attend = swin_attention if s["architecture"] == "lipsformer_swin" else cswin_attention
 
     def attention(t: Tensor) -> Tensor:
-        return scaled("alpha1", linear(w, f"{name}.attn.proj", attend(w, f"{name}.attn", t, side, s, stage, odd)))
+        return linear(w, f"{name}.attn.proj", attend(w, f"{name}.attn", t, side, s, stage, odd))
 
     def mlp(t: Tensor) -> Tensor:
-        return scaled("alpha2", linear(w, f"{name}.mlp.fc2", F.gelu(linear(w, f"{name}.mlp.fc1", t))))
+        return linear(w, f"{name}.mlp.fc2", activation(linear(w, f"{name}.mlp.fc1", t), -1))
 
     if s["norm_position"] == "pre":
-        x = x + attention(norm(w, f"{name}.norm1", x, s))
-        return x + mlp(norm(w, f"{name}.norm2", x, s))
-    x = norm(w, f"{name}.norm1", x + attention(x), s)
-    return norm(w, f"{name}.norm2", x + mlp(x), s)
+        x = add(x, "alpha1", attention(norm(w, f"{name}.norm1", x, s)))
+        return add(x, "alpha2", mlp(norm(w, f"{name}.norm2", x, s)))
+    x = norm(w, f"{name}.norm1", add(x, "alpha1", attention(x)), s)
+    return norm(w, f"{name}.norm2", add(x, "alpha2", mlp(x)), s)
 
 
 def swin_attention(w: Weights, name: str, x: Tensor, side: int, s: Settings, stage: int, odd: bool) -> Tensor:
@@ -88,7 +100,7 @@ def cswin_attention(w: Weights, name: str, x: Tensor, side: int, s: Settings, st
     split, heads = s["split_sizes"][stage], s["num_heads"][stage]
     rows, columns = places(side)
     stripes = [same(columns // split), same(rows // split)]
-    if stage == 3 or split >= side:
+    if stage == len(s["depths"]) - 1 or split >= side:
         stripes = [torch.ones_like(stripes[0])]
     size, outs = x.shape[-1] // heads, []
     for head, qkv in enumerate(split_by_head(w, name, x, heads)):

@@ -38,7 +38,7 @@ class NetworkDefinitionCreationFlag(enum.IntEnum):
 
 
 class BuilderFlag(enum.Enum):
-    TF32 = 0
+    TF32, REQUIRE_USER_ALLOCATION = range(2)
 
 
 class MemoryPoolType(enum.Enum):
@@ -111,7 +111,7 @@ class TimingCache:
 
 class BuilderConfig:
     def __init__(self) -> None:
-        self.said: dict[str, Any] = {"tf32": True, "hardware": "NONE", "workspace": None}
+        self.said: dict[str, Any] = {"flags": ["TF32"], "hardware": "NONE", "workspace": None}
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "hardware_compatibility_level":
@@ -123,7 +123,10 @@ class BuilderConfig:
         return 0
 
     def clear_flag(self, flag: BuilderFlag) -> None:
-        self.said["tf32"] = False
+        self.said["flags"].remove(flag.name)
+
+    def set_flag(self, flag: BuilderFlag) -> None:
+        self.said["flags"].append(flag.name)
 
     def set_memory_pool_limit(self, pool: MemoryPoolType, size: int) -> None:
         self.said["workspace"] = size

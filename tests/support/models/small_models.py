@@ -14,6 +14,7 @@ from lipsformer.model.variants import PLAIN
 from tests.support.models.dense_forward import dense_forward
 
 __all__ = [
+    "CERTIFIED",
     "CSWIN",
     "EQUAL",
     "PLAIN_CSWIN",
@@ -33,6 +34,12 @@ SEEN = 1000 * EQUAL  # and above which a mistake stands out
 COMMON: dict[str, Any] = {"image_size": 64, "num_classes": 5, "embed_dim": 8, "depths": (1, 2, 2, 1)}
 SWIN = SwinConfig(**COMMON, num_heads=(1, 2, 2, 4), window_size=4)
 CSWIN = CSwinConfig(**COMMON, num_heads=(2, 2, 4, 4), split_sizes=(1, 2, 2, 7))
+# Two stages, and every choice that keeps the bound at 1 under a spectral cap.
+CERTIFIED = SwinConfig(
+    image_size=32, num_classes=5, embed_dim=8, depths=(2, 1), num_heads=(2, 2), window_size=4, value_norm=True,
+    epsilon=1.0, temperature=0.25, learned_scales=True, residual="convex", activation="maxmin", pooling="flat",
+    init="orthogonal", conv_branches=2, conv_kernel=3,
+)  # fmt: skip
 PLAIN_SWIN = SWIN.replace(shifted_windows=True, **PLAIN)
 PLAIN_CSWIN = CSWIN.replace(**PLAIN)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import types
 from pathlib import Path
@@ -190,7 +189,7 @@ def test_weights_for_a_timm_model_come_from_a_file(timm: list[dict[str, Any]], t
 
 def test_without_timm_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    assert re.search(r"--teacher timm:net: timm cannot be imported \(.*\); pip install timm", refusal("timm:net"))
+    assert "--teacher timm:net: timm is not installed; pip install 'lipsformer[timm]'" in refusal("timm:net")
 
 
 def test_the_hash_of_a_timm_model_is_that_of_its_weights(timm: list[dict[str, Any]]) -> None:

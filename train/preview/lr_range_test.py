@@ -20,10 +20,9 @@ from lipsformer.system import console
 from lipsformer.system.atomic import atomic_write
 from lipsformer.system.errors import InputError
 from lipsformer.system.plotting import ACCENT, PRIMARY, SECONDARY, STYLE, save_figure
-
-from .loop import take_step
-from .run import open_run
-from .run_folder import RATE_PLOT, RATE_REPORT
+from lipsformer.train.loop import take_step
+from lipsformer.train.run import open_run
+from lipsformer.train.run_folder import RATE_PLOT, RATE_REPORT
 
 __all__ = ["run_lr_range_test"]
 

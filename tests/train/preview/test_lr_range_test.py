@@ -12,7 +12,7 @@ from PIL import Image
 from lipsformer import InputError
 from lipsformer.system import console
 from lipsformer.train import run_lr_range_test
-from lipsformer.train.lr_range_test import conclude, smoothed
+from lipsformer.train.preview.lr_range_test import conclude, smoothed
 from tests.support.tiny_training import TINY, make_photos, one_thread, train_tiny
 
 

@@ -1,0 +1,1 @@
+"""Before a training: the dry run and the learning-rate range test."""
