@@ -16,8 +16,8 @@ from lipsformer.system.errors import InputError, suggest
 
 __all__ = ["PACKAGES", "ExportSettings"]
 
-# A bundle's logits may depend on the versions of these.
-PACKAGES = ("lipsformer", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "torch")
+# A bundle's answers may depend on the versions of these.
+PACKAGES = ("lipsformer", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "pillow", "torch")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
