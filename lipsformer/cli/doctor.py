@@ -140,9 +140,11 @@ def _extras(extras: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def _missing_commands(commands: Mapping[str, str | None]) -> list[str]:
     """A line for each pip command, with the commands that need it."""
-    fixes = dict.fromkeys(fix for fix in commands.values() if fix)
-    needy = {wanted: [name for name, fix in commands.items() if fix == wanted] for wanted in fixes}
-    return [f"to use {', '.join(names)}: {wanted}" for wanted, names in needy.items()]
+    names: dict[str, list[str]] = {}
+    for name, fix in commands.items():
+        if fix is not None:
+            names.setdefault(fix, []).append(name)
+    return [f"to use {', '.join(found)}: {fix}" for fix, found in names.items()]
 
 
 def _bf16() -> str:
