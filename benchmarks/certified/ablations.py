@@ -2,8 +2,9 @@
 
     python benchmarks/certified/ablations.py cifar10 OUTPUT.json --steps 150 "as the recipe" "no margin loss"
 
-Each starts from the same seed and sees the same images in the same order, mirrored and moved by up to two pixels at random.
-Certified on 2,000 test images, evenly spread. OUTPUT.json gets an entry as each one ends; those that it has are left out.
+Each starts from the same seed and sees the same images in the same order, mirrored and moved by up to two pixels at
+random. Certified on 2,000 test images, evenly spread. OUTPUT.json gets an entry as each one ends; those that it has are
+left out.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python benchmarks/certified/attack.py MODEL DATA --images 200 --steps 100 --restarts 5
 
-Each image whose answer is right is attacked by PGD within its certified radius, in float32 and in float64. For comparison
-the radius is computed again with the gradient's length at the image instead of the bound, and enlarged by 10%: a
-measured slope is no bound, and the attack finds that out.
+Each image whose answer is right is attacked by PGD within its certified radius, in float32 and in float64. For
+comparison the radius is computed again with the gradient's length at the image instead of the bound, and enlarged by
+10%: a measured slope is no bound, and the attack finds that out.
 """
 
 from __future__ import annotations

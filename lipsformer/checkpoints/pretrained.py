@@ -14,7 +14,7 @@ from .official_weights import OFFICIAL, FetchedWeights, check_sha256, fetch_offi
 __all__ = ["PRETRAINED", "fetch_model", "is_trained", "resolve_model"]
 
 FOLDER = Path(__file__).parent / "weights"
-PRETRAINED = {"lipsformer_cifar10": FOLDER / "lipsformer_cifar10.safetensors"}
+PRETRAINED = {name: FOLDER / f"{name}.safetensors" for name in ("lipsformer_cifar10", "lipsformer_cifar10_certified")}
 
 
 def resolve_model(model: str | Path) -> Path:

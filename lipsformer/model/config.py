@@ -25,7 +25,7 @@ IMAGE_SIZES = range(32, 385)
 OFFICIAL_EPSILON = 1e-24
 
 # What networks were whose files lack these fields.
-ADDED_LATER = {"activation": "gelu", "pooling": "mean", "conv_kernel": 7}
+ADDED_LATER: dict[str, Any] = {"activation": "gelu", "pooling": "mean", "conv_kernel": 7}
 
 # Wider than any network needs, and narrow enough that one can be built and computes in float32.
 Pixels = Annotated[int, Field(ge=1, le=384)]

@@ -93,9 +93,11 @@ def _sizes(radius: float | Tensor, pixels: Tensor) -> Tensor:
 
 def _unit(x: Tensor) -> Tensor:
     lengths = x.flatten(1).norm(dim=1).clamp_min(torch.finfo(x.dtype).tiny)
-    return x / lengths[:, None, None, None]
+    unit: Tensor = x / lengths[:, None, None, None]
+    return unit
 
 
 def _into_ball(change: Tensor, size: Tensor) -> Tensor:
     lengths = change.flatten(1).norm(dim=1)[:, None, None, None]
-    return change * (size / lengths.clamp_min(torch.finfo(change.dtype).tiny)).clamp_max(1.0)
+    inside: Tensor = change * (size / lengths.clamp_min(torch.finfo(change.dtype).tiny)).clamp_max(1.0)
+    return inside
