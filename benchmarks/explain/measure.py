@@ -2,9 +2,9 @@
 
 python benchmarks/explain/measure.py MODEL DATA [--photos 200]
 
-Deletion replaces the most marked pixels by the photo's mean color, a twentieth of them at a time, and averages the score
-of the class that was best at first over all steps: lower is better. Insertion puts them into an image of the mean color:
-higher is better (Petsiuk et al., RISE, arXiv 1806.07421).
+Deletion replaces the most marked pixels by the photo's mean color, a twentieth of them at a time, and averages the
+score of the class that was best at first over all steps: lower is better. Insertion puts them into an image of the mean
+color: higher is better (Petsiuk et al., RISE, arXiv 1806.07421).
 """
 
 from __future__ import annotations
@@ -46,9 +46,8 @@ def main() -> None:
         found, logits = contributions(model, image, best, stage)
         chosen = logits.gather(1, best[:, None])[:, 0] - model.head.bias[best]
         side = found.shape[1]
-        name = (
-            f"stage {stage + 1}, {side}x{side} tokens{', the default' if stage == default_stage(model.config) else ''}"
-        )
+        default = ", the default" if stage == default_stage(model.config) else ""
+        name = f"stage {stage + 1}, {side}x{side} tokens{default}"
         maps[name] = found
         low, middle, high = np.quantile((found.sum(dim=(1, 2)) / chosen).numpy(), (0.1, 0.5, 0.9))
         accounted[name] = f"{middle:.2f} ({low:.2f} to {high:.2f})"

@@ -15,7 +15,7 @@ from .fault_isolation import FaultError
 
 __all__ = ["MOST_PENDING", "Explanations"]
 
-MOST_PENDING = 8  # in a worker: a heat map takes several times as long as a classification
+MOST_PENDING = 8  # in a worker: a heat map costs twice a classification, and is not batched
 
 
 class Explanations:
