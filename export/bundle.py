@@ -16,6 +16,7 @@ import onnx
 from lipsformer.bundle.acceptance import ACCEPTANCE_NAME
 from lipsformer.bundle.manifest import OPENVINO, BundleFile, Manifest
 from lipsformer.bundle.reference import ReferenceHistograms
+from lipsformer.checkpoints.certificate import certificate_of
 from lipsformer.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from lipsformer.checkpoints.pretrained import resolve_model
 from lipsformer.datasets.spread import spread
@@ -112,6 +113,7 @@ def export_bundle(checkpoint: Path, output: Path, settings: ExportSettings | Non
             metrics=loaded.metrics,
             temperature=loaded.temperature,
             reference=_reference(loaded, gate.reference, settings),
+            certificate=certificate_of(loaded),
             versions=installed_versions(PACKAGES),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )

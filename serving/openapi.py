@@ -179,6 +179,11 @@ ACCEPTANCE = {
         "description": "From the features of the training images; that of a usual image is about 1.",
     },
 }  # fmt: skip
+CERTIFIED_RADIUS = {
+    "type": "number", "minimum": 0,
+    "description": "No change of the pixels that is shorter than this changes the best class: L2, of values in 0..1 as "
+    "the network sees them. There if and only if the model has a certificate.",
+}  # fmt: skip
 RUN_BY = {"model": {"type": "string"}, "provider": {"type": "string"}, "precision": {"type": "string"}}
 
 
@@ -191,7 +196,7 @@ def _classification(*, optional: Schema | None = None, **properties: Schema) -> 
             "`accepted`, `reason` and `distance` are there if and only if the model was calibrated to accept answers: "
             "if `calibration.acceptance` of `/info` is not null."
         ),
-        "properties": {**schema["properties"], **ACCEPTANCE},
+        "properties": {**schema["properties"], **ACCEPTANCE, "certified_radius": CERTIFIED_RADIUS},
         "dependentRequired": {name: [other for other in ACCEPTANCE if other != name] for name in ACCEPTANCE},
     }
 

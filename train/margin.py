@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lipsformer.evaluation.lipschitz.bounds import bound_features
 from lipsformer.model.blocks import LipsFormer
+from lipsformer.model.lipschitz.bounds import bound_features
 from lipsformer.system.errors import InputError
 
 __all__ = ["BOUND_EVERY", "add_margin", "margin_at", "running_bound"]

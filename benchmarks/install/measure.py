@@ -53,9 +53,9 @@ cell is blank ended in one line that names the extra to install, with exit statu
 `trt` were not measured: they bring NVIDIA's libraries, several GB.
 """
 SPEED = """
-`lipsformer predict BUNDLE PHOTO` with a bundle of `{trained}` took {predict} of CPU, user and system. Importing
-NumPy, ONNX Runtime, Pillow, pydantic and typer alone took {imports}. Medians of {rounds} rounds, in turn, on
-{cores} cores of {cpu}, at a load of {load:.1f}.
+`lipsformer predict BUNDLE PHOTO` with a bundle of `{trained}` took {predict} of CPU, user and
+system. Importing NumPy, ONNX Runtime, Pillow, pydantic and typer alone took {imports}. Medians of
+{rounds} rounds, in turn, on {cores} cores of {cpu}, at a load of {load:.1f}, which inflates both.
 """
 
 

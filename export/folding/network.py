@@ -50,7 +50,8 @@ class Branch(nn.Module):
         branch = self.activation(conv_nhwc(self.depthwise, x))
         if self.mix is not None:
             branch = self.activation(self.mix(branch))
-        return scaled(x, self.skip) + (branch if self.scale is None else branch * self.scale)
+        out: Tensor = scaled(x, self.skip) + (branch if self.scale is None else branch * self.scale)
+        return out
 
 
 class TwoNorms(nn.Module):
@@ -179,8 +180,8 @@ class ConvolutionThenNorm(nn.Module):
 class FoldedLipsFormer(nn.Module):
     """A folded network, from pixels (B, S, S, 3), uint8 or float, to logits (B, K) and features (B, C).
 
-    `fold` makes it. With CenterNorm the final norm is applied to the pooled map, as a matrix. With a flat head there are
-    features (B, H * W * C), and the norm is applied to each token.
+    `fold` makes it. With CenterNorm the final norm is applied to the pooled map, as a matrix. With a flat head the
+    features are (B, H * W * C), and the norm is applied to each token.
     """
 
     mean: Tensor | None

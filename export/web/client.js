@@ -15,6 +15,9 @@ let asked = 0;
 /** There is no request that a command line could repeat. */
 export const command = () => null;
 
+/** Only servers have heat maps: nothing on this page asks for one. */
+export const explain = () => null;
+
 /** What the page says about its model, once it is loaded and checked, or a Failure. */
 export function fetchInfo(onProgress) {
   started = start(onProgress);

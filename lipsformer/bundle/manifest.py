@@ -18,6 +18,7 @@ from lipsformer.system.errors import GateError, InputError
 from lipsformer.system.validation import one_line_errors
 
 from .acceptance import LEAST_TEMPERATURE, MOST_TEMPERATURE, AcceptanceRule
+from .certificate import Certificate
 from .class_names import parse_class_names
 from .reference import ReferenceHistograms
 
@@ -25,7 +26,7 @@ __all__ = ["MANIFEST_NAME", "OPENVINO", "PRECISIONS", "TARGETS", "BundleFile", "
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = 5
-READABLE = (2, 3, 4, FORMAT)  # 2 has no temperature and no acceptance, 3 no speedup, 4 no whole image and no reference
+READABLE = (2, 3, 4, FORMAT)  # 2 has no temperature and no acceptance, 3 no speedup; 5 has all that follows
 SEAL = "sha256"  # of the manifest itself
 
 Kind = Literal["onnx", "whole-image", "engine", "heat_maps", "report", "acceptance"]
@@ -91,8 +92,9 @@ class Manifest:
     """Everything about a bundle: classes, preprocessing, and its files with hashes and parity reports.
 
     `max_batch` is the largest batch that parity was verified for. The graphs' logits are already divided by
-    `temperature`. `reference` has the answers to the photos of its calibration, if it has been calibrated. Graphs are
-    in the order of the requested precisions: the first one is the default, see `open_best`.
+    `temperature`. `reference` has the answers to the photos of its calibration, if it has been calibrated, and
+    `certificate` is the checkpoint's, if any. Graphs are in the order of the requested precisions: the first one is the
+    default, see `open_best`.
 
     Raises:
         InputError: if a field is invalid.
@@ -109,6 +111,7 @@ class Manifest:
     created: str
     temperature: Annotated[float, Field(ge=LEAST_TEMPERATURE, le=MOST_TEMPERATURE)] = 1.0
     reference: InstanceOf[ReferenceHistograms] | None = None
+    certificate: InstanceOf[Certificate] | None = None
 
     def write(self, folder: Path) -> None:
         """Writes `manifest.json` into `folder`, including a hash of its content."""
@@ -133,6 +136,19 @@ class Manifest:
             f"--precision {precision}: the bundle has {', '.join(self.precisions)}; "
             f"choose one of them, or export again with --precision {precision}"
         )
+
+    def certificate_of(self, file: BundleFile) -> Certificate | None:
+        """The certificate of answers by `file`: what the parity gate measured that it adds is subtracted from leads.
+
+        None if the checkpoint has none, or the gate has not run the file.
+        """
+        rows = (file.parity or {}).get("batches")
+        if self.certificate is None or not rows:
+            return None
+        try:
+            return self.certificate.loosened(max(max(row["max_abs"], row["hard_max_abs"]) for row in rows))
+        except (KeyError, TypeError, InputError):
+            return None
 
     def read_acceptance(self, bundle: Path) -> AcceptanceRule | None:
         """The rule by which answers are accepted; None if the bundle has none.
@@ -210,6 +226,7 @@ def _parse(data: dict[str, Any]) -> Manifest:
             "preprocessing": Preprocessing.from_dict(data["preprocessing"]),
             "files": tuple(BundleFile(**file) for file in data["files"]),
             "reference": ReferenceHistograms.from_dict(data.get("reference")),
+            "certificate": Certificate.from_dict(data["certificate"]) if data.get("certificate") else None,
         }
     )
     if not manifest.precisions:

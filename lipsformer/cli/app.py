@@ -35,6 +35,7 @@ COMMANDS = {
     "serve": "serve",
     "bento": "bento",
     "lipschitz": "lipschitz",
+    "certify": "certify_model",
     "doctor": "doctor",
 }
 

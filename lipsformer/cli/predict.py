@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -173,4 +174,7 @@ def _show(name: str, answer: Classification) -> None:
         "low_score": "  not sure: the best score is too low",
         "unfamiliar": "  not sure: unlike the training photos",
     }
+    radius = answer.certified_radius
+    if radius is not None:
+        lines.append(f"  certified radius {math.floor(radius * 1e4) / 1e4:.4f}" if radius else "  no certified radius")
     typer.echo("\n".join([printable(name) + doubt[answer.reason], *lines]))

@@ -28,12 +28,16 @@ class Classification(Sequence[Prediction]):
     image looks like nothing that the model was trained on. If only the best score is too low, it is "low_score". All
     three are None for a model that was not calibrated for this (`lipsformer calibrate --max-error`), and `reason` is
     None if the answer is accepted.
+
+    No change of the pixels (0 to 1, as the network sees them) that is shorter than `certified_radius` changes the top
+    class; None for a model without a certificate.
     """
 
     predictions: tuple[Prediction, ...]
     accepted: bool | None = None
     reason: Refusal | None = None
     distance: float | None = None
+    certified_radius: float | None = None
 
     def __len__(self) -> int:
         return len(self.predictions)
@@ -46,8 +50,10 @@ class Classification(Sequence[Prediction]):
         return self.predictions[index]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; what the model was not calibrated for is left out."""
+        """Plain data for JSON; what the model was not calibrated or certified for is left out."""
         found: dict[str, Any] = {"predictions": [vars(prediction) for prediction in self.predictions]}
         if self.accepted is not None:
             found |= {"accepted": self.accepted, "reason": self.reason, "distance": self.distance}
+        if self.certified_radius is not None:
+            found["certified_radius"] = self.certified_radius
         return found

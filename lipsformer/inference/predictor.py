@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lipsformer.bundle.acceptance import AcceptanceRule, check_temperature
+from lipsformer.bundle.certificate import Certificate
 from lipsformer.bundle.class_names import parse_class_names
 from lipsformer.bundle.manifest import Manifest, read_manifest
 from lipsformer.images.open import ImageLimits
@@ -40,7 +41,8 @@ class Predictor:
     `file` is the file that runs, in `precision`. `fallbacks` says why faster files of its bundle were passed over.
     `max_batch` is the largest batch to run; for an export, the largest that passed the parity check. `metrics` are
     those of the training. Logits are divided by `temperature` already. `acceptance` says which answers are accepted.
-    `heat_maps` is the bundle's graph that explains answers, if it has one.
+    `heat_maps` is the bundle's graph that explains answers, if it has one. `certificate` gives the radii of the
+    answers.
     """
 
     runtime: Runtime
@@ -54,6 +56,7 @@ class Predictor:
     temperature: float = 1.0
     acceptance: AcceptanceRule | None = None
     heat_maps: Path | None = None
+    certificate: Certificate | None = None
 
     @classmethod
     def from_bundle(cls, bundle: Path, options: RuntimeOptions, manifest: Manifest | None = None) -> Self:
@@ -79,6 +82,7 @@ class Predictor:
             temperature=manifest.temperature,
             acceptance=acceptance,
             heat_maps=manifest.heat_map_graph(bundle),
+            certificate=manifest.certificate_of(file),
         )
 
     @classmethod
@@ -110,6 +114,7 @@ class Predictor:
                     temperature=manifest.temperature,
                     acceptance=acceptance,
                     heat_maps=manifest.heat_map_graph(path.parent),
+                    certificate=manifest.certificate_of(file),
                 )
         raise InputError(f"{path}: the manifest next to it lists no such engine; keep it in the bundle it came in")
 
@@ -150,13 +155,16 @@ class Predictor:
         require("train", "torch", what=str(path))
         import torch
 
+        from lipsformer.checkpoints.certificate import certificate_of
         from lipsformer.checkpoints.checkpoint import load_checkpoint
 
         checkpoint = load_checkpoint(path)
         if options.threads:
             torch.set_num_threads(options.threads)
+        runtime = TorchRuntime(checkpoint, options.device)
+        on_cpu = runtime.device.type == "cpu"  # where the rounding is measured
         return cls(
-            runtime=TorchRuntime(checkpoint, options.device),
+            runtime=runtime,
             preprocessing=checkpoint.preprocessing,
             classes=checkpoint.classes,
             file=path,
@@ -164,6 +172,7 @@ class Predictor:
             metrics=checkpoint.metrics,
             temperature=checkpoint.temperature,
             acceptance=checkpoint.acceptance,
+            certificate=certificate_of(checkpoint) if on_cpu else None,
         )
 
     def prepare(self, image: Path | bytes | Image.Image, limits: ImageLimits | None = None) -> Pixels:
@@ -188,11 +197,18 @@ class Predictor:
         # A stable sort of the negated scores: equal scores keep the order of their classes.
         order = np.argsort(-scores, kind="stable")[:top_k]
         predictions = tuple(Prediction(label=self.classes[i], index=int(i), score=float(scores[i])) for i in order)
+        radius = None if self.certificate is None else float(self.certificate.radii(logits[None])[0])
         if self.acceptance is None or features is None:
-            return Classification(predictions=predictions)
+            return Classification(predictions=predictions, certified_radius=radius)
         distance = float(self.acceptance.space.distances(features[None])[0])
         reason = self.acceptance.refusal(predictions[0].score, distance)
-        return Classification(predictions=predictions, accepted=reason is None, reason=reason, distance=distance)
+        return Classification(
+            predictions=predictions,
+            accepted=reason is None,
+            reason=reason,
+            distance=distance,
+            certified_radius=radius,
+        )
 
     def predict(self, images: Iterable[ImageSource], top_k: int = 5) -> list[Classification]:
         """The answer to each image: its `top_k` classes, and whether the answer is accepted.

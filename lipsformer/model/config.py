@@ -24,6 +24,9 @@ IMAGE_SIZES = range(32, 385)
 # The square of the 1e-12 that torch's `normalize` guards against: next to a squared length it is lost to rounding.
 OFFICIAL_EPSILON = 1e-24
 
+# What networks were whose files lack these fields.
+ADDED_LATER = {"activation": "gelu", "pooling": "mean", "conv_kernel": 7}
+
 # Wider than any network needs, and narrow enough that one can be built and computes in float32.
 Pixels = Annotated[int, Field(ge=1, le=384)]
 Channels = Annotated[int, Field(ge=2, le=4096)]
@@ -44,9 +47,9 @@ STRICT = ConfigDict(strict=True, extra="forbid")
 class ModelConfig:
     """The settings that both forms share.
 
-    `num_heads` and `depths` have one entry per stage, of which there are one to four; stage i works on
-    `embed_dim * 2**i` channels and on a square of `image_size / patch_size / 2**i` tokens. `drop_path` is the stochastic depth rate of the last block; it grows
-    linearly from 0 at the first.
+    `num_heads` and `depths` have one entry per stage, of which there are one to four. Stage i works on
+    `embed_dim * 2**i` channels and on a square of `image_size / patch_size / 2**i` tokens. `drop_path` is the rate of
+    stochastic depth of the last block; it grows linearly from 0 at the first.
 
     The components:
 
@@ -277,7 +280,7 @@ def config_from_dict(data: Mapping[str, Any]) -> ModelConfig:
     Raises:
         InputError: if the architecture is unknown, or a field is unknown, missing or invalid.
     """
-    fields = dict(data)
+    fields = ADDED_LATER | dict(data)
     architecture = fields.pop("architecture", None)
     if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
         raise InputError(

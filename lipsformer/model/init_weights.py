@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .lipschitz.spectral import spectral_norm
 from .norm import CenterNorm
-from .spectral import spectral_norm
 
 __all__ = ["init_weights"]
 

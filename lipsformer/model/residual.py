@@ -35,7 +35,7 @@ class PlainResidual(nn.Module):
 class ConvexResidual(nn.Module):
     """The convex residual y = (1 - alpha) x + alpha f(x), with one learned alpha = sigmoid(`logit`) in 0..1.
 
-    Its Lipschitz constant is at most (1 - alpha) + alpha L, which f = L x reaches: depth does not multiply it if L <= 1.
+    Its Lipschitz constant is at most (1 - alpha) + alpha L, which f = L x reaches: at most 1 for L <= 1, at any depth.
     One alpha per channel would not have that bound: with alpha = (0, 1) and f(a, b) = (0, a), which has L = 1, y is
     (a, a), longer than x by the root of 2.
     """

@@ -2,8 +2,8 @@
 
 Sizes of the Swin form are the official code's; those of the CSwin form are CSWin's own (Dong et al., CVPR 2022) with
 one convolution branch, which gives the 24 M parameters and 4.7 G multiply-adds of the paper's LipsFormer-Tiny. The
-nano sizes are ours, for small images; the CSwin one has two branches. `lipsformer_certified_*` are ours too. `swin_*` and `cswin_*` are the plain networks
-that LipsFormer builds on.
+nano sizes are ours, for small images; the CSwin one has two branches. `lipsformer_certified_nano` is ours too.
+`swin_*` and `cswin_*` are the plain networks that LipsFormer builds on.
 """
 
 from __future__ import annotations

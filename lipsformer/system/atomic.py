@@ -75,8 +75,9 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     Raises:
         InputError: if `path` exists or appears in the meantime (an empty folder does not count), or cannot be written.
     """
-    if taken(path):
-        raise _exists(path)
+    with write_errors(path):
+        if taken(path):
+            raise _exists(path)
     with draft_directory(path) as draft:
         yield draft
         draft.chmod(0o777 & ~_umask())

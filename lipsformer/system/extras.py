@@ -61,7 +61,9 @@ EXTRAS = {
     "otlp": Extra(
         modules={"opentelemetry.exporter.otlp.proto.http": "OpenTelemetry's OTLP exporter"}, purpose="serve: traces"
     ),
-    "tensorboard": Extra(modules={"torch": "PyTorch", "tensorboard": "tensorboard"}, purpose="train --track tensorboard"),
+    "tensorboard": Extra(
+        modules={"torch": "PyTorch", "tensorboard": "tensorboard"}, purpose="train --track tensorboard"
+    ),
     "mlflow": Extra(
         modules={"torch": "PyTorch", "mlflow": "MLflow", "sqlalchemy": "SQLAlchemy"},
         purpose="train --track mlflow; push to its registry",

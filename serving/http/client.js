@@ -41,6 +41,8 @@ export function command(file, name) {
   return `curl --data-binary ${quote(`@${name}`)} -H 'Content-Type: ${imageType(file)}' ${quote(CLASSIFY)}`;
 }
 
+const EXPLAIN = address("classify?top_k=1&explain=1");
+
 /** The answer to `GET /info`, or a Failure. */
 export async function fetchInfo() {
   const { answer, problem } = await ask(address("info"));
@@ -69,6 +71,14 @@ export async function classify(file, { signal, maxBytes, onWait, onAsk }) {
     onWait(found.seconds, attempt + 1, TRIES);
     await sleep(found.seconds * 1000, signal);
   }
+}
+
+/** The heat map of the best class of the image in `file`: an explanation of the server's, or a Failure. */
+export async function explain(file, signal) {
+  const headers = { "Content-Type": "application/octet-stream" };
+  const { answer, problem } = await ask(EXPLAIN, { method: "POST", body: file, headers, signal });
+  if (problem) throw failure(problem, file);
+  return answer.explanation;
 }
 
 /** Either {answer, elapsed} or, of a busy server that may be asked again, {problem, seconds}. */

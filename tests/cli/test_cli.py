@@ -28,6 +28,7 @@ COMMANDS = (
     "convert",
     "push",
     "lipschitz",
+    "certify",
     "export",
     "verify",
     "benchmark",

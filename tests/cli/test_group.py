@@ -58,7 +58,7 @@ def test_the_shell_completes_commands_and_options() -> None:
         )
         return done.stdout.split()
 
-    assert completed("lipsformer ex") == ["export"]
+    assert completed("lipsformer exp") == ["explain", "export"]
     assert set(completed("lipsformer data ")) == {"check", "fetch"}
     assert {"--strict"} <= set(completed("lipsformer data check --str"))
     assert {"--recipe", "--resume"} <= set(completed("lipsformer train --re"))

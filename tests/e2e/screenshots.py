@@ -17,9 +17,12 @@ from lipsformer.images.samples import SAMPLES
 from tests.support.http.browser import ARGUMENTS, CHROMIUM, choose
 
 NOTE = {"name": "shopping-list.txt", "mimeType": "text/plain", "buffer": b"pears, oranges"}
+EXPLAINED = "explained"  # only if the server's bundle has heat maps
 FILES = {  # in the order of choosing: the page shows the newest first
     "empty": [],
     "one": [SAMPLES / "Watermelon.jpg"],
+    EXPLAINED: [SAMPLES / "Watermelon.jpg"],
+    f"several-{EXPLAINED}": [SAMPLES / f"{name}.jpg" for name in ("Orange", "Conference")],
     "page": [
         *(SAMPLES / f"{name}.jpg" for name in ("Orange", "Watermelon")),
         NOTE,
@@ -44,6 +47,12 @@ def photograph(browser: Browser, url: str, folder: Path) -> None:
                 for file in files:  # one by one, as batches would make their times incomparable
                     choose(page, file)
                     expect(page.locator(".card:is([data-state=waiting], [data-state=busy])")).to_have_count(0)
+                if state.endswith(EXPLAINED):
+                    for button in (
+                        page.get_by_role("button", name="Show what spoke for it").locator("visible=true").all()
+                    ):
+                        button.click()
+                        expect(button).to_have_attribute("aria-pressed", "true")
                 image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
                 few = image.quantize(palette=image.quantize(256, kmeans=1))  # dithered: a third of the bytes
                 few.save(folder / f"{screen}{state}-{scheme}.png", optimize=True)

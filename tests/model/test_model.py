@@ -12,9 +12,9 @@ from lipsformer.model.blocks import Block
 from lipsformer.model.config import ModelConfig
 from lipsformer.model.factory import build_model, create_model
 from lipsformer.model.flops import summarize
+from lipsformer.model.lipschitz.spectral import spectral_norm
 from lipsformer.model.norm import CenterNorm
 from lipsformer.model.residual import drop_path_mask
-from lipsformer.model.spectral import spectral_norm
 from tests.support.models.small_models import CSWIN, PLAIN_CSWIN, PLAIN_SWIN, SWIN, random_images, scrambled
 
 FORMS = {"swin": SWIN, "cswin": CSWIN, "plain swin": PLAIN_SWIN, "plain cswin": PLAIN_CSWIN}

@@ -103,5 +103,5 @@ def test_percentages_have_no_space() -> None:
 
 def test_code_and_theorems_may_keep_them() -> None:
     assert retired("`told` is an argument", "README.md") == []
-    assert retired("the bound is proved", "lipsformer/evaluation/lipschitz/bounds.py") == []
+    assert retired("the bound is proved", "lipsformer/model/lipschitz/bounds.py") == []
     assert retired("the bound is proved", "lipsformer/model/blocks.py") != []

@@ -14,14 +14,17 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from jsonschema import Draft202012Validator
 from PIL import Image
 
 from lipsformer import load_predictor
 from lipsformer.bundle.manifest import read_manifest
+from lipsformer.export import ExportSettings, export_bundle
 from lipsformer.images.samples import SAMPLES
 from tests.support.http.server import App, app_running
 from tests.support.images.files import png
 from tests.support.models.acceptance import ACCEPTED, LOW_SCORE, UNFAMILIAR
+from tests.support.models.certified import make_certified
 from tests.support.trained import Trained
 
 PHOTO = SAMPLES / "Kaiser.jpg"
@@ -84,6 +87,22 @@ def test_an_answer_says_whether_it_is_accepted(
     for found, wanted in zip(answer["predictions"], expected, strict=True):
         assert found["score"] == pytest.approx(wanted.score, abs=1e-4)
     assert {name: one_class[name] for name in JUDGED} == pytest.approx({name: answer[name] for name in JUDGED})
+
+
+@pytest.mark.slow
+def test_an_answer_has_its_certified_radius(client: httpx.Client, tmp_path: Path) -> None:
+    checkpoint, bundle = make_certified(tmp_path / "model.safetensors"), tmp_path / "bundle"
+    export_bundle(checkpoint, bundle, ExportSettings(max_batch=2, parity_images=2))
+    (own,) = load_predictor(checkpoint, "cpu").predict([PHOTO])
+    with app_running(bundle) as app, httpx.Client(base_url=app.url, timeout=30) as other:
+        answer = post_raw(other, PHOTO.read_bytes()).json()
+        api = other.get("/openapi.json").json()
+    assert own.certified_radius is not None
+    assert 0 < answer["certified_radius"] <= own.certified_radius
+    schema = {"components": api["components"], "$ref": "#/components/schemas/Classification"}
+    Draft202012Validator(schema).validate(answer)
+    assert not Draft202012Validator(schema).is_valid({**answer, "certified_radius": -1})
+    assert "certified_radius" not in post_raw(client, PHOTO.read_bytes()).json()
 
 
 def test_without_a_rule_an_answer_does_not_say_so(client: httpx.Client, choosy_app: App) -> None:

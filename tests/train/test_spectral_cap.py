@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 
 from lipsformer import load_checkpoint
-from lipsformer.evaluation.lipschitz.bounds import bound_features
 from lipsformer.model.blocks import LipsFormer
 from lipsformer.model.config import ModelConfig
 from lipsformer.model.factory import build_model
+from lipsformer.model.lipschitz.bounds import bound_features
 from lipsformer.system.errors import InputError
 from lipsformer.train import load_recipe, loop
 from lipsformer.train.margin import add_margin, margin_at, running_bound
@@ -25,7 +25,8 @@ from tests.support.models.small_models import CERTIFIED, CSWIN, random_images
 from tests.support.tiny_training import assert_same, train_tiny
 
 STRIPES = CSWIN.replace(
-    image_size=32, patch_size=4, embed_dim=8, num_heads=(2, 2), split_sizes=(2, 2), residual="convex", activation="maxmin",
+    image_size=32, patch_size=4, embed_dim=8, num_heads=(2, 2), split_sizes=(2, 2), residual="convex",
+    activation="maxmin",
     pooling="flat", epsilon=1.0, temperature=0.25, learned_scales=True, conv_kernel=3, depths=(1, 1),
 )  # fmt: skip
 RECIPE = {"spectral_cap": 1.0, "optimizer": "muon", "learning_rate": 0.05, "weight_decay": 0.0}
@@ -96,7 +97,7 @@ def test_frozen_weights_are_left_alone() -> None:
 
 
 def test_layer_norm_cannot_be_capped() -> None:
-    with pytest.raises(InputError, match="LayerNorm cannot be held below a cap; set model.norm to 'center'"):
+    with pytest.raises(InputError, match=r"LayerNorm cannot be held below a cap; set model.norm to 'center'"):
         SpectralCap(build_model(CERTIFIED.replace(norm="layer")), 1.0)
 
 
@@ -125,7 +126,7 @@ def test_the_margin_is_what_a_move_of_the_features_can_do() -> None:
 def test_a_running_bound_includes_the_normalization() -> None:
     model = capped(CERTIFIED)
     assert running_bound(model, (0.25,) * 3) == pytest.approx(4 * bound(model), rel=1e-6)
-    with pytest.raises(InputError, match="needs a network with a Lipschitz bound: .*not Lipschitz"):
+    with pytest.raises(InputError, match=r"needs a network with a Lipschitz bound: .*not Lipschitz"):
         running_bound(build_model(CERTIFIED.replace(value_norm=False)), (0.25,) * 3)
 
 
@@ -142,8 +143,9 @@ def test_a_capped_training_ends_below_the_cap_and_resumes_exactly(
             raise KeyboardInterrupt
         return take_step(*args, **options)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(loop, "take_step", interrupted)
-        train_tiny(photos, tmp_path / "cut", *TINY, "save_every=1", epochs=2)
+        with pytest.raises(KeyboardInterrupt):
+            train_tiny(photos, tmp_path / "cut", *TINY, "save_every=1", epochs=2)
     train_tiny(photos, tmp_path / "cut", *TINY, epochs=2)
     assert_same(tmp_path / "whole", tmp_path / "cut")

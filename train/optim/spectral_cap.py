@@ -25,10 +25,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lipsformer.evaluation.lipschitz.attention import term_factors
 from lipsformer.model.attention import ScaledCosineAttention
 from lipsformer.model.blocks import DepthwiseConv2d, LipsFormer, Stage
 from lipsformer.model.cswin import CrossShapedAttention, StripeAttention
+from lipsformer.model.lipschitz.attention import term_factors
 from lipsformer.model.norm import CenterNorm
 from lipsformer.model.swin import WindowAttention
 from lipsformer.system.errors import InputError
@@ -48,7 +48,7 @@ class Kernels(NamedTuple):
 
 
 class Heads(NamedTuple):
-    """Heads of an attention with learned scales: `parts` in windows of so many tokens, `window` with position biases."""
+    """Heads of an attention: `parts` in windows of so many tokens, and `window` if they have position biases."""
 
     parts: list[tuple[ScaledCosineAttention, int]]
     window: WindowAttention | None

@@ -96,10 +96,11 @@ def binary_columns(path: Path) -> dict[str, bool]:
     """Columns of a Parquet file with encoded images, and whether they are Hugging Face's structs {bytes, path}."""
     if path.suffix.lower() != ".parquet":
         return {}
+    fields = parquet_file(path).schema_arrow
     from pyarrow import types
 
     found = {}
-    for field in parquet_file(path).schema_arrow:
+    for field in fields:
         struct = types.is_struct(field.type) and any(inner.name == "bytes" for inner in field.type)
         if struct or types.is_binary(field.type) or types.is_large_binary(field.type):
             found[field.name] = struct

@@ -22,7 +22,7 @@ from lipsformer.system.plotting import save_figure
 
 from .overlay import overlay
 
-__all__ = ["SHEET", "Explained", "class_index", "explain_photos"]
+__all__ = ["SHEET", "Explained", "class_index", "drawing", "explain_photos"]
 
 SHEET = "sheet.png"
 SIDE = 448  # pixels of an overlay, or more if the network sees more
@@ -90,8 +90,7 @@ def explain_photos(
         answer = predictor.classify(*predictor.runtime.infer(pixels[None]).at(0), len(predictor.classes))
         chosen = next(one for one in answer if index in (None, one.index))
         heat_map = explainer.explain(pixels, chosen.index)
-        crop = _as_seen(predictor.preprocessing, content)
-        drawn = overlay(crop, heat_map)
+        crop, drawn = drawing(predictor.preprocessing, content, heat_map, max(SIDE, predictor.preprocessing.image_size))
         file = _free_name(folder, image.name)
         Image.fromarray(drawn).save(folder / file)
         if len(tiles) < MOST_ON_SHEET:
@@ -104,10 +103,10 @@ def explain_photos(
     return explained, problems
 
 
-def _as_seen(preprocessing: Preprocessing, content: bytes) -> Pixels:
-    """The crop that the network sees, with more pixels, (S, S, 3)."""
-    larger = dataclasses.replace(preprocessing, image_size=max(SIDE, preprocessing.image_size))
-    return larger.read(content, box=preprocessing.center_box)
+def drawing(preprocessing: Preprocessing, content: bytes, heat_map: HeatMap, side: int) -> tuple[Pixels, Pixels]:
+    """The crop that the network sees of an encoded photo, with more pixels, and its overlay: (side, side, 3)."""
+    crop = dataclasses.replace(preprocessing, image_size=side).read(content, box=preprocessing.center_box)
+    return crop, overlay(crop, heat_map)
 
 
 def _free_name(folder: Path, name: str) -> str:

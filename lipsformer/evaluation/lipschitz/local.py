@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lipsformer.model.blocks import LipsFormer, Stage
-
-from .power_iteration import power_iteration
+from lipsformer.model.lipschitz.power_iteration import power_iteration
 
 __all__ = ["jacobian_norm", "local_norm", "local_profile", "network_steps"]
 

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from lipsformer.model.lipschitz.bounds import flatten
 from lipsformer.system.plotting import ACCENT, FAINT, PRIMARY, SECONDARY, STYLE, save_figure
 
-from .bounds import flatten
 from .report import LipschitzReport, cumulative
 
 __all__ = ["plot_bounds"]

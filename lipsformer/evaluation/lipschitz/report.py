@@ -14,12 +14,12 @@ import torch
 from lipsformer.checkpoints.checkpoint import load_checkpoint
 from lipsformer.datasets import open_unlabeled
 from lipsformer.images.samples import SAMPLES
+from lipsformer.model.lipschitz.bounds import LEAST, Bound, bound_features, bound_network, flatten
 from lipsformer.model.pixel_norm import PixelNormalize
 from lipsformer.system.console import track
 from lipsformer.system.errors import InputError
 from lipsformer.system.markdown import escape, markdown_table
 
-from .bounds import LEAST, Bound, bound_network, flatten
 from .local import local_norm, local_profile
 
 __all__ = ["LipschitzReport", "cumulative", "format_lipschitz", "measure_lipschitz"]
@@ -35,7 +35,8 @@ class LipschitzReport:
     All norms are Euclidean, and all numbers except `pixel_factor` are decimal logarithms. `upper` holds for all images.
     `lower` is the norm of the Jacobian at each image file. `profile` is that norm from the first image to the output of
     each step of `flatten(upper)`. For pixels in 0..1 the upper bound is `pixel_factor` times as large: 1 / the smallest
-    standard deviation that the preprocessing divides by.
+    standard deviation that the preprocessing divides by. `pixels_to_features` is the upper bound from pixels in 0..1 to
+    the features, which certificates use; None if there is none.
     """
 
     model: str
@@ -43,6 +44,7 @@ class LipschitzReport:
     image_size: int
     classes: int
     pixel_factor: float
+    pixels_to_features: float | None
     upper: Bound
     lower: dict[str, float]
     profile: tuple[float, ...]
@@ -90,12 +92,14 @@ def measure_lipschitz(model: str | Path, data: Path, images: int) -> LipschitzRe
             lower[found.names[index]] = _log10(local_norm(checkpoint.model, image))
             advance(1, found.names[index].rpartition("/")[2])
         profile = tuple(map(_log10, local_profile(checkpoint.model, inputs[0])))
+    std = PixelNormalize(checkpoint.preprocessing).divisor.double() / 255
     return LipschitzReport(
         model=str(model),
         architecture=checkpoint.config.architecture,
         image_size=checkpoint.config.image_size,
         classes=len(checkpoint.classes),
         pixel_factor=1 / min(checkpoint.preprocessing.std),
+        pixels_to_features=bound_features(checkpoint.model, std.tolist()).log10,
         upper=upper,
         lower=lower,
         profile=profile,

@@ -31,8 +31,9 @@ class Row:
     """One image: `label`, `index` and `score` are those of its top class, `top_k` has more of them.
 
     `status` is "ok" or that of a `Refusal`, whose `detail` it then has. A refused image has no other values.
-    `accepted` is None for a model that was not calibrated for it. `width` and `height` are those of the upright image
-    in pixels. `features` (C,) are float32 in native byte order, if they were asked for.
+    `accepted` is None for a model that was not calibrated for it, `certified_radius` for one without a certificate.
+    `width` and `height` are those of the upright image in pixels. `features` (C,) are float32 in native byte order, if
+    they were asked for.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Row:
     detail: str | None = None
     top_k: tuple[dict[str, Any], ...] = ()
     accepted: bool | None = None
+    certified_radius: float | None = None
     width: int | None = None
     height: int | None = None
     features: bytes | None = None
@@ -52,6 +54,7 @@ class Row:
             status=OK,
             top_k=tuple(dict(vars(prediction)) for prediction in answer),
             accepted=answer.accepted,
+            certified_radius=answer.certified_radius,
             width=size[0],
             height=size[1],
             features=None if features is None else features.tobytes(),
@@ -71,6 +74,7 @@ class Row:
             "detail": self.detail,
             **top,
             "accepted": self.accepted,
+            "certified_radius": self.certified_radius,
             "top_k": list(self.top_k),
             "width": self.width,
             "height": self.height,

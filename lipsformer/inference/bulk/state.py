@@ -31,7 +31,8 @@ PRAGMAS = (
 )
 COLUMNS = (
     "position INTEGER PRIMARY KEY", "name BLOB NOT NULL", "file BLOB NOT NULL", "offset INTEGER", "size INTEGER",
-    "status TEXT", "detail TEXT", "top_k TEXT", "accepted INTEGER", "width INTEGER", "height INTEGER", "features BLOB",
+    "status TEXT", "detail TEXT", "top_k TEXT", "accepted INTEGER", "certified_radius REAL", "width INTEGER",
+    "height INTEGER", "features BLOB",
 )  # fmt: skip
 TABLES = (
     f"PRAGMA application_id = {APPLICATION}",
@@ -39,7 +40,7 @@ TABLES = (
     f"CREATE TABLE images ({', '.join(COLUMNS)})",
 )
 CHANGED, START_AGAIN = "the images have changed", "remove this file to start from the beginning"
-RESULTS = "status, detail, top_k, accepted, width, height, features"
+RESULTS = "status, detail, top_k, accepted, certified_radius, width, height, features"
 
 
 class BulkState:
@@ -152,7 +153,7 @@ class BulkState:
                 f"UPDATE images SET {columns} WHERE position = ?",  # noqa: S608 - our own names
                 [
                     (row.status, row.detail, json.dumps(row.top_k) if row.top_k else None, row.accepted,
-                     row.width, row.height, row.features, position)
+                     row.certified_radius, row.width, row.height, row.features, position)
                     for position, row in rows
                 ],
             )  # fmt: skip
@@ -176,7 +177,7 @@ class BulkState:
     def rows(self) -> Iterator[tuple[int, Row]]:
         """All positions with their rows, in order; all images must be finished."""
         found = self._database.execute(f"SELECT position, name, {RESULTS} FROM images ORDER BY position")  # noqa: S608
-        for position, name, status, detail, top_k, accepted, width, height, features in found:
+        for position, name, status, detail, top_k, accepted, certified_radius, width, height, features in found:
             yield (
                 position,
                 Row(
@@ -185,6 +186,7 @@ class BulkState:
                     detail=detail,
                     top_k=tuple(json.loads(top_k)) if top_k else (),
                     accepted=None if accepted is None else bool(accepted),
+                    certified_radius=certified_radius,
                     width=width,
                     height=height,
                     features=features,

@@ -20,11 +20,14 @@ __all__ = ["ENDINGS", "FEATURES_SHA256", "METADATA", "PARQUET", "write_file", "w
 
 PARQUET = ".parquet"
 ENDINGS = (PARQUET, ".jsonl", ".csv")
-COLUMNS = ("name", "status", "detail", "label", "index", "score", "accepted", "top_k", "width", "height")
+COLUMNS = (
+    "name", "status", "detail", "label", "index", "score", "accepted", "certified_radius", "top_k", "width", "height",
+)  # fmt: skip
 GROUP = 1024  # rows of a Parquet row group
 ROWS_PER_FILE = 24 * GROUP  # in a folder
 REPEATED = ["status", "label", "top_k.list.element.label"]  # columns that a dictionary makes smaller
-SELECTIVE = ["name", "status", "label", "index", "score", "accepted", "width", "height"]  # readers filter by these
+# readers filter by these
+SELECTIVE = ["name", "status", "label", "index", "score", "accepted", "certified_radius", "width", "height"]
 METADATA, FEATURES_SHA256 = b"lipsformer", b"lipsformer_features_sha256"  # keys in Parquet
 
 
@@ -89,7 +92,7 @@ def _write_parquet(draft: Path, rows: Iterable[Row], features: int | None, metad
     pa, pq = import_pyarrow(draft)
     answer = [("label", pa.string()), ("index", pa.int32()), ("score", pa.float64())]
     fields = [("name", pa.string()), ("status", pa.string()), ("detail", pa.string()), *answer]
-    fields += [("accepted", pa.bool_()), ("top_k", pa.list_(pa.struct(answer)))]
+    fields += [("accepted", pa.bool_()), ("certified_radius", pa.float64()), ("top_k", pa.list_(pa.struct(answer)))]
     fields += [("width", pa.int32()), ("height", pa.int32())]
     plain = pa.schema(fields)
     schema = plain if features is None else plain.append(pa.field("features", pa.list_(pa.float32(), features)))

@@ -1,7 +1,7 @@
 """The page that classifies photos, as files: what the server's page and the page without a server share.
 
-Each adds `client.js`, which answers photos: it exports `fetchInfo(onProgress)`, `classify(file, options)` and
-`command(file)`, the same request for a command line, or null.
+Each adds `client.js`, which answers photos. It exports `fetchInfo(onProgress)`, `classify(file, options)`,
+`explain(file, signal)` for the heat map, and `command(file, name)`, the same request for a command line, or null.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 // The card of one photo: its picture, its progress, and the answer or the reason why there is none.
 
 import { command } from "./client.js";
+import { drawHeatMap } from "./heat-map.js";
 import { bytes, duration, percent } from "./text.js";
 
 const STAGES = {
@@ -29,8 +30,8 @@ export function make(tag, className, ...content) {
 }
 
 export class Card {
-  /** Calls `onRemove` and `onAgain` when their buttons are pressed, and `speak` when the command was copied. */
-  constructor(file, { onRemove, onAgain, speak }) {
+  /** Calls `onRemove`, `onAgain` and `onExplain` when their buttons are pressed, and `speak` with what they did. */
+  constructor(file, { onRemove, onAgain, onExplain, speak }) {
     this.element = document.getElementById("card").content.firstElementChild.cloneNode(true);
     this.speak = speak;
     this.name = file.name || "Photo";
@@ -49,6 +50,7 @@ export class Card {
       this.find("pre").remove();
       this.find(".copy").remove();
     }
+    this.button(".explain", "Show what spoke for it:", onExplain);
     this.picture(file);
     this.show("waiting", "Waiting for its turn");
   }
@@ -106,6 +108,7 @@ export class Card {
   showAnswer(answer, elapsed) {
     const { predictions, timing_ms: timing } = answer;
     this.showVerdict(answer);
+    this.showCertificate(answer);
     this.find(".bars").replaceChildren(...predictions.map(bar));
     const runs = [answer.precision, provider(answer.provider)].filter(Boolean).join(" on ");
     this.find("summary").textContent = `${duration(timing.total)}, ${runs}`;
@@ -124,6 +127,15 @@ export class Card {
     this.find(".facts").replaceChildren(...known.map(([name, value]) => pair(name, String(value))));
   }
 
+  /** What the certificate promises, in one sentence; nothing without one. */
+  showCertificate({ certified_radius: radius }) {
+    const rounded = Math.floor(radius * 1000) / 1000; // down: it is a promise
+    if (!(rounded > 0)) return;
+    const sentence = `No change of the pixels smaller than ${rounded} (L2, colors from 0 to 1) can change this answer.`;
+    this.find(".detail").append(" ", make("span", "certified", sentence));
+    this.spoken += ` ${sentence}`;
+  }
+
   /** The best class, or why the answer is not accepted; `spoken` is the same for screen readers. */
   showVerdict({ predictions: [{ label, score }], accepted = score >= 0.5, reason }) {
     this.find(".card").dataset.accepted = !reason;
@@ -136,6 +148,20 @@ export class Card {
       this.show("done", label, { lead: accepted ? "This looks like" : "Not sure, perhaps" });
       this.spoken = `${label}, ${percent(score)}`;
     }
+  }
+
+  get explained() {
+    return this.find(".explain").getAttribute("aria-pressed") === "true";
+  }
+
+  /** Shows the heat map over the photo; without one, the photo alone. */
+  showHeatMap(explanation, preprocessing) {
+    const canvas = this.find("canvas");
+    this.find(".explain").setAttribute("aria-pressed", Boolean(explanation));
+    this.find(".legend").hidden = canvas.hidden = !explanation;
+    this.find(".thumb").classList.toggle("explained", Boolean(explanation));
+    if (explanation) drawHeatMap(canvas, this.find("img"), explanation.map, preprocessing);
+    this.speak(explanation ? `${this.name}: orange spoke for the class, blue against it` : `${this.name}: photo only`);
   }
 
   async copy() {

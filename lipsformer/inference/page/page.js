@@ -1,7 +1,7 @@
 // Photos are added by dropping, pasting, choosing or taking them. Each is sent separately, a few at a time.
 
 import { Card, make, provider } from "./card.js";
-import { classify, fetchInfo } from "./client.js";
+import { classify, explain, fetchInfo } from "./client.js";
 import { Failure } from "./failure.js";
 
 const MAX_PHOTOS = 64;
@@ -13,6 +13,7 @@ const photos = []; // as shown: newest first
 const waiting = [];
 let asking = 0;
 let maxBytes = Infinity;
+let preprocessing = null;
 
 /** Announces a text to screen readers only. */
 function speak(text) {
@@ -42,7 +43,8 @@ function take(files) {
 
 function newPhoto(file) {
   const photo = { file, abort: new AbortController(), state: "waiting" };
-  photo.card = new Card(file, { speak, onRemove: () => remove(photo), onAgain: () => again(photo) });
+  const actions = { onRemove: () => remove(photo), onAgain: () => again(photo), onExplain: () => toggleHeatMap(photo) };
+  photo.card = new Card(file, { speak, ...actions });
   return photo;
 }
 
@@ -79,6 +81,27 @@ async function answer(photo) {
     card.showFailure(failure);
     photo.state = "failed";
     speak(`${card.name}: ${failure.title}. ${failure.detail}`);
+  }
+}
+
+/** Shows or hides what spoke for a photo's class. The server is asked once. */
+async function toggleHeatMap(photo) {
+  const { card, file, abort } = photo;
+  if (card.explained) {
+    card.showHeatMap(null);
+    return;
+  }
+  const button = card.find(".explain");
+  if (button.disabled) return;
+  button.disabled = true;
+  notify("");
+  try {
+    photo.explanation ??= await explain(file, abort.signal);
+    if (!abort.signal.aborted) card.showHeatMap(photo.explanation, preprocessing);
+  } catch (error) {
+    if (!abort.signal.aborted) notify(`${card.name}: ${error.title ?? error}. ${error.detail ?? ""}`);
+  } finally {
+    button.disabled = false;
   }
 }
 
@@ -159,8 +182,10 @@ function listenToPastes() {
   });
 }
 
-function introduce({ model, classes, runtime, limits }) {
+function introduce({ model, classes, runtime, limits, heat_maps: heatMaps, ...info }) {
   maxBytes = limits?.max_bytes ?? Infinity;
+  preprocessing = info.preprocessing;
+  document.body.classList.toggle("explains", Boolean(heatMaps));
   const chips = [model.architecture, runtime.precision, provider(runtime.provider)];
   element("model").replaceChildren(...chips.map((text) => make("li", "", text)));
   element("model").hidden = false;

@@ -14,15 +14,15 @@ import pytest
 import torch
 
 from lipsformer import Preprocessing, cli, save_checkpoint
-from lipsformer.evaluation.lipschitz.bounds import Bound, bound_block, bound_network, flatten
 from lipsformer.evaluation.lipschitz.local import local_norm, local_profile, network_steps
 from lipsformer.evaluation.lipschitz.report import cumulative, measure_lipschitz
 from lipsformer.images.samples import SAMPLES
 from lipsformer.model.blocks import Block, LipsFormer, Stage
 from lipsformer.model.config import CSwinConfig, ModelConfig, SwinConfig
 from lipsformer.model.factory import build_model
-from lipsformer.model.spectral import spectral_norm
-from tests.evaluation.lipschitz.slopes import jacobian, steepest
+from lipsformer.model.lipschitz.bounds import Bound, bound_block, bound_network, flatten
+from lipsformer.model.lipschitz.spectral import spectral_norm
+from tests.model.lipschitz.slopes import jacobian, steepest
 from tests.support.models.small_models import CERTIFIED
 from tests.support.trained import Trained
 

@@ -25,7 +25,10 @@ Settings = Mapping[str, Any]
 
 
 def dense_forward(weights: Weights, image: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
-    """Features (B, C), or (B, N * C) with a flat head, and logits (B, K) of images (B, 3, S, S); `settings` is what `ModelConfig.to_dict` gives."""
+    """Features (B, C), or (B, N * C) with a flat head, and logits (B, K) of images (B, 3, S, S).
+
+    `settings` is what `ModelConfig.to_dict` gives.
+    """
     w, s = weights, settings
     overlapping = s["architecture"] == "lipsformer_cswin"
     side = s["image_size"] // s["patch_size"]

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lipsformer.evaluation.lipschitz import convolution as convolution_module
-from lipsformer.evaluation.lipschitz.bounds import GELU_SLOPE, bound_layer
-from lipsformer.evaluation.lipschitz.convolution import convolution_norm_estimate, convolution_norms
-from lipsformer.evaluation.lipschitz.power_iteration import power_iteration
+from lipsformer.model.lipschitz import convolution as convolution_module
+from lipsformer.model.lipschitz.bounds import GELU_SLOPE, bound_layer
+from lipsformer.model.lipschitz.convolution import convolution_norm_estimate, convolution_norms
+from lipsformer.model.lipschitz.power_iteration import power_iteration
+from lipsformer.model.lipschitz.spectral import spectral_norm, spectral_norms
 from lipsformer.model.norm import CenterNorm
-from lipsformer.model.spectral import spectral_norm, spectral_norms
-from tests.evaluation.lipschitz.slopes import jacobian, steepest
+from tests.model.lipschitz.slopes import jacobian, steepest
 
 NEAR = 1e-8  # relative; bounds are widened by 1e-9 of a decimal logarithm
 

@@ -43,7 +43,8 @@ mean with the weights p_i1 ... p_iN, and m_i = E_i v. As dp_ij = tau p_ij (ds_ij
 For N = 1, P = 1, and only the third term is left. QED. Each of the three constants is the least possible: the tests
 come as close to it as they like, one matrix at a time.
 
-Many heads. Let A1 = tau Wq, A2 = tau sqrt(N/2) Wk, A3 = sqrt(N) Wv of a head, N and N/2 refined as above, and weights w_k > 0 with sum 1. Then
+Many heads. Let A1 = tau Wq, A2 = tau sqrt(N/2) Wk, A3 = sqrt(N) Wv of a head, with N and N/2 refined as above, and
+weights w_k > 0 with sum 1. Then
 (sum_k |A_k dX^T|)**2 <= sum_k |A_k dX^T|**2 / w_k by Cauchy and Schwarz, and heads write to different channels, so
 
     L(all heads) <= epsilon**-1/2 |S|,  S the rows nu A_k / sqrt(w_k) of all three matrices of all heads,
@@ -64,8 +65,9 @@ from torch import Tensor, nn
 
 from lipsformer.model.attention import ScaledCosineAttention
 from lipsformer.model.cswin import CrossShapedAttention, StripeAttention
-from lipsformer.model.spectral import spectral_norm, spectral_norms
 from lipsformer.model.swin import WindowAttention
+
+from .spectral import spectral_norm, spectral_norms
 
 __all__ = ["Heads", "attention_bound", "heads_of", "largest_shares", "paper_bound", "term_factors"]
 

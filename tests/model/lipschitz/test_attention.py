@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-import lipsformer.evaluation.lipschitz.attention as bounds_of_attention
-from lipsformer.evaluation.lipschitz.attention import attention_bound, heads_of, largest_shares, paper_bound
-from lipsformer.evaluation.lipschitz.bounds import bound_attention
+import lipsformer.model.lipschitz.attention as bounds_of_attention
 from lipsformer.evaluation.lipschitz.local import jacobian_norm
 from lipsformer.model.config import CSwinConfig, SwinConfig
 from lipsformer.model.cswin import CrossShapedAttention
+from lipsformer.model.lipschitz.attention import attention_bound, heads_of, largest_shares, paper_bound
+from lipsformer.model.lipschitz.bounds import bound_attention
 from lipsformer.model.swin import WindowAttention
-from tests.evaluation.lipschitz.slopes import steepest
+from tests.model.lipschitz.slopes import steepest
 
 EPSILON = 1e-6
 SWIN = SwinConfig(image_size=32, window_size=2, embed_dim=6, num_heads=(2, 2, 2, 2), value_norm=True, epsilon=EPSILON)

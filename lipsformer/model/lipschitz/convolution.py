@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
 
-from lipsformer.model.spectral import spectral_norms
-
 from .power_iteration import power_iteration
+from .spectral import spectral_norms
 
 __all__ = ["convolution_norm_estimate", "convolution_norms"]
 

@@ -46,11 +46,11 @@ from lipsformer.model.blocks import Block, LipsFormer, PatchEmbed, Stage
 from lipsformer.model.cswin import CrossShapedAttention, StripeAttention
 from lipsformer.model.norm import CenterNorm
 from lipsformer.model.residual import ConvexResidual, ResidualScale
-from lipsformer.model.spectral import spectral_norm
 from lipsformer.model.swin import WindowAttention
 
 from .attention import attention_bound, heads_of, paper_bound
 from .convolution import convolution_norm_estimate, convolution_norms
+from .spectral import spectral_norm
 
 __all__ = [
     "GELU_SLOPE",

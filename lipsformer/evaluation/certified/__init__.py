@@ -1,0 +1,1 @@
+"""Certified accuracy, and attacks that check it."""

@@ -1,0 +1,1 @@
+"""Lipschitz bounds of layers and networks, from their weights alone."""
