@@ -133,6 +133,7 @@ def test_a_changed_file_does_not_run(browser: Browser, site: Path, tmp_path: Pat
 
 
 def test_the_runtime_is_known_by_its_hashes(package: Path, tmp_path: Path) -> None:
+    assert f"npm pack --silent {RUNTIME} " in (REPOSITORY / "Makefile").read_text()
     files = read_runtime(package)
     assert sorted(files) == sorted([SCRIPT, WASM])
     for name, content in files.items():
