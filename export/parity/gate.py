@@ -86,7 +86,7 @@ class Gate:
                 advance(1, "")
         say(f"{path.name}: parity passed, relative L2 {worst:.1e}")
         parity = {"passed": True, "photos": len(photos), "relative_l2": worst, "limit": HEAT_MAP_LIMIT}
-        self.files.append(BundleFile.describe(path, "heat_maps", parity=parity))
+        self.files.append(BundleFile.describe(path, "heat-maps", parity=parity))
 
     def kept(self) -> Reference:
         """The reference for `lipsformer verify`: a few photos whose top class is the checkpoint's in all files."""

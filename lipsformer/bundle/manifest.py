@@ -29,7 +29,7 @@ FORMAT = 5
 READABLE = (2, 3, 4, FORMAT)  # 2 has no temperature and no acceptance, 3 no speedup; 5 has all that follows
 SEAL = "sha256"  # of the manifest itself
 
-Kind = Literal["onnx", "whole-image", "engine", "heat_maps", "report", "acceptance"]
+Kind = Literal["onnx", "whole-image", "engine", "heat-maps", "report", "acceptance"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 # What runs a file. Float graphs are for ONNX Runtime, and TensorRT builds from them too; int8 has a graph for each.
 # bf16 has none: it is the fp32 graph, listed a second time, computed in bfloat16 by OpenVINO.
@@ -47,7 +47,7 @@ class BundleFile:
     """One file of a bundle.
 
     `kind` is "onnx" for graphs, "whole-image" for one that takes images of any size, "engine" for what TensorRT built
-    from one, "heat_maps" for the graph that explains answers, "report" for their documentation, and "acceptance" for
+    from one, "heat-maps" for the graph that explains answers, "report" for their documentation, and "acceptance" for
     the rule by which answers are accepted. Graphs and engines have the `target` that runs them, a `precision`, and the
     report of the parity gate that they passed (`parity`). An engine also records what it was `built` with: versions,
     GPU, batches, and the SHA-256 of its graph.
@@ -71,7 +71,7 @@ class BundleFile:
     def __post_init__(self) -> None:
         if Path(self.name).name != self.name:
             raise ValueError(f"{self.name!r} is not the name of a file in the bundle")
-        if self.kind in ("heat_maps", "report", "acceptance"):
+        if self.kind in ("heat-maps", "report", "acceptance"):
             return
         if self.target is None or self.precision is None or self.parity is None:
             raise ValueError(f"{self.name}: a graph or an engine needs target, precision and parity")
@@ -167,7 +167,7 @@ class Manifest:
 
     def heat_map_graph(self, bundle: Path) -> Path | None:
         """The graph that explains answers; None if the bundle was exported without it."""
-        return next((bundle / file.name for file in self.files if file.kind == "heat_maps"), None)
+        return next((bundle / file.name for file in self.files if file.kind == "heat-maps"), None)
 
     @property
     def bf16(self) -> BundleFile | None:
