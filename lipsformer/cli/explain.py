@@ -25,7 +25,7 @@ def explain(
     stage: Annotated[
         int | None,
         typer.Option(
-            help="Stage of the network, 1 to 4. Earlier ones are finer, the last is exact. By default the last with "
+            help="Stage of the network, from 1. Earlier ones are finer, the last is exact. By default the last with "
             "7x7 tokens or more, else the first.",
             show_default=False,
         ),

@@ -9,20 +9,29 @@ from captum.attr import LayerGradientXActivation
 from lipsformer.evaluation.heat_maps.contributions import contributions, default_stage, logits_of, tokens_of
 from lipsformer.model.config import STAGES, ModelConfig
 from lipsformer.model.variants import VARIANTS
-from tests.support.models.small_models import CSWIN, EQUAL, PLAIN_CSWIN, PLAIN_SWIN, SWIN, random_images, scrambled
+from tests.support.models.small_models import (
+    CERTIFIED,
+    CSWIN,
+    EQUAL,
+    PLAIN_CSWIN,
+    PLAIN_SWIN,
+    SWIN,
+    random_images,
+    scrambled,
+)
 
 CONFIGS = {"swin": SWIN, "cswin": CSWIN, "plain swin": PLAIN_SWIN, "plain cswin": PLAIN_CSWIN}
 CHOSEN = torch.tensor([3, 1])
 
 
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("config", [*CONFIGS.values(), CERTIFIED], ids=[*CONFIGS, "flat head"])
 def test_the_last_map_sums_to_the_logit_without_its_bias(config: ModelConfig) -> None:
     model, images = scrambled(config), random_images(config)
-    found, logits = contributions(model, images, CHOSEN, STAGES - 1)
+    found, logits = contributions(model, images, CHOSEN, config.last_stage)
     with torch.no_grad():
         torch.testing.assert_close(logits, model(images), rtol=EQUAL, atol=0)
         wanted = (model.forward_features(images) * model.head.weight[CHOSEN]).sum(dim=-1)
-    assert found.shape == (2, 2, 2)
+    assert found.shape == (2, *[config.resolution(config.last_stage)] * 2)
     torch.testing.assert_close(found.sum(dim=(1, 2)), wanted, rtol=EQUAL, atol=0)
     chosen = logits.gather(1, CHOSEN[:, None])[:, 0] - model.head.bias.detach()[CHOSEN]
     torch.testing.assert_close(found.sum(dim=(1, 2)), chosen, rtol=EQUAL, atol=0)

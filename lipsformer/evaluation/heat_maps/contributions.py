@@ -6,7 +6,8 @@ Theorem. Let z_p be the n tokens of the last stage behind the final norm, w_k an
 class k. Then logit_k = b_k + sum over p of <w_k, z_p> / n, and <w_k, z_p> / n is the contribution of token p.
 
 Pooling is the mean over the tokens, and the head is affine. So the gradient of logit_k in z_p is w_k / n for every
-image, and the gradients times the tokens sum to logit_k - b_k.
+image, and the gradients times the tokens sum to logit_k - b_k. A flat head has weights w_kp for each token instead of
+w_k / n, and the same holds.
 
 So the map of the last stage is complete: it sums to the logit minus the head's bias, for any norm. How far back does
 that reach? Behind the last attention, every layer treats each token alone (MLP, residuals, norms). The contribution of
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor
 
 from lipsformer.model.blocks import LipsFormer, Stage
-from lipsformer.model.config import STAGES, ModelConfig
+from lipsformer.model.config import ModelConfig
 
 __all__ = ["contributions", "default_stage", "logits_of", "tokens_of"]
 
@@ -32,29 +33,30 @@ ENOUGH_TOKENS = 7  # along a side
 
 
 def default_stage(config: ModelConfig) -> int:
-    """The stage (0 to 3) to explain: the last one with 7x7 tokens or more, else the first.
+    """The stage, from 0, to explain: the last one with 7x7 tokens or more, else the first.
 
     At 224 pixels that is the last stage, whose map is exact.
     """
-    return max((stage for stage in range(STAGES) if config.resolution(stage) >= ENOUGH_TOKENS), default=0)
+    stages = range(len(config.depths))
+    return max((stage for stage in stages if config.resolution(stage) >= ENOUGH_TOKENS), default=0)
 
 
 def tokens_of(model: LipsFormer, image: Tensor, stage: int) -> Tensor:
     """The output (B, H, W, C) of `stage` for normalized images (B, 3, S, S); in the last stage, behind the norm."""
     tokens = model.forward_stages(image, stages=stage + 1)[-1]
-    return model.norm(tokens) if stage == STAGES - 1 else tokens
+    return model.norm(tokens) if stage == model.config.last_stage else tokens
 
 
 def logits_of(model: LipsFormer, tokens: Tensor, stage: int) -> Tensor:
     """The logits (B, K) that follow from the `tokens` (B, H, W, C) of `stage`."""
-    if stage < STAGES - 1:
+    if stage < model.config.last_stage:
         explained = model.layers[stage]
         assert isinstance(explained, Stage)  # noqa: S101 - a ModuleList forgets the type
         following = explained.downsample(tokens)
         for layer in model.layers[stage + 1 :]:
             tokens, following = layer(following)
         tokens = model.norm(tokens)
-    logits: Tensor = model.head(tokens.mean(dim=(1, 2)))
+    logits: Tensor = model.head(model.pool(tokens))
     return logits
 
 
@@ -65,7 +67,7 @@ def contributions(model: LipsFormer, image: Tensor, chosen: Tensor, stage: int) 
         model: in eval mode.
         image: normalized images (B, 3, S, S).
         chosen: (B,) int64, the class of each image.
-        stage: 0 to 3.
+        stage: from 0.
 
     Returns:
         The contributions (B, H, W), and the logits (B, K).

@@ -7,7 +7,6 @@ import torch
 from lipsformer.inference.heat_map import Explainer, GraphExplainer, HeatMap
 from lipsformer.inference.predictor import Predictor
 from lipsformer.inference.runtimes import Pixels, TorchRuntime
-from lipsformer.model.config import STAGES
 from lipsformer.system.errors import InputError
 
 from .contributions import contributions, default_stage
@@ -20,15 +19,16 @@ class TorchExplainer:
 
     Args:
         runtime: of the checkpoint.
-        stage: 1 to 4; by default the last one with at least 7x7 tokens, else the first.
+        stage: from 1; by default the last one with at least 7x7 tokens, else the first.
 
     Raises:
         InputError: if there is no such stage.
     """
 
     def __init__(self, runtime: TorchRuntime, stage: int | None = None) -> None:
-        if stage is not None and not 1 <= stage <= STAGES:
-            raise InputError(f"--stage {stage}: the network has the stages 1 to {STAGES}")
+        stages = len(runtime.model.config.depths)
+        if stage is not None and not 1 <= stage <= stages:
+            raise InputError(f"--stage {stage}: the network has the stages 1 to {stages}")
         self.stage = default_stage(runtime.model.config) + 1 if stage is None else stage
         self._runtime = runtime
 
@@ -47,7 +47,7 @@ class TorchExplainer:
 
 
 def explainer_of(predictor: Predictor, stage: int | None = None) -> Explainer | None:
-    """What draws heat maps of this model: PyTorch for a checkpoint, at any `stage` (1 to 4), or its bundle's graph.
+    """What draws heat maps of this model: PyTorch for a checkpoint, at any `stage` (from 1), or its bundle's graph.
 
     Returns:
         None for a bundle that was exported without heat maps, and for a graph alone.
