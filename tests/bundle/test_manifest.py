@@ -50,7 +50,7 @@ def test_it_comes_back_as_it_was_written(bundle: Path) -> None:
         (lambda m: m["files"][0].update(target="x"), "target='x': use 'ort', 'openvino', 'tensorrt' or 'tensorrt-rtx'"),
         (lambda m: m["files"][0].update(precision=None), "needs target, precision and parity"),
         (lambda m: m["files"][0].update(size="9"), "size='9': a whole number of at least 0 is needed"),
-        (lambda m: m["files"][0].update(kind="exe"), "kind='exe': use 'onnx', 'engine', 'heat_maps', 'report' or 'acceptance'"),
+        (lambda m: m["files"][0].update(kind="exe"), "kind='exe': use 'onnx', 'engine', 'heat_maps', 'report'"),
         (lambda m: m["files"][0].update(kind="engine"), "engines, and only they, record what they were built with"),
         (lambda m: m["files"][0].update(built={}), "engines, and only they, record what they were built with"),
         (lambda m: m["files"][0].update(precision="bf16"), "bf16, and nothing else, is for OpenVINO and has a speedup"),
