@@ -41,7 +41,7 @@ PATTERN = re.compile(
 *_, OUR, ISE = RETIRED
 ALLOWED = {
     "docs/style.md": RETIRED,
-    "lipsformer/evaluation/lipschitz/": ("proof|proved|proven",),
+    "lipsformer/model/lipschitz/": ("proof|proved|proven",),
     "lipsformer/evaluation/speed/report.py": ("proof|proved|proven",),  # a key of benchmark.json
     "train/state.py": (ISE,),
     "export/parity/": (OUR,),  # the limit `neighbours`: an option and a key of manifests
