@@ -12,6 +12,7 @@ from lipsformer.system.errors import InputError
 
 __all__ = ["fit_feature_space"]
 
+MOST_FEATURES = 4096  # beyond it the covariance takes gigabytes; only flat heads read as many
 SHRINKAGE = 0.01  # weight of the identity in the covariance; measured in benchmarks/acceptance
 
 
@@ -30,9 +31,14 @@ def fit_feature_space(
         classes: their number.
 
     Raises:
-        InputError: if there are fewer than 2 images, or the features do not vary within any class.
+        InputError: if there are fewer than 2 images, or the features do not vary within any class or are too many.
         ValueError: if a label is not one of `classes` classes.
     """
+    if features.shape[1] > MOST_FEATURES:
+        raise InputError(
+            f"{features.shape[1]} features: distances are for at most {MOST_FEATURES}; omit --max-error, or train with "
+            "model.pooling='mean'"
+        )
     finite = np.isfinite(features).all(axis=1)
     features, labels = features[finite], labels[finite]
     if len(features) < 2:

@@ -109,3 +109,8 @@ def test_too_few_images_and_equal_ones_are_refused() -> None:
         fit_feature_space(np.tile(features[:1], (5, 1)), np.zeros(5, np.int64), 4)
     with pytest.raises(ValueError, match="labels from 0 to 4, but there are 4 classes"):
         fit_feature_space(features, np.arange(5), 4)
+
+
+def test_the_features_of_a_flat_head_are_refused() -> None:
+    with pytest.raises(InputError, match="8192 features: distances are for at most 4096; omit --max-error"):
+        fit_feature_space(np.zeros((2, 8192)), np.zeros(2, dtype=np.int64), 1)
