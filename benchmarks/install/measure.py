@@ -217,7 +217,7 @@ def main() -> None:
             )
             if extra == "serve":
                 speed = predicting(environment, bundle)
-                parts = ", ".join(f"{part} {megabytes}" for part, megabytes in largest[:12])
+                parts = ", ".join(f"{part} {megabytes}" for part, megabytes in largest[:8])
             print(rows[-1], file=sys.stderr)
             shutil.rmtree(environment.folder)
     headings = ["extras", "MB", "packages", "largest", "bundles", "reports", "serve", "checkpoints", "train", "export"]
