@@ -36,7 +36,8 @@ SCREENS = {
 
 
 def photograph(browser: Browser, url: str, folder: Path) -> None:
-    """Writes SCREEN-STATE-SCHEME.png for all of them."""
+    """Writes SCREEN-STATE-SCHEME.png for all of them into `folder`, which is created."""
+    folder.mkdir(parents=True, exist_ok=True)
     for screen, options in SCREENS.items():
         for scheme in ("light", "dark"):
             context = browser.new_context(color_scheme=scheme, reduced_motion="reduce", **options)
