@@ -15,7 +15,7 @@ __all__ = ["NEEDS", "CheckedCommand", "missing_command"]
 TORCH = ("train", "torch")
 
 # Command -> extras, each with the modules of it that are needed; by default all of them. What depends on the kind of
-# model (predict, eval, similar) or on an option is checked where it is used.
+# model (predict, explain, eval, similar), on where it goes (push) or on an option is checked where it is used.
 NEEDS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "models": (TORCH,),
     "train": (("train",),),
@@ -25,10 +25,11 @@ NEEDS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "verify": (("cpu",),),
     "benchmark": (TORCH,),
     "convert": (TORCH,),
-    "push": (TORCH, ("hub",)),
+    "push": (TORCH,),
     "serve": (("serve",), ("cpu",)),
     "bento": (("serve",),),
     "lipschitz": (TORCH,),
+    "certify": (TORCH,),
 }
 
 

@@ -100,9 +100,10 @@ def test_each_command_names_the_extra_that_is_missing(trained: Trained, tmp_path
         (EVERY, ["stability", photos, "--output", out], train),
         (EVERY, ["calibrate", checkpoint, photos, "--output", out], torch),
         (EVERY, ["lipschitz", checkpoint], torch),
+        (EVERY, ["certify", checkpoint, photos], torch),
+        (EVERY, ["explain", checkpoint, PHOTO, "--output", out], torch),
         (EVERY, ["convert", "official.pth", "--output", out], torch),
         (EVERY, ["push", checkpoint, "hf:owner/name"], torch),
-        ({"huggingface_hub"}, ["push", checkpoint, "hf:owner/name"], "huggingface-hub is not installed; pip install "),
         (EVERY, ["benchmark", bundle], torch),
         (EVERY, ["export", checkpoint, "--output", out], "PyTorch, onnx, Matplotlib are not installed; pip install "),
         ({"onnx"}, ["export", checkpoint, "--output", out], "onnx is not installed; pip install 'lipsformer[export]'"),
@@ -122,6 +123,9 @@ def test_each_command_names_the_extra_that_is_missing(trained: Trained, tmp_path
         ({"onnxruntime"}, ["serve", bundle], runtime),
         ({"onnx"}, ["serve", checkpoint], "onnx is not installed; pip install 'lipsformer[export]'"),
         (EVERY, ["bento", bundle], serve),
+        # Last, because they import PyTorch.
+        ({"huggingface_hub"}, ["push", checkpoint, "hf:owner/name"], "huggingface-hub is not installed; pip install "),
+        ({"mlflow", "huggingface_hub"}, ["push", checkpoint, "mlflow:name"], "MLflow is not installed; pip install "),
     ]
     found = commands([(absent, words) for absent, words, _ in cases], tmp_path)
     for (_, words, expected), (status, shown, err) in zip(cases, found, strict=True):
