@@ -148,7 +148,7 @@ def test_a_header_that_promises_too_much(tmp_path: Path) -> None:
         (lambda m: m.update(config=[1]), "its metadata cannot be read"),
         (lambda m: m.update(metrics=7), "its metadata cannot be read"),
         (lambda m: m["config"].update(architecture="vit"), "architecture 'vit' is not known"),
-        (lambda m: m["config"].update(depths=7), "depths=7: 4 whole numbers"),
+        (lambda m: m["config"].update(depths=7), "depths=7: 1 to 4 whole numbers"),
         (lambda m: m["config"].update(image_size=33), "image_size=33 cannot be tiled"),
         (lambda m: m["config"].update(color="red"), "unknown model setting 'color'"),
         (lambda m: m["preprocessing"].update(image_size=-1), "image_size=-1 must be a whole number"),

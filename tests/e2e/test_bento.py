@@ -24,6 +24,7 @@ from packaging.requirements import Requirement
 from lipsformer import InputError, load_predictor
 from lipsformer.bundle.manifest import BundleFile, Manifest, read_manifest
 from lipsformer.images.samples import SAMPLES
+from lipsformer.inference.page import MEDIA_TYPES
 from lipsformer.serving.bento.package import EXTRAS, NAME, Bento, build_options, pack, requirements
 from lipsformer.system.errors import GateError
 from tests.support.bf16 import add_bf16
@@ -231,8 +232,17 @@ def test_a_bento_carries_what_serving_needs(trained: Trained, home: Path, bento:
     serving = {f"serving/{file}" for file in contents(ROOT / "serving") if "__pycache__" not in file}
     core = {"lipsformer/__init__.py"} | {
         f"lipsformer/{folder}/{file.name}"
-        for folder in ("bundle", "images", "images/decoding", "inference", "inference/runtimes", "system")
-        for file in (ROOT / "lipsformer" / folder).glob("*.py")
+        for folder in (
+            "bundle",
+            "images",
+            "images/decoding",
+            "inference",
+            "inference/page",
+            "inference/runtimes",
+            "system",
+        )
+        for file in (ROOT / "lipsformer" / folder).iterdir()
+        if file.suffix in (".py", *MEDIA_TYPES)
     }
     bundle = {f"bundle/{file}" for file in contents(trained.bundle)}
     assert contents(bento.path / "src") == serving | core | bundle | {"bentofile.yaml"}

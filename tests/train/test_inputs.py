@@ -143,7 +143,7 @@ def test_nothing_but_corrupt_images(photos: Path, tmp_path: Path, split: str) ->
         ("model.num_classes=4", "the class folders decide it"),
         ("model.image_size=33", "image_size=33 cannot be tiled"),
         ("model.drop_path=high", "drop_path='high': a number from 0 to 0.99 is needed"),
-        ("model.depths=4", "depths=4: 4 whole numbers"),
+        ("model.depths=4", "depths=4: 1 to 4 whole numbers"),
         ("learning_rate", "write it as key=value"),
     ],
 )

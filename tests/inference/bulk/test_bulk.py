@@ -97,7 +97,7 @@ def test_all_kinds_of_files_agree_with_each_other_and_with_the_command(
             assert answer["problem"] == f"{row['name']}: {row['detail']}"
             assert [value for name, value in row.items() if name not in ("name", "status", "detail", "top_k")] == [
                 None
-            ] * 7
+            ] * 8
             continue
         assert (row["width"], row["height"]) == open_image(Path(row["name"])).size
         assert {name: row[name] for name in ("label", "index", "score")} == row["top_k"][0]
