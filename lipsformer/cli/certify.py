@@ -39,10 +39,7 @@ def certify_model(
     from lipsformer.evaluation.certified.certify import AttackSettings, certify, parse_radii
     from lipsformer.evaluation.certified.report import format_certification, write_certification
     from lipsformer.system.atomic import atomic_directory
-    from lipsformer.system.extras import require
 
-    if output is not None:
-        require("report", what="--output")
     wanted = parse_radii(radii)
     data = resolve_dataset(dataset)
     check_output(output, data)

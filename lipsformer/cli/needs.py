@@ -29,7 +29,7 @@ NEEDS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "serve": (("serve",), ("cpu",)),
     "bento": (("serve",),),
     "lipschitz": (TORCH,),
-    "certify": (TORCH,),
+    "certify": (("train",),),
 }
 
 

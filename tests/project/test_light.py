@@ -100,7 +100,7 @@ def test_each_command_names_the_extra_that_is_missing(trained: Trained, tmp_path
         (EVERY, ["stability", photos, "--output", out], train),
         (EVERY, ["calibrate", checkpoint, photos, "--output", out], torch),
         (EVERY, ["lipschitz", checkpoint], torch),
-        (EVERY, ["certify", checkpoint, photos], torch),
+        (EVERY, ["certify", checkpoint, photos], train),
         (EVERY, ["explain", checkpoint, PHOTO, "--output", out], torch),
         (EVERY, ["convert", "official.pth", "--output", out], torch),
         (EVERY, ["push", checkpoint, "hf:owner/name"], torch),
