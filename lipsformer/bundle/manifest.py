@@ -26,7 +26,7 @@ __all__ = ["MANIFEST_NAME", "OPENVINO", "PRECISIONS", "TARGETS", "BundleFile", "
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = 5
-READABLE = (2, 3, 4, FORMAT)  # 2 has no temperature and no acceptance, 3 no speedup; 5 has all that follows
+READABLE = (2, 3, 4, FORMAT)  # 2 has no temperature and no acceptance, 3 no speedup, 4 no reference and no certificate
 SEAL = "sha256"  # of the manifest itself
 
 Kind = Literal["onnx", "whole-image", "engine", "heat-maps", "report", "acceptance"]
