@@ -82,7 +82,7 @@ class Recipe:
     epochs: Count
     batch_size: Count
     grad_accum_steps: Count
-    optimizer: Literal["adamw", "muon"]
+    optimizer: Literal["adamw", "adamw2", "muon"]
     learning_rate: Positive
     lr_base_batch_size: NotNegativeInt
     layer_decay: PositiveShare
