@@ -1,6 +1,6 @@
 """Every variant trains, comes back from its checkpoint bit for bit, and exports with parity, in its own width.
 
-All but the nano models have few blocks here, with which small is tiny and left out: tests/export/test_folding.py has it.
+All but the nano models have few blocks here; small would be tiny, and is left out: tests/export/test_folding.py has it.
 All but the nano models start without the division by spectral norms, which takes half of the time. Images are 64 pixels
 wide where the variant's are larger, and windows cut so that each stage keeps its kind of window.
 """

@@ -54,7 +54,7 @@ class Nursery:
         assert self.process.stdin is not None
         line = json.dumps([str(log), [str(word) for word in words], processes, restarts])
         self.process.stdin.write(f"{line}\n".encode())
-        self.running = int(self._line(60))
+        self.running = int(self._line(180))  # the first waits for the imports
         return self.running
 
     def wait(self, seconds: float) -> int | None:
