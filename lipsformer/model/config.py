@@ -32,7 +32,7 @@ Pixels = Annotated[int, Field(ge=1, le=384)]
 Channels = Annotated[int, Field(ge=2, le=4096)]
 Branches = Annotated[int, Field(ge=0, le=2)]
 Scale = Annotated[float, Field(ge=1e-6, le=1e6)]
-Epsilon = Annotated[float, Field(ge=1e-30, le=1e6)]
+Epsilon = Annotated[float, Field(ge=1e-30, le=1.0)]
 PerStage = Annotated[  # blocks, heads, tokens; JSON and TOML give lists
     tuple[Annotated[int, Field(ge=1, le=1000)], ...],
     Field(min_length=1, max_length=STAGES),

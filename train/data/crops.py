@@ -66,7 +66,7 @@ class Shifts:
         pixels = self._whole(split, index)
         down, right = rng.integers(-self.shift, self.shift, 2, endpoint=True).tolist()
         rows, columns = moved(len(pixels), down), moved(len(pixels), right)
-        return pixels[rows][:, columns[::-1] if rng.random() < self.hflip else columns]
+        return pixels.take(rows, axis=0).take(columns[::-1] if rng.random() < self.hflip else columns, axis=1)
 
     def _whole(self, split: Split, index: int) -> NDArray[np.uint8]:
         if self.kept is not None and index in self.kept:

@@ -186,13 +186,13 @@ def load_training(images: TrainingImages, batches: TrainingBatchSampler) -> Iter
 
 def collate(images: Sequence[LoadedImage]) -> Batch:
     """A batch of the images that could be read."""
-    read = [(torch.from_numpy(image.pixels.copy()), image.label) for image in images if image.pixels is not None]
+    read = [(image.pixels, image.label) for image in images if image.pixels is not None]
     unreadable = tuple(message for image in images for message in image.unreadable)
     missing = len(images) - len(read)
     if not read:
         return Batch(torch.empty(0, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), unreadable, missing)
     pixels, labels = zip(*read, strict=True)
-    return Batch(torch.stack(pixels), torch.tensor(labels), unreadable, missing)
+    return Batch(torch.from_numpy(np.stack(pixels)), torch.tensor(labels), unreadable, missing)
 
 
 def usable_workers(workers: int) -> int:
