@@ -1,6 +1,6 @@
 """Short trainings with one choice changed each: what it is worth in certified accuracy.
 
-    python benchmarks/certified/ablations.py cifar10 OUTPUT.json --steps 150 "as the recipe" "no margin loss"
+    python benchmarks/certified/ablations.py --steps 150 cifar10 OUTPUT.json "as the recipe" "no margin loss"
 
 Each starts from the same seed and sees the same images in the same order, mirrored and moved in the same way. Certified
 on 2,000 test images, evenly spread. OUTPUT.json gets an entry as each one ends; those that it has are left out.
@@ -39,7 +39,8 @@ CERTIFIED = 2000
 WITHOUT_ATTENTION = "no attention"  # its branches get no share, which no configuration says
 CHANGES: dict[str, dict[str, Any]] = {
     "as the recipe": {},
-    "learning rate 0.015": {"learning_rate": 0.015},
+    "learning rate 0.005": {"learning_rate": 0.005},
+    "margin 0.28": {"margin": 0.28},
     "AdamW for Muon": {"optimizer": "adamw"},
     "no margin loss": {"loss": "cross_entropy"},
     "no spectral cap": {"spectral_cap": 0.0},

@@ -4,8 +4,7 @@
 
 Each image whose answer is right is attacked by PGD within its certified radius, in float32 and in float64. For
 comparison the radius is computed again with the gradient's length at the image instead of the bound, and enlarged by
-10%: a measured slope is no bound, and the attack finds that out. PGD follows the folded network, which is faster; the
-network itself decides whether an image has changed. `--processes` share the images.
+10%: a measured slope is no bound, and the attack finds that out. `--processes` share the images, a thread each.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ from lipsformer.datasets import open_labeled, resolve_dataset
 from lipsformer.datasets.spread import spread
 from lipsformer.evaluation.certified.attacks import Logits, lead, pgd
 from lipsformer.evaluation.certified.certify import network_of
-from lipsformer.export.folding.network import fold
 
 BATCH = 25  # images whose activations fit into a core's own cache
 
@@ -60,7 +58,7 @@ def labeled(options: argparse.Namespace, checkpoint: Checkpoint):  # type: ignor
 
 
 def attack(options: argparse.Namespace, chosen: np.ndarray) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
-    """Attacks the images `chosen` on one thread: for each number of the result, what to sum or to take the median of."""
+    """Attacks the images `chosen` on one thread. Of each number of the result, what to sum or to take the median of."""
     torch.set_num_threads(1)
     started = time.process_time()
     checkpoint = load_checkpoint(options.model)
@@ -71,8 +69,7 @@ def attack(options: argparse.Namespace, chosen: np.ndarray) -> dict[str, np.ndar
     images, labels = torch.from_numpy(pixels).double() / 255, torch.from_numpy(np.asarray(split.labels)[chosen])
     found = {}
     for dtype in (torch.float32, torch.float64):
-        network, folded = network_of(checkpoint, dtype), folded_network(checkpoint, dtype)
-        x = images.to(dtype)
+        network, x = network_of(checkpoint, dtype), images.to(dtype)
         with torch.no_grad():
             logits = torch.cat([network(part) for part in x.split(BATCH)])
         radii = torch.from_numpy(certificate.radii(logits.numpy())).to(dtype)
@@ -80,41 +77,33 @@ def attack(options: argparse.Namespace, chosen: np.ndarray) -> dict[str, np.ndar
         x, y, radii = x[kept], labels[kept], radii[kept]
         name = str(dtype).removeprefix("torch.")
         found[f"attacked_{name}"] = np.ones(len(x))
-        found[f"changed_{name}"] = changed(network, folded, x, y, radii, options)
+        found[f"changed_{name}"] = changed(network, x, y, radii, options)
         found[f"median_radius_{name}"] = radii.numpy()
         if dtype == torch.float32:
-            by_slope = torch.cat([1.1 * reach(network, *part) for part in zip(x.split(BATCH), y.split(BATCH))])
-            found["changed_by_measured_slope"] = changed(network, folded, x, y, by_slope, options)
+            by_slope = 1.1 * reach(network, x, y)
+            found["changed_by_measured_slope"] = changed(network, x, y, by_slope, options)
             found["median_radius_by_measured_slope"] = by_slope.numpy()
     found["cpu_seconds"] = np.array([time.process_time() - started])
     return found
 
 
-def folded_network(checkpoint: Checkpoint, dtype: torch.dtype) -> Logits:
-    """`network_of` up to rounding."""
-    folded = fold(checkpoint.calibrated(), checkpoint.preprocessing).to(dtype)
-
-    def logits(pixels: Tensor) -> Tensor:
-        out: Tensor = folded(pixels * 255)[0]
-        return out
-
-    return logits
-
-
 def reach(network: Logits, x: Tensor, y: Tensor) -> Tensor:
     """How far the image would have to move if the slope at it were that everywhere, (N,)."""
-    x = x.clone().requires_grad_(True)
-    ahead = lead(network(x), y)
-    (slope,) = torch.autograd.grad(ahead.sum(), x)
-    return ahead.detach() / slope.flatten(1).norm(dim=1)
+    found = []
+    for image, label in zip(x.split(BATCH), y.split(BATCH), strict=True):
+        image.requires_grad_(True)
+        ahead = lead(network(image), label)
+        (slope,) = torch.autograd.grad(ahead.sum(), image)
+        found.append(ahead.detach() / slope.flatten(1).norm(dim=1))
+    return torch.cat(found)
 
 
-def changed(network: Logits, folded: Logits, x: Tensor, y: Tensor, radii: Tensor, options: argparse.Namespace):  # type: ignore[no-untyped-def]
+def changed(network: Logits, x: Tensor, y: Tensor, radii: Tensor, options: argparse.Namespace):  # type: ignore[no-untyped-def]
     """For each image whether the attack changes it."""
     found = []
     for start in range(0, len(x), BATCH):
         part = slice(start, start + BATCH)
-        change = pgd(folded, x[part], y[part], radii[part], steps=options.steps, restarts=options.restarts)
+        change = pgd(network, x[part], y[part], radii[part], steps=options.steps, restarts=options.restarts)
         with torch.no_grad():
             found.append((lead(network(x[part] + change), y[part]) <= 0).numpy())
     return np.concatenate(found)

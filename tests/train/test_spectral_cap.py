@@ -186,9 +186,10 @@ def train_of_two(rank: int, ports: list[int], photos: Path, folder: Path) -> Non
         )
         stop, overrides = StopRequest(), (*TINY_MODEL, *TINY, "batch_size=4")
         stop.signal = 15 if stops else 0
-        with one_thread(), open_run(
-            photos, output=folder / name, resume=True, device="cpu", epochs=2, overrides=overrides
-        ) as run:
+        with (
+            one_thread(),
+            open_run(photos, output=folder / name, resume=True, device="cpu", epochs=2, overrides=overrides) as run,
+        ):
             try:
                 run.train(stop)
             except StoppedError:
