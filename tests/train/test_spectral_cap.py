@@ -169,7 +169,7 @@ def test_two_processes_end_with_the_same_weights_and_resume_exactly(photos: Path
     for process in processes:
         process.start()
     for process in processes:
-        process.join(180)
+        process.join(300)
         process.kill()
         assert process.exitcode == 0
     wanted = load_file(tmp_path / "whole-0.safetensors")
