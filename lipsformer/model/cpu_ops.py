@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
-__all__ = ["center_affine", "depthwise_conv", "l2_normalize", "pointwise_conv", "use_own_backward"]
+__all__ = ["center_affine", "convex_sum", "depthwise_conv", "l2_normalize", "pointwise_conv", "use_own_backward"]
 
 MOST_POSITIONS = 64  # beyond 8x8 maps the pairs of positions outweigh what is saved
 MOST_COLUMNS = 16  # and the pairs of columns beyond this width
@@ -38,9 +38,25 @@ def l2_normalize(x: Tensor, epsilon: float) -> Tensor:
 
 
 def center_affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """(x - mean) * weight + bias over the last dimension, in half the passes over memory that autograd would make."""
-    out: Tensor = CenterAffine.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    """(x - mean) * weight + bias over the last dimension, in half the passes over memory that autograd would make.
+
+    Under autocast the result is in its precision, as that of the layers between two norms.
+    """
+    out: Tensor = CenterAffine.apply(*autocast(x, weight, bias))  # type: ignore[no-untyped-call]
     return out
+
+
+def convex_sum(x: Tensor, branch: Tensor, alpha: Tensor) -> Tensor:
+    """x + (branch - x) * alpha for a single alpha (1,), in half the passes over memory that autograd would make."""
+    out: Tensor = ConvexSum.apply(*autocast(x, branch, alpha))  # type: ignore[no-untyped-call]
+    return out
+
+
+def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors in the precision of autocast on the CPU, or as they are without it."""
+    if not torch.is_autocast_enabled("cpu"):
+        return tensors
+    return tuple(tensor.to(torch.get_autocast_dtype("cpu")) for tensor in tensors)
 
 
 def pointwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -53,9 +69,8 @@ def pointwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """A zero-padded depthwise convolution by `weight` (C, 1, k, k), k odd: (B, C, H, W) to the same shape."""
-    if torch.is_autocast_enabled("cpu"):
-        dtype = torch.get_autocast_dtype("cpu")
-        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    x, weight = autocast(x, weight)
+    bias = None if bias is None else autocast(bias)[0]
     out: Tensor = DepthwiseConv.apply(x, weight, bias)  # type: ignore[no-untyped-call]
     return out
 
@@ -72,7 +87,7 @@ class L2Normalize(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         unit, inverse = ctx.saved_tensors
         along = (grad * unit).sum(dim=-1, keepdim=True)
-        return torch.addcmul(grad, unit, along, value=-1).mul_(inverse), None
+        return (grad - unit * along).mul_(inverse), None  # `addcmul` takes four times as long
 
 
 class CenterAffine(torch.autograd.Function):
@@ -88,6 +103,20 @@ class CenterAffine(torch.autograd.Function):
         grad_x = grad * weight
         grad_x -= grad_x.mean(dim=-1, keepdim=True)  # centering is its own transpose
         return grad_x, (grad * centered).sum_to_size(weight.shape), grad.sum_to_size(weight.shape)
+
+
+class ConvexSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, branch: Tensor, alpha: Tensor) -> Tensor:
+        difference = branch - x
+        ctx.save_for_backward(difference, alpha)
+        return torch.addcmul(x, difference, alpha)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        difference, alpha = ctx.saved_tensors
+        grad_branch = grad * alpha
+        return grad - grad_branch, grad_branch, (grad * difference).sum().reshape(1)
 
 
 class DepthwiseConv(torch.autograd.Function):

@@ -89,6 +89,13 @@ def test_normalize_has_the_gradients_of_its_formula() -> None:
         assert torch.autograd.gradcheck(lambda x, epsilon=epsilon: cpu_ops.l2_normalize(x, epsilon), x)
 
 
+def test_convex_sum_has_the_gradients_of_its_formula() -> None:
+    torch.manual_seed(0)
+    x, branch, alpha = random(2, 3, 4), random(2, 3, 4), random(1)
+    torch.testing.assert_close(cpu_ops.convex_sum(x, branch, alpha), x + (branch - x) * alpha)
+    assert torch.autograd.gradcheck(cpu_ops.convex_sum, (x, branch, alpha))
+
+
 def test_frozen_norms_pass_the_gradient_on() -> None:
     norm = CenterNorm(4).requires_grad_(False).train()
     x = torch.randn(2, 4, requires_grad=True)

@@ -194,8 +194,8 @@ def test_commands_about_learning_rates_refuse_a_probe(photos: Path, tmp_path: Pa
         run_lr_range_test(photos, output=tmp_path / "a", recipe="probe", overrides=TINY_PROBE)
     with pytest.raises(InputError, match="a probe has no learning rate"):
         measure_stability(
-            photos, output=tmp_path / "b", recipe="probe", model="lipsformer_swin_nano", baseline="swin_nano",
-            learning_rates="1e-3", seeds=1, epochs=None, overrides=(), jobs=1, device="cpu",
+            photos, output=tmp_path / "b", recipe="probe", learning_rates="1e-3", seeds=1, epochs=None, overrides=(),
+            jobs=1, device="cpu",
         )  # fmt: skip
 
 
