@@ -6,8 +6,8 @@ to rounding.
 oneDNN's gradients of the weights and the bias of a depthwise 7x7 convolution take ten to twenty times as long as the
 convolution itself, a good part of a model's whole step. Three things help (benchmarks/depthwise/): the gradient of the
 bias is a plain sum; that of the weights is a depthwise convolution too, by the map of the output's gradient; and on
-maps that are not too large, in bfloat16 it is one matrix product per channel over all pairs of positions or of columns,
-of which those the same distance apart are then summed.
+maps narrower than the kernel it is one matrix product per channel over all pairs of positions, of which those the same
+distance apart are then summed.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
-__all__ = ["center_affine", "depthwise_conv", "l2_normalize", "pointwise_conv", "use_own_backward"]
+__all__ = ["center_affine", "depthwise_conv", "kept_images", "l2_normalize", "pointwise_conv", "use_own_backward"]
 
 MOST_POSITIONS = 64  # beyond 8x8 maps the pairs of positions outweigh what is saved
-MOST_COLUMNS = 16  # and the pairs of columns beyond this width
+LARGE_IMAGE = 2**16  # from this many numbers, a convolution per image costs less than laying out the batch for one
 
 
 def use_own_backward(training: bool) -> bool:
@@ -31,16 +31,40 @@ def use_own_backward(training: bool) -> bool:
     return training and not torch.compiler.is_compiling()
 
 
-def l2_normalize(x: Tensor, epsilon: float) -> Tensor:
-    """x / sqrt(|x|**2 + epsilon) over the last dimension, in half the passes over memory that autograd would make."""
-    out: Tensor = L2Normalize.apply(x, epsilon)  # type: ignore[no-untyped-call]
+def kept_images(keep: Tensor) -> Tensor | None:
+    """The images (B',) of a batch whose branch is worth computing alone: those with a weight in `keep` (B, 1, ..., 1).
+
+    None if no image is dropped, on a GPU, which would have to wait for the number, and under torch.compile. At least
+    one image remains: all processes of a distributed training need a gradient of every weight.
+    """
+    if keep.device.type != "cpu" or torch.compiler.is_compiling():
+        return None
+    kept = keep.flatten().nonzero().flatten()
+    kept = kept if len(kept) else kept.new_zeros(1)
+    return kept if len(kept) < len(keep) else None
+
+
+def l2_normalize(x: Tensor, epsilon: float, length: float = 1.0) -> Tensor:
+    """length * x / sqrt(|x|**2 + epsilon) over the last dimension, in half the passes over memory of autograd."""
+    out: Tensor = L2Normalize.apply(x, epsilon, length)  # type: ignore[no-untyped-call]
     return out
 
 
 def center_affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """(x - mean) * weight + bias over the last dimension, in half the passes over memory that autograd would make."""
-    out: Tensor = CenterAffine.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    out: Tensor = CenterAffine.apply(x, like(x, weight), like(x, bias))  # type: ignore[no-untyped-call]
     return out
+
+
+def add_scaled(x: Tensor, branch: Tensor, scale: Tensor) -> Tensor:
+    """x + branch * scale, in half the passes over memory that autograd would make."""
+    out: Tensor = AddScaled.apply(x, branch, like(x, scale))  # type: ignore[no-untyped-call]
+    return out
+
+
+def like(x: Tensor, parameter: Tensor) -> Tensor:
+    """`parameter` in the precision of the maps x, which thus stay in bfloat16 if autocast computes in it."""
+    return parameter.to(x.dtype) if x.device.type == "cpu" else parameter
 
 
 def pointwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -62,17 +86,18 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 class L2Normalize(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, epsilon: float) -> Tensor:
-        inverse = torch.rsqrt(x.square().sum(dim=-1, keepdim=True) + epsilon)
-        unit = x * inverse
-        ctx.save_for_backward(unit, inverse)
-        return unit
+    def forward(ctx: Any, x: Tensor, epsilon: float, length: float) -> Tensor:
+        factor = torch.rsqrt(x.square().sum(dim=-1, keepdim=True) + epsilon) * length
+        out = x * factor
+        ctx.save_for_backward(out, factor)
+        ctx.length = length
+        return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        unit, inverse = ctx.saved_tensors
-        along = (grad * unit).sum(dim=-1, keepdim=True)
-        return torch.addcmul(grad, unit, along, value=-1).mul_(inverse), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        out, factor = ctx.saved_tensors
+        along = (grad * out).sum(dim=-1, keepdim=True)
+        return torch.addcmul(grad, out, along, value=-(ctx.length**-2)).mul_(factor), None, None
 
 
 class CenterAffine(torch.autograd.Function):
@@ -85,9 +110,21 @@ class CenterAffine(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         centered, weight = ctx.saved_tensors
-        grad_x = grad * weight
-        grad_x -= grad_x.mean(dim=-1, keepdim=True)  # centering is its own transpose
+        mean = (grad @ weight / len(weight))[..., None]  # of grad * weight; centering is its own transpose
+        grad_x = torch.addcmul(-mean, grad, weight)
         return grad_x, (grad * centered).sum_to_size(weight.shape), grad.sum_to_size(weight.shape)
+
+
+class AddScaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, branch: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(branch, scale)
+        return torch.addcmul(x, branch, scale)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        branch, scale = ctx.saved_tensors
+        return grad, grad * scale, (grad * branch).sum_to_size(scale.shape)
 
 
 class DepthwiseConv(torch.autograd.Function):
@@ -111,21 +148,14 @@ class DepthwiseConv(torch.autograd.Function):
 def weight_gradient(x: Tensor, grad: Tensor, kernel: int) -> Tensor:
     """Gradient (C, 1, kernel, kernel) of a depthwise convolution's weights, of input and output gradient (B, C, H, W).
 
-    Computed in the fastest of four ways for the shape and the precision.
+    Computed in the fastest of three ways for the shape and the precision.
     """
     _, channels, height, width = x.shape
-    small = height * width <= MOST_POSITIONS
-    if x.dtype == torch.bfloat16:
-        if small:
-            return by_positions(x, grad, kernel)
-        if width <= MOST_COLUMNS:
-            return by_columns(x, grad, kernel)
-        x, grad = x.float(), grad.float()  # convolutions take half as long again in bfloat16
     # The one case for which oneDNN has a kernel: findings/onednn_has_a_depthwise_weight_gradient_for_3x3_only.sh
     if not (kernel == 3 and height > 2 and x.dtype == torch.float32):
         if min(height, width) > kernel // 2:
             return by_maps(x, grad, kernel)
-        if small:
+        if height * width <= MOST_POSITIONS:
             return by_positions(x, grad, kernel)
     shape = (channels, 1, kernel, kernel)
     gradient = conv2d_weight(x, shape, grad, padding=kernel // 2, groups=channels)  # type: ignore[no-untyped-call]
@@ -134,25 +164,16 @@ def weight_gradient(x: Tensor, grad: Tensor, kernel: int) -> Tensor:
 
 
 def by_maps(x: Tensor, grad: Tensor, kernel: int) -> Tensor:
-    """`weight_gradient` as one depthwise convolution of all input maps, each by the map of its output's gradient."""
+    """`weight_gradient` as depthwise convolutions of the input maps, each by the map of its output's gradient."""
     batch, channels, height, width = x.shape
-    maps, kernels = x.reshape(1, -1, height, width), grad.reshape(-1, 1, height, width)
-    found = F.conv2d(maps, kernels, padding=kernel // 2, groups=len(kernels))  # (1, B * C, k, k)
-    return found.reshape(batch, channels, kernel, kernel).sum(dim=0)[:, None]
-
-
-def by_columns(x: Tensor, grad: Tensor, kernel: int) -> Tensor:
-    """`weight_gradient` by pairs of an output's and an input's column, for each distance between their rows."""
-    channels, width = x.shape[1], x.shape[3]
-    padding = kernel // 2
-    padded = F.pad(x.permute(1, 0, 2, 3), (0, 0, padding, padding))  # (C, B, H + 2 * padding, W)
-    inputs = padded.unfold(2, kernel, 1).transpose(-1, -2).reshape(channels, -1, kernel * width)  # (C, B * H, k * W)
-    outputs = grad.permute(1, 3, 0, 2).reshape(channels, width, -1).contiguous()  # (C, W, B * H)
-    pairs = F.pad((outputs @ inputs).reshape(channels, width, kernel, width), (padding, padding))
-    # the k columns around each output's own: diagonals of (W, W + 2 * padding)
-    channel, column, row, _ = pairs.stride()
-    diagonals = pairs.as_strided((channels, kernel, kernel, width), (channel, row, 1, column + 1))
-    return diagonals.sum(dim=-1)[:, None]
+    if channels * height * width < LARGE_IMAGE:  # all images as one of many channels
+        x, grad = x.reshape(1, -1, height, width), grad.reshape(1, -1, height, width)
+    found = [
+        F.conv2d(maps[None], kernels[:, None], padding=kernel // 2, groups=len(kernels))
+        for maps, kernels in zip(x, grad, strict=True)
+    ]
+    total = torch.cat(found).reshape(batch, channels, kernel, kernel).sum(dim=0)
+    return total.contiguous()[:, None]
 
 
 def by_positions(x: Tensor, grad: Tensor, kernel: int) -> Tensor:
