@@ -134,8 +134,8 @@ def add_branch(x: Tensor, branch: Callable[[Tensor], Tensor], residual: nn.Modul
     if keep is None or kept is None:
         out: Tensor = residual(x, branch(x), keep)
         return out
-    part = x.index_select(0, kept)
-    return x.index_copy(0, kept, residual(part, branch(part), keep.index_select(0, kept)).to(x.dtype))
+    weights = keep.index_select(0, kept)
+    return cpu_ops.replace_images(x, kept, lambda part: residual(part, branch(part), weights))
 
 
 class Stage(nn.Module):

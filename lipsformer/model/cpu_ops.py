@@ -13,6 +13,7 @@ distance apart are then summed.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,7 +21,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
-__all__ = ["center_affine", "depthwise_conv", "kept_images", "l2_normalize", "pointwise_conv", "use_own_backward"]
+__all__ = [
+    "add_scaled",
+    "center_affine",
+    "depthwise_conv",
+    "kept_images",
+    "l2_normalize",
+    "pointwise_conv",
+    "replace_images",
+    "use_own_backward",
+]
 
 MOST_POSITIONS = 64  # beyond 8x8 maps the pairs of positions outweigh what is saved
 LARGE_IMAGE = 2**16  # from this many numbers, a convolution per image costs less than laying out the batch for one
@@ -42,6 +52,13 @@ def kept_images(keep: Tensor) -> Tensor | None:
     kept = keep.flatten().nonzero().flatten()
     kept = kept if len(kept) else kept.new_zeros(1)
     return kept if len(kept) < len(keep) else None
+
+
+def replace_images(x: Tensor, images: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """x (B, ...) with change(x[images]) in place of `images` (B',), in a third of autograd's passes over memory."""
+    whole, part = SplitImages.apply(x, images)  # type: ignore[no-untyped-call]
+    out: Tensor = JoinImages.apply(whole, images, change(part).to(x.dtype))  # type: ignore[no-untyped-call]
+    return out
 
 
 def l2_normalize(x: Tensor, epsilon: float, length: float = 1.0) -> Tensor:
@@ -82,6 +99,30 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     out: Tensor = DepthwiseConv.apply(x, weight, bias)  # type: ignore[no-untyped-call]
     return out
+
+
+class SplitImages(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(images)
+        return x.view_as(x), x.index_select(0, images)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, part: Tensor) -> tuple[Tensor, None]:
+        return grad.index_copy(0, *ctx.saved_tensors, part), None
+
+
+class JoinImages(torch.autograd.Function):
+    """Puts the changed images back. `SplitImages` replaces the gradient of the images that are overwritten here."""
+
+    @staticmethod
+    def forward(ctx: Any, whole: Tensor, images: Tensor, part: Tensor) -> Tensor:
+        ctx.save_for_backward(images)
+        return whole.index_copy(0, images, part)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor]:
+        return grad, None, grad.index_select(0, *ctx.saved_tensors)
 
 
 class L2Normalize(torch.autograd.Function):

@@ -97,6 +97,17 @@ def test_scaled_branches_have_the_gradients_of_their_formula() -> None:
         assert torch.autograd.gradcheck(cpu_ops.add_scaled, (x, branch, scale))
 
 
+def test_replaced_images_have_the_gradients_of_their_formula() -> None:
+    torch.manual_seed(0)
+    x, images = random(4, 3), torch.tensor([0, 2])
+
+    def replaced(x: Tensor) -> Tensor:
+        return cpu_ops.replace_images(x, images, lambda part: part.sin() * part.mean())
+
+    torch.testing.assert_close(replaced(x), x.index_copy(0, images, x[images].sin() * x[images].mean()))
+    assert torch.autograd.gradcheck(replaced, x)
+
+
 @pytest.mark.parametrize("config", [SWIN, CSWIN, PLAIN_SWIN, PLAIN_CSWIN, CERTIFIED], ids=str)
 @pytest.mark.parametrize("dropped", ["some", "all"])
 def test_dropped_branches_are_not_computed_and_gradients_stay(
