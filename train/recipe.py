@@ -82,7 +82,7 @@ class Recipe:
     epochs: Count
     batch_size: Count
     grad_accum_steps: Count
-    optimizer: Literal["adamw", "muon"]
+    optimizer: Literal["adamw", "adamw2", "muon"]
     learning_rate: Positive
     lr_base_batch_size: NotNegativeInt
     layer_decay: PositiveShare
@@ -101,6 +101,7 @@ class Recipe:
     margin_ramp: Share = 0.0
     label_smoothing: BelowOne
     crop_scale: Range
+    shift: Annotated[int, Field(ge=0, le=31)] = 0  # older recipes lack this one
     hflip: Share
     rand_augment: Annotated[float, Field(ge=0, le=10)]
     mixup: NotNegative

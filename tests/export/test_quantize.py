@@ -98,6 +98,15 @@ def constants(graph: onnx.ModelProto) -> dict[str, np.ndarray]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
 
 
+def optimized(graph: onnx.ModelProto, folder: Path) -> Counter[str]:
+    """The operators of the graph that ONNX Runtime makes of `graph`."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    options.log_severity_level = 3  # it warns that such a file is for this machine alone
+    onnxruntime.InferenceSession(graph.SerializeToString(), options, ["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node)
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_products_with_weights_are_quantized_and_nothing_else(
     target: str, config: ModelConfig, quantized: dict[str, onnx.ModelProto]
@@ -158,14 +167,7 @@ def test_every_output_channel_of_the_weights_has_its_scale(
 def test_onnx_runtime_fuses_all_of_it(
     config: ModelConfig, quantized: dict[str, onnx.ModelProto], tmp_path: Path
 ) -> None:
-    def optimized(graph: onnx.ModelProto) -> Counter[str]:
-        options = onnxruntime.SessionOptions()
-        options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-        options.log_severity_level = 3  # it warns that such a file is for this machine alone
-        onnxruntime.InferenceSession(graph.SerializeToString(), options, ["CPUExecutionProvider"])
-        return Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
-
-    found = optimized(quantized["ort"])
+    found = optimized(quantized["ort"], tmp_path)
     assert found["MatMulIntegerToFloat"] == products_of(config)
     assert found["DequantizeLinear"] == 0
     assert found["QuantizeLinear"] == len(of_type(quantized["ort"], "QuantizeLinear"))
@@ -175,9 +177,29 @@ def test_onnx_runtime_fuses_all_of_it(
     zero = next(tensor for tensor in broken.graph.initializer if tensor.name == name)
     zero.CopyFrom(numpy_helper.from_array(np.array(0, np.uint16), name))
     broken.opset_import[0].version = 21  # the first that has it
-    found = optimized(broken)
+    found = optimized(broken, tmp_path)
     assert found["MatMulIntegerToFloat"] < products_of(config)
     assert found["DequantizeLinear"] > 0
+
+
+def test_fine_rounding_is_two_products_of_integers_that_answer_nearer(
+    config: ModelConfig,
+    floating: onnx.ModelProto,
+    quantized: dict[str, onnx.ModelProto],
+    pixels: Pixels,
+    tmp_path: Path,
+) -> None:
+    fine = quantize(floating, pixels, target="ort", fine=True)
+    found = optimized(fine, tmp_path)
+    assert found["MatMulIntegerToFloat"] == 2 * products_of(config)
+    weights = [
+        {name for name, value in constants(graph).items() if value.dtype == np.int8}
+        for graph in (fine, quantized["ort"])
+    ]
+    assert weights[0] == weights[1]  # they are there once
+    wanted = run(floating, pixels[:8])
+    errors = [np.linalg.norm(run(graph, pixels[:8]) - wanted) for graph in (fine, quantized["ort"])]
+    assert errors[0] < errors[1]  # the weights' rounding is left
 
 
 @pytest.mark.parametrize("target", TARGETS)
