@@ -204,7 +204,7 @@ class Recursion:
             inner = distance * float(convolution_norms(branch.depthwise, side, side).max()) * slope  # type: ignore[arg-type]
             if branch.mix is not None:
                 inner = self._linear(branch.mix, inner, side) * slope  # type: ignore[arg-type]
-            scale = 1.0 if branch.scale is None else float(branch.scale.abs().max())  # type: ignore[operator, union-attr]
+            scale = 1.0 if branch.scale is None else float(branch.scale.abs().max())  # type: ignore[operator]
             distance = branch.skip * distance + scale * inner  # type: ignore[operator]
         distance = block.skip1 * distance + self._attention(block.attention, distance, side)
         hidden = self._linear(block.fc1, distance, side) * slope
@@ -254,11 +254,11 @@ class Recursion:
         factors = torch.tensor([[0.0], [0.0], [1.0]], dtype=torch.float64)  # the softmax of a single token is 1
         if heads.tokens > 1:
             factors = term_factors(heads.temperature, heads.tokens, heads.position_bias)
-        slopes = (factors * heads.value_scale * heads.epsilon**-0.5).amax(dim=1).tolist()
+        slopes: list[float] = (factors * heads.value_scale * heads.epsilon**-0.5).amax(dim=1).tolist()
         if group.lepe is not None:
             slopes[2] += float(convolution_norms(group.lepe, group.height, group.width).max())
-        layers = (group.query, group.key, group.value)
-        return sum(slope * self._change(layer) for slope, layer in zip(slopes, layers, strict=True))
+        query, key, value = (self._change(layer) for layer in (group.query, group.key, group.value))
+        return slopes[0] * query + slopes[1] * key + slopes[2] * value
 
 
 def clipped(folded: FoldedLipsFormer, products: Mapping[str, Product]) -> FoldedLipsFormer:

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from lipsformer.system.markdown import markdown_table
-from lipsformer.train.recipe import Recipe
+from lipsformer.train.recipe import Recipe, flat
 
 __all__ = ["Chance", "decades", "describe", "render_report", "summarize"]
 
@@ -171,14 +171,15 @@ def _conditions(report: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _settings(grid: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
     """The settings that all columns share, and those of each column by label."""
-    flat = [Recipe.from_dict(recipe).to_flat_dict() for recipe in grid["recipes"]]
-    names = [name for name in dict.fromkeys(itertools.chain(*flat)) if name not in ("learning_rate", "seed", "workers")]
-    shared = [name for name in names if all(name in one and one[name] == flat[0][name] for one in flat)]
+    recipes = [flat(recipe) for recipe in grid["recipes"]]
+    left_out = ("learning_rate", "seed", "workers")
+    names = [name for name in dict.fromkeys(itertools.chain(*recipes)) if name not in left_out]
+    shared = [name for name in names if all(name in one and one[name] == recipes[0][name] for one in recipes)]
     own = {
         label: ", ".join(f"{name} {one[name]}" for name in names if name in one and name not in shared)
-        for label, one in zip(grid["columns"], flat, strict=True)
+        for label, one in zip(grid["columns"], recipes, strict=True)
     }
-    return ", ".join(f"{name} {flat[0][name]}" for name in shared), own
+    return ", ".join(f"{name} {recipes[0][name]}" for name in shared), own
 
 
 def _table(report: Mapping[str, Any]) -> str:
