@@ -6,7 +6,8 @@ in float32. Scales are constants: an image's logits do not depend on the rest of
 
 Fine quantization rounds each activation in two parts of eight bits: to its steps, and what that leaves to steps 254
 times smaller. Each product is then a sum of two products of integers with the same weights. Certificates need it: one
-part alone may move the features several times farther than what they promise (`bound.py`).
+part alone may move the features several times farther than what they promise (`bound.py`). The weights are then rounded
+so that the products of the calibration's images change least (`rounding.py`), not to the nearest integers.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from lipsformer.inference.runtimes import ONNX_METADATA_KEY, Pixels
 from lipsformer.system.errors import InputError
 
-from .calibration import measure_ranges
+from .calibration import measure_moments, measure_ranges
+from .rounding import round_weights
 
 __all__ = ["REST", "quantize"]
 
@@ -55,7 +57,7 @@ def quantize(graph: onnx.ModelProto, pixels: Pixels, *, target: str, fine: bool 
         graph: a folded graph from `build_graph`.
         pixels: at least 16 real images (N, S, S, 3) to measure scales on, similar to those that will be classified.
         target: the runtime, "ort" or "tensorrt".
-        fine: whether to round activations in two parts; for "ort" only.
+        fine: whether to round finely, see above; for "ort" only.
 
     Raises:
         InputError: if the graph has no product to quantize, or the images are too few.
@@ -66,10 +68,11 @@ def quantize(graph: onnx.ModelProto, pixels: Pixels, *, target: str, fine: bool 
         raise InputError("int8: the graph has no float32 product with weights to quantize; give a float32 export")
     activations = list(dict.fromkeys(node.input[0] for node in layers))
     ranges = measure_ranges(graph, activations, pixels)
+    moments = measure_moments(graph, activations, pixels) if fine else {}
 
     quantized = onnx.ModelProto()
     quantized.CopyFrom(graph)
-    rewriter = Rewriter(quantized.graph, scheme, ranges, fine=fine)
+    rewriter = Rewriter(quantized.graph, scheme, ranges, moments)
     rewriter.rewrite({node.output[0] for node in layers})
     for entry in quantized.metadata_props:
         if entry.key == ONNX_METADATA_KEY:
@@ -95,12 +98,17 @@ class Rewriter:
     """Inserts QuantizeLinear and DequantizeLinear at the inputs of some of a graph's products, in place."""
 
     def __init__(
-        self, graph: onnx.GraphProto, scheme: Scheme, ranges: Mapping[str, tuple[float, float]], *, fine: bool
+        self,
+        graph: onnx.GraphProto,
+        scheme: Scheme,
+        ranges: Mapping[str, tuple[float, float]],
+        moments: Mapping[str, NDArray[np.float64]],
     ) -> None:
         self.graph = graph
         self.scheme = scheme
         self.ranges = ranges
-        self.fine = fine
+        self.moments = moments
+        self.fine = bool(moments)
         self.initializers = {tensor.name: tensor for tensor in graph.initializer}
         self.done: set[str] = set()
 
@@ -109,7 +117,7 @@ class Rewriter:
         nodes: list[NodeProto] = []
         for node in self.graph.node:
             if node.output[0] in products:
-                nodes += (*self._activation(node.input[0]), *self._weights(node.input[1]), *self._product(node))
+                nodes += (*self._activation(node.input[0]), *self._weights(node), *self._product(node))
             else:
                 nodes.append(node)
         used = {name for node in nodes for name in node.input}
@@ -154,15 +162,20 @@ class Rewriter:
             yield helper.make_node("MatMul", [part, weights], [product])
         yield helper.make_node("Add", [product for _, product in parts], [output])
 
-    def _weights(self, name: str) -> Iterator[NodeProto]:
-        """The node that dequantizes weights (in, out), stored in int8 with one scale per output channel."""
+    def _weights(self, node: NodeProto) -> Iterator[NodeProto]:
+        """The node that dequantizes a product's weights (in, out), stored in int8 with one scale per output channel."""
+        read, name = node.input
         if name in self.done:
             return
         self.done.add(name)
         weights = numpy_helper.to_array(self.initializers[name]).astype(np.float64)
         largest = np.abs(weights).max(axis=0)
         scales = (np.where(largest > 0, largest, 1.0) / self.scheme.largest_weight).astype(np.float32)
-        self._constant(f"{name}.quantized", np.rint(weights / scales).astype(np.int8))
+        if self.fine:
+            integers = round_weights(weights, scales, self.moments[read], self.scheme.largest_weight)
+        else:
+            integers = np.rint(weights / scales).astype(np.int8)
+        self._constant(f"{name}.quantized", integers)
         self._constant(f"{name}.scales", scales)
         inputs = [f"{name}.quantized", f"{name}.scales"]
         yield helper.make_node("DequantizeLinear", inputs, [f"{name}.dequantized"], axis=1)

@@ -158,10 +158,20 @@ def test_no_two_images_get_above_the_lipschitz_bound(case: Case) -> None:
 
 def test_the_finer_part_is_254_times_finer() -> None:
     fine, coarse = (Case(CONFIGS["swin"], fine=fine) for fine in (True, False))
-    assert coarse.rounding == pytest.approx(254 * fine.rounding, rel=1e-5)
+    assert coarse.rounding == pytest.approx(254 * fine.rounding, rel=0.2)  # their weights differ
     for name, product in fine.products.items():
         assert product.low < coarse.products[name].low
-        assert torch.equal(product.weight, coarse.products[name].weight)
+        assert product.step == pytest.approx(coarse.products[name].step / 254)
+
+
+def with_steps(graph: onnx.ModelProto, factor: float) -> onnx.ModelProto:
+    """A copy of an int8 graph in which the smallest steps of all activations are `factor` times as large."""
+    spoiled = copy.deepcopy(graph)
+    scales = {tensor.name: tensor for tensor in spoiled.graph.initializer if tensor.name.endswith(".scale")}
+    for name, tensor in scales.items():
+        if f"{name.removesuffix('.scale')}{REST}.scale" not in scales:
+            tensor.CopyFrom(numpy_helper.from_array(np.float32(factor) * numpy_helper.to_array(tensor), name))
+    return spoiled
 
 
 @pytest.mark.parametrize("fine", [True, False])
@@ -202,11 +212,7 @@ def test_one_product_reaches_its_bound_and_with_doubled_steps_exceeds_it(fine: b
         return float((found - product.clip(x) @ product.weight.T).norm())
 
     assert 0.8 * bound < farthest(quantized) <= bound * 1.01
-    spoiled = copy.deepcopy(quantized)
-    for tensor in spoiled.graph.initializer:
-        if tensor.name in ("x.scale", f"x{REST}.scale"):
-            tensor.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(tensor), tensor.name))
-    assert farthest(spoiled) > 1.2 * bound
+    assert farthest(with_steps(quantized, 2)) > 1.2 * bound
 
 
 def test_a_graph_that_rounds_more_than_its_bound_is_not_exported(tmp_path: Path) -> None:
@@ -223,7 +229,7 @@ def test_a_graph_that_rounds_more_than_its_bound_is_not_exported(tmp_path: Path)
 
     assert bound(case.graph) == case.rounding
     with pytest.raises(GateError, match=r"int8: rounding moves the features of an image by .*, above"):
-        bound(quantize(build_graph(case.checkpoint, max_batch=4), case.photos, target="ort"))  # in one part
+        bound(with_steps(case.graph, 64))
 
 
 def test_a_bundle_carries_the_bound_and_its_answers_are_certified_by_it(tmp_path: Path) -> None:

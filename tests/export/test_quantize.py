@@ -16,8 +16,9 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from lipsformer import Preprocessing
 from lipsformer.checkpoints.checkpoint import Checkpoint
 from lipsformer.export.graph import build_graph
-from lipsformer.export.int8.calibration import measure_ranges
+from lipsformer.export.int8.calibration import measure_moments, measure_ranges
 from lipsformer.export.int8.quantize import SCHEMES, quantize
+from lipsformer.export.int8.rounding import round_weights
 from lipsformer.images.open import open_image
 from lipsformer.inference.runtimes import Logits, Pixels, open_session
 from lipsformer.model.config import CSwinConfig, ModelConfig
@@ -200,6 +201,28 @@ def test_fine_rounding_is_two_products_of_integers_that_answer_nearer(
     wanted = run(floating, pixels[:8])
     errors = [np.linalg.norm(run(graph, pixels[:8]) - wanted) for graph in (fine, quantized["ort"])]
     assert errors[0] < errors[1]  # the weights' rounding is left
+
+
+def test_weights_that_make_up_for_each_other_change_products_of_alike_inputs_less() -> None:
+    random = np.random.default_rng(0)
+    inputs = random.normal(size=(500, 3)) @ random.normal(size=(3, 12)) + 0.1 * random.normal(size=(500, 12))
+    weights = random.normal(size=(12, 8))
+    scales = (np.abs(weights).max(axis=0) / 7).astype(np.float32)
+    moments = inputs.T @ inputs
+    found, nearest = round_weights(weights, scales, moments, 7), np.rint(weights / scales)
+    changes = [np.linalg.norm(inputs @ (weights - integers * scales)) for integers in (found, nearest)]
+    assert changes[0] < 0.6 * changes[1]
+    assert np.abs(found).max() == 7
+    alone = round_weights(weights, scales, np.diag(np.diag(moments)), 7)  # inputs that have nothing in common
+    np.testing.assert_array_equal(alone, nearest)
+    np.testing.assert_array_equal(round_weights(weights, scales, np.zeros((12, 12)), 7), nearest)
+
+
+def test_moments_are_those_of_all_positions_of_all_images() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, 2, 2, 3), dtype=np.uint8)
+    rows = images.reshape(-1, 3).astype(np.float64)
+    found = measure_moments(passing_on(), ["x"], images)
+    np.testing.assert_allclose(found["x"], rows.T @ rows)
 
 
 @pytest.mark.parametrize("target", TARGETS)
