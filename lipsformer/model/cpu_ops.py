@@ -120,7 +120,8 @@ class SplitImages(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, part: Tensor) -> tuple[Tensor, None]:
-        return grad.index_copy(0, *ctx.saved_tensors, part), None
+        (images,) = ctx.saved_tensors
+        return grad.index_copy(0, images, part), None
 
 
 class JoinImages(torch.autograd.Function):
@@ -133,7 +134,8 @@ class JoinImages(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor]:
-        return grad, None, grad.index_select(0, *ctx.saved_tensors)
+        (images,) = ctx.saved_tensors
+        return grad, None, grad.index_select(0, images)
 
 
 class L2Normalize(torch.autograd.Function):
