@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from lipsformer.model.variants import make_config
@@ -15,8 +15,9 @@ __all__ = ["DEFAULT_COLUMNS", "Column", "read_columns"]
 
 DEFAULT_COLUMNS = ("lipsformer_cswin_nano", "cswin_nano")
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+ -]*")  # it names a folder
-# What the grid decides, and the option to use.
-DECIDED = {"learning_rate": "--learning-rates", "seed": "--seeds", "model": "--column", "model.name": "--column"}
+# What is the grid's, and the option to use.
+DECIDED = {"learning_rate": "--learning-rates", "model": "--column", "model.name": "--column"}
+OF_ALL = {**DECIDED, "seed": "--set and --seeds"}  # what no column has alone
 
 
 class Column(NamedTuple):
@@ -38,7 +39,7 @@ def read_columns(
     Raises:
         InputError: if a text cannot be read, two columns are the same, or a setting is invalid or the grid's.
     """
-    _check_keys("--set", overrides)
+    _check_keys("--set", overrides, DECIDED)
     start = load_recipe(recipe)
     if load_recipe(start, overrides).method == "probe":
         raise InputError("lipsformer stability: a probe has no learning rate; choose another --recipe")
@@ -52,10 +53,11 @@ def read_columns(
         own = load_recipe(start, {"model.name": variant})
         for changes in (fixed, overrides, settings):
             own = load_recipe(own, changes)
+        training = _training(own)
         for other in columns:
             if other.label == label:
                 raise InputError(f"--column: two are called '{label}'; write one as 'LABEL: {variant} ...'")
-            if _training(other.recipe) == _training(own):
+            if _training(other.recipe) == training:
                 raise InputError(f"--column: '{other.label}' and '{label}' are the same training here; change one")
         columns.append(Column(label, own))
     return tuple(columns)
@@ -71,17 +73,21 @@ def _parse(text: str) -> tuple[str, str, list[str]]:
     label = label.strip() if colon else variant
     if not LABEL.fullmatch(label):
         raise InputError(f"--column '{text}': a label has letters, digits, spaces and any of _ . + -")
-    _check_keys(f"--column '{text}'", settings)
+    _check_keys(f"--column '{text}'", settings, OF_ALL)
     return label, variant, settings
 
 
-def _check_keys(where: str, settings: Sequence[str]) -> None:
+def _check_keys(where: str, settings: Sequence[str], decided: Mapping[str, str]) -> None:
     for setting in settings:
         key = setting.partition("=")[0].strip()
-        if key in DECIDED:
-            raise InputError(f"{where}: the grid decides {key}; use {DECIDED[key]}")
+        if key in decided:
+            raise InputError(f"{where}: the grid decides {key}; use {decided[key]}")
 
 
 def _training(recipe: Recipe) -> tuple[object, ...]:
-    """All that tells two trainings apart: a variant and its settings may be those of another."""
+    """All that distinguishes two trainings: a variant and its settings may be those of another.
+
+    Raises:
+        InputError: if the variant or one of its settings is unknown or invalid.
+    """
     return make_config(**recipe.model), {name: value for name, value in recipe.to_dict().items() if name != "model"}
