@@ -194,7 +194,7 @@ def test_broken_http_ends_in_a_refusal_or_in_silence(address: Address, trained: 
     with ThreadPoolExecutor(len(REQUESTS)) as pool:  # so that they wait together
         answers = [answer for found in pool.map(ask, REQUESTS) for answer in found]
     assert [answer for answer in answers if answer[1][0] >= 500 or b"Traceback" in answer[1][2]] == []
-    assert len({name for name, _ in answers}) > len(REQUESTS) / 2
+    assert len({name for name, _ in answers}) > len(REQUESTS) / 4
     assert best(address) in trained.classes
 
 

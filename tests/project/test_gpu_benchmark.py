@@ -96,7 +96,7 @@ import importlib, json, os, runpy, sys
 
 script, folder, *parts = sys.argv[1:]
 statuses = {}
-for module in ("torch._dynamo", "lipsformer.export.int8.quantize", "lipsformer.train"):
+for module in ("torch._dynamo", "lipsformer.train", "lipsformer.export.bundle"):
     importlib.import_module(module)
 for part in parts:
     if not (child := os.fork()):

@@ -45,6 +45,7 @@ class Nursery:
             cwd=REPOSITORY,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
+        self._line(300)  # once the imports are done
 
     def start(self, words: Sequence[object], log: Path, *, processes: int = 1, restarts: int | None = None) -> int:
         """Starts `lipsformer WORDS` and returns its process; its stdout and stderr are appended to `log`.
@@ -54,7 +55,7 @@ class Nursery:
         assert self.process.stdin is not None
         line = json.dumps([str(log), [str(word) for word in words], processes, restarts])
         self.process.stdin.write(f"{line}\n".encode())
-        self.running = int(self._line(180))  # the first waits for the imports
+        self.running = int(self._line(60))
         return self.running
 
     def wait(self, seconds: float) -> int | None:
@@ -177,9 +178,10 @@ def say(number: int) -> None:
 
 
 def main() -> None:
-    """Forks a child for each line on stdin; writes its process to stdout, and how it ended."""
+    """Writes a line once it is ready, then forks a child for each line on stdin and writes its process and its end."""
     for module in PRELOADED:
         importlib.import_module(module)
+    say(os.getpid())
     for line in sys.stdin:
         child = os.fork()
         if not child:
