@@ -46,7 +46,7 @@ def split_window_heads(qkv: Tensor, window: int, num_heads: int) -> tuple[Tensor
 
 
 def join_window_heads(out: Tensor, window: int, rows: int, columns: int) -> Tensor:
-    """Inverse of `split_window_heads` for one of the three: (B * windows, heads, N, d) to (B, rows, columns, heads * d)."""
+    """Inverse of `split_window_heads` for one of its parts: (B * windows, heads, N, d) to (B, rows, columns, C)."""
     _, heads, _, depth = out.shape
     x = out.reshape(-1, rows // window, columns // window, heads, window, window, depth)
     return x.permute(0, 1, 4, 2, 5, 3, 6).reshape(-1, rows, columns, heads * depth)

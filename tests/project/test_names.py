@@ -15,7 +15,7 @@ TREES = (*SOURCES, "tests", "benchmarks", "examples", "docs")
 RETIRED_NAMES = {
     "Processes", "join_processes", "add_up", "unsynchronised", "Purpose", "TrainingBatches", "check_rate",
     "parse_state", "recompute", "reference_batch", "rate_factor", "crop_fraction", "drop_draws", "keep_weights",
-    "CosineSimilarity", "DotProduct", "build_similarity", "convolve", "mix_channels", "split_window_heads", "merge_windows",
+    "CosineSimilarity", "DotProduct", "build_similarity", "convolve", "mix_channels", "split_windows", "merge_windows",
     "initialise", "publish_file", "publish_directory", "Outcomes", "Smallest", "Served", "Classifying", "Bodies",
     "turned_away", "Optimisers", "optimiser", "optimisers", "normalise", "Normalise", "quantise", "summarise",
 }  # fmt: skip
@@ -64,7 +64,7 @@ def test_the_old_modules_are_gone() -> None:
 
 
 def test_an_old_name_is_seen() -> None:
-    assert "split_window_heads" in words("from .windows import split_window_heads  # not convolve\n", ".py")
-    assert "convolve" not in words("from .windows import split_window_heads  # not convolve\n", ".py")
+    assert "split_windows" in words("from .windows import split_windows  # not convolve\n", ".py")
+    assert "convolve" not in words("from .windows import split_windows  # not convolve\n", ".py")
     assert list(words("recompute = true\n# flip = 1\n", ".toml")) == ["recompute"]
     assert list(words("Bodies, and `train(recompute=1)`", ".md")) == ["train", "recompute", "1"]
