@@ -44,7 +44,8 @@ def add_margin(logits: Tensor, labels: Tensor, head: Tensor, reach: float) -> Te
 
     `reach` is radius times bound: how far the features can move.
     """
-    own = head[labels]
-    squares = head.square().sum(dim=1) - 2 * (own @ head.T) + own.square().sum(dim=1, keepdim=True)
-    others = torch.arange(len(head), device=logits.device) != labels[:, None]
-    return logits + torch.where(others, reach * squares.clamp_min(1e-12).sqrt(), 0.0)
+    products = head @ head.T
+    lengths = products.diagonal()
+    distances = (lengths[:, None] + lengths - 2 * products).clamp_min(1e-12).sqrt()
+    same = torch.eye(len(head), dtype=torch.bool, device=head.device)
+    return logits + reach * distances.masked_fill(same, 0.0)[labels]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from . import cpu_ops
+
 __all__ = ["ConvexResidual", "PlainResidual", "ResidualScale", "build_residual", "drop_path_mask"]
 
 
@@ -21,7 +23,10 @@ class ResidualScale(nn.Module):
 
     def forward(self, x: Tensor, branch: Tensor, keep: Tensor | None = None) -> Tensor:
         """The sum of x and `branch` = f(x), both (B, ..., C); `keep` (B, 1, ..., 1) scales the branches of images."""
-        return x + branch * (self.scale if keep is None else self.scale * keep)
+        scale = self.scale if keep is None else self.scale * keep
+        if x.device.type == "cpu" and cpu_ops.use_own_backward(self.training):
+            return cpu_ops.add_scaled(x, branch, scale)
+        return x + branch * scale
 
 
 class PlainResidual(nn.Module):
@@ -51,6 +56,8 @@ class ConvexResidual(nn.Module):
 
     def forward(self, x: Tensor, branch: Tensor, keep: Tensor | None = None) -> Tensor:
         """The mean of x and `branch` = f(x), both (B, ..., C); `keep` (B, 1, ..., 1) scales the way from x to it."""
+        if keep is None and cpu_ops.use_own_backward(self.training):
+            return cpu_ops.convex_sum(x, branch, self.alpha)
         return x + (branch - x) * (self.alpha if keep is None else self.alpha * keep)
 
 

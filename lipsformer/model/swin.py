@@ -16,7 +16,7 @@ from .attention import build_attention
 from .blocks import LipsFormer, PatchEmbed
 from .config import SwinConfig
 from .norm import build_norm
-from .windows import join_heads, split_heads, window_partition, window_reverse
+from .windows import join_windows, split_windows, window_partition
 
 __all__ = ["LipsFormerSwin", "WindowAttention"]
 
@@ -93,17 +93,15 @@ class WindowAttention(nn.Module):
         _, rows, columns, _ = x.shape
         if self.shift:
             x = x.roll((-self.shift, -self.shift), dims=(1, 2))
-        windows = window_partition(x, self.window, self.window)  # (B * windows, N, C) with N = window**2
-        q, k, v = split_heads(self.qkv(windows), self.num_heads)  # each (B * windows, heads, N, d)
-        bias = self.position_bias()  # (heads, N, N)
+        q, k, v = split_windows(self.qkv(x), self.window, self.num_heads)  # each (B * windows, heads, N, d)
+        bias = self.position_bias()  # (heads, N, N) with N = window**2
         if self.shift:
             q, k, v = (
                 part.reshape(-1, len(self.mask), *part.shape[1:]) for part in (q, k, v)
             )  # (B, windows, heads, N, d)
             bias = bias + self.mask  # (windows, heads, N, N)
         out = self.similarity(q, k, v, bias)
-        out = self.proj(join_heads(out.flatten(0, 1) if self.shift else out))
-        x = window_reverse(out, self.window, self.window, rows, columns)
+        x = self.proj(join_windows(out.flatten(0, 1) if self.shift else out, self.window, rows, columns))
         return x.roll((self.shift, self.shift), dims=(1, 2)) if self.shift else x
 
 

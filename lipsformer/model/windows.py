@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-__all__ = ["join_heads", "split_heads", "window_partition", "window_reverse"]
+__all__ = ["join_heads", "join_windows", "split_heads", "split_windows", "window_partition", "window_reverse"]
 
 
 def window_partition(x: Tensor, height: int, width: int) -> Tensor:
@@ -34,6 +34,22 @@ def split_heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     parts = qkv.reshape(-1, tokens, 3, num_heads, channels // (3 * num_heads)).unbind(2)
     q, k, v = (part.transpose(1, 2).contiguous() for part in parts)
     return q, k, v
+
+
+def split_windows(qkv: Tensor, window: int, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`split_heads` of the windows of a map (B, H, W, 3 * C), in one copy: each (B * windows, heads, window**2, d)."""
+    _, rows, columns, channels = qkv.shape
+    shape = (rows // window, window, columns // window, window, 3, num_heads, channels // (3 * num_heads))
+    parts = (part.permute(0, 1, 3, 5, 2, 4, 6) for part in qkv.reshape(-1, *shape).unbind(5))
+    q, k, v = (part.reshape(-1, num_heads, window**2, shape[-1]) for part in parts)
+    return q, k, v
+
+
+def join_windows(out: Tensor, window: int, rows: int, columns: int) -> Tensor:
+    """Inverse of `split_windows` for one of the three: (B * windows, heads, N, d) to (B, rows, columns, heads * d)."""
+    _, heads, _, depth = out.shape
+    x = out.reshape(-1, rows // window, columns // window, heads, window, window, depth)
+    return x.permute(0, 1, 4, 2, 5, 3, 6).reshape(-1, rows, columns, heads * depth)
 
 
 def join_heads(out: Tensor) -> Tensor:

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import multiprocessing
+import os
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 
 from lipsformer import load_checkpoint
 from lipsformer.model.blocks import LipsFormer
 from lipsformer.model.config import ModelConfig
 from lipsformer.model.factory import build_model
 from lipsformer.model.lipschitz.bounds import bound_features
-from lipsformer.system.errors import InputError
+from lipsformer.system.errors import InputError, StoppedError
 from lipsformer.train import load_recipe, loop
 from lipsformer.train.margin import add_margin, margin_at, running_bound
 from lipsformer.train.metrics import StepMetrics
 from lipsformer.train.optim.optimizers import build_optimizers
 from lipsformer.train.optim.spectral_cap import SpectralCap, orthogonalize
+from lipsformer.train.run import open_run
+from lipsformer.train.signals import StopRequest
 from tests.support.models.small_models import CERTIFIED, CSWIN, random_images
-from tests.support.tiny_training import assert_same, train_tiny
+from tests.support.tiny_training import TINY as TINY_MODEL
+from tests.support.tiny_training import assert_same, one_thread, train_tiny
 
 STRIPES = CSWIN.replace(
     image_size=32, patch_size=4, embed_dim=8, num_heads=(2, 2), split_sizes=(2, 2), residual="convex",
@@ -149,3 +157,41 @@ def test_a_capped_training_ends_below_the_cap_and_resumes_exactly(
             train_tiny(photos, tmp_path / "cut", *TINY, "save_every=1", epochs=2)
     train_tiny(photos, tmp_path / "cut", *TINY, epochs=2)
     assert_same(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.slow
+def test_two_processes_end_with_the_same_weights_and_resume_exactly(photos: Path, tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+        ports = [server.getsockname()[1] for server in servers]
+    fresh = multiprocessing.get_context("spawn")
+    processes = [fresh.Process(target=train_of_two, args=(rank, ports, photos, tmp_path)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(300)
+        process.kill()
+        assert process.exitcode == 0
+    wanted = load_file(tmp_path / "whole-0.safetensors")
+    for name in ("whole-1", "cut-0", "cut-1"):
+        found = load_file(tmp_path / f"{name}.safetensors")
+        assert [key for key in wanted if not wanted[key].equal(found[key])] == []
+
+
+def train_of_two(rank: int, ports: list[int], photos: Path, folder: Path) -> None:
+    """One of two processes: trains at once, then again but stopped after a step and resumed."""
+    for port, name, stops in zip(ports, ("whole", "cut", "cut"), (False, True, False), strict=True):
+        os.environ.update(
+            MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", RANK=str(rank), LOCAL_RANK=str(rank)
+        )
+        stop, overrides = StopRequest(), (*TINY_MODEL, *TINY, "batch_size=4")
+        stop.signal = 15 if stops else 0
+        with (
+            one_thread(),
+            open_run(photos, output=folder / name, resume=True, device="cpu", epochs=2, overrides=overrides) as run,
+        ):
+            try:
+                run.train(stop)
+            except StoppedError:
+                continue
+            save_file(run.state.model.state_dict(), folder / f"{name}-{rank}.safetensors")

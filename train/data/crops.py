@@ -1,4 +1,4 @@
-"""Random crops of training images."""
+"""Random crops of training images, and random shifts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lipsformer.datasets import Split
 from lipsformer.images.open import Box
 from lipsformer.images.preprocessing import Preprocessing
 
-__all__ = ["Crops", "random_box"]
+__all__ = ["Crops", "Shifts", "random_box"]
 
 CROP_RATIO = (3 / 4, 4 / 3)  # width / height, as in Inception's random resized crop (Szegedy et al. 2015)
 
@@ -43,6 +43,44 @@ class Crops:
             reducing_gap=self.reducing_gap,
         )
         return crop[:, ::-1] if rng.random() < self.hflip else crop
+
+
+class Shifts:
+    """Whole images as predictions see them, moved by up to `shift` pixels, and mirrored with probability `hflip`.
+
+    What moves in is reflected. With `keep`, each image is decoded once and its pixels stay in memory.
+    """
+
+    def __init__(self, preprocessing: Preprocessing, *, shift: int, hflip: float, keep: bool) -> None:
+        self.preprocessing = preprocessing
+        self.shift = shift
+        self.hflip = hflip
+        self.kept: dict[int, NDArray[np.uint8]] | None = {} if keep else None
+
+    def read(self, split: Split, index: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+        """Image `index`, moved: pixels (image_size, image_size, 3).
+
+        Raises:
+            InputError: if the image cannot be read; the message names it.
+        """
+        pixels = self._whole(split, index)
+        down, right = rng.integers(-self.shift, self.shift, 2, endpoint=True).tolist()
+        rows, columns = moved(len(pixels), down), moved(len(pixels), right)
+        return pixels.take(rows, axis=0).take(columns[::-1] if rng.random() < self.hflip else columns, axis=1)
+
+    def _whole(self, split: Split, index: int) -> NDArray[np.uint8]:
+        if self.kept is not None and index in self.kept:
+            return self.kept[index]
+        pixels = self.preprocessing.read(split.encoded(index), name=split.where(index))
+        if self.kept is not None:
+            self.kept[index] = pixels
+        return pixels
+
+
+def moved(side: int, offset: int) -> NDArray[np.int64]:
+    """For each row of a square that is moved by `offset`, the row that is seen there: reflected at the edges."""
+    rows: NDArray[np.int64] = side - 1 - abs(side - 1 - abs(np.arange(side) + offset))
+    return rows
 
 
 def random_box(rng: np.random.Generator, size: tuple[int, int], scale: tuple[float, float]) -> Box:

@@ -23,7 +23,7 @@ from lipsformer.system.hardware import cores
 from lipsformer.train.distributed import DistributedContext
 from lipsformer.train.recipe import Recipe
 
-from .crops import Crops
+from .crops import Crops, Shifts
 from .rng import Stream, generator
 from .sampler import EpochSampler, split_batch
 
@@ -38,7 +38,7 @@ __all__ = [
     "usable_workers",
 ]
 
-MAX_CACHED_BYTES = 2**28  # of validation pixels that stay in memory between the epochs
+MAX_CACHED_BYTES = 2**28  # of pixels, of a split, that stay in memory between the epochs
 MAX_UNREADABLE = 100  # images in a row; with more, the dataset itself must be broken
 
 Pixels = NDArray[np.uint8]
@@ -72,12 +72,17 @@ class Batch:
 
 
 class TrainingImages(Dataset[LoadedImage]):
-    """Random crops, each a function of (seed, epoch, position): the workers have no state."""
+    """Random crops or shifts, each a function of (seed, epoch, position): the workers keep nothing but pixels."""
 
     def __init__(self, split: Split, recipe: Recipe, preprocessing: Preprocessing) -> None:
         self.split = split
         self.recipe = recipe
-        self.crops = Crops(preprocessing=preprocessing, scale=recipe.crop_scale, hflip=recipe.hflip)
+        self.crops: Crops | Shifts
+        if recipe.shift:
+            keep = len(split) * preprocessing.image_size**2 * 3 <= MAX_CACHED_BYTES
+            self.crops = Shifts(preprocessing, shift=recipe.shift, hflip=recipe.hflip, keep=keep)
+        else:
+            self.crops = Crops(preprocessing=preprocessing, scale=recipe.crop_scale, hflip=recipe.hflip)
 
     def __getitem__(self, key: Key) -> LoadedImage:
         epoch, position, index = key
@@ -181,13 +186,13 @@ def load_training(images: TrainingImages, batches: TrainingBatchSampler) -> Iter
 
 def collate(images: Sequence[LoadedImage]) -> Batch:
     """A batch of the images that could be read."""
-    read = [(torch.from_numpy(image.pixels.copy()), image.label) for image in images if image.pixels is not None]
+    read = [(image.pixels, image.label) for image in images if image.pixels is not None]
     unreadable = tuple(message for image in images for message in image.unreadable)
     missing = len(images) - len(read)
     if not read:
         return Batch(torch.empty(0, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), unreadable, missing)
     pixels, labels = zip(*read, strict=True)
-    return Batch(torch.stack(pixels), torch.tensor(labels), unreadable, missing)
+    return Batch(torch.from_numpy(np.stack(pixels)), torch.tensor(labels), unreadable, missing)
 
 
 def usable_workers(workers: int) -> int:

@@ -39,26 +39,32 @@ def pgd(
         seed: of the random starts.
 
     Returns:
-        For each image the change (N, S, S, 3) of the smallest lead.
+        For each image the change (N, S, S, 3) of the smallest lead. An image is left alone once its answer is wrong.
     """
     random = torch.Generator().manual_seed(seed)
-    size = _sizes(radius, pixels)
+    sizes = _sizes(radius, pixels)
     best = torch.zeros_like(pixels)
     with torch.no_grad():
         least = lead(logits(pixels), labels)
     for restart in range(restarts):
-        change = torch.zeros_like(pixels)
+        start = torch.zeros_like(pixels)
         if restart:
-            change = size * _unit(torch.randn(pixels.shape, generator=random, dtype=pixels.dtype))
+            start = sizes * _unit(torch.randn(pixels.shape, generator=random, dtype=pixels.dtype))
+        (at,) = (least > 0).nonzero(as_tuple=True)
+        image, label, size, change = pixels[at], labels[at], sizes[at], start[at]
         for step in range(steps + 1):
+            if not len(at):
+                return best
             change.requires_grad_(True)
-            found = lead(logits(pixels + change), labels)
+            found = lead(logits(image + change), label)
             (slope,) = torch.autograd.grad(found.sum(), change)
             change, found = change.detach(), found.detach()
-            smaller = found < least
-            best[smaller], least = change[smaller], torch.minimum(least, found)
+            smaller = found < least[at]
+            best[at[smaller]], least[at] = change[smaller], torch.minimum(least[at], found)
             rate = 2.0 * (1 - step / (steps + 1)) / max(steps, 1) ** 0.5
             change = _into_ball(change - rate * size * _unit(slope), size)
+            if not bool((right := found > 0).all()):
+                at, image, label, size, change = (part[right] for part in (at, image, label, size, change))
     return best
 
 

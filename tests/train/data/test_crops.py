@@ -16,7 +16,7 @@ from lipsformer.datasets.packed_names import PackedNames
 from lipsformer.images.open import ORIENTATIONS
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.system.errors import InputError
-from lipsformer.train.data.crops import Crops, random_box
+from lipsformer.train.data.crops import Crops, Shifts, random_box
 
 
 def split_of(*paths: Path) -> Split:
@@ -143,3 +143,24 @@ def test_crops_stay_inside_and_show_the_share_they_should() -> None:
             share = (right - left) * (bottom - top) / (width * height)
             assert share <= 0.9 + 1e-9
             assert width != height or share > 0.19
+
+
+def test_a_shift_moves_the_whole_image_and_reflects_its_edges(samples: list[Path]) -> None:
+    spec = Preprocessing(image_size=16)
+    split, shifts = split_of(*samples[:2]), Shifts(spec, shift=2, hflip=0.5, keep=False)
+    padded = np.pad(spec.read(samples[1]), ((2, 2), (2, 2), (0, 0)), mode="reflect")
+    moves = [padded[down : down + 16, right : right + 16] for down in range(5) for right in range(5)]
+    known = [move.tobytes() for move in (*moves, *(move[:, ::-1] for move in moves))]
+    rng = np.random.default_rng(0)
+    found = {known.index(shifts.read(split, 1, rng).tobytes()) for _ in range(400)}
+    assert len(found) > 45  # of 50, all equally likely
+
+
+def test_kept_images_are_read_once(samples: list[Path], decoded_sizes: list[tuple[int, int]]) -> None:
+    split, rng = split_of(*samples[:2]), np.random.default_rng(0)
+    for keep, times in ((True, 2), (False, 6)):
+        shifts = Shifts(Preprocessing(image_size=16), shift=2, hflip=0.5, keep=keep)
+        for index in (0, 1, 0, 1, 0, 1):
+            assert shifts.read(split, index, rng).shape == (16, 16, 3)
+        assert len(decoded_sizes) == times
+        decoded_sizes.clear()
