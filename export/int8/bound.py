@@ -24,7 +24,7 @@ E starts with e = 0 behind the stem, which is the same in G and M. L starts with
 Nothing is assumed of the ranges: an image with clipped values is an image of M, too.
 
 Corollary. With w the rows of the head, the lead of class i over j in G changes by at most |w_i - w_j| (L d + 2 E) where
-pixels change by d. So G has its own certificates. The rounding of the weights costs them nothing: it is part of M.
+pixels change by d. So G has certificates without N. The rounding of the weights costs them nothing: it is part of M.
 
 Theorem 2. The features of G and N at an image x are at most D(x) apart, by the same recursion with rounding, if
 c = |clip(x) W' - x W| is added behind each product, with N's own input x of it, W being N's weights. For

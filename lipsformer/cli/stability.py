@@ -19,7 +19,7 @@ def stability(
         list[str] | None,
         typer.Option(
             metavar="[LABEL:] VARIANT [KEY=VALUE ...]",
-            help="What to compare: a variant (see `lipsformer models`) and its recipe settings. Repeatable. "
+            help="What to compare: a variant (see `lipsformer models`) and recipe settings for it alone. Repeatable. "
             "Default: lipsformer_cswin_nano and cswin_nano.",
         ),
     ] = None,

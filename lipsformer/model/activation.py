@@ -54,11 +54,8 @@ class SortPairs(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (sorted_already,) = ctx.saved_tensors
         larger, smaller = grad.chunk(2, dim=-1)
-        out = torch.empty_like(grad)
-        first, second = out.chunk(2, dim=-1)
-        torch.lerp(smaller, larger, sorted_already, out=first)
-        torch.lerp(larger, smaller, sorted_already, out=second)
-        return out
+        parts = torch.lerp(smaller, larger, sorted_already), torch.lerp(larger, smaller, sorted_already)
+        return torch.cat(parts, dim=-1)
 
 
 def build_activation(kind: Literal["gelu", "maxmin"]) -> nn.Module:

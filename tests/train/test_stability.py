@@ -234,7 +234,7 @@ def test_process_that_fails_is_an_error_and_no_result(photos: Path, finished: Pa
         ({"columns": ("a/b: swin_nano",)}, "--column 'a/b: swin_nano': a label has letters, digits"),
         ({"columns": ("",)}, "--column '': write [LABEL:] VARIANT [KEY=VALUE ...]"),
         ({"columns": ("'swin_nano",)}, "write [LABEL:] VARIANT [KEY=VALUE ...]"),
-        ({"columns": ("swin_nano seed=3",)}, "seed=3': the grid decides seed; use --set and --seeds"),
+        ({"columns": ("swin_nano seed=3",)}, "'swin_nano seed=3': the grid decides seed; use --set and --seeds"),
         ({"columns": ("swin_nano epoch=3",)}, "did you mean 'epochs'?"),
         ({"overrides": ['model={name="swin_nano"}']}, "--set: the grid decides model; use --column"),
         ({"columns": ("swin_nanno",)}, "did you mean 'swin_nano'?"),
