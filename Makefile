@@ -14,7 +14,7 @@ quickstart: $(VENV)/installed
 
 test: check
 	$(RUN)/python -m pytest -m 'not openvino'
-	$(RUN)/python -m pytest -m openvino
+	$(RUN)/python -m pytest -m openvino $$(grep -rlF mark.openvino tests --include='test_*.py')
 
 check: $(VENV)/installed
 	$(RUN)/ruff check .

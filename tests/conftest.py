@@ -16,7 +16,7 @@ from tests.support.http.browser import browser, page
 from tests.support.http.server import keyed, server
 from tests.support.images.decoded_sizes import decoded_sizes
 from tests.support.models.acceptance import choosy
-from tests.support.nursery import nursery
+from tests.support.nursery import nursery, only_nursery
 from tests.support.trained import explained, trained
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "explained",
     "keyed",
     "nursery",
+    "only_nursery",
     "page",
     "reference",
     "run",

@@ -23,7 +23,7 @@ from lipsformer.system.renamed_keys import RECIPE_KEYS, current_keys
 from lipsformer.system.validation import one_line_errors
 from lipsformer.train.distillation.settings import DistillationTable
 
-__all__ = ["Recipe", "load_recipe", "recipe_names"]
+__all__ = ["Recipe", "flat", "load_recipe", "recipe_names"]
 
 PACKAGED = Path(__file__).parent / "recipes"
 DEFAULT = PACKAGED / "default.toml"
@@ -82,7 +82,7 @@ class Recipe:
     epochs: Count
     batch_size: Count
     grad_accum_steps: Count
-    optimizer: Literal["adamw", "muon"]
+    optimizer: Literal["adamw", "adamw2", "muon"]
     learning_rate: Positive
     lr_base_batch_size: NotNegativeInt
     layer_decay: PositiveShare
@@ -145,7 +145,7 @@ class Recipe:
 
     def to_flat_dict(self) -> dict[str, Any]:
         """Plain data, with dotted keys instead of tables: {"epochs": 10, "model.name": ...}."""
-        return _flat(self.to_dict())
+        return flat(self.to_dict())
 
     @property
     def peak_rate(self) -> float:
@@ -237,7 +237,7 @@ def load_recipe(
             )
         _merge(data, {table: functools.reduce(lambda inner, name: {name: inner}, reversed(names), value)})
     for option, (key, value) in options.items():
-        if (found := _flat(data).get(key)) != chosen.get(key, found):
+        if (found := flat(data).get(key)) != chosen.get(key, found):
             raise InputError(f"{option} {value}: --set {key}={_toml(found)} contradicts it; give only one of the two")
     return Recipe.from_dict(data)
 
@@ -311,9 +311,10 @@ def _parse(text: str) -> tuple[str, Any]:
         return key, value
 
 
-def _flat(data: Mapping[str, Any], table: str = "") -> dict[str, Any]:
+def flat(data: Mapping[str, Any], table: str = "") -> dict[str, Any]:
+    """The values of nested tables, with dotted keys."""
     values = {f"{table}{name}": value for name, value in data.items() if not isinstance(value, Mapping)}
     for name, value in data.items():
         if isinstance(value, Mapping):
-            values |= _flat(value, f"{table}{name}.")
+            values |= flat(value, f"{table}{name}.")
     return values

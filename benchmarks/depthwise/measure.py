@@ -23,8 +23,7 @@ SHAPES = (  # batch, channels, side
 NOTE = """
 Ours (`lipsformer/model/cpu_ops.py`) sums the bias gradient directly and computes the input gradient as a convolution
 with flipped weights. The weight gradient is a depthwise convolution of the input's maps by those of the output's
-gradient. In bfloat16 it comes from pairs of positions on maps of up to 8 x 8, from pairs of columns on maps of up to 16
-columns, and otherwise from float32."""
+gradient; on maps narrower than half the kernel it comes from pairs of positions."""
 
 
 def milliseconds(function: Callable[[], object]) -> float:

@@ -34,7 +34,7 @@ from tests.support.images.odd import collection
 MODEL = "lipsformer_cifar10"
 PHOTOS = 500
 TOGETHER = 50
-LOADS = 3
+LOADS = 5
 
 
 @dataclasses.dataclass
@@ -183,8 +183,8 @@ The page of `lipsformer export {MODEL} --web` in headless Chromium {version}, of
 loaded, compared with `lipsformer predict` of the same bundle. The difference is the largest of the scores that the page
 shows, which are rounded to 0.001.
 
-`{MODEL}` takes large JPEGs reduced. `predict` leaves that to libjpeg, and the page computes means of the pixels in
-full size, which round differently. Decoded in full, Chromium's pixels are those of Pillow.
+`{MODEL}` takes large JPEGs reduced. `predict` leaves that to libjpeg, and the page computes means of the file's
+brightness and colors in full size, which are rounded once more. Decoded in full, Chromium's pixels are those of Pillow.
 
     apt-get install chromium
     lipsformer data fetch fruit --output fruit

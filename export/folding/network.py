@@ -181,7 +181,8 @@ class FoldedLipsFormer(nn.Module):
     """A folded network, from pixels (B, S, S, 3), uint8 or float, to logits (B, K) and features (B, C).
 
     `fold` makes it. With CenterNorm the final norm is applied to the pooled map, as a matrix. With a flat head the
-    features are (B, H * W * C), and the norm is applied to each token.
+    features are (B, H * W * C), and the norm is applied to each token: as itself, which costs less, and its matrix has
+    many small entries that int8 would round away.
     """
 
     mean: Tensor | None
@@ -205,7 +206,8 @@ class FoldedLipsFormer(nn.Module):
         self.body, self.last = nn.Sequential(*body), last
         self.center = isinstance(model.norm, CenterNorm)
         self.flat = model.config.pooling == "flat"
-        self.norm = Affine.of(model.norm).linear() if self.center else copy.deepcopy(model.norm).double()
+        as_matrix = self.center and not self.flat
+        self.norm = Affine.of(model.norm).linear() if as_matrix else copy.deepcopy(model.norm).double()
         self.head = copy.deepcopy(model.head).double()
 
     def half_body(self) -> None:

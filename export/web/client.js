@@ -1,5 +1,6 @@
 // Answers photos in this browser: checks every file of this page, then runs the graph in a worker.
 
+import { readRule } from "./acceptance.js";
 import { Failure, unreadable } from "./failure.js";
 import { bytes } from "./text.js";
 
@@ -10,6 +11,7 @@ const DAMAGED = "This page is damaged";
 const waiting = new Map(); // by number: what becomes of the photos that the worker has
 let worker;
 let started;
+let refusal; // of an answer, by the model's rule; undefined if it has none
 let asked = 0;
 
 /** There is no request that a command line could repeat. */
@@ -31,14 +33,17 @@ export async function classify(file, { signal, onAsk }) {
   signal.throwIfAborted();
   onAsk();
   const start = performance.now();
-  const { failure, logits, timing } = await send({ file });
+  const { failure, logits, features, timing } = await send({ file });
   if (failure === "unreadable") throw unreadable();
   if (failure) throw new Failure(...failure);
   const total = performance.now() - start;
   const queue = Math.max(0, total - timing.decode - timing.infer);
+  const predictions = best(logits, info.classes);
+  const reason = refusal?.(predictions[0].score, features);
   return {
     answer: {
-      predictions: best(logits, info.classes),
+      predictions,
+      ...(refusal && { accepted: !reason, reason }),
       model: info.model.architecture,
       precision: info.runtime.precision,
       provider: info.runtime.provider,
@@ -63,6 +68,7 @@ async function start(onProgress) {
       throw new Failure(DAMAGED, `${name} is not the file that was exported. Reload the page, or export it again.`, true);
     }
   }
+  if (manifest.acceptance) refusal = readRule(contents[manifest.acceptance]);
   onProgress("Starting the model …");
   open();
   const { failure } = await send({

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
+from lipsformer.bundle.acceptance import ACCEPTANCE_NAME
 from lipsformer.bundle.manifest import read_manifest
 from lipsformer.export.whole_image.graph import WHOLE_IMAGE_NAME
 from lipsformer.inference.page import page_files
@@ -21,6 +22,7 @@ from .runtime import RUNTIME, SCRIPT, WASM
 __all__ = ["write_web"]
 
 MANIFEST_NAME = "manifest.json"
+SCRIPTS = ("acceptance.js", "client.js", "reduced-jpeg.js", "worker.js")
 POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:; style-src 'self'; "
     "img-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'"
@@ -49,12 +51,14 @@ def write_web(bundle: Path, folder: Path, runtime: Mapping[str, bytes]) -> int:
     """
     manifest = read_manifest(bundle)
     (whole,) = (file for file in manifest.files if file.kind == "whole-image")
+    rule = manifest.read_acceptance(bundle)
     own = resources.files(__package__)
     files = {
         **page_files(head=HEAD, noscript="", footer=FOOTER),
-        **{name: (own / name).read_bytes() for name in ("client.js", "worker.js")},
+        **{name: (own / name).read_bytes() for name in SCRIPTS},
         **runtime,
         WHOLE_IMAGE_NAME: (bundle / whole.name).read_bytes(),
+        **({} if rule is None else {ACCEPTANCE_NAME: rule.to_bytes()}),
     }
     size = sum(map(len, files.values()))
     about = {
@@ -66,6 +70,7 @@ def write_web(bundle: Path, folder: Path, runtime: Mapping[str, bytes]) -> int:
         "created": manifest.created,
         "runtime": RUNTIME,
         "graph": WHOLE_IMAGE_NAME,
+        "acceptance": None if rule is None else ACCEPTANCE_NAME,
         "script": SCRIPT,
         "wasm": WASM,
         "bytes": size,

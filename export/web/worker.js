@@ -1,13 +1,12 @@
 // Decodes photos and runs the graph, away from the page's own thread.
 //
 // Pixels are read at the photo's own size, upright, on white. The graph resizes them: a canvas would do it differently.
-// For models that reduce large JPEGs while they decode them, so does this: libjpeg gives the means of squares.
+// For models that reduce large JPEGs while they decode them, so does this.
 
 import * as ort from "./ort.wasm.bundle.min.mjs";
+import { readReduced } from "./reduced-jpeg.js";
 
 const MAX_PIXELS = 50e6; // as `lipsformer predict`
-const REDUCTIONS = [8, 4, 2]; // of JPEGs
-const SPARE = 2; // times the final side that a reduced JPEG keeps of the crop's shorter side, at least
 const STRIP = 1 << 20; // pixels to read at a time: a canvas may not be as large as a photo
 
 let session;
@@ -37,16 +36,25 @@ async function open({ graph, wasm, ...settings }) {
 
 async function classify({ file }) {
   const start = performance.now();
-  const { pixels, width, height } = reduce(await read(file), await isJpeg(file));
+  const { pixels, width, height } = await readPixels(file);
   const decoded = performance.now();
   const images = new ort.Tensor("uint8", pixels, [1, height, width, 3]);
-  const { logits } = await session.run({ images }, ["logits"]);
+  const { logits, features } = await session.run({ images });
   const timing = { decode: decoded - start, infer: performance.now() - decoded };
-  return { logits: logits.data, timing };
+  return { logits: logits.data, features: features.data, timing };
 }
 
-/** RGB of a photo, row by row. */
-async function read(file) {
+/** RGB of a photo, row by row, upright. */
+async function readPixels(file) {
+  try {
+    await file.slice(0, 1).arrayBuffer();
+  } catch {
+    throw { failure: "unreadable" };
+  }
+  return (await readReduced(file, preprocessing, MAX_PIXELS)) ?? readFull(file);
+}
+
+async function readFull(file) {
   const bitmap = await decode(file);
   const { width, height } = bitmap;
   if (width * height > MAX_PIXELS) {
@@ -72,59 +80,7 @@ async function read(file) {
   return { pixels, width, height };
 }
 
-/** The means of squares, if the file is a JPEG, the model was trained so, and the crop is large enough. */
-function reduce({ pixels, width, height }, jpeg) {
-  const { image_size: side, crop_pct: part, jpeg_scale: scale } = preprocessing;
-  const crop = (Math.min(width, height) * side) / Math.round(side / part);
-  const factor = REDUCTIONS.find((number) => number <= crop / (SPARE * side));
-  if (!jpeg || scale !== "reduced" || !factor) return { pixels, width, height };
-  const columns = spans(width, factor);
-  const rows = spans(height, factor);
-  const means = new Uint8Array(columns.length * rows.length * 3);
-  const line = new Float32Array(width * 3);
-  let at = 0;
-  for (const row of rows) {
-    line.fill(0);
-    for (const [y, weight] of row) {
-      const from = y * line.length;
-      for (let count = 0; count < line.length; count += 1) line[count] += weight * pixels[from + count];
-    }
-    for (const column of columns) {
-      const sums = [0.5, 0.5, 0.5]; // to round
-      for (const [x, weight] of column) {
-        for (let channel = 0; channel < 3; channel += 1) sums[channel] += weight * line[x * 3 + channel];
-      }
-      for (const sum of sums) means[at++] = sum;
-    }
-  }
-  return { pixels: means, width: columns.length, height: rows.length };
-}
-
-/** `length` pixels divided evenly into spans of about `factor`: the pixels of each, with their shares of it. */
-function spans(length, factor) {
-  const count = Math.round(length / factor);
-  const span = length / count;
-  return Array.from({ length: count }, (_, number) => {
-    const [start, end] = [number * span, Math.min((number + 1) * span, length)];
-    const first = Math.floor(start);
-    return Array.from({ length: Math.ceil(end) - first }, (__, offset) => {
-      const covered = Math.min(first + offset + 1, end) - Math.max(first + offset, start);
-      return [first + offset, covered / (end - start)];
-    });
-  });
-}
-
-async function isJpeg(file) {
-  const [first, second, third] = new Uint8Array(await file.slice(0, 3).arrayBuffer());
-  return first === 0xff && second === 0xd8 && third === 0xff;
-}
-
 async function decode(file) {
-  try {
-    await file.slice(0, 1).arrayBuffer();
-  } catch {
-    throw { failure: "unreadable" };
-  }
   try {
     const colorSpaceConversion = preprocessing.color_management ? "default" : "none";
     return await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion });

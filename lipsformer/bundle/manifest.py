@@ -18,7 +18,7 @@ from lipsformer.system.errors import GateError, InputError
 from lipsformer.system.validation import one_line_errors
 
 from .acceptance import LEAST_TEMPERATURE, MOST_TEMPERATURE, AcceptanceRule
-from .certificate import Certificate
+from .certificate import Certificate, Int8Bound
 from .class_names import parse_class_names
 from .reference import ReferenceHistograms
 
@@ -52,7 +52,8 @@ class BundleFile:
     report of the parity gate that they passed (`parity`). An engine also records what it was `built` with: versions,
     GPU, batches, and the SHA-256 of its graph.
     bf16 records its `speedup` over fp32 in ONNX Runtime where it was exported: the `cpu`, its `instructions` for bf16,
-    the `threads`, and `ratios` by batch size.
+    the `threads`, and `ratios` by batch size. An int8 graph of a model with a certificate has a `bound` of what int8
+    may change.
 
     Raises:
         InputError: if a field is invalid, or missing for its `kind`.
@@ -67,6 +68,7 @@ class BundleFile:
     parity: dict[str, Any] | None = None
     built: dict[str, Any] | None = None
     speedup: dict[str, Any] | None = None
+    bound: InstanceOf[Int8Bound] | None = None
 
     def __post_init__(self) -> None:
         if Path(self.name).name != self.name:
@@ -79,6 +81,8 @@ class BundleFile:
             raise ValueError(f"{self.name}: engines, and only they, record what they were built with")
         if len({self.target == OPENVINO, self.precision == "bf16", self.speedup is not None}) > 1:
             raise ValueError(f"{self.name}: bf16, and nothing else, is for OpenVINO and has a speedup")
+        if self.bound is not None and self.precision != "int8":
+            raise ValueError(f"{self.name}: only int8 has a bound")
 
     @classmethod
     def describe(cls, path: Path, kind: Kind, **facts: Any) -> Self:
@@ -138,14 +142,17 @@ class Manifest:
         )
 
     def certificate_of(self, file: BundleFile) -> Certificate | None:
-        """The certificate of answers by `file`: what the parity gate measured that it adds is subtracted from leads.
+        """The certificate of answers by `file`: what it adds is subtracted from leads.
 
-        None if the checkpoint has none, or the gate has not run the file.
+        That is what the parity gate measured, or for int8 its bound, if there is one. None if the checkpoint has none,
+        or the gate has not run the file.
         """
         rows = (file.parity or {}).get("batches")
         if self.certificate is None or not rows:
             return None
         try:
+            if file.bound is not None:
+                return self.certificate.of_int8(file.bound)
             return self.certificate.loosened(max(max(row["max_abs"], row["hard_max_abs"]) for row in rows))
         except (KeyError, TypeError, InputError):
             return None
@@ -224,7 +231,7 @@ def _parse(data: dict[str, Any]) -> Manifest:
             **{name: value for name, value in data.items() if name not in ("format", SEAL)},
             "classes": parse_class_names(data["classes"]),
             "preprocessing": Preprocessing.from_dict(data["preprocessing"]),
-            "files": tuple(BundleFile(**file) for file in data["files"]),
+            "files": tuple(_parse_file(file) for file in data["files"]),
             "reference": ReferenceHistograms.from_dict(data.get("reference")),
             "certificate": Certificate.from_dict(data["certificate"]) if data.get("certificate") else None,
         }
@@ -232,6 +239,10 @@ def _parse(data: dict[str, Any]) -> Manifest:
     if not manifest.precisions:
         raise ValueError("it names no graph")
     return manifest
+
+
+def _parse_file(data: dict[str, Any]) -> BundleFile:
+    return BundleFile(**{**data, "bound": Int8Bound(**data["bound"]) if data.get("bound") else None})
 
 
 def _check(path: Path, sha256: str) -> None:

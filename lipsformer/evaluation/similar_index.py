@@ -21,6 +21,7 @@ __all__ = ["EXACT_ROWS", "find_nearest"]
 EXACT_ROWS = 1_000_000  # in more, an index finds the candidates
 CANDIDATES = 4  # for each neighbor
 FEWEST, EFFORT = 64, 4  # candidates; how many rows are visited for each
+NOISE = 0.01  # length of what is added to an indexed vector of length 1, so that no two are equal
 
 
 def find_nearest(table: FeatureTable, features: NDArray[np.float32], top_k: int, *, exact: bool) -> list[Neighbor]:
@@ -61,11 +62,17 @@ def _restore(usearch: Any, path: Path, table: FeatureTable) -> Any:
 
 
 def _build(usearch: Any, path: Path, table: FeatureTable) -> Any:
-    """Builds the index of a table, and removes those of earlier ones."""
+    """Builds the index of a table, and removes those of earlier ones.
+
+    With usearch 2.26.6, rows after many copies of one image would be lost: it links equal vectors to each other alone
+    (findings/usearch_loses_the_rows_after_many_copies_of_one_vector.sh). Noise keeps copies apart.
+    """
     index = usearch.Index(ndim=table.channels, metric="cos", dtype="f16")
+    generator = np.random.default_rng(0)
     with track(f"index {table.path}", table.rows) as advance:
         for positions, _, values in table.batches():
-            index.add(positions, _unit(values))
+            noise = _unit(generator.standard_normal(values.shape, np.float32)) * np.float32(NOISE)
+            index.add(positions, _unit(values) + noise)
             advance(len(values), "rows")
     with atomic_write(path) as draft:
         index.save(str(draft))

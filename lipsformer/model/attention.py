@@ -39,8 +39,12 @@ class ScaledCosineAttention(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
         """Maps q, k and v, each (..., heads, N, d), to (..., heads, N, d); `bias` is added to the (N, N) scores."""
-        unit = cpu_ops.l2_normalize if cpu_ops.use_own_backward(self.training) else l2_normalize
-        q = unit(q, self.epsilon) * in_precision(self.temperature, q)  # (..., heads, N, d)
+        own = cpu_ops.use_own_backward(self.training)
+        unit = cpu_ops.l2_normalize if own else l2_normalize
+        if own and isinstance(self.temperature, float):
+            q = cpu_ops.l2_normalize(q, self.epsilon, self.temperature)  # (..., heads, N, d)
+        else:
+            q = unit(q, self.epsilon) * in_precision(self.temperature, q)
         k = unit(k, self.epsilon)
         v = unit(v, self.epsilon) if self.value_norm else v
         scores = q @ k.transpose(-2, -1)  # (..., heads, N, N): tau * cos(q, k)

@@ -6,6 +6,9 @@ run without a copy. Parameter names are those of the official code.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -100,31 +103,39 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """Maps (B, H, W, C) to (B, H, W, C); `keep` (conv_branches + 2, B) weighs the branches (stochastic depth)."""
-        for index, (convolution, residual) in enumerate(zip(self.dwconv_layers, self.scale_layers, strict=True)):
-            branch = self.activation(conv_nhwc(convolution, x))  # (B, H, W, C), as every branch is
-            if index == 0:
-                branch = self.activation(self._mix_channels(branch))
-            x = residual(x, branch, of_branch(keep, index))
-        x = self._add(x, self.attn, self.alpha1, self.norm1, keep, -2)
-        return self._add(x, self.mlp, self.alpha2, self.norm2, keep, -1)
+        for index, residual in enumerate(self.scale_layers):
+            x = add_branch(x, functools.partial(self._convolve, index), residual, of_branch(keep, index))
+        x = self._add(x, self.attn, self.alpha1, self.norm1, of_branch(keep, -2))
+        return self._add(x, self.mlp, self.alpha2, self.norm2, of_branch(keep, -1))
+
+    def _convolve(self, index: int, x: Tensor) -> Tensor:
+        branch: Tensor = self.activation(conv_nhwc(self.dwconv_layers[index], x))  # (B, H, W, C), as every branch is
+        return branch if index else self.activation(self._mix_channels(branch))
 
     def _mix_channels(self, x: Tensor) -> Tensor:
         nin = self.nin
         return cpu_ops.pointwise_conv(x, nin.weight, nin.bias) if self.training else conv_nhwc(nin, x)
 
-    def _add(
-        self, x: Tensor, branch: nn.Module, residual: nn.Module, norm: nn.Module, keep: Tensor | None, index: int
-    ) -> Tensor:
+    def _add(self, x: Tensor, branch: nn.Module, residual: nn.Module, norm: nn.Module, keep: Tensor | None) -> Tensor:
         if self.pre_norm:
-            out: Tensor = residual(x, branch(norm(x)), of_branch(keep, index))
-        else:
-            out = norm(residual(x, branch(x), of_branch(keep, index)))
+            return add_branch(x, lambda part: branch(norm(part)), residual, keep)
+        out: Tensor = norm(add_branch(x, branch, residual, keep))
         return out
 
 
 def of_branch(keep: Tensor | None, index: int) -> Tensor | None:
     """Row `index` of `keep` (branches, B) as (B, 1, 1, 1); None if `keep` is None."""
     return None if keep is None else keep[index][:, None, None, None]
+
+
+def add_branch(x: Tensor, branch: Callable[[Tensor], Tensor], residual: nn.Module, keep: Tensor | None) -> Tensor:
+    """residual(x, branch(x), keep); a CPU does not compute the branches that stochastic depth drops."""
+    kept = None if keep is None else cpu_ops.kept_images(keep)
+    if keep is None or kept is None:
+        out: Tensor = residual(x, branch(x), keep)
+        return out
+    weights = keep.index_select(0, kept)
+    return cpu_ops.replace_images(x, kept, lambda part: residual(part, branch(part), weights))
 
 
 class Stage(nn.Module):

@@ -6,13 +6,14 @@ to rounding.
 oneDNN's gradients of the weights and the bias of a depthwise 7x7 convolution take ten to twenty times as long as the
 convolution itself, a good part of a model's whole step. Three things help (benchmarks/depthwise/): the gradient of the
 bias is a plain sum; that of the weights is a depthwise convolution too, by the map of the output's gradient; and on
-maps that are not too large, in bfloat16 it is one matrix product per channel over all pairs of positions or of columns,
-of which those the same distance apart are then summed.
+maps narrower than the kernel it is one matrix product per channel over all pairs of positions, of which those the same
+distance apart are then summed.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,10 +21,20 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
-__all__ = ["center_affine", "convex_sum", "depthwise_conv", "l2_normalize", "pointwise_conv", "use_own_backward"]
+__all__ = [
+    "add_scaled",
+    "center_affine",
+    "convex_sum",
+    "depthwise_conv",
+    "kept_images",
+    "l2_normalize",
+    "pointwise_conv",
+    "replace_images",
+    "use_own_backward",
+]
 
 MOST_POSITIONS = 64  # beyond 8x8 maps the pairs of positions outweigh what is saved
-MOST_COLUMNS = 16  # and the pairs of columns beyond this width
+LARGE_IMAGE = 2**16  # from this many numbers, a convolution per image costs less than laying out the batch for one
 
 
 def use_own_backward(training: bool) -> bool:
@@ -31,9 +42,29 @@ def use_own_backward(training: bool) -> bool:
     return training and not torch.compiler.is_compiling()
 
 
-def l2_normalize(x: Tensor, epsilon: float) -> Tensor:
-    """x / sqrt(|x|**2 + epsilon) over the last dimension, in half the passes over memory that autograd would make."""
-    out: Tensor = L2Normalize.apply(x, epsilon)  # type: ignore[no-untyped-call]
+def kept_images(keep: Tensor) -> Tensor | None:
+    """The images (B',) of a batch whose branch is worth computing alone: those with a weight in `keep` (B, 1, ..., 1).
+
+    None if no image is dropped, on a GPU, which would have to wait for the number, and under torch.compile. At least
+    one image remains: all processes of a distributed training need a gradient of every weight.
+    """
+    if keep.device.type != "cpu" or torch.compiler.is_compiling():
+        return None
+    kept = keep.flatten().nonzero().flatten()
+    kept = kept if len(kept) else kept.new_zeros(1)
+    return kept if len(kept) < len(keep) else None
+
+
+def replace_images(x: Tensor, images: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """x (B, ...) with change(x[images]) in place of `images` (B',), in a third of autograd's passes over memory."""
+    whole, part = SplitImages.apply(x, images)  # type: ignore[no-untyped-call]
+    out: Tensor = JoinImages.apply(whole, images, change(part).to(x.dtype))  # type: ignore[no-untyped-call]
+    return out
+
+
+def l2_normalize(x: Tensor, epsilon: float, length: float = 1.0) -> Tensor:
+    """length * x / sqrt(|x|**2 + epsilon) over the last dimension, in half the passes over memory of autograd."""
+    out: Tensor = L2Normalize.apply(x, epsilon, length)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -43,6 +74,12 @@ def center_affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Under autocast the result is in its precision, as that of the layers between two norms.
     """
     out: Tensor = CenterAffine.apply(*autocast(x, weight, bias))  # type: ignore[no-untyped-call]
+    return out
+
+
+def add_scaled(x: Tensor, branch: Tensor, scale: Tensor) -> Tensor:
+    """x + branch * scale, in half the passes over memory that autograd would make."""
+    out: Tensor = AddScaled.apply(*autocast(x, branch, scale))  # type: ignore[no-untyped-call]
     return out
 
 
@@ -75,19 +112,47 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return out
 
 
-class L2Normalize(torch.autograd.Function):
+class SplitImages(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, epsilon: float) -> Tensor:
-        inverse = torch.rsqrt(x.square().sum(dim=-1, keepdim=True) + epsilon)
-        unit = x * inverse
-        ctx.save_for_backward(unit, inverse)
-        return unit
+    def forward(ctx: Any, x: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(images)
+        return x.view_as(x), x.index_select(0, images)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        unit, inverse = ctx.saved_tensors
-        along = (grad * unit).sum(dim=-1, keepdim=True)
-        return (grad - unit * along).mul_(inverse), None  # `addcmul` takes four times as long
+    def backward(ctx: Any, grad: Tensor, part: Tensor) -> tuple[Tensor, None]:
+        (images,) = ctx.saved_tensors
+        return grad.index_copy(0, images, part), None
+
+
+class JoinImages(torch.autograd.Function):
+    """Puts the changed images back. `SplitImages` replaces the gradient of the images that are overwritten here."""
+
+    @staticmethod
+    def forward(ctx: Any, whole: Tensor, images: Tensor, part: Tensor) -> Tensor:
+        ctx.save_for_backward(images)
+        return whole.index_copy(0, images, part)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor]:
+        (images,) = ctx.saved_tensors
+        return grad, None, grad.index_select(0, images)
+
+
+class L2Normalize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, epsilon: float, length: float) -> Tensor:
+        factor = torch.rsqrt(x.square().sum(dim=-1, keepdim=True) + epsilon) * length
+        out = x * factor
+        ctx.save_for_backward(out, factor)
+        ctx.length = length
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        out, factor = ctx.saved_tensors
+        along = (grad * out).sum(dim=-1, keepdim=True)
+        along *= ctx.length**-2
+        return (grad - out * along).mul_(factor), None, None  # `addcmul` takes four times as long
 
 
 class CenterAffine(torch.autograd.Function):
@@ -101,8 +166,20 @@ class CenterAffine(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         centered, weight = ctx.saved_tensors
         grad_x = grad * weight
-        grad_x -= grad_x.mean(dim=-1, keepdim=True)  # centering is its own transpose
+        grad_x -= (grad @ weight / len(weight))[..., None]  # its mean; centering is its own transpose
         return grad_x, (grad * centered).sum_to_size(weight.shape), grad.sum_to_size(weight.shape)
+
+
+class AddScaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, branch: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(branch, scale)
+        return torch.addcmul(x, branch, scale)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        branch, scale = ctx.saved_tensors
+        return grad, grad * scale, (grad * branch).sum_to_size(scale.shape)
 
 
 class ConvexSum(torch.autograd.Function):
@@ -140,21 +217,14 @@ class DepthwiseConv(torch.autograd.Function):
 def weight_gradient(x: Tensor, grad: Tensor, kernel: int) -> Tensor:
     """Gradient (C, 1, kernel, kernel) of a depthwise convolution's weights, of input and output gradient (B, C, H, W).
 
-    Computed in the fastest of four ways for the shape and the precision.
+    Computed in the fastest of three ways for the shape and the precision.
     """
     _, channels, height, width = x.shape
-    small = height * width <= MOST_POSITIONS
-    if x.dtype == torch.bfloat16:
-        if small:
-            return by_positions(x, grad, kernel)
-        if width <= MOST_COLUMNS:
-            return by_columns(x, grad, kernel)
-        x, grad = x.float(), grad.float()  # convolutions take half as long again in bfloat16
     # The one case for which oneDNN has a kernel: findings/onednn_has_a_depthwise_weight_gradient_for_3x3_only.sh
     if not (kernel == 3 and height > 2 and x.dtype == torch.float32):
         if min(height, width) > kernel // 2:
             return by_maps(x, grad, kernel)
-        if small:
+        if height * width <= MOST_POSITIONS:
             return by_positions(x, grad, kernel)
     shape = (channels, 1, kernel, kernel)
     gradient = conv2d_weight(x, shape, grad, padding=kernel // 2, groups=channels)  # type: ignore[no-untyped-call]
@@ -163,25 +233,16 @@ def weight_gradient(x: Tensor, grad: Tensor, kernel: int) -> Tensor:
 
 
 def by_maps(x: Tensor, grad: Tensor, kernel: int) -> Tensor:
-    """`weight_gradient` as one depthwise convolution of all input maps, each by the map of its output's gradient."""
+    """`weight_gradient` as depthwise convolutions of the input maps, each by the map of its output's gradient."""
     batch, channels, height, width = x.shape
-    maps, kernels = x.reshape(1, -1, height, width), grad.reshape(-1, 1, height, width)
-    found = F.conv2d(maps, kernels, padding=kernel // 2, groups=len(kernels))  # (1, B * C, k, k)
-    return found.reshape(batch, channels, kernel, kernel).sum(dim=0)[:, None]
-
-
-def by_columns(x: Tensor, grad: Tensor, kernel: int) -> Tensor:
-    """`weight_gradient` by pairs of an output's and an input's column, for each distance between their rows."""
-    channels, width = x.shape[1], x.shape[3]
-    padding = kernel // 2
-    padded = F.pad(x.permute(1, 0, 2, 3), (0, 0, padding, padding))  # (C, B, H + 2 * padding, W)
-    inputs = padded.unfold(2, kernel, 1).transpose(-1, -2).reshape(channels, -1, kernel * width)  # (C, B * H, k * W)
-    outputs = grad.permute(1, 3, 0, 2).reshape(channels, width, -1).contiguous()  # (C, W, B * H)
-    pairs = F.pad((outputs @ inputs).reshape(channels, width, kernel, width), (padding, padding))
-    # the k columns around each output's own: diagonals of (W, W + 2 * padding)
-    channel, column, row, _ = pairs.stride()
-    diagonals = pairs.as_strided((channels, kernel, kernel, width), (channel, row, 1, column + 1))
-    return diagonals.sum(dim=-1)[:, None]
+    if channels * height * width < LARGE_IMAGE:  # all images as one of many channels
+        x, grad = x.reshape(1, -1, height, width), grad.reshape(1, -1, height, width)
+    found = [
+        F.conv2d(maps[None], kernels[:, None], padding=kernel // 2, groups=len(kernels))
+        for maps, kernels in zip(x, grad, strict=True)
+    ]
+    total = torch.cat(found).reshape(batch, channels, kernel, kernel).sum(dim=0)
+    return total.contiguous()[:, None]
 
 
 def by_positions(x: Tensor, grad: Tensor, kernel: int) -> Tensor:

@@ -23,7 +23,10 @@ class ResidualScale(nn.Module):
 
     def forward(self, x: Tensor, branch: Tensor, keep: Tensor | None = None) -> Tensor:
         """The sum of x and `branch` = f(x), both (B, ..., C); `keep` (B, 1, ..., 1) scales the branches of images."""
-        return x + branch * (self.scale if keep is None else self.scale * keep)
+        scale = self.scale if keep is None else self.scale * keep
+        if x.device.type == "cpu" and cpu_ops.use_own_backward(self.training):
+            return cpu_ops.add_scaled(x, branch, scale)
+        return x + branch * scale
 
 
 class PlainResidual(nn.Module):

@@ -16,7 +16,7 @@ from .attention import build_attention
 from .blocks import LipsFormer, PatchEmbed
 from .config import SwinConfig
 from .norm import build_norm
-from .windows import join_windows, split_windows, window_partition
+from .windows import join_window_heads, split_window_heads, window_partition
 
 __all__ = ["LipsFormerSwin", "WindowAttention"]
 
@@ -93,7 +93,7 @@ class WindowAttention(nn.Module):
         _, rows, columns, _ = x.shape
         if self.shift:
             x = x.roll((-self.shift, -self.shift), dims=(1, 2))
-        q, k, v = split_windows(self.qkv(x), self.window, self.num_heads)  # each (B * windows, heads, N, d)
+        q, k, v = split_window_heads(self.qkv(x), self.window, self.num_heads)  # each (B * windows, heads, N, d)
         bias = self.position_bias()  # (heads, N, N) with N = window**2
         if self.shift:
             q, k, v = (
@@ -101,7 +101,7 @@ class WindowAttention(nn.Module):
             )  # (B, windows, heads, N, d)
             bias = bias + self.mask  # (windows, heads, N, N)
         out = self.similarity(q, k, v, bias)
-        x = self.proj(join_windows(out.flatten(0, 1) if self.shift else out, self.window, rows, columns))
+        x = self.proj(join_window_heads(out.flatten(0, 1) if self.shift else out, self.window, rows, columns))
         return x.roll((self.shift, self.shift), dims=(1, 2)) if self.shift else x
 
 

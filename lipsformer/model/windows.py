@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-__all__ = ["join_heads", "join_windows", "split_heads", "split_windows", "window_partition", "window_reverse"]
+__all__ = ["join_heads", "join_window_heads", "split_heads", "split_window_heads", "window_partition", "window_reverse"]
 
 
 def window_partition(x: Tensor, height: int, width: int) -> Tensor:
@@ -36,7 +36,7 @@ def split_heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     return q, k, v
 
 
-def split_windows(qkv: Tensor, window: int, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
+def split_window_heads(qkv: Tensor, window: int, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """`split_heads` of the windows of a map (B, H, W, 3 * C), in one copy: each (B * windows, heads, window**2, d)."""
     _, rows, columns, channels = qkv.shape
     shape = (rows // window, window, columns // window, window, 3, num_heads, channels // (3 * num_heads))
@@ -45,8 +45,8 @@ def split_windows(qkv: Tensor, window: int, num_heads: int) -> tuple[Tensor, Ten
     return q, k, v
 
 
-def join_windows(out: Tensor, window: int, rows: int, columns: int) -> Tensor:
-    """Inverse of `split_windows` for one of the three: (B * windows, heads, N, d) to (B, rows, columns, heads * d)."""
+def join_window_heads(out: Tensor, window: int, rows: int, columns: int) -> Tensor:
+    """Inverse of `split_window_heads` for one of its parts: (B * windows, heads, N, d) to (B, rows, columns, C)."""
     _, heads, _, depth = out.shape
     x = out.reshape(-1, rows // window, columns // window, heads, window, window, depth)
     return x.permute(0, 1, 4, 2, 5, 3, 6).reshape(-1, rows, columns, heads * depth)

@@ -24,7 +24,7 @@ __all__ = ["LoadedBundle"]
 class LoadedBundle:
     """A bundle with verified hashes, its warm runtime, and the largest batch that is worth running.
 
-    `explainer` draws its heat maps, on one thread, if it was exported with them.
+    `explainer` draws its heat maps, on one thread, if they were asked for and it was exported with them.
     """
 
     bundle: Path
@@ -34,8 +34,10 @@ class LoadedBundle:
     explainer: GraphExplainer | None
 
     @classmethod
-    def load(cls, settings: Settings, on_fault: Callable[[RuntimeFault], None]) -> Self:
+    def load(cls, settings: Settings, on_fault: Callable[[RuntimeFault], None], *, explain: bool = True) -> Self:
         """Verifies, loads and warms up the bundle that `settings` name; `on_fault` gets every fault of its runtime.
+
+        Without `explain`, its heat maps stay closed.
 
         Raises:
             InputError: if the bundle or a setting cannot be used.
@@ -55,6 +57,6 @@ class LoadedBundle:
             max_batch = runtime.warm_up(settings.max_batch or manifest.max_batch)
         except FaultError as fault:
             raise GateError(f"{bundle}: {fault}; export the bundle again") from None
-        heat_maps = runtime.predictor.heat_maps
+        heat_maps = runtime.predictor.heat_maps if explain else None
         explainer = None if heat_maps is None else GraphExplainer(heat_maps, threads=1)
         return cls(bundle=bundle, manifest=manifest, runtime=runtime, max_batch=max_batch, explainer=explainer)

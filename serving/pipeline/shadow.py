@@ -1,15 +1,14 @@
 """A shadow: a second bundle that sees a share of the images, to learn where it would answer differently.
 
-It computes in a thread of low priority, one image at a time, behind a short queue that drops what does not fit. No
-answer waits for it, and its failures are only counted.
+It computes one image at a time, behind a short queue that drops what does not fit, and rests once it has had its part
+of the cores' time. A thread of low priority would cost more: the system may suspend it while it holds Python's lock,
+and all others wait. No answer waits for the shadow, and its failures are only counted.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import sys
-import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +20,7 @@ from lipsformer.serving.observability import Metrics
 from lipsformer.serving.observability.background import Background
 from lipsformer.serving.settings import Settings
 from lipsformer.system.errors import InputError
+from lipsformer.system.hardware import cores
 
 from .loaded_bundle import LoadedBundle
 
@@ -29,7 +29,8 @@ __all__ = ["Shadow", "check_shadow", "load_shadow"]
 logger = logging.getLogger("lipsformer.serving")
 
 WAITING_IMAGES = 4
-NICENESS = 10  # of its thread: next to busy cores it gets about a tenth of one, and images are dropped
+LOAD = 0.05  # of the time of all cores: what it may take, and what it has not used stays for CREDIT_SECONDS
+CREDIT_SECONDS = 1.0
 CLOSE_SECONDS = 2.0
 
 
@@ -54,6 +55,7 @@ class Shadow:
         self._runtime = loaded.runtime
         self._share = share
         self._due = 0.0
+        self._rests_until = 0.0
         self._metrics = metrics
         self._samples = Background(self._compare_all, name="shadow", capacity=WAITING_IMAGES)
 
@@ -63,7 +65,8 @@ class Shadow:
         if self._due < 1:
             return
         self._due -= 1
-        if not self._samples.put(Sample(pixels.copy(), answer, request_id)):  # a view would keep its whole request
+        resting = time.monotonic() < self._rests_until  # if not, a copy: a view would keep its whole request
+        if resting or not self._samples.put(Sample(pixels.copy(), answer, request_id)):
             self._metrics.shadowed("dropped")
 
     def close(self) -> None:
@@ -71,14 +74,16 @@ class Shadow:
         self._samples.close(CLOSE_SECONDS)
 
     def _compare_all(self, samples: Sequence[Sample]) -> None:
-        if sys.platform == "linux":  # elsewhere a priority is of the whole process
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         for sample in samples:
+            started = time.monotonic()
             try:
                 self._compare(sample)
             except Exception as error:  # noqa: BLE001 - whatever it was, it is the shadow's and nobody else's
                 self._metrics.shadowed("failed")
                 logger.warning("the shadow failed: %r", error)
+            finally:
+                taken = time.monotonic() - started
+                self._rests_until = max(self._rests_until, started - CREDIT_SECONDS) + taken / (LOAD * cores())
 
     def _compare(self, sample: Sample) -> None:
         (outcome,) = self._runtime.run([sample.pixels])
@@ -109,7 +114,7 @@ def load_shadow(settings: Settings, manifest: Manifest) -> LoadedBundle | None:
     if settings.shadow is None:
         return None
     changes = {"bundle": settings.shadow, "precision": None, "threads": 1, "max_batch": 1}
-    loaded = LoadedBundle.load(settings.model_copy(update=changes), on_fault=lambda _: None)
+    loaded = LoadedBundle.load(settings.model_copy(update=changes), on_fault=lambda _: None, explain=False)
     check_shadow(settings.shadow, loaded.manifest, manifest)
     return loaded
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from lipsformer.serving.pipeline.loaded_bundle import LoadedBundle
 from lipsformer.serving.settings import Settings
 from lipsformer.system.atomic import sha256_of
 from lipsformer.system.errors import GateError
+from tests.support.command import Run
 from tests.support.http.server import serving
 from tests.support.trained import Trained
 
@@ -81,11 +80,12 @@ def test_a_stored_bundle_is_served(trained: Trained, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_export_puts_its_bundle_everywhere_or_nowhere(trained: Trained, store: Path, tmp_path: Path) -> None:
+def test_the_export_puts_its_bundle_everywhere_or_nowhere(
+    trained: Trained, store: Path, tmp_path: Path, run: Run
+) -> None:
     def export(*options: object) -> tuple[int, str]:
-        command = [sys.executable, "-m", "lipsformer", "export", trained.checkpoint, "--output", tmp_path / "bundle"]
-        done = subprocess.run([*map(str, (*command, *options))], capture_output=True, text=True)
-        return done.returncode, done.stderr
+        status, _, err = run("export", trained.checkpoint, "--output", tmp_path / "bundle", *options)
+        return status, err
 
     for options, message in (
         (("--triton", trained.data), "exists already"),
@@ -133,12 +133,10 @@ def test_a_damaged_bundle_is_not_registered(trained: Trained, store: Path, monke
     assert not list(store.rglob("*.onnx"))
 
 
-def test_an_unknown_name_is_told(trained: Trained) -> None:
+def test_an_unknown_name_is_told(trained: Trained, run: Run) -> None:
     with pytest.raises(InputError, match=r"bentoml:none: .*`bentoml models list`"):
         resolve_model("bentoml:none")
     register_bundle(trained.bundle, "fruit:v1")
-    done = subprocess.run(
-        [sys.executable, "-m", "lipsformer", "predict", "bentoml:fruit:v2", PHOTO], capture_output=True, text=True
-    )
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
-    assert "bentoml:fruit:v2" in done.stderr
+    status, out, err = run("predict", "bentoml:fruit:v2", PHOTO)
+    assert (status, out, err.count("\n")) == (2, "", 1), err
+    assert "bentoml:fruit:v2" in err

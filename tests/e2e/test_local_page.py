@@ -92,6 +92,17 @@ def odd_photos() -> dict[str, bytes]:
         "wide.jpg": encode("JPEG", pear.resize((1203, 331)), quality=95),
         "photo.webp": encode("WEBP", pear, quality=90),
         "large.jpg": encode("JPEG", pear.resize((2000, 1504)), quality=90),
+        "large-odd.jpg": encode("JPEG", pear.resize((1999, 1503)), quality=90),
+        "large-444.jpg": encode("JPEG", pear.resize((2000, 1504)), quality=90, subsampling=0),
+        "large-422.jpg": encode("JPEG", pear.resize((2000, 1504)), quality=90, subsampling=1),
+        "large-gray.jpg": encode("JPEG", pear.convert("L").resize((2000, 1504)), quality=90),
+        "large-profile.jpg": encode("JPEG", swapped.resize((2000, 1504)), quality=90, icc_profile=icc),
+        **{
+            f"large-orientation-{number}.jpg": encode(
+                "JPEG", pear.resize((2000, 1504)), quality=90, exif=exif_orientation(number)
+            )
+            for number in range(2, 9)
+        },
     }
 
 
@@ -104,6 +115,30 @@ def test_it_answers_as_predict_does(local_page: Page, predictor: Predictor) -> N
         assert shown[name]["title"] == predicted[0].label, name
         for label, score in shown[name]["scores"].items():
             assert score == pytest.approx(scores[label], abs=0.02), name
+
+
+def test_it_doubts_what_the_rule_does_not_accept(
+    browser: Browser, package: Path, choosy: Trained, tmp_path: Path
+) -> None:
+    done = CliRunner().invoke(app, ["export", str(choosy.checkpoint), "--web", str(tmp_path / "site"), "--web-runtime",
+                                    str(package), "--parity-images", "2", "--max-batch", "2"])  # fmt: skip
+    assert done.exit_code == 0, done.output
+    predictor = load_predictor(choosy.checkpoint, "cpu")
+    photos = {path.name: path.read_bytes() for path in sorted(SAMPLES.glob("*.jpg"))}
+    with folder_server(tmp_path / "site") as url, watched_page(browser) as watched:
+        loaded(watched.page, url)
+        shown = answers(watched.page, photos)
+        assert watched.breaches(url) == []
+    details = {
+        None: "",
+        "low_score": "It looks most like {}, but the score is too low.",
+        "unfamiliar": "It looks unlike the photos this model was trained on; most like {}.",
+    }
+    answered = {name: predictor.predict([content], 1)[0] for name, content in photos.items()}
+    assert {answer.reason for answer in answered.values()} == set(details)
+    for name, answer in answered.items():
+        assert shown[name]["title"] == ("Not sure" if answer.reason else answer[0].label), name
+        assert shown[name]["detail"] == details[answer.reason].format(answer[0].label), name
 
 
 def test_a_file_that_is_no_image(local_page: Page) -> None:

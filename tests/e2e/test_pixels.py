@@ -15,7 +15,7 @@ from PIL import Image, ImageCms
 from lipsformer import load_checkpoint, load_predictor, save_checkpoint
 from lipsformer.export import ExportSettings, export_bundle, verify_bundle
 from lipsformer.images.samples import SAMPLES
-from tests.support.http.server import serving
+from tests.support.http.server import app_running
 from tests.support.images.deep import deep_png
 from tests.support.images.files import encode
 from tests.support.images.profiles import ADOBE_RGB, DISPLAY_P3, SWAPPED, matrix_profile
@@ -73,8 +73,8 @@ def test_an_image_in_another_space_gets_the_scores_of_its_twin(trained: Trained,
     (graph,) = (tmp_path / "bundle").glob("ort-fp32.onnx")
     different, matching = [], []
     with (
-        serving(tmp_path / "bundle", tmp_path / "log", LIPSFORMER_WORKERS="1") as (url, _),
-        httpx.Client(base_url=url, timeout=20) as client,
+        app_running(tmp_path / "bundle") as app,
+        httpx.Client(base_url=app.url, timeout=20) as client,
     ):
         assert client.get("/info").json()["preprocessing"]["color_management"] is True
         for space, primaries in SPACES.items():
@@ -97,7 +97,7 @@ def write_textures(root: Path, *, bits: int) -> None:
     """Gray images of four kinds of stripes under noise, of values of `bits` bits: the same pictures for any number."""
     draw = np.random.default_rng(0)
     rows, columns = np.mgrid[:40, :40] / 40
-    for split, count in (("train", 24), ("val", 50)):
+    for split, count in (("train", 24), ("val", 25)):
         for label, wave in {"a": columns * 3, "b": rows * 3, "c": columns + rows, "d": (columns + rows) * 5}.items():
             for number in range(count):
                 picture = 0.5 + 0.2 * np.sin(2 * np.pi * (wave + draw.random())) + draw.normal(0, 0.12, (40, 40))
@@ -129,8 +129,8 @@ def test_twelve_bits_train_as_well_as_their_twin_of_eight(tmp_path: Path) -> Non
     paths, correct = sorted((tmp_path / "12" / "val").rglob("*.png")), []
     alone = load_predictor(tmp_path / "bundle").predict(paths, 99)
     with (
-        serving(tmp_path / "bundle", tmp_path / "log", LIPSFORMER_WORKERS="1") as (url, _),
-        httpx.Client(base_url=url, timeout=20) as client,
+        app_running(tmp_path / "bundle") as app,
+        httpx.Client(base_url=app.url, timeout=20) as client,
     ):
         for path, answer in zip(paths, alone, strict=True):
             found = scores(client, path.read_bytes())
@@ -171,10 +171,7 @@ def test_jpegs_are_reduced_on_every_hop(trained: Trained, tmp_path: Path) -> Non
         pixels = hops[0].prepare(photo)
         assert all(np.array_equal(hop.prepare(photo.read_bytes()), pixels) for hop in hops)
         expected = [{answer.label: answer.score for answer in hop.predict([photo], 99)[0]} for hop in hops]
-        with (
-            serving(bundle, tmp_path / "log", LIPSFORMER_WORKERS="1") as (url, _),
-            httpx.Client(base_url=url, timeout=20) as client,
-        ):
+        with app_running(bundle) as app, httpx.Client(base_url=app.url, timeout=20) as client:
             assert client.get("/info").json()["preprocessing"]["jpeg_scale"] == jpeg_scale
             expected.append(scores(client, photo.read_bytes()))
         assert max(furthest(answer, expected[0]) for answer in expected) < 1e-5

@@ -57,6 +57,17 @@ def test_the_index_finds_what_brute_force_finds(name: str, tmp_path: Path, build
     assert len(builds) == 1
 
 
+def test_rows_after_many_copies_of_one_image_are_found(tmp_path: Path, builds: list[Path]) -> None:
+    """usearch 2.26.6 loses them without noise: findings/usearch_loses_the_rows_after_many_copies_of_one_vector.sh."""
+    photos = [*GENERATOR.normal(size=(2000, 16)).astype(np.float32)]
+    table = FeatureTable(written(tmp_path / "rows.parquet", [photos[-1]] * 500 + photos, 16))
+    found = [find_nearest(table, photo, 1, exact=False) == table.nearest(photo, 1) for photo in photos[:100]]
+    assert sum(found) >= 98  # 83 without noise
+    (photo,) = find_nearest(table, photos[-1], 1, exact=False)
+    assert photo.distance == pytest.approx(0, abs=1e-6)
+    assert len(builds) == 1
+
+
 def test_an_index_of_other_rows_is_not_used(tmp_path: Path, builds: list[Path]) -> None:
     path = tmp_path / "rows.parquet"
     for turn in range(1, 3):

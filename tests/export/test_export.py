@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -24,6 +26,7 @@ from lipsformer.export import ExportSettings, export_bundle, read_thresholds
 from lipsformer.export.graph import build_graph
 from lipsformer.inference.runtimes import OnnxRuntime
 from lipsformer.system.errors import GateError, InputError
+from tests.support.nursery import Nursery
 from tests.support.trained import Trained
 
 FLOAT = onnx.TensorProto.FLOAT
@@ -277,22 +280,24 @@ def test_the_first_precision_is_the_one_that_runs(
 
 
 @pytest.mark.slow
-def test_a_killed_export_leaves_no_bundle_and_its_litter_is_swept(trained: Trained, tmp_path: Path) -> None:
-    bundle = tmp_path / "bundle"
-    command = [sys.executable, "-m", "lipsformer", "export", str(trained.checkpoint), "--output", str(bundle)]
+def test_a_killed_export_leaves_no_bundle_and_its_litter_is_swept(
+    trained: Trained, tmp_path: Path, nursery: Nursery
+) -> None:
+    bundle, log = tmp_path / "bundle", tmp_path / "log"
     pause = np.random.default_rng(0)
     for stage in (".bundle.*.tmp", ".bundle.*.tmp/*.onnx", ".bundle.*.tmp/manifest.json"):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None and not [*tmp_path.glob(stage)]:
-            time.sleep(0.002)
-        time.sleep(pause.uniform(0, 0.01))
-        process.kill()
-        process.wait()
+        process = nursery.start(["export", trained.checkpoint, "--output", bundle], log)
+        while (status := nursery.wait(0.002)) is None and not [*tmp_path.glob(stage)]:
+            pass
+        if status is None:
+            time.sleep(pause.uniform(0, 0.01))
+            os.kill(process, signal.SIGKILL)
+            assert nursery.wait(30) in (0, -signal.SIGKILL), log.read_text()
         if bundle.exists():  # it was whole already
             read_manifest(bundle)
             shutil.rmtree(bundle)
     export_bundle(trained.checkpoint, bundle)
-    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "log"]
 
 
 def test_wrong_height_is_refused_not_resized(trained: Trained) -> None:

@@ -16,8 +16,9 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from lipsformer import Preprocessing
 from lipsformer.checkpoints.checkpoint import Checkpoint
 from lipsformer.export.graph import build_graph
-from lipsformer.export.int8.calibration import measure_ranges
+from lipsformer.export.int8.calibration import measure_moments, measure_ranges
 from lipsformer.export.int8.quantize import SCHEMES, quantize
+from lipsformer.export.int8.rounding import round_weights
 from lipsformer.images.open import open_image
 from lipsformer.inference.runtimes import Logits, Pixels, open_session
 from lipsformer.model.config import CSwinConfig, ModelConfig
@@ -98,6 +99,15 @@ def constants(graph: onnx.ModelProto) -> dict[str, np.ndarray]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
 
 
+def optimized(graph: onnx.ModelProto, folder: Path) -> Counter[str]:
+    """The operators of the graph that ONNX Runtime makes of `graph`."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    options.log_severity_level = 3  # it warns that such a file is for this machine alone
+    onnxruntime.InferenceSession(graph.SerializeToString(), options, ["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node)
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_products_with_weights_are_quantized_and_nothing_else(
     target: str, config: ModelConfig, quantized: dict[str, onnx.ModelProto]
@@ -158,14 +168,7 @@ def test_every_output_channel_of_the_weights_has_its_scale(
 def test_onnx_runtime_fuses_all_of_it(
     config: ModelConfig, quantized: dict[str, onnx.ModelProto], tmp_path: Path
 ) -> None:
-    def optimized(graph: onnx.ModelProto) -> Counter[str]:
-        options = onnxruntime.SessionOptions()
-        options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-        options.log_severity_level = 3  # it warns that such a file is for this machine alone
-        onnxruntime.InferenceSession(graph.SerializeToString(), options, ["CPUExecutionProvider"])
-        return Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
-
-    found = optimized(quantized["ort"])
+    found = optimized(quantized["ort"], tmp_path)
     assert found["MatMulIntegerToFloat"] == products_of(config)
     assert found["DequantizeLinear"] == 0
     assert found["QuantizeLinear"] == len(of_type(quantized["ort"], "QuantizeLinear"))
@@ -175,9 +178,51 @@ def test_onnx_runtime_fuses_all_of_it(
     zero = next(tensor for tensor in broken.graph.initializer if tensor.name == name)
     zero.CopyFrom(numpy_helper.from_array(np.array(0, np.uint16), name))
     broken.opset_import[0].version = 21  # the first that has it
-    found = optimized(broken)
+    found = optimized(broken, tmp_path)
     assert found["MatMulIntegerToFloat"] < products_of(config)
     assert found["DequantizeLinear"] > 0
+
+
+def test_fine_rounding_is_two_products_of_integers_that_answer_nearer(
+    config: ModelConfig,
+    floating: onnx.ModelProto,
+    quantized: dict[str, onnx.ModelProto],
+    pixels: Pixels,
+    tmp_path: Path,
+) -> None:
+    fine = quantize(floating, pixels, target="ort", fine=True)
+    found = optimized(fine, tmp_path)
+    assert found["MatMulIntegerToFloat"] == 2 * products_of(config)
+    weights = [
+        {name for name, value in constants(graph).items() if value.dtype == np.int8}
+        for graph in (fine, quantized["ort"])
+    ]
+    assert weights[0] == weights[1]  # they are there once
+    wanted = run(floating, pixels[:8])
+    errors = [np.linalg.norm(run(graph, pixels[:8]) - wanted) for graph in (fine, quantized["ort"])]
+    assert errors[0] < errors[1]  # the weights' rounding is left
+
+
+def test_weights_that_make_up_for_each_other_change_products_of_alike_inputs_less() -> None:
+    random = np.random.default_rng(0)
+    inputs = random.normal(size=(500, 3)) @ random.normal(size=(3, 12)) + 0.1 * random.normal(size=(500, 12))
+    weights = random.normal(size=(12, 8))
+    scales = (np.abs(weights).max(axis=0) / 7).astype(np.float32)
+    moments = inputs.T @ inputs
+    found, nearest = round_weights(weights, scales, moments, 7), np.rint(weights / scales)
+    changes = [np.linalg.norm(inputs @ (weights - integers * scales)) for integers in (found, nearest)]
+    assert changes[0] < 0.8 * changes[1]
+    assert np.abs(found).max() == 7
+    alone = round_weights(weights, scales, np.diag(np.diag(moments)), 7)  # inputs that have nothing in common
+    np.testing.assert_array_equal(alone, nearest)
+    np.testing.assert_array_equal(round_weights(weights, scales, np.zeros((12, 12)), 7), nearest)
+
+
+def test_moments_are_those_of_all_positions_of_all_images() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, 2, 2, 3), dtype=np.uint8)
+    rows = images.reshape(-1, 3).astype(np.float64)
+    found = measure_moments(passing_on(), ["x"], images)
+    np.testing.assert_allclose(found["x"], rows.T @ rows)
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lipsformer.inference.runtimes import CUDA, OnnxRuntime, Outputs, Pixels, import_onnxruntime, open_session
+from lipsformer.inference.runtimes import (
+    CUDA,
+    OnnxRuntime,
+    Outputs,
+    Pixels,
+    import_onnxruntime,
+    onnxruntime,
+    open_session,
+)
 from tests.support.trained import Trained
 
 SIZE = 32
@@ -70,6 +78,24 @@ def test_callers_get_their_own_answers(trained: Trained) -> None:
     for start, outputs in found.items():
         same(outputs, expected.at(slice(start, start + 5)))
     assert len(found) == 3
+
+
+@pytest.mark.parametrize(("batch", "wanted"), [(8, [2, 2, 2, 2]), (13, [1, 2, 2, 2, 2, 2, 2]), (6, [1, 1, 2, 2])])
+def test_threads_compute_a_few_images_at_a_time_and_equally_many(
+    batch: int, wanted: list[int], trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, sizes = onnxruntime._run, []
+
+    def noted(session: Any, pixels: Any) -> Any:
+        sizes.append(len(pixels))
+        return run(session, pixels)
+
+    monkeypatch.setattr(onnxruntime, "PART_PIXELS", 2 * 32 * 32)
+    monkeypatch.setattr(onnxruntime, "_run", noted)
+    runtime = OnnxRuntime(trained.bundle / "ort-fp32.onnx", "cpu", threads=2)
+    found = runtime.infer(photos(batch))
+    assert sorted(sizes) == wanted
+    same(found, OnnxRuntime(trained.bundle / "ort-fp32.onnx", "cpu", threads=1).infer(photos(batch)))
 
 
 def test_threads_end_with_the_runtime(trained: Trained) -> None:

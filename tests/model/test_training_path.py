@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,8 +11,9 @@ from torch import Tensor, nn
 from lipsformer.model import cpu_ops
 from lipsformer.model.attention import l2_normalize
 from lipsformer.model.config import ModelConfig
+from lipsformer.model.factory import build_model
 from lipsformer.model.norm import CenterNorm
-from lipsformer.model.residual import ConvexResidual, PlainResidual, ResidualScale
+from lipsformer.model.residual import ConvexResidual, PlainResidual, ResidualScale, drop_path_mask
 from tests.support.models.small_models import (
     CERTIFIED,
     CSWIN,
@@ -27,10 +30,10 @@ def random(*shape: int) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, requires_grad=True)
 
 
-def gradients(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
-    """The gradients of the weights, of a sum in which every logit has another weight; and the logits."""
+def gradients(network: Callable[[Tensor], Tensor], model: nn.Module, image: Tensor) -> dict[str, Tensor]:
+    """The gradients of the model's weights, of a sum in which every logit has another weight; and the logits."""
     model.zero_grad()
-    logits = model(image)
+    logits = network(image)
     (logits * torch.linspace(0.5, 1.5, logits.numel(), dtype=logits.dtype).view_as(logits)).sum().backward()
     grads = {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
     return {"logits": logits.detach()} | grads
@@ -42,7 +45,7 @@ def gradients(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
 def test_training_computes_what_evaluation_computes(config: ModelConfig) -> None:
     model = scrambled(config)
     image = random_images(config)
-    plain, fast = gradients(model.eval(), image), gradients(model.train(), image)
+    plain, fast = gradients(model.eval(), model, image), gradients(model.train(), model, image)
     assert plain.keys() == fast.keys()
     assert len(plain) == 1 + len(list(model.parameters()))
     for name, expected in plain.items():
@@ -53,6 +56,9 @@ def test_training_computes_what_evaluation_computes(config: ModelConfig) -> None
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # the compiler imports what PyTorch itself deprecates
 def test_a_compiled_block_computes_the_same() -> None:
+    """Without the CPU's vector instructions: most of a minute would go into the headers for them."""
+    from torch._inductor import config
+
     block = scrambled(SWIN).layers[0].blocks[0].train()
     x = random(2, *[SWIN.resolution(0)] * 2, SWIN.channels(0))
     outputs, grads = [], []
@@ -60,8 +66,9 @@ def test_a_compiled_block_computes_the_same() -> None:
         if compiled:
             block.compile()
         block.zero_grad()
-        out = block(x)
-        (out * torch.linspace(0.5, 1.5, out.numel(), dtype=out.dtype).view_as(out)).sum().backward()
+        with config.patch({"cpp.vec_isa_ok": False}):
+            out = block(x)
+            (out * torch.linspace(0.5, 1.5, out.numel(), dtype=out.dtype).view_as(out)).sum().backward()
         outputs.append(out.detach())
         grads.append([parameter.grad.clone() for parameter in block.parameters()])
     torch.testing.assert_close(*outputs)
@@ -82,7 +89,75 @@ def test_normalize_has_the_gradients_of_its_formula() -> None:
     x = random(2, 3, 4)
     for epsilon in (1e-24, 0.5):
         assert torch.equal(cpu_ops.l2_normalize(x, epsilon), l2_normalize(x, epsilon))
-        assert torch.autograd.gradcheck(lambda x, epsilon=epsilon: cpu_ops.l2_normalize(x, epsilon), x)
+        torch.testing.assert_close(cpu_ops.l2_normalize(x, epsilon, 10.0), 10.0 * l2_normalize(x, epsilon))
+        assert torch.autograd.gradcheck(lambda x, epsilon=epsilon: cpu_ops.l2_normalize(x, epsilon, 10.0), x)
+
+
+def test_scaled_branches_have_the_gradients_of_their_formula() -> None:
+    torch.manual_seed(0)
+    x, branch = random(2, 3, 4), random(2, 3, 4)
+    for scale in (random(4), random(2, 1, 4)):
+        torch.testing.assert_close(cpu_ops.add_scaled(x, branch, scale), x + branch * scale)
+        assert torch.autograd.gradcheck(cpu_ops.add_scaled, (x, branch, scale))
+
+
+def test_replaced_images_have_the_gradients_of_their_formula() -> None:
+    torch.manual_seed(0)
+    x, images = random(4, 3), torch.tensor([0, 2])
+
+    def replaced(x: Tensor) -> Tensor:
+        return cpu_ops.replace_images(x, images, lambda part: part.sin() * part.mean())
+
+    torch.testing.assert_close(replaced(x), x.index_copy(0, images, x[images].sin() * x[images].mean()))
+    assert torch.autograd.gradcheck(replaced, x)
+
+
+@pytest.mark.parametrize("config", [SWIN, CSWIN, PLAIN_SWIN, PLAIN_CSWIN, CERTIFIED], ids=str)
+@pytest.mark.parametrize("dropped", ["some", "all"])
+def test_dropped_branches_are_not_computed_and_gradients_stay(
+    config: ModelConfig, dropped: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = scrambled(config.replace(drop_path=0.9)).train()
+    image = random_images(config, 4)
+    draws = torch.rand(model.drop_path_shape(4), generator=torch.Generator().manual_seed(0))
+    draws = draws if dropped == "some" else torch.zeros_like(draws)
+    images: list[int] = []
+    for block in (block for layer in model.layers for block in layer.blocks):
+        block.mlp.register_forward_hook(lambda _, inputs, out: images.append(len(out)))
+
+    def run() -> dict[str, Tensor]:
+        return gradients(lambda x: model(x, draws), model, image)
+
+    fast, computed = run(), list(images)
+    images.clear()
+    monkeypatch.setattr(cpu_ops, "kept_images", lambda keep: None)
+    plain = run()
+    assert set(images) == {4}
+    kept = drop_path_mask(draws, 0.9)[:, -1].count_nonzero(dim=-1).clamp(min=1)
+    assert computed == kept.tolist()
+    assert 1 in computed
+    assert plain.keys() == fast.keys()
+    assert len(fast) == 1 + len(list(model.parameters()))  # also of the weights whose branch was dropped for all
+    for name, expected in plain.items():
+        torch.testing.assert_close(fast[name], expected, rtol=1e-10, atol=1e-10 * float(expected.abs().max()))
+
+
+def test_maps_stay_in_bfloat16_under_autocast() -> None:
+    torch.manual_seed(0)
+    model = build_model(SWIN.replace(drop_path=0.5)).train()
+    image = random_images(SWIN, 4).float()
+    draws = torch.rand(model.drop_path_shape(4))
+    exact = gradients(lambda x: model(x, draws), model, image)
+    maps: list[torch.dtype] = []
+    for block in (block for layer in model.layers for block in layer.blocks):
+        block.register_forward_hook(lambda _, inputs, out: maps.append(out.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = gradients(lambda x: model(x, draws), model, image)
+    assert set(maps) == {torch.bfloat16}
+    for name, expected in exact.items():
+        assert found[name].dtype == (torch.bfloat16 if name == "logits" else torch.float32)
+        error = (found[name].float() - expected).norm() / expected.norm().clamp(min=1e-3)
+        assert error < 0.1, name
 
 
 def test_convex_sum_has_the_gradients_of_its_formula() -> None:

@@ -42,6 +42,7 @@ PATTERN = re.compile(
 ALLOWED = {
     "docs/style.md": RETIRED,
     "lipsformer/model/lipschitz/": ("proof|proved|proven",),
+    "export/int8/bound.py": ("proof|proved|proven",),
     "lipsformer/evaluation/speed/report.py": ("proof|proved|proven",),  # a key of benchmark.json
     "train/state.py": (ISE,),
     "export/parity/": (OUR,),  # the limit `neighbours`: an option and a key of manifests

@@ -210,7 +210,8 @@ def test_info_has_the_thresholds(choosy_app: App) -> None:
 def test_health_and_metrics(client: httpx.Client) -> None:
     assert client.get("/livez").status_code == 200
     assert client.get("/readyz").status_code == 200
-    assert "lipsformer_requests_total" in client.get("/metrics").text
+    assert client.get("/info").status_code == 200
+    assert 'lipsformer_requests_total{route="/info",status="200"}' in client.get("/metrics").text
 
 
 def test_unknown_paths_do_not_grow_the_metrics(client: httpx.Client) -> None:

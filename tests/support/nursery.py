@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -18,8 +19,9 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-__all__ = ["Nursery", "nursery"]
+__all__ = ["Nursery", "nursery", "only_nursery"]
 
 REPOSITORY = Path(__file__).parents[2]
 PRELOADED = (
@@ -34,47 +36,66 @@ class Nursery:
     """Starts `lipsformer` commands in processes of one thread each, one at a time."""
 
     def __init__(self) -> None:
+        self.running: int | None = None
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.nursery"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
+            bufsize=0,  # a line that was read ahead would be missed by `select`
             cwd=REPOSITORY,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
+        self._line(300)  # once the imports are done
 
-    def start(self, words: Sequence[object], log: Path, *, processes: int = 1) -> int:
+    def start(self, words: Sequence[object], log: Path, *, processes: int = 1, restarts: int | None = None) -> int:
         """Starts `lipsformer WORDS` and returns its process; its stdout and stderr are appended to `log`.
 
-        With more than one of `processes`, that is their parent.
+        With more than one of `processes`, that is their parent. With a number of `restarts`, it is torchrun's agent.
         """
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps([str(log), [str(word) for word in words], processes]) + "\n")
-        self.process.stdin.flush()
-        return int(self._line(60))
+        line = json.dumps([str(log), [str(word) for word in words], processes, restarts])
+        self.process.stdin.write(f"{line}\n".encode())
+        self.running = int(self._line(60))
+        return self.running
 
     def wait(self, seconds: float) -> int | None:
         """How the command ended: its status, or minus a signal. None if it has not ended within `seconds`."""
         assert self.process.stdout is not None
         ready, _, _ = select.select([self.process.stdout], [], [], seconds)
-        return int(self._line(60)) if ready else None
+        if not ready:
+            return None
+        self.running = None
+        return int(self._line(60))
+
+    def clear(self) -> None:
+        """Kills the command with its processes, if it has not ended."""
+        if self.running is not None:
+            os.killpg(self.running, signal.SIGKILL)
+            self.wait(60)
 
     def close(self) -> None:
         self.process.kill()
         self.process.communicate()
 
-    def _line(self, seconds: float) -> str:
+    def _line(self, seconds: float) -> bytes:
         assert self.process.stdout is not None
         ready, _, _ = select.select([self.process.stdout], [], [], seconds)
         assert ready, "the command hangs"
         return self.process.stdout.readline()
 
 
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
+@pytest.fixture(scope="session")
+def only_nursery() -> Iterator[Nursery]:
     nursery = Nursery()
     yield nursery
     nursery.close()
+
+
+@pytest.fixture
+def nursery(only_nursery: Nursery) -> Iterator[Nursery]:
+    """The nursery of all tests; none leaves a command to the next."""
+    yield only_nursery
+    only_nursery.clear()
 
 
 def run_command(words: Sequence[str]) -> NoReturn:
@@ -103,6 +124,31 @@ def run_distributed(words: Sequence[str], processes: int) -> int:
     return max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
 
 
+def run_elastic(words: Sequence[str], processes: int, restarts: int) -> int:
+    """Runs `lipsformer WORDS` in some processes as torchrun does, but that these are forked."""
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        max_restarts=restarts,
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        run_id="nursery",
+        start_method="fork",
+    )
+    elastic_launch(config, run_worker)(words)
+    return 0
+
+
+def run_worker(words: Sequence[str]) -> None:
+    """Runs `lipsformer WORDS` in this process, and returns if that succeeds: an exit would count as a failure."""
+    try:
+        run_command(words)
+    except SystemExit as stop:
+        if stop.code:
+            raise
+
+
 def end(work: Callable[[], int]) -> NoReturn:
     """Ends this process with the status that `work` returns or exits with."""
     status = 1
@@ -116,11 +162,13 @@ def end(work: Callable[[], int]) -> NoReturn:
         os._exit(status)
 
 
-def run_child(log: str, words: Sequence[str], processes: int) -> NoReturn:
+def run_child(log: str, words: Sequence[str], processes: int, restarts: int | None) -> NoReturn:
     """What a forked child does."""
     os.setsid()
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     os.dup2(2, 1)
+    if restarts is not None:
+        end(lambda: run_elastic(words, processes, restarts))
     end(lambda: run_command(words) if processes == 1 else run_distributed(words, processes))
 
 
@@ -130,9 +178,10 @@ def say(number: int) -> None:
 
 
 def main() -> None:
-    """Forks a child for each line on stdin; writes its process to stdout, and how it ended."""
+    """Writes a line once it is ready, then forks a child for each line on stdin and writes its process and its end."""
     for module in PRELOADED:
         importlib.import_module(module)
+    say(os.getpid())
     for line in sys.stdin:
         child = os.fork()
         if not child:

@@ -52,14 +52,8 @@ def words(photos: Path, output: Path, *overrides: str) -> list[str]:
     return ["train", str(photos), "--output", str(output), "--epochs", str(STEPS), *settings]
 
 
-def start(photos: Path, output: Path, *overrides: str, restarts: int = 1) -> subprocess.Popen[str]:
-    """A training of two processes under torchrun."""
-    options = ("--standalone", "--nproc-per-node=2", f"--max-restarts={restarts}")
-    return torchrun(options, words(photos, output, *overrides))
-
-
 def torchrun(
-    options: Sequence[str], command: Sequence[str], *, prefix: Sequence[str] = (), **environment: str
+    options: Sequence[str], command: Sequence[str], *, prefix: Sequence[str], **environment: str
 ) -> subprocess.Popen[str]:
     words = [*prefix, sys.executable, "-m", "torch.distributed.run", *options, "-m", "lipsformer", *command]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
@@ -170,25 +164,24 @@ def test_other_draws_are_noticed(photos: Path, alone: list[dict[str, Any]], tmp_
 
 
 def test_a_worker_that_is_killed_is_replaced_and_the_training_finishes(
-    photos: Path, alone: list[dict[str, Any]], tmp_path: Path
+    photos: Path, alone: list[dict[str, Any]], tmp_path: Path, nursery: Nursery
 ) -> None:
-    output = tmp_path / "run"
-    process = start(photos, output, "save_every=1", restarts=3)
+    output, log = tmp_path / "run", tmp_path / "log.txt"
+    agent = nursery.start(words(photos, output, "save_every=1"), log, processes=2, restarts=3)
     deadline = time.monotonic() + 120
     while not [path for path in states(output) if path.name >= "state-000000005"] and time.monotonic() < deadline:
         time.sleep(0.01)
-    victim = workers(process.pid)[-1]
-    os.kill(victim, signal.SIGKILL)
-    err = finish(process)
+    os.kill(workers(agent)[-1], signal.SIGKILL)
+    assert nursery.wait(180) == 0, log.read_text()
+    err = log.read_text()
     assert "another process of the training has died" in err
     assert "resumed at step" in err
     assert_close(metrics(output), alone, 1e-9)
 
 
 def workers(parent: int) -> list[int]:
-    """The training processes that torchrun started."""
-    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    return [int(child) for child in children if b"lipsformer" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    """The training processes that torchrun's agent started."""
+    return [int(child) for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
 
 
 def test_a_number_of_processes_that_does_not_divide_the_batch_is_refused(
@@ -205,13 +198,12 @@ def test_stopped_by_its_scheduler_it_saves_its_state(
     photos: Path, alone: list[dict[str, Any]], tmp_path: Path, nursery: Nursery
 ) -> None:
     output, log = tmp_path / "run", tmp_path / "log.txt"
-    process = start(photos, output)
+    agent = nursery.start(words(photos, output), log, processes=2, restarts=1)
     while not (output / "metrics.jsonl").exists():
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode != 0
-    assert f"{output}: stopped at step" in err
+        assert nursery.wait(0.01) is None, log.read_text()
+    os.kill(agent, signal.SIGTERM)
+    assert nursery.wait(60) == 1
+    assert f"{output}: stopped at step" in log.read_text()
     nursery.start(words(photos, output), log, processes=2)
     assert nursery.wait(180) == 0, log.read_text()
     assert "resumed at step" in log.read_text()

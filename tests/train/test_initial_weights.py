@@ -123,11 +123,12 @@ def test_early_layers_move_less_where_the_rate_decays(photos: Path, checkpoint: 
     assert moved(last, decayed) > 0.3 * moved(last, plain)
 
 
-def test_a_fine_tuning_resumes(photos: Path, checkpoint: Path, tmp_path: Path) -> None:
-    whole = tune(photos, checkpoint, tmp_path / "run", "optimizer=muon")
+@pytest.mark.parametrize("optimizer", ["muon", "adamw2"])
+def test_a_fine_tuning_resumes(photos: Path, checkpoint: Path, tmp_path: Path, optimizer: str) -> None:
+    whole = tune(photos, checkpoint, tmp_path / "run", f"optimizer={optimizer}")
     newest = sorted((tmp_path / "run").glob("state-*"))[-1]
     newest.unlink()
-    again = tune(photos, checkpoint, tmp_path / "run", "optimizer=muon")
+    again = tune(photos, checkpoint, tmp_path / "run", f"optimizer={optimizer}")
     assert all(torch.equal(whole[name], again[name]) for name in whole)
 
 

@@ -136,7 +136,7 @@ def test_nothing_but_corrupt_images(photos: Path, tmp_path: Path, split: str) ->
         ("crop_scale=0.5", "crop_scale=0.5: a list is needed"),
         ("crop_scale=[0.5]", "crop_scale=[0.5]: 2 or more entries are needed"),
         ("betas=[0.9, 1]", "betas[1]=1: it must be below 1"),
-        ("optimizer=sgd", "optimizer=\"sgd\": use 'adamw' or 'muon'"),
+        ("optimizer=sgd", "optimizer=\"sgd\": use 'adamw', 'adamw2' or 'muon'"),
         ("compile=1", "compile=1: true or false is needed"),
         ("workers='1'", 'workers="1": a whole number is needed'),
         ("model=4", "model=4: it is a table"),

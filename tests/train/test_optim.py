@@ -13,6 +13,7 @@ from lipsformer.model.blocks import LipsFormer
 from lipsformer.model.factory import build_model
 from lipsformer.model.variants import make_config
 from lipsformer.train import load_recipe
+from lipsformer.train.optim.adamw2 import LARGEST_SHARE, AdamW2, largest_singular_value
 from lipsformer.train.optim.ema import average_weights
 from lipsformer.train.optim.muon import Muon
 from lipsformer.train.optim.optimizers import build_optimizers
@@ -107,6 +108,71 @@ def test_muon_on_a_cpu_takes_the_steps_of_torch_in_float32(shape: tuple[int, int
         assert 0 < float(apart) < 0.02 * float(moved)
     singular = torch.linalg.svdvals(Muon._orthogonalize(torch.randn((2, *shape), generator=generator), groups[0]))
     assert 0.5 < float(singular.min()) <= float(singular.max()) < 1.3
+
+
+def adamw2(shapes: list[tuple[int, ...]], rate: float) -> tuple[list[nn.Parameter], AdamW2]:
+    generator = torch.Generator().manual_seed(0)
+    weights = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+    groups = [
+        {"params": weights[:-1], "weight_decay": 0.05, "bounded": True},
+        {"params": weights[-1:], "weight_decay": 0.0, "bounded": False},
+    ]
+    return weights, AdamW2(groups, lr=rate, betas=(0.9, 0.999))
+
+
+def test_no_step_of_adamw2_moves_a_matrix_by_more_than_its_share() -> None:
+    for rate in (1e-4, 0.03, 10.0):
+        weights, bounded = adamw2([(8, 24), (8, 24), (6, 2, 3, 3), (5,)], rate)
+        free = [nn.Parameter(weight.detach().clone()) for weight in weights]
+        plain = torch.optim.AdamW(
+            [{"params": free[:-1], "weight_decay": 0.05}, {"params": free[-1:], "weight_decay": 0.0}], lr=rate
+        )
+        generator, shares = torch.Generator().manual_seed(1), []
+        for step in range(20):
+            before = [weight.detach().clone() for weight in weights]
+            for own, other in zip(weights, free, strict=True):
+                own.grad = torch.randn(own.shape, generator=generator)
+                other.grad = own.grad.clone()
+            bounded.step()
+            plain.step()
+            for weight, old in zip(weights[:-1], before, strict=False):
+                moved, norm = (torch.linalg.matrix_norm(x.detach().flatten(1), 2) for x in (weight - old, old))
+                shares.append(float(moved / norm))
+            torch.testing.assert_close(weights[-1], free[-1])  # no matrix: AdamW's own step
+            if rate == 1e-4:
+                torch.testing.assert_close(weights[step % 3], free[step % 3])
+        # power iteration estimates both norms from below, for such random updates by up to a half
+        assert max(shares) < (1.5 * LARGEST_SHARE if rate > 1e-4 else LARGEST_SHARE)
+        assert rate < 10 or min(shares) > 0.7 * LARGEST_SHARE
+
+
+def test_the_power_iteration_reaches_the_largest_singular_value() -> None:
+    matrices = torch.randn(3, 5, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    matrices[1] = 0
+    vectors = torch.ones(3, 9, dtype=torch.float64)
+    for _ in range(60):
+        norms, vectors = largest_singular_value(matrices, vectors)
+    torch.testing.assert_close(norms, torch.linalg.matrix_norm(matrices, 2), rtol=1e-6, atol=0)
+    assert norms[1] == 0
+    assert vectors[1].equal(torch.ones(9, dtype=torch.float64))
+
+
+def test_a_matrix_of_zeros_is_not_stuck() -> None:
+    weights, bounded = adamw2([(4, 4), (4,)], 0.1)
+    with torch.no_grad():
+        weights[0].zero_()
+    weights[0].grad = torch.ones(4, 4)
+    bounded.step()
+    assert float(weights[0].detach().abs().min()) > 0.09
+
+
+def test_adamw2_bounds_weights_of_layers_and_no_tables(model: LipsFormer) -> None:
+    (optimizer,) = build_optimizers(model, load_recipe("default", ["optimizer=adamw2"])).members
+    assert isinstance(optimizer, AdamW2)
+    names = {id(p): name for name, p in model.named_parameters()}
+    bounded = {names[id(p)] for group in optimizer.param_groups if group["bounded"] for p in group["params"]}
+    assert {"head.weight", "patch_embed.proj.weight", "layers.0.blocks.0.attn.qkv.weight"} <= bounded
+    assert all(name.endswith("weight") and "norm" not in name for name in bounded)
 
 
 def test_average_forgets_the_initial_weights_in_a_short_run() -> None:

@@ -29,10 +29,11 @@ from tests.train.test_progress import step_metrics
 
 SIZES = [text for text in TINY if not text.startswith("model.name")]
 MODELS = ("lipsformer_swin_nano", "swin_nano")
+COLUMNS = (MODELS[0], f"plain: {MODELS[1]} clip_grad=4.0")
+LABELS = (MODELS[0], "plain")
 RATES = "2e-3,1e30"  # one at which the models learn, one at which nothing could
 SETTINGS: dict[str, Any] = {
-    "model": MODELS[0],
-    "baseline": MODELS[1],
+    "columns": COLUMNS,
     "learning_rates": RATES,
     "epochs": 8,
     "overrides": [*SIZES, "batch_size=1"],
@@ -67,11 +68,11 @@ def runs(output: Path) -> list[dict[str, Any]]:
 @pytest.mark.slow
 def test_report_is_complete_and_a_divergence_is_a_result(finished: Path) -> None:
     report = json.loads((finished / "stability.json").read_text())
-    assert [(run["model"], run["learning_rate"], run["outcome"]) for run in report["runs"]] == [
-        (MODELS[0], 2e-3, "learned"),
-        (MODELS[1], 2e-3, "learned"),
-        (MODELS[0], 1e30, "diverged"),
-        (MODELS[1], 1e30, "diverged"),
+    assert [(run["column"], run["learning_rate"], run["outcome"]) for run in report["runs"]] == [
+        (LABELS[0], 2e-3, "learned"),
+        (LABELS[1], 2e-3, "learned"),
+        (LABELS[0], 1e30, "diverged"),
+        (LABELS[1], 1e30, "diverged"),
     ]
     for run in report["runs"]:
         diverged = run["outcome"] == "diverged"
@@ -82,24 +83,27 @@ def test_report_is_complete_and_a_divergence_is_a_result(finished: Path) -> None
         assert len(run["curve"]) % 12 == 0  # steps in an epoch
         assert diverged == (run["curve"][-1][1] is None)
     assert all(1 <= run["diverged_at"] <= 12 for run in report["runs"][2:])
-    for name in MODELS:
+    for name in LABELS:
         assert report["parameters"][name] > 100_000
         assert report["summary"][name]["best"]["learning_rate"] == 2e-3
         assert report["summary"][name]["usable"]["decades"] == 0
     table = (finished / "stability.md").read_text()
     assert re.search(r"^\| +0.002 \| \d+\.\d% +\| \d+\.\d% +\|$", table, re.MULTILINE)
     assert re.search(r"^\| +1e\+30 \| diverged at step \d+, \d+ steps skipped +\| diverged", table, re.MULTILINE)
+    assert f"- {LABELS[0]}: clip_grad 5.0, model.name {MODELS[0]}\n" in table
+    assert f"- plain: clip_grad 4.0, model.name {MODELS[1]}\n" in table
+    assert "Settings of all: method train, " in table
     with Image.open(finished / "stability.png") as image:
         assert image.width > 1000
 
 
 @pytest.mark.slow
-def test_both_models_train_by_the_same_recipe(finished: Path) -> None:
+def test_columns_differ_in_what_they_name_alone(finished: Path) -> None:
     recipes = [
-        load_recipe(str(finished / "runs" / f"{name}-rate0.002-seed0" / "run" / "recipe.toml")) for name in MODELS
+        load_recipe(str(finished / "runs" / f"{name}-rate0.002-seed0" / "run" / "recipe.toml")) for name in LABELS
     ]
     changed = {line.split()[0] for line in recipes[0].differences(recipes[1])}
-    assert changed == {
+    assert changed == {"clip_grad"} | {
         f"model.{name}"
         for name in (
             "name",
@@ -133,7 +137,8 @@ def test_finished_grid_is_not_repeated_and_another_is_refused(
         ({"seeds": 2}, "seeds were 0, are 0, 1"),
         ({"epochs": 3}, "(epochs was 8, is 3)"),
         ({"overrides": [*SIZES, "batch_size=2"]}, "(batch_size was 1, is 2)"),
-        ({"model": MODELS[1], "baseline": MODELS[0]}, 'model.name was "swin_nano", is "lipsformer_swin_nano"'),
+        ({"columns": COLUMNS[::-1]}, "columns were lipsformer_swin_nano, plain, are plain, lipsformer_swin_nano"),
+        ({"columns": (COLUMNS[0], f"plain: {MODELS[1]}")}, "(clip_grad was 4.0, is 5.0)"),
     ):
         with pytest.raises(InputError, match=re.escape(told)):
             measure_stability(photos, output=finished, **{**SETTINGS, **change})
@@ -147,7 +152,8 @@ def command(photos: Path, output: Path, rates: str = RATES) -> list[str]:
     """`SETTINGS` as a command line."""
     return [
         *(sys.executable, "-m", "lipsformer", "stability", str(photos), f"--output={output}", "--epochs=8"),
-        *(f"--model={MODELS[0]}", f"--baseline={MODELS[1]}", f"--learning-rates={rates}", "--jobs=2", "--device=cpu"),
+        *(f"--column={text}" for text in COLUMNS),
+        *(f"--learning-rates={rates}", "--jobs=2", "--device=cpu"),
         *(f"--set={text}" for text in SETTINGS["overrides"]),
     ]
 
@@ -207,7 +213,7 @@ def test_input_that_a_training_finds_bad_stops_the_grid(photos: Path, tmp_path: 
 @pytest.mark.slow
 def test_process_that_fails_is_an_error_and_no_result(photos: Path, finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "grid")
-    trial = tmp_path / "grid" / "runs" / f"{MODELS[0]}-rate0.002-seed0"
+    trial = tmp_path / "grid" / "runs" / f"{LABELS[0]}-rate0.002-seed0"
     (trial / "result.json").unlink()
     (trial / "run" / "metrics.jsonl").write_text("not JSON\n")
     with pytest.raises(LipsFormerError, match=r"its process ended with status 1 .*log\.txt"):
@@ -223,13 +229,19 @@ def test_process_that_fails_is_an_error_and_no_result(photos: Path, finished: Pa
         ({"learning_rates": "1e-3,-1"}, "-1 is not above 0 and finite"),
         ({"learning_rates": "nan"}, "nan is not above 0 and finite"),
         ({"learning_rates": "1e-3,0.001"}, "a rate occurs twice"),
-        ({"baseline": MODELS[0]}, "are the same network here"),
-        ({"overrides": ['model={name="swin_nano"}']}, "the grid decides it"),
-        ({"baseline": "swin_nanno"}, "did you mean 'swin_nano'?"),
+        ({"columns": (MODELS[0], f"again: {MODELS[0]} epochs=8")}, f"'{MODELS[0]}' and 'again' are the same training"),
+        ({"columns": (MODELS[0], f"{MODELS[0]} epochs=9")}, f"two are called '{MODELS[0]}'; write one as 'LABEL: "),
+        ({"columns": ("a/b: swin_nano",)}, "--column 'a/b: swin_nano': a label has letters, digits"),
+        ({"columns": ("",)}, "--column '': write [LABEL:] VARIANT [KEY=VALUE ...]"),
+        ({"columns": ("'swin_nano",)}, "write [LABEL:] VARIANT [KEY=VALUE ...]"),
+        ({"columns": ("swin_nano seed=3",)}, "'swin_nano seed=3': the grid decides seed; use --set and --seeds"),
+        ({"columns": ("swin_nano epoch=3",)}, "did you mean 'epochs'?"),
+        ({"overrides": ['model={name="swin_nano"}']}, "--set: the grid decides model; use --column"),
+        ({"columns": ("swin_nanno",)}, "did you mean 'swin_nano'?"),
         ({"seeds": 0}, "--seeds: at least 1"),
         ({"jobs": 0}, "--jobs: at least 1"),
-        ({"overrides": ["learning_rate=1"]}, "--set learning_rate: the grid decides it"),
-        ({"overrides": ["model.name=swin_tiny"]}, "--set model.name: the grid decides it"),
+        ({"overrides": ["learning_rate=1"]}, "--set: the grid decides learning_rate; use --learning-rates"),
+        ({"overrides": ["model.name=swin_tiny"]}, "--set: the grid decides model.name; use --column"),
         ({"overrides": ["model.depth=1"]}, "did you mean 'depths'?"),
         ({"epochs": 0}, "epochs=0"),
     ],
@@ -286,13 +298,13 @@ def ended(top1: float = 0.9, loss: float | None = 0.1) -> dict[str, Any]:
 def test_outcomes() -> None:
     assert Chance(top1=0.5, noise=pytest.approx(0.15), loss=pytest.approx(0.693, abs=1e-3)) == CHANCE
     recipe = load_recipe("default")
-    assert describe(recipe, ended(), CHANCE)["outcome"] == "learned"
-    assert describe(recipe, ended(top1=0.64), CHANCE)["outcome"] == "did not learn"
-    assert describe(recipe, ended(top1=0.66), CHANCE)["outcome"] == "learned"
-    assert describe(recipe, ended(loss=0.7), CHANCE)["outcome"] == "did not learn"
-    assert describe(recipe, ended(loss=None), CHANCE)["outcome"] == "did not learn"
+    assert describe("a", recipe, ended(), CHANCE)["outcome"] == "learned"
+    assert describe("a", recipe, ended(top1=0.64), CHANCE)["outcome"] == "did not learn"
+    assert describe("a", recipe, ended(top1=0.66), CHANCE)["outcome"] == "learned"
+    assert describe("a", recipe, ended(loss=0.7), CHANCE)["outcome"] == "did not learn"
+    assert describe("a", recipe, ended(loss=None), CHANCE)["outcome"] == "did not learn"
     unfinished = {"train_loss_curve": [0.5, None], "skipped_steps": 20}
-    run = describe(recipe, ended() | {"diverged_at": 7, "unfinished": unfinished}, CHANCE)
+    run = describe("a", recipe, ended() | {"diverged_at": 7, "unfinished": unfinished}, CHANCE)
     assert (run["outcome"], run["diverged_at"], run["top1"], run["skipped_steps"]) == ("diverged", 7, None, 21)
     assert run["curve"] == [(0.25, 0.9), (0.75, 0.1), (1.25, 0.5), (1.75, None)]
 

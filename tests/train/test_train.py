@@ -326,6 +326,7 @@ def test_quiet_prints_the_final_line_only(photos: Path, tmp_path: Path, capsys: 
     assert re.fullmatch(r".*best\.safetensors and last\.safetensors are ready.*\n", err)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # the compiler imports what PyTorch itself deprecates
 def test_compiled_it_learns_the_same(
     photos: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,4 +1,4 @@
-"""Optimizers of a training: AdamW, alone or with Muon."""
+"""Optimizers of a training: AdamW, alone or with Muon, and AdamW2."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from lipsformer.model.blocks import LipsFormer
 from lipsformer.train.recipe import Recipe
 
+from .adamw2 import AdamW2
 from .muon import Muon
 from .param_groups import param_groups
 from .spectral_cap import SpectralCap
@@ -68,14 +69,17 @@ class Optimizers:
 def build_optimizers(model: LipsFormer, recipe: Recipe) -> Optimizers:
     """AdamW (Loshchilov and Hutter 2019) for all weights, or Muon (Jordan et al. 2024) for the matrices of the blocks.
 
-    Linear and convolution weights decay; biases, norms, scales and tables do not. Frozen weights are left out. Muon's
-    updates are scaled to the size of AdamW's, so that one learning rate fits both.
+    AdamW2 (Qi et al. 2025) is AdamW with a bound of each step of the linear and convolution weights. These decay;
+    biases, norms, scales and tables do not. Frozen weights are left out. Muon's updates are scaled to the size of
+    AdamW's, so that one learning rate fits both.
     """
     muon = param_groups(model, recipe, muon=True) if recipe.optimizer == "muon" else []
     adamw = param_groups(model, recipe, muon=False if muon else None)
-    members: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(adamw, lr=recipe.peak_rate, betas=recipe.betas, fused=True)
-    ]
+    members: list[torch.optim.Optimizer] = []
+    if recipe.optimizer == "adamw2":
+        members.append(AdamW2(adamw, lr=recipe.peak_rate, betas=recipe.betas))
+    else:
+        members.append(torch.optim.AdamW(adamw, lr=recipe.peak_rate, betas=recipe.betas, fused=True))
     if muon:
         members.append(Muon(muon, lr=recipe.peak_rate))
     return Optimizers(tuple(members), SpectralCap(model, recipe.spectral_cap) if recipe.spectral_cap else None)

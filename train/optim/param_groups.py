@@ -12,7 +12,8 @@ from lipsformer.train.recipe import Recipe
 
 __all__ = ["freeze_stages", "param_groups"]
 
-Group = dict[str, Any]  # as PyTorch has it, with the factor of the learning rate as "lr_scale"
+# As PyTorch has it, with the factor of the learning rate as "lr_scale", and "bounded" where AdamW2 bounds the steps.
+Group = dict[str, Any]
 
 BLOCK = re.compile(r"layers\.(\d+)\.blocks\.(\d+)\.")
 DOWNSAMPLE = re.compile(r"layers\.(\d+)\.downsample\.")
@@ -31,6 +32,7 @@ def param_groups(model: LipsFormer, recipe: Recipe, *, muon: bool | None = None)
             "params": [],
             "weight_decay": recipe.weight_decay if decays else 0.0,
             "lr_scale": recipe.layer_decay ** (last - layer),
+            "bounded": decays,
         }
         groups.setdefault((decays, layer if recipe.layer_decay < 1.0 else 0), group)["params"].append(parameter)
     return list(groups.values())

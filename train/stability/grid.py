@@ -1,8 +1,8 @@
-"""The stability grid: two models at many learning rates without warm-up. How far off can the learning rate be?
+"""The stability grid: models at many learning rates without warm-up. How far off can the learning rate be?
 
-LipsFormer (arXiv 2304.09856) claims to train without warm-up and without tuning the learning rate. Here it and its
-baseline train with one recipe and the same random numbers at each rate. Each training runs in a separate process
-(`runner.py`). Finished trainings are not repeated, and a killed one is resumed.
+LipsFormer (arXiv 2304.09856) claims to train without warm-up and without tuning the learning rate. Here it and what it
+is compared with, the columns, train on the same batches with the same random numbers at each rate. Each training runs
+in a separate process (`runner.py`). Finished trainings are not repeated, and a killed one is resumed.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from lipsformer.system.hardware import cores, torch_device
 from lipsformer.train.recipe import Recipe, load_recipe
 from lipsformer.train.state import fingerprint
 
+from .columns import DEFAULT_COLUMNS, Column, read_columns
 from .plot import plot_stability
 from .report import Chance, describe, render_report, summarize
 from .runner import Trial, run_all, threads_each
@@ -41,12 +42,12 @@ REPORT, TABLE, PLOT = "stability.json", "stability.md", "stability.png"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Grid:
-    """The trainings: recipes that differ in the model alone, at each learning rate, with each seed.
+    """The trainings: those of each column, at each learning rate, with each seed.
 
-    `dataset` is the fingerprint of the dataset. The recipes carry the first learning rate and the first seed.
+    `dataset` is the fingerprint of the dataset.
     """
 
-    recipes: tuple[Recipe, ...]
+    columns: tuple[Column, ...]
     learning_rates: tuple[float, ...]
     seeds: tuple[int, ...]
     dataset: str
@@ -54,7 +55,8 @@ class Grid:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return {
-            "recipes": [recipe.to_dict() for recipe in self.recipes],
+            "columns": [column.label for column in self.columns],
+            "recipes": [column.recipe.to_dict() for column in self.columns],
             "learning_rates": list(self.learning_rates),
             "seeds": list(self.seeds),
             "dataset": self.dataset,
@@ -62,12 +64,15 @@ class Grid:
 
     def differences(self, before: Mapping[str, Any]) -> list[str]:
         """The differences from the grid that `before` describes, one line for each value."""
-        lines = []
-        for old, new in zip(before["recipes"], self.recipes, strict=True):
+        labels = [column.label for column in self.columns]
+        if before["columns"] != labels:
+            return [f"columns were {', '.join(before['columns'])}, are {', '.join(labels)}"]
+        lines: list[str] = []
+        for old, (_, new) in zip(before["recipes"], self.columns, strict=True):
             for line in Recipe.from_dict({**old, "seed": new.seed, "learning_rate": new.learning_rate}).differences(
                 new
             ):
-                lines += [line] if line not in lines else []  # a setting of both models is listed once
+                lines += [line] if line not in lines else []  # a setting of all columns is listed once
         for name, new_values in (("learning rates", self.learning_rates), ("seeds", self.seeds)):
             old_values = before[name.replace(" ", "_")]
             if old_values != list(new_values):
@@ -79,8 +84,7 @@ def measure_stability(
     data: Path,
     *,
     output: Path,
-    model: str,
-    baseline: str,
+    columns: Sequence[str] = DEFAULT_COLUMNS,
     learning_rates: str,
     seeds: int = 1,
     recipe: str = "default",
@@ -89,7 +93,7 @@ def measure_stability(
     jobs: int | None = None,
     device: str = "auto",
 ) -> dict[str, Any]:
-    """Trains `model` and `baseline` at each learning rate and returns the report in stability.json.
+    """Trains each column at each learning rate and returns the report in stability.json.
 
     `output` receives stability.json, stability.md, stability.png, and a folder for each training below runs/. A
     training that diverges is a result, not an error. An interrupted grid resumes when called again. Trainings run in
@@ -98,14 +102,12 @@ def measure_stability(
     Args:
         data: class folders, or train/ and val/ or test/ with class folders.
         output: folder to write. It must be empty, absent, or hold the same grid.
-        model: a variant.
-        baseline: the variant to compare it with.
+        columns: what to compare, each as "[LABEL:] VARIANT [KEY=VALUE ...]"; see `read_columns`.
         learning_rates: numbers separated by commas.
-        seeds: number of trainings of each model at each rate, with the recipe's seed and those that follow.
-        recipe: a packaged recipe or the path of a TOML file. If its [model] table names one of the models, its other
-            settings apply to both; otherwise the table is ignored.
+        seeds: number of trainings of each column at each rate, with the recipe's seed and those that follow.
+        recipe: a packaged recipe or the path of a TOML file.
         epochs: number of epochs; by default the recipe's.
-        overrides: "key=value" changes to the recipe, for both models.
+        overrides: "key=value" changes to the recipe, for all columns.
         jobs: number of parallel trainings, each with its share of the cores. By default one per core, or one on a GPU.
         device: "auto", "cpu" or "cuda".
 
@@ -119,13 +121,14 @@ def measure_stability(
     if seeds < 1 or (jobs is not None and jobs < 1):
         raise InputError(f"--{'seeds' if seeds < 1 else 'jobs'}: at least 1 is needed")
     rates = parse_rates(learning_rates)
-    shared = _shared_recipe(recipe, (model, baseline), epochs, overrides, rates[0])
+    compared = read_columns(columns, recipe, epochs, overrides, rates[0])
     dataset = open_dataset(data)
     dataset.left_out.report(data)
+    first = compared[0].recipe.seed
     grid = Grid(
-        recipes=shared,
+        columns=compared,
         learning_rates=rates,
-        seeds=tuple(range(shared[0].seed, shared[0].seed + seeds)),
+        seeds=tuple(range(first, first + seeds)),
         dataset=fingerprint(dataset),
     )
     _open_grid(output, grid)
@@ -154,28 +157,6 @@ def parse_rates(text: str) -> tuple[float, ...]:
     return tuple(sorted(rates))
 
 
-def _shared_recipe(
-    name: str, models: Sequence[str], epochs: int | None, overrides: Sequence[str], rate: float
-) -> tuple[Recipe, ...]:
-    """The recipe for each of `models`, with the same changes to both."""
-    for key, flag in (("learning_rate", "--learning-rates"), ("model.name", "--model and --baseline")):
-        if any(text.partition("=")[0].strip() in (key, key.partition(".")[0]) for text in overrides):
-            raise InputError(f"--set {key}: the grid decides it; use {flag}")
-    start = load_recipe(name)
-    if load_recipe(start, overrides).method == "probe":
-        raise InputError("lipsformer stability: a probe has no learning rate; choose another --recipe")
-    changes = start.model if start.model["name"] in models else {}
-    fixed = {f"model.{field}": value for field, value in changes.items() if field != "name"} | {"learning_rate": rate}
-    if epochs is not None:
-        fixed["epochs"] = epochs
-    recipes = tuple(
-        load_recipe(load_recipe(load_recipe(start, {"model.name": model}), fixed), overrides) for model in models
-    )
-    if make_config(**recipes[0].model) == make_config(**recipes[1].model):
-        raise InputError(f"--model {models[0]} and --baseline {models[1]} are the same network here; choose another")
-    return recipes
-
-
 def _open_grid(output: Path, grid: Grid) -> None:
     """Writes grid.json to a new `output`, or checks that it is the same grid in an earlier one."""
     path = output / GRID
@@ -199,10 +180,9 @@ def _trials(grid: Grid, root: Path) -> list[Trial]:
     trials = []
     for seed in grid.seeds:
         for rate in grid.learning_rates:
-            for recipe in grid.recipes:
-                name = f"{recipe.model['name']}-rate{rate}-seed{seed}"
+            for label, recipe in grid.columns:
                 changed = load_recipe(recipe, {"learning_rate": rate, "seed": seed})
-                trials.append(Trial(recipe=changed, folder=root / name))
+                trials.append(Trial(column=label, recipe=changed, folder=root / f"{label}-rate{rate}-seed{seed}"))
     return trials
 
 
@@ -211,8 +191,8 @@ def _conclude(
 ) -> dict[str, Any]:
     """Writes and returns the report."""
     chance = Chance.of(dataset.validation.labels.tolist(), len(dataset.classes))
-    runs = [describe(trial.recipe, result, chance) for trial in trials if (result := trial.result()) is not None]
-    names = [recipe.model["name"] for recipe in grid.recipes]
+    results = [(trial, trial.result()) for trial in trials]
+    runs = [describe(trial.column, trial.recipe, result, chance) for trial, result in results if result is not None]
     report = {
         "command": shlex.join(["lipsformer", *sys.argv[1:]]),
         "machine": machine,
@@ -224,11 +204,9 @@ def _conclude(
             "validation_split": dataset.validation.name,
         },
         "chance": dataclasses.asdict(chance),
-        "parameters": {
-            name: _parameters(recipe, len(dataset.classes)) for name, recipe in zip(names, grid.recipes, strict=True)
-        },
+        "parameters": {column.label: _parameters(column.recipe, len(dataset.classes)) for column in grid.columns},
         "grid": grid.to_dict(),
-        "summary": {name: summarize([run for run in runs if run["model"] == name]) for name in names},
+        "summary": {label: summarize([run for run in runs if run["column"] == label]) for label, _ in grid.columns},
         "runs": runs,
     }
     for name, text in ((REPORT, json.dumps(report, indent=1) + "\n"), (TABLE, render_report(report))):

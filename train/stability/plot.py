@@ -1,4 +1,4 @@
-"""Plot of a stability grid: final accuracy against learning rate, and the loss curves of both models."""
+"""Plot of a stability grid: final accuracy against learning rate, and the loss curves of each column."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .report import decades
 
 __all__ = ["plot_stability"]
 
-COLORS = (PRIMARY, ACCENT)
+COLORS = (PRIMARY, ACCENT, "#2a8f5b", "#8a4fb0", INK, "#b08a1e")
 
 
 def plot_stability(path: Path, report: Mapping[str, Any]) -> None:
-    """Draws final accuracy against learning rate, and the loss curves of both models, into the PNG file `path`."""
+    """Draws final accuracy against learning rate, and the loss curves of each column, into the PNG file `path`."""
     grid, dataset = report["grid"], report["dataset"]
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(13, 6.2), layout="constrained")
+        figure = Figure(figsize=(9 + 4 * -(-len(report["summary"]) // 2), 6.2), layout="constrained")
         figure.suptitle(
             f"Training on {dataset['name']} without warm-up, {grid['recipes'][0]['epochs']} "
             f"epoch{'s' if grid['recipes'][0]['epochs'] > 1 else ''}, {len(grid['seeds'])} "
@@ -35,14 +35,23 @@ def plot_stability(path: Path, report: Mapping[str, Any]) -> None:
             x=0.01,
             ha="left",
         )
-        layout = figure.add_gridspec(2, 2, width_ratios=(1.15, 1))
-        left = figure.add_subplot(layout[:, 0])
+        count = len(report["summary"])
+        across = -(-count // 2)
+        layout = figure.add_gridspec(1, 2, width_ratios=(1.15, across))
+        left = figure.add_subplot(layout[0])
         _plot_accuracy(left, report)
-        top = figure.add_subplot(layout[0, 1])
-        _plot_losses(top, report, 0)
-        _plot_losses(figure.add_subplot(layout[1, 1], sharex=top, sharey=top), report, 1)
-        top.tick_params(labelbottom=False)
-        figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=5)
+        losses = layout[1].subgridspec(min(2, count), across).subplots(sharex=True, sharey=True, squeeze=False)
+        for index, axes in enumerate(losses.flat):
+            if index < count:
+                _plot_losses(axes, report, index)
+            else:
+                axes.set_visible(False)
+        for axes in losses[-1]:
+            axes.set_xlabel("epochs")
+        for axes in losses[:, 0]:
+            axes.set_ylabel("cross entropy (nats)")
+        top = losses[0, 0]
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=3)
         figure.legend(*top.get_legend_handles_labels(), title="learning rate", loc="outside right center")
         save_figure(figure, path)
 
@@ -50,7 +59,7 @@ def plot_stability(path: Path, report: Mapping[str, Any]) -> None:
 def _plot_accuracy(axes: Axes, report: Mapping[str, Any]) -> None:
     rates = report["grid"]["learning_rates"]
     for index, (name, summary) in enumerate(report["summary"].items()):
-        color, runs = COLORS[index], [run for run in report["runs"] if run["model"] == name]
+        color, runs = COLORS[index % len(COLORS)], [run for run in report["runs"] if run["column"] == name]
         ended = [run for run in runs if run["top1"] is not None]
         for learned in (True, False):
             some = [run for run in ended if (run["outcome"] == "learned") == learned]
@@ -73,8 +82,8 @@ def _plot_accuracy(axes: Axes, report: Mapping[str, Any]) -> None:
             axes.plot(rates, np.where(inside, means, np.nan), color=color, linewidth=9, alpha=0.22)
         axes.plot([], [], "o-", color=color, label=label)
         for run in runs:
-            if run["outcome"] == "diverged":  # next to those of the other model
-                rate = run["learning_rate"] * 10 ** (0.04 * (2 * index - 1))
+            if run["outcome"] == "diverged":  # next to those of the other columns
+                rate = run["learning_rate"] * 10 ** (0.06 * (index - (len(report["summary"]) - 1) / 2))
                 axes.plot(rate, 0, "x", color=color, markersize=10, markeredgewidth=2.5, clip_on=False, zorder=3)
     axes.axhline(report["chance"]["top1"], color=SECONDARY, linewidth=1, linestyle=(0, (4, 3)), label="chance")
     if any(run["outcome"] == "did not learn" for run in report["runs"]):
@@ -90,11 +99,11 @@ def _plot_accuracy(axes: Axes, report: Mapping[str, Any]) -> None:
 
 
 def _plot_losses(axes: Axes, report: Mapping[str, Any], index: int) -> None:
-    """Draws the loss curves of one model, darker for higher learning rates. Diverged ones end in a cross."""
+    """Draws the loss curves of one column, darker for higher learning rates. Diverged ones end in a cross."""
     name, rates, chance = list(report["summary"])[index], report["grid"]["learning_rates"], report["chance"]["loss"]
     colors = mpl.colormaps["plasma_r"](np.linspace(0.12, 1.0, len(rates)))
     for run in report["runs"]:
-        if run["model"] != name:
+        if run["column"] != name:
             continue
         color = colors[rates.index(run["learning_rate"])]
         label = f"{run['learning_rate']:g}" if run["seed"] == report["grid"]["seeds"][0] else None
@@ -109,8 +118,5 @@ def _plot_losses(axes: Axes, report: Mapping[str, Any], index: int) -> None:
     lowest = min([chance, *finite])
     axes.set_ylim(lowest - 0.05 * (chance - lowest), chance + 0.2 * max(chance - lowest, 0.1))
     axes.set_xlim(0, report["grid"]["recipes"][0]["epochs"])
-    axes.set_title(f"Training loss: {name}", color=COLORS[index])
-    axes.set_ylabel("cross entropy (nats)")
+    axes.set_title(f"Training loss: {name}", color=COLORS[index % len(COLORS)])
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    if index == 1:
-        axes.set_xlabel("epochs")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -11,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from lipsformer.system.markdown import markdown_table
-from lipsformer.train.recipe import Recipe
+from lipsformer.train.recipe import Recipe, flat
 
 __all__ = ["Chance", "decades", "describe", "render_report", "summarize"]
 
@@ -21,7 +22,7 @@ TOLERANCE = 0.05  # top-1 below a model's best at which a learning rate still co
 DEVIATIONS = 3  # of the binomial distribution, by which top-1 must exceed chance
 DEFINITIONS = f"""\
 - top-1: accuracy of the averaged weights, which `lipsformer train` saves, on all validation images after the last
-  epoch. The average forgets the initial weights, but lags a little behind in a short training, for both models.
+  epoch. The average forgets the initial weights, but lags a little behind in a short training.
 - diverged: the loss or its gradient was not finite for 20 steps in a row. That ends a training.
 - did not learn: the training ended, but its top-1 is no more than {DEVIATIONS} standard deviations above that of always
   predicting the most frequent class, or its loss over the last twentieth of the last epoch is not below that of a
@@ -47,8 +48,8 @@ class Chance:
         return cls(top1=top1, noise=DEVIATIONS * math.sqrt(top1 * (1 - top1) / len(labels)), loss=math.log(classes))
 
 
-def describe(recipe: Recipe, result: Mapping[str, Any], chance: Chance) -> dict[str, Any]:
-    """One training in the report, from the result that `run_trial` wrote.
+def describe(column: str, recipe: Recipe, result: Mapping[str, Any], chance: Chance) -> dict[str, Any]:
+    """One training of `column` in the report, from the result that `run_trial` wrote.
 
     `outcome` is "learned", "did not learn" or "diverged". `curve` has pairs of a time in epochs and the mean training
     loss around it, null where all steps were skipped or none was taken. A diverged training has no final accuracy.
@@ -69,7 +70,7 @@ def describe(recipe: Recipe, result: Mapping[str, Any], chance: Chance) -> dict[
     else:
         outcome = "did not learn"
     return {
-        "model": recipe.model["name"],
+        "column": column,
         "learning_rate": recipe.learning_rate,
         "seed": recipe.seed,
         "outcome": outcome,
@@ -84,7 +85,7 @@ def describe(recipe: Recipe, result: Mapping[str, Any], chance: Chance) -> dict[
 
 
 def summarize(runs: Sequence[Run]) -> dict[str, Any]:
-    """Outcome counts of one model's `runs`, its best learning rate, and its usable range (`DEFINITIONS`).
+    """Outcome counts of one column's `runs`, its best learning rate, and its usable range (`DEFINITIONS`).
 
     `highest_learned` is the highest rate at which every seed learned. If there is none, it, `best` and `usable` are
     null.
@@ -130,7 +131,7 @@ def render_report(report: Mapping[str, Any]) -> str:
     names = list(report["summary"])
     return "\n".join(
         (
-            f"# Stability without warm-up: {' and '.join(names)} on {report['dataset']['name']}",
+            f"# Stability without warm-up: {_listed(names)} on {report['dataset']['name']}",
             "",
             *(_sentence(name, report["summary"][name]) for name in names),
             _comparison(report),
@@ -150,15 +151,15 @@ def render_report(report: Mapping[str, Any]) -> str:
 def _conditions(report: Mapping[str, Any]) -> tuple[str, ...]:
     """Data, settings, machine and command."""
     grid, dataset, machine = report["grid"], report["dataset"], report["machine"]
-    recipe, jobs, threads = grid["recipes"][0], machine["jobs"], machine["threads_per_job"]
-    settings = {name: value for name, value in recipe.items() if name not in ("learning_rate", "seed", "workers")}
-    settings["model"] = {name: value for name, value in recipe["model"].items() if name != "name"}
+    jobs, threads = machine["jobs"], machine["threads_per_job"]
+    shared, own = _settings(grid)
     return (
         f"Trained on {dataset['training_images']:,} images of {dataset['classes']} classes, validated on "
         f"{dataset['validation_images']:,} ({dataset['validation_split']}). The learning rate starts at the value in "
-        "the table and falls to 0 along half a cosine. Both models see the same images, crops and batches in the same "
-        f"order. Seeds: {', '.join(map(str, grid['seeds']))}. Settings of both: "
-        f"{', '.join(f'{name} {value}' for name, value in settings.items())}.",
+        "the table and falls to 0 along half a cosine. All columns see the same images, crops and batches in the same "
+        f"order. Seeds: {', '.join(map(str, grid['seeds']))}. Settings of all: {shared}.",
+        "",
+        *(f"- {label}: {settings}" for label, settings in own.items()),
         "",
         f"Measured on {machine['platform']}, {machine['device']}, with {jobs} job{'s' if jobs > 1 else ''} of "
         f"{threads} thread{'s' if threads > 1 else ''}, torch {machine['torch']}, "
@@ -168,12 +169,25 @@ def _conditions(report: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
+def _settings(grid: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+    """The settings that all columns share, and those of each column by label."""
+    recipes = [flat(recipe) for recipe in grid["recipes"]]
+    left_out = ("learning_rate", "seed", "workers")
+    names = [name for name in dict.fromkeys(itertools.chain(*recipes)) if name not in left_out]
+    shared = [name for name in names if all(name in one and one[name] == recipes[0][name] for one in recipes)]
+    own = {
+        label: ", ".join(f"{name} {one[name]}" for name in names if name in one and name not in shared)
+        for label, one in zip(grid["columns"], recipes, strict=True)
+    }
+    return ", ".join(f"{name} {recipes[0][name]}" for name in shared), own
+
+
 def _table(report: Mapping[str, Any]) -> str:
-    """A row for each learning rate, a column for each model."""
+    """A row for each learning rate."""
     names, rates = list(report["summary"]), report["grid"]["learning_rates"]
     cells: dict[tuple[str, float], list[Run]] = {(name, rate): [] for name in names for rate in rates}
     for run in report["runs"]:
-        cells[run["model"], run["learning_rate"]].append(run)
+        cells[run["column"], run["learning_rate"]].append(run)
     rows = [[f"{rate:g}", *(_cell(cells[name, rate]) for name in names)] for rate in rates]
     return markdown_table(["learning rate", *names], rows, "r")
 
@@ -195,14 +209,17 @@ def _sentence(name: str, summary: Mapping[str, Any]) -> str:
 
 def _comparison(report: Mapping[str, Any]) -> str:
     """Compares the usable ranges, and says how many rates and seeds that rests on."""
-    seeds, (model, baseline) = len(report["grid"]["seeds"]), report["summary"].items()
-    widths = [0 if summary["usable"] is None else summary["usable"]["rates"] for _, summary in (model, baseline)]
-    verdict = "as wide as" if widths[0] == widths[1] else "wider than" if widths[0] > widths[1] else "narrower than"
+    summaries, seeds = report["summary"], len(report["grid"]["seeds"])
+    widths = [0 if summary["usable"] is None else summary["usable"]["rates"] for summary in summaries.values()]
     return (
-        f"On this grid the usable range of {model[0]} is {verdict} that of {baseline[0]}: {widths[0]} and {widths[1]} "
-        f"of {len(report['grid']['learning_rates'])} rates, with {seeds} seed{'s' if seeds > 1 else ''}. With the "
-        f"same shape, they have {_millions(report, model[0])} and {_millions(report, baseline[0])} parameters."
+        f"Usable rates of {len(report['grid']['learning_rates'])}, with {seeds} seed{'s' if seeds > 1 else ''}: "
+        f"{_listed([f'{width} of {name}' for name, width in zip(summaries, widths, strict=True)])}. Parameters: "
+        f"{_listed([f'{_millions(report, name)} of {name}' for name in summaries])}."
     )
+
+
+def _listed(texts: Sequence[str]) -> str:
+    return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
 
 
 def _millions(report: Mapping[str, Any], name: str) -> str:
@@ -216,7 +233,7 @@ def decades(usable: Mapping[str, Any]) -> str:
 
 
 def _cell(runs: Sequence[Run]) -> str:
-    """The outcomes of one model at one rate, over the seeds."""
+    """The outcomes of one column at one rate, over the seeds."""
     ended = [run for run in runs if run["top1"] is not None]
     texts = []
     if ended:

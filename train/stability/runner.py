@@ -35,13 +35,14 @@ FORKSERVER = multiprocessing.get_context("forkserver")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One training of the grid: its recipe, and the folder that it writes to."""
+    """One training of the grid: the label of its column, its recipe, and the folder that it writes to."""
 
+    column: str
     recipe: Recipe
     folder: Path
 
     def __str__(self) -> str:
-        return f"{self.recipe.model['name']} at learning rate {self.recipe.learning_rate:g}, seed {self.recipe.seed}"
+        return f"{self.column} at learning rate {self.recipe.learning_rate:g}, seed {self.recipe.seed}"
 
     def result(self) -> dict[str, Any] | None:
         """The result that `run_trial` wrote, or None if the training has not ended."""

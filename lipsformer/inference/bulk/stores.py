@@ -23,6 +23,14 @@ WILD = "*?["
 CHUNK = 8 * 1024**2  # bytes of a part of an upload
 MOST_CHUNKS = 9_000  # S3 takes 10,000
 REQUEST = re.compile(r"Error performing \w+ \S+ in \S+ - ")  # in obstore's messages, before what is wrong
+# What obstore asks for credentials when the environment has none: the cloud's own machines, which have them.
+NO_CREDENTIALS = re.compile(r"/latest/api/token|/computeMetadata/|/metadata/identity/|Account must be specified")
+CREDENTIALS = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true to read a public bucket",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS, or GOOGLE_SKIP_SIGNATURE=true to read a public bucket",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or instead of the key "
+    "AZURE_SKIP_SIGNATURE=true to read a public container",
+}
 
 
 def is_object(name: str) -> bool:
@@ -31,15 +39,14 @@ def is_object(name: str) -> bool:
 
 
 def place(url: str) -> tuple[Any, str, str]:
-    """The store of a URL, the URL of its root, and the path in it. Azure's root is an account and a container.
+    """The store of a URL, the URL of its root (a bucket, or Azure's container), and the path in it.
 
     Raises:
         InputError: if obstore is missing, or the URL or the environment variables do not name a store.
     """
     scheme, _, rest = url.partition("://")
-    parts = rest.split("/", 2 if scheme.lower() == "az" else 1)
-    path = parts.pop() if len(parts) == (3 if scheme.lower() == "az" else 2) else ""
-    root = f"{scheme}://{'/'.join(parts)}"
+    bucket, _, path = rest.partition("/")
+    root = f"{scheme}://{bucket}"
     return _store(root), root, path
 
 
@@ -52,6 +59,9 @@ def store_errors(url: str, action: str) -> Iterator[None]:
         raise
     except (OSError, ValueError, importlib.import_module("obstore.exceptions").BaseError) as error:
         text = " ".join(str(error).partition("Debug source")[0].split())
+        if NO_CREDENTIALS.search(text):
+            names = CREDENTIALS[url.partition("://")[0].lower()]
+            raise InputError(f"{url}: there are no credentials for it; set {names}") from None
         reason = REQUEST.sub("", text)[:200] or type(error).__name__
         raise InputError(
             f"{url}: cannot be {action} ({reason}); check the URL, the credentials and the network"

@@ -24,6 +24,7 @@ COLUMNS = (
     "name", "status", "detail", "label", "index", "score", "accepted", "certified_radius", "top_k", "width", "height",
 )  # fmt: skip
 GROUP = 1024  # rows of a Parquet row group
+PIECE = 128  # rows that are Python objects at the same time
 ROWS_PER_FILE = 24 * GROUP  # in a folder
 REPEATED = ["status", "label", "top_k.list.element.label"]  # columns that a dictionary makes smaller
 # readers filter by these
@@ -98,20 +99,25 @@ def _write_parquet(draft: Path, rows: Iterable[Row], features: int | None, metad
     schema = plain if features is None else plain.append(pa.field("features", pa.list_(pa.float32(), features)))
     schema = schema.with_metadata({METADATA: json.dumps(metadata, sort_keys=True).encode()})
     rows, digest = iter(rows), hashlib.sha256()
+
+    def batch(piece: list[Row]) -> Any:
+        columns = pa.RecordBatch.from_pylist([row.columns() for row in piece], plain).columns
+        if features is not None:
+            columns.append(_feature_column(pa, piece, features))
+            digest.update(b"".join(row.features or b"-" for row in piece))
+        return pa.RecordBatch.from_arrays(columns, schema=schema)
+
     with pq.ParquetWriter(draft, schema, use_dictionary=REPEATED, write_statistics=SELECTIVE) as writer:
-        while group := list(itertools.islice(rows, GROUP)):
-            columns = pa.RecordBatch.from_pylist([row.columns() for row in group], plain).columns
-            if features is not None:
-                columns.append(_feature_column(pa, group, features))
-                digest.update(b"".join(row.features or b"-" for row in group))
-            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
-            del columns[:], group[:]  # or two groups would be in memory
+        pieces = iter(lambda: list(itertools.islice(rows, PIECE)), [])
+        while batches := [batch(piece) for piece in itertools.islice(pieces, GROUP // PIECE)]:
+            writer.write_table(pa.Table.from_batches(batches))
+            del batches  # or two groups would be in memory
         if features is not None:
             writer.add_key_value_metadata({FEATURES_SHA256: digest.hexdigest()})
 
 
-def _feature_column(pa: Any, group: list[Row], features: int) -> Any:
+def _feature_column(pa: Any, piece: list[Row], features: int) -> Any:
     nothing = bytes(4 * features)
-    values = np.frombuffer(b"".join(row.features or nothing for row in group), np.float32)
-    absent = pa.array([row.features is None for row in group])
+    values = np.frombuffer(b"".join(row.features or nothing for row in piece), np.float32)
+    absent = pa.array([row.features is None for row in piece])
     return pa.FixedSizeListArray.from_arrays(pa.array(values), features, mask=absent)

@@ -238,6 +238,7 @@ def test_a_folder_has_files_of_a_fixed_number_of_rows(
 ) -> None:
     monkeypatch.setattr(writers, "ROWS_PER_FILE", 6)
     monkeypatch.setattr(writers, "GROUP", 4)
+    monkeypatch.setattr(writers, "PIECE", 2)
     bulk(load_predictor(trained.bundle), tmp_path / "rows", mixed, features=True)
     files = sorted((tmp_path / "rows").iterdir())
     assert [file.name for file in files] == ["part-00000.parquet", "part-00001.parquet"]

@@ -13,7 +13,7 @@ from lipsformer.inference.bulk import Part, merge_parts, stores, writers
 from lipsformer.inference.bulk import bulk as module
 from lipsformer.inference.bulk.output import Output
 from lipsformer.system.errors import InputError
-from tests.support.bulk import bulk, watched
+from tests.support.bulk import bulk, json_rows, watched
 from tests.support.command import Run
 from tests.support.http.object_store import ObjectStore, object_store
 from tests.support.trained import Trained
@@ -146,6 +146,19 @@ def test_parts_of_many_machines_meet_in_the_store(
     for name in ("s3://photos/none", "s3://photos/none-*"):
         with pytest.raises(InputError, match="no such part; give the objects that --part wrote"):
             merge_parts(str(tmp_path / "out.csv"), [name])
+
+
+def test_google_s_store_is_read_and_written(store: ObjectStore, trained: Trained, photos: Path, tmp_path: Path) -> None:
+    expected = json_rows(local(trained, tmp_path, "rows.jsonl", photos)["out/rows.jsonl"])
+    store.objects = {f"in/{photo.name}": photo.read_bytes() for photo in photos.iterdir()}
+    output = "gs://photos/out/rows.jsonl"
+    for number in (1, 2):
+        bulk(watched(trained.bundle)[0], output, "gs://photos/in", part=Part(number=number, total=2))
+    merge_parts(output, [f"{output}.part-*"])
+    rows = json_rows(store.objects["out/rows.jsonl"])
+    assert [row["name"] for row in rows] == [f"gs://photos/in/{Path(row['name']).name}" for row in expected]
+    assert [row | {"name": ""} for row in rows] == [row | {"name": ""} for row in expected]
+    assert (store.begun, store.uploads) == (3, {})  # both parts and the rows, in pieces
 
 
 @pytest.mark.parametrize(

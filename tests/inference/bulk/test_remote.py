@@ -100,6 +100,23 @@ def test_100_000_names_do_not_stall_the_start(
     assert names == [f"s3://photos/{number:06d}.jpg" for number in range(100_000)]
 
 
+def test_without_credentials_it_says_what_to_set(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.denied = {"latest/api/token"}  # which machines of the cloud answer
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    with pytest.raises(InputError, match=r"^s3://photos/in: there are no credentials for it; set AWS_ACCESS_KEY"):
+        list(list_images(["s3://photos/in"]))
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME", raising=False)
+    with pytest.raises(InputError, match=r"^az://photos: there are no credentials for it; set AZURE_STORAGE_AC"):
+        list(list_images(["az://photos/in"]))
+
+
+def test_an_azure_url_begins_with_the_container(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "account")
+    azure, root, path = stores.place("az://photos/in/a.jpg")
+    assert (azure.config["container_name"], azure.prefix, root, path) == ("photos", None, "az://photos", "in/a.jpg")
+
+
 def test_without_obstore_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     stores._store.cache_clear()
     monkeypatch.setitem(__import__("sys").modules, "obstore", None)

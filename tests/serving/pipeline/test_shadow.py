@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
 import re
 import shutil
 import socket
@@ -28,7 +27,7 @@ from lipsformer.serving.launch import serve
 from lipsformer.serving.observability import open_metrics
 from lipsformer.serving.pipeline.fault_isolation import IsolatingRuntime, Outcome
 from lipsformer.serving.pipeline.loaded_bundle import LoadedBundle
-from lipsformer.serving.pipeline.shadow import NICENESS, WAITING_IMAGES, Shadow
+from lipsformer.serving.pipeline.shadow import WAITING_IMAGES, Shadow
 from lipsformer.serving.settings import Settings
 from tests.support.http.server import app_running
 from tests.support.trained import Trained
@@ -135,9 +134,20 @@ def test_it_sees_its_share_of_the_images(trained: Trained) -> None:
     for _ in range(95):
         shadow.offer(pixels, answer, "id")
     growth(before, 9)
-    thread = shadow._samples._thread.native_id
-    assert thread is not None
-    assert os.getpriority(os.PRIO_PROCESS, thread) == NICENESS > os.getpriority(os.PRIO_PROCESS, 0)
+    shadow.close()
+
+
+def test_it_rests_after_an_image_that_took_long(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lipsformer.serving.pipeline.shadow.LOAD", 1e-4)  # 0.1 s of work for 1000 s
+    shadow, release = stuck_shadow(trained, 1.0)
+    pixels, answer = np.zeros((32, 32, 3), np.uint8), Prediction(label="a", index=0, score=1.0)
+    before = outcomes()
+    shadow.offer(pixels, answer, "id")
+    time.sleep(0.5)
+    release.set()
+    growth(before, 1)
+    shadow.offer(pixels, answer, "id")
+    assert growth(before, 2) == {"failed": 1, "dropped": 1}
     shadow.close()
 
 

@@ -22,6 +22,7 @@ SETTLED = ".card:is([data-state=done], [data-state=failed])"
 READ = """() => [...document.querySelectorAll(".card")].map((card) => ({
   name: card.ariaLabel,
   title: card.querySelector(".title").textContent,
+  detail: card.querySelector(".detail").textContent,
   scores: [...card.querySelectorAll(".meter")].map((meter) => [meter.ariaLabel, meter.ariaValueNow / 100]),
 }))"""
 
@@ -52,7 +53,7 @@ def loaded(page: Page, url: str, timeout: float = 60_000) -> None:
 
 
 def answers(page: Page, files: dict[str, bytes], timeout: float = 120_000) -> dict[str, dict[str, Any]]:
-    """What the page shows for at most 64 files: by name, the title and the scores of the most likely classes."""
+    """What the page shows for at most 64 files: by name, the title, the detail and the scores of the best classes."""
     page.set_input_files(
         "#files", [{"name": name, "mimeType": "", "buffer": content} for name, content in files.items()]
     )

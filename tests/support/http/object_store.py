@@ -1,4 +1,4 @@
-"""An object store that speaks S3's protocol over a real socket: listings in pages, objects, and multipart uploads."""
+"""An object store that speaks the protocol of S3 and Google over a real socket: listings, objects, and uploads."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815 - the base's name
 
     def do_PUT(self) -> None:
-        server, content = self.server, self.rfile.read(int(self.headers["Content-Length"]))
+        server, content = self.server, self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if (key := self.key()) is None:
             return
         if "uploadId" not in (query := self.query()):
@@ -170,7 +170,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def object_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
-    """A store that `s3://photos` means within the block."""
+    """A store that `s3://photos` and `gs://photos` mean within the block. Google's XML protocol is that of S3."""
     server = ObjectStore()
     with running(server) as url:
         for name, value in {
@@ -179,6 +179,10 @@ def object_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
             "AWS_ACCESS_KEY_ID": "key",
             "AWS_SECRET_ACCESS_KEY": "secret",
             "AWS_REGION": "us-east-1",
+            "AWS_METADATA_ENDPOINT": f"{url}/photos",  # asked for credentials if there are none
+            "GOOGLE_BASE_URL": url,
+            "GOOGLE_ALLOW_HTTP": "true",
+            "GOOGLE_BEARER_TOKEN": "token",
         }.items():
             monkeypatch.setenv(name, value)
         yield server

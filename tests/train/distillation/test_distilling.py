@@ -6,8 +6,7 @@ import contextlib
 import json
 import os
 import shutil
-import subprocess
-import sys
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -86,17 +85,17 @@ def test_it_resumes_bit_for_bit(
 
 
 @pytest.mark.slow
-def test_killed_it_resumes_bit_for_bit(photos: Path, trained: Trained, tmp_path: Path) -> None:
+def test_killed_it_resumes_bit_for_bit(photos: Path, trained: Trained, tmp_path: Path, nursery: Nursery) -> None:
     settings = (*MIXED, "distillation.kind=features", "save_every=1")
     distill(photos, tmp_path / "whole", trained.checkpoint, *settings, epochs=4)
     words = [f"--set={setting}" for setting in (*TINY, *settings)]
     words += [f"--teacher={trained.checkpoint}", "--epochs=4", f"--output={tmp_path / 'run'}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen([sys.executable, "-m", "lipsformer", "train", photos, *words], env=environment) as process:
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
-            time.sleep(0.001)
-        process.kill()
+    process = nursery.start(["train", photos, *words], tmp_path / "log")
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    os.kill(process, signal.SIGKILL)
+    assert nursery.wait(60) == -signal.SIGKILL, (tmp_path / "log").read_text()
     assert not (tmp_path / "run" / "classes.md").exists()  # it had not finished
     distill(photos, tmp_path / "run", trained.checkpoint, *settings, epochs=4)
     assert_same(tmp_path / "run", tmp_path / "whole")

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -33,6 +30,7 @@ from lipsformer.train.probe import probe as probe_module
 from lipsformer.train.probe.features import Views, compute_features
 from lipsformer.train.signals import StopRequest
 from lipsformer.train.stability.grid import measure_stability
+from tests.support.nursery import Nursery
 from tests.support.tiny_training import CLASSES, TINY, blank_plots, one_thread
 
 # What a probe takes of the tiny training, and few views in a batch, so that there are several batches.
@@ -196,8 +194,8 @@ def test_commands_about_learning_rates_refuse_a_probe(photos: Path, tmp_path: Pa
         run_lr_range_test(photos, output=tmp_path / "a", recipe="probe", overrides=TINY_PROBE)
     with pytest.raises(InputError, match="a probe has no learning rate"):
         measure_stability(
-            photos, output=tmp_path / "b", recipe="probe", model="lipsformer_swin_nano", baseline="swin_nano",
-            learning_rates="1e-3", seeds=1, epochs=None, overrides=(), jobs=1, device="cpu",
+            photos, output=tmp_path / "b", recipe="probe", learning_rates="1e-3", seeds=1, epochs=None, overrides=(),
+            jobs=1, device="cpu",
         )  # fmt: skip
 
 
@@ -239,16 +237,9 @@ def test_features_are_the_same_for_any_number_of_processes(photos: Path) -> None
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_bytes_of_one(run: Path, photos: Path, tmp_path: Path) -> None:
-    settings = [word for override in TINY_PROBE for word in ("--set", override)]
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
-            *("-m", "lipsformer", "train", str(photos), "--recipe", "probe", "--output", str(tmp_path / "run")),
-            *settings,
-        ],
-        check=True,
-        timeout=180,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+def test_two_processes_give_the_bytes_of_one(run: Path, photos: Path, tmp_path: Path, nursery: Nursery) -> None:
+    words = ["train", photos, "--recipe", "probe", "--output", tmp_path / "run"]
+    words += [word for override in TINY_PROBE for word in ("--set", override)]
+    nursery.start(words, tmp_path / "log", processes=2)
+    assert nursery.wait(180) == 0, (tmp_path / "log").read_text()
     assert (tmp_path / "run" / "best.safetensors").read_bytes() == (run / "best.safetensors").read_bytes()
