@@ -97,7 +97,7 @@ def write_textures(root: Path, *, bits: int) -> None:
     """Gray images of four kinds of stripes under noise, of values of `bits` bits: the same pictures for any number."""
     draw = np.random.default_rng(0)
     rows, columns = np.mgrid[:40, :40] / 40
-    for split, count in (("train", 24), ("val", 25)):
+    for split, count in (("train", 24), ("val", 50)):
         for label, wave in {"a": columns * 3, "b": rows * 3, "c": columns + rows, "d": (columns + rows) * 5}.items():
             for number in range(count):
                 picture = 0.5 + 0.2 * np.sin(2 * np.pi * (wave + draw.random())) + draw.normal(0, 0.12, (40, 40))
