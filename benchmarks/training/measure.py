@@ -33,6 +33,7 @@ from lipsformer.model.flops import summarize
 
 NAME, CLASSES, SIDE, DROP_PATH = "lipsformer_swin_tiny", 1000, 224, 0.2
 OURS, OFFICIAL, STORED, TIMM = "ours", "official", "official, without its activation checkpoints", "timm swin_tiny"
+WARM_UP = 5  # steps: the first ones get their memory from the system
 STEP = 3  # a step's operations in forward passes: the gradients take two
 CPU, PRODUCT_SIDE = torch.device("cpu"), 2048
 TORCHVISION = (
@@ -143,7 +144,7 @@ def peak(dtype: torch.dtype, device: torch.device, side: int, clock: Callable[[]
 def measure(steps: dict[str, Step], device: torch.device, rounds: int, calls: int) -> dict[str, list[float]]:
     """Seconds of every model's step in each of the interleaved rounds."""
     for step in steps.values():
-        seconds(step, device, 2)
+        seconds(step, device, WARM_UP)
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():
