@@ -1,6 +1,9 @@
 # `make quickstart` runs the whole pipeline on real photos, `make test` all checks and tests, `make docs` builds the website
 # in build/site. All of them set up .venv first.
 
+# Where this variable is set, each of the thousands of processes of the tests would compile all of PyTorch again.
+export PYTHONDONTWRITEBYTECODE :=
+
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
