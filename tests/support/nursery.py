@@ -5,6 +5,7 @@ Python and PyTorch take longer to start than a tiny training takes.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -45,7 +46,7 @@ class Nursery:
             cwd=REPOSITORY,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
-        self._line(300)  # once the imports are done
+        self._number("ready", 300)  # once the imports are done
 
     def start(self, words: Sequence[object], log: Path, *, processes: int = 1, restarts: int | None = None) -> int:
         """Starts `lipsformer WORDS` and returns its process; its stdout and stderr are appended to `log`.
@@ -55,7 +56,7 @@ class Nursery:
         assert self.process.stdin is not None
         line = json.dumps([str(log), [str(word) for word in words], processes, restarts])
         self.process.stdin.write(f"{line}\n".encode())
-        self.running = int(self._line(60))
+        self.running = self._number("started", 60)
         return self.running
 
     def wait(self, seconds: float) -> int | None:
@@ -65,23 +66,28 @@ class Nursery:
         if not ready:
             return None
         self.running = None
-        return int(self._line(60))
+        return self._number("ended", 60)
 
     def clear(self) -> None:
-        """Kills the command with its processes, if it has not ended."""
+        """Kills the command with its processes, unless `wait` has seen its end."""
         if self.running is not None:
-            os.killpg(self.running, signal.SIGKILL)
-            self.wait(60)
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                os.killpg(self.running, signal.SIGKILL)
+            self.running = None
+            self._number("ended", 60)
 
     def close(self) -> None:
         self.process.kill()
         self.process.communicate()
 
-    def _line(self, seconds: float) -> bytes:
+    def _number(self, wanted: str, seconds: float) -> int:
+        """That of the next line, which must say what is `wanted`: an exit status is no process to kill."""
         assert self.process.stdout is not None
         ready, _, _ = select.select([self.process.stdout], [], [], seconds)
         assert ready, "the command hangs"
-        return self.process.stdout.readline()
+        word, number = self.process.stdout.readline().decode().split()
+        assert word == wanted, f"{word} {number} instead of {wanted}"
+        return int(number)
 
 
 @pytest.fixture(scope="session")
@@ -164,7 +170,7 @@ def end(work: Callable[[], int]) -> NoReturn:
 
 def run_child(log: str, words: Sequence[str], processes: int, restarts: int | None) -> NoReturn:
     """What a forked child does."""
-    os.setsid()
+    os.setpgid(0, 0)
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     os.dup2(2, 1)
     if restarts is not None:
@@ -172,8 +178,8 @@ def run_child(log: str, words: Sequence[str], processes: int, restarts: int | No
     end(lambda: run_command(words) if processes == 1 else run_distributed(words, processes))
 
 
-def say(number: int) -> None:
-    sys.stdout.write(f"{number}\n")
+def say(what: str, number: int) -> None:
+    sys.stdout.write(f"{what} {number}\n")
     sys.stdout.flush()
 
 
@@ -181,13 +187,15 @@ def main() -> None:
     """Writes a line once it is ready, then forks a child for each line on stdin and writes its process and its end."""
     for module in PRELOADED:
         importlib.import_module(module)
-    say(os.getpid())
+    say("ready", os.getpid())
     for line in sys.stdin:
         child = os.fork()
         if not child:
             run_child(*json.loads(line))
-        say(child)
-        say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        with contextlib.suppress(PermissionError, ProcessLookupError):  # the child did it
+            os.setpgid(child, child)  # before anybody hears of it, and may kill its group
+        say("started", child)
+        say("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 if __name__ == "__main__":
