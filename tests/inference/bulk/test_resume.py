@@ -205,7 +205,7 @@ def test_a_batch_is_the_readable_images_of_a_block(photos: Path, trained: Traine
 @pytest.mark.slow
 def test_kills_at_any_moment_change_nothing(nursery: Nursery, photos: Path, trained: Trained, tmp_path: Path) -> None:
     log, output = tmp_path / "log", tmp_path / "rows.parquet"
-    words = ["predict", trained.bundle, *[photos] * 20, "--features", "--output"]
+    words = ["predict", trained.bundle, *[photos] * 60, "--features", "--output"]
     nursery.start([*words, tmp_path / "whole.parquet"], log)
     assert nursery.wait(60) == 0, log.read_text()
     state, draw, done = Path(f"{output}.partial"), np.random.default_rng(5), [0]
@@ -213,7 +213,7 @@ def test_kills_at_any_moment_change_nothing(nursery: Nursery, photos: Path, trai
         process = nursery.start([*words, output], log)
         if kill:  # the first is killed while it starts
             await_progress(state)
-        assert nursery.wait(draw.uniform(0, 0.3)) is None, "the moment was too late"
+        assert nursery.wait(draw.uniform(0, 0.2)) is None, "the moment was too late"
         os.kill(process, signal.SIGKILL)
         assert nursery.wait(10) == -signal.SIGKILL
         done.append(forbid_repetition(state))
