@@ -17,7 +17,7 @@ from lipsformer.train import run_folder
 from tests.support.nursery import Nursery
 from tests.support.tiny_training import TINY, assert_same, states, train_tiny
 
-KILLS = 10
+KILLS = 20
 EPOCHS = 2
 SETTINGS = ("mixup=0.8", "cutmix=1.0", "rand_augment=9", "random_erasing=0.25", "label_smoothing=0.1")
 
