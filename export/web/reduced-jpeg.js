@@ -6,20 +6,22 @@ const REDUCTIONS = [8, 4, 2];
 const SPARE = 2; // times the final side that the crop's shorter side keeps, at least
 const SUBSAMPLING = { I420: [2, 2], I422: [2, 1], I444: [1, 1] }; // of the two colors: columns, rows
 const [START, APP2, SCAN] = [0xffd8, 0xffe2, 0xffda];
+const FRAMES = [0xffc0, 0xffc1, 0xffc2]; // baseline, extended, progressive
 const PROFILE = "ICC_PROFILE";
 
 /** RGB of a JPEG, reduced and upright. Null if it is to be read in full size, or the browser does not give its planes. */
 export async function readReduced(file, preprocessing, maxPixels) {
   if (preprocessing.jpeg_scale !== "reduced" || !self.ImageDecoder) return null;
   const data = await file.arrayBuffer();
-  if (!isJpeg(data) || (preprocessing.color_management && hasProfile(data))) return null;
+  const header = readHeader(data);
+  const factor = header && reduction(header.shorter, preprocessing);
+  if (!factor || (preprocessing.color_management && header.profile)) return null;
   const decoder = new ImageDecoder({ data, type: "image/jpeg" });
   try {
     const { image } = await decoder.decode();
     const { codedWidth: width, codedHeight: height, rotation } = image;
-    const factor = reduction(Math.min(width, height), preprocessing);
     const usable = image.format in SUBSAMPLING && rotation !== undefined && width * height <= maxPixels;
-    const reduced = factor && usable ? await reduce(image, factor) : null;
+    const reduced = usable ? await reduce(image, factor) : null;
     image.close();
     return reduced;
   } catch {
@@ -105,16 +107,16 @@ function turned(width, height, rotation, flip) {
   return { ...upright, order };
 }
 
-function isJpeg(data) {
-  return data.byteLength > 3 && new DataView(data).getUint16(0) === START;
-}
-
-/** Whether it has a color profile, which is to be applied to what is decoded. */
-function hasProfile(data) {
+/** What stands before a JPEG's pixels: its shorter side, and whether it has a color profile. Null for other files. */
+function readHeader(data) {
   const view = new DataView(data);
+  if (data.byteLength < 4 || view.getUint16(0) !== START) return null;
+  const found = { shorter: 0, profile: false };
   for (let at = 2; at + 16 < data.byteLength && view.getUint16(at) !== SCAN; at += 2 + view.getUint16(at + 2)) {
+    const marker = view.getUint16(at);
+    if (FRAMES.includes(marker)) found.shorter = Math.min(view.getUint16(at + 5), view.getUint16(at + 7));
     const name = new TextDecoder("latin1").decode(new Uint8Array(data, at + 4, PROFILE.length));
-    if (view.getUint16(at) === APP2 && name === PROFILE) return true;
+    if (marker === APP2 && name === PROFILE) found.profile = true;
   }
-  return false;
+  return found;
 }

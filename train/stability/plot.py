@@ -23,9 +23,10 @@ COLORS = (PRIMARY, ACCENT, "#2a8f5b", "#8a4fb0", INK, "#b08a1e")
 
 def plot_stability(path: Path, report: Mapping[str, Any]) -> None:
     """Draws final accuracy against learning rate, and the loss curves of each column, into the PNG file `path`."""
-    grid, dataset = report["grid"], report["dataset"]
+    grid, dataset, count = report["grid"], report["dataset"], len(report["summary"])
+    across = -(-count // 2)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9 + 4 * -(-len(report["summary"]) // 2), 6.2), layout="constrained")
+        figure = Figure(figsize=(9 + 4 * across, 6.2), layout="constrained")
         figure.suptitle(
             f"Training on {dataset['name']} without warm-up, {grid['recipes'][0]['epochs']} "
             f"epoch{'s' if grid['recipes'][0]['epochs'] > 1 else ''}, {len(grid['seeds'])} "
@@ -35,8 +36,6 @@ def plot_stability(path: Path, report: Mapping[str, Any]) -> None:
             x=0.01,
             ha="left",
         )
-        count = len(report["summary"])
-        across = -(-count // 2)
         layout = figure.add_gridspec(1, 2, width_ratios=(1.15, across))
         left = figure.add_subplot(layout[0])
         _plot_accuracy(left, report)
