@@ -39,7 +39,10 @@ CERTIFIED = 2000
 WITHOUT_ATTENTION = "no attention"  # its branches get no share, which no configuration says
 CHANGES: dict[str, dict[str, Any]] = {
     "as the recipe": {},
-    "learning rate 0.005": {"learning_rate": 0.005},
+    "learned kernels": {"model.shift_conv": False},
+    "all shares start at 0.5": {"model.initial_shares": [0.5, 0.5, 0.5]},
+    "learned kernels, all shares start at 0.5": {"model.shift_conv": False, "model.initial_shares": [0.5, 0.5, 0.5]},
+    "learning rate 0.01": {"learning_rate": 0.01},
     "margin 0.28": {"margin": 0.28},
     "AdamW for Muon": {"optimizer": "adamw"},
     "no margin loss": {"loss": "cross_entropy"},

@@ -19,7 +19,7 @@ from .config import ModelConfig
 from .norm import build_norm
 from .residual import build_residual, drop_path_mask
 
-__all__ = ["Block", "DepthwiseConv2d", "LipsFormer", "Mlp", "PatchEmbed", "Stage", "conv_nhwc"]
+__all__ = ["Block", "DepthwiseConv2d", "LipsFormer", "Mlp", "PatchEmbed", "ShiftConv2d", "Stage", "conv_nhwc"]
 
 
 def conv_nhwc(layer: nn.Module, x: Tensor) -> Tensor:
@@ -43,6 +43,18 @@ class DepthwiseConv2d(nn.Conv2d):
         if x.device.type == "cpu" and cpu_ops.use_own_backward(self.training):
             return cpu_ops.depthwise_conv(x, self.weight, self.bias)
         return super().forward(x)
+
+
+class ShiftConv2d(DepthwiseConv2d):
+    """A shift of each channel by up to half a kernel, drawn once and not learned: (B, C, H, W) to the same shape.
+
+    It mixes neighbors and shortens nothing but what leaves the map (Wu et al., CVPR 2018, arXiv 1711.08141). It is
+    stored and exported as the depthwise convolution that it is.
+    """
+
+    def __init__(self, dim: int, kernel_size: int) -> None:
+        super().__init__(dim, kernel_size)
+        self.weight.requires_grad_(False)
 
 
 class PatchEmbed(nn.Module):
@@ -86,20 +98,22 @@ class Block(nn.Module):
         branches = range(config.conv_branches)
         self.pre_norm = config.norm_position == "pre"
         self.activation = build_activation(config.activation)
-        self.dwconv_layers = nn.ModuleList(DepthwiseConv2d(dim, config.conv_kernel) for _ in branches)
-        self.scale_layers = nn.ModuleList(self._residual(config, dim) for _ in branches)
+        convolution = ShiftConv2d if config.shift_conv else DepthwiseConv2d
+        self.dwconv_layers = nn.ModuleList(convolution(dim, config.conv_kernel) for _ in branches)
+        of_convolution, of_attention, of_mlp = config.initial_shares
+        self.scale_layers = nn.ModuleList(self._residual(config, dim, of_convolution) for _ in branches)
         if branches:
             self.nin = nn.Conv2d(dim, dim, 1)
         self.attn = attention
-        self.alpha1 = self._residual(config, dim)
+        self.alpha1 = self._residual(config, dim, of_attention)
         self.norm1 = build_norm(config.norm, dim)
         self.mlp = Mlp(dim, config.hidden(stage), self.activation)
-        self.alpha2 = self._residual(config, dim)
+        self.alpha2 = self._residual(config, dim, of_mlp)
         self.norm2 = build_norm(config.norm, dim)
 
     @staticmethod
-    def _residual(config: ModelConfig, dim: int) -> nn.Module:
-        return build_residual(config.residual, dim, sum(config.depths))
+    def _residual(config: ModelConfig, dim: int, share: float) -> nn.Module:
+        return build_residual(config.residual, dim, sum(config.depths), share)
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """Maps (B, H, W, C) to (B, H, W, C); `keep` (conv_branches + 2, B) weighs the branches (stochastic depth)."""

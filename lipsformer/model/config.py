@@ -25,7 +25,13 @@ IMAGE_SIZES = range(32, 385)
 OFFICIAL_EPSILON = 1e-24
 
 # What networks were whose files lack these fields.
-ADDED_LATER: dict[str, Any] = {"activation": "gelu", "pooling": "mean", "conv_kernel": 7}
+ADDED_LATER: dict[str, Any] = {
+    "activation": "gelu",
+    "pooling": "mean",
+    "conv_kernel": 7,
+    "shift_conv": False,
+    "initial_shares": (0.5, 0.5, 0.5),
+}
 
 # Wider than any network needs, and narrow enough that one can be built and computes in float32.
 Pixels = Annotated[int, Field(ge=1, le=384)]
@@ -33,11 +39,14 @@ Channels = Annotated[int, Field(ge=2, le=4096)]
 Branches = Annotated[int, Field(ge=0, le=2)]
 Scale = Annotated[float, Field(ge=1e-6, le=1e6)]
 Epsilon = Annotated[float, Field(ge=1e-30, le=1.0)]
-PerStage = Annotated[  # blocks, heads, tokens; JSON and TOML give lists
-    tuple[Annotated[int, Field(ge=1, le=1000)], ...],
-    Field(min_length=1, max_length=STAGES),
-    BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+StartingShare = Annotated[float, Field(ge=1e-6, le=1 - 1e-6)]
+FROM_LIST = BeforeValidator(
+    lambda value: tuple(value) if isinstance(value, list) else value
+)  # as JSON and TOML have it
+PerStage = Annotated[  # blocks, heads, tokens
+    tuple[Annotated[int, Field(ge=1, le=1000)], ...], Field(min_length=1, max_length=STAGES), FROM_LIST
 ]
+Shares = Annotated[tuple[StartingShare, StartingShare, StartingShare], FROM_LIST]
 
 # No text or booleans for numbers; a whole number for a float becomes a float.
 STRICT = ConfigDict(strict=True, extra="forbid")
@@ -60,13 +69,16 @@ class ModelConfig:
       parameter per head, with these initial values), `value_norm` (v is normalized too, which the paper's Lipschitz
       bound needs) and `epsilon` (added to the squared length inside the root of each normalization).
     * `residual`: "weighted" (alpha per channel, from 1 / number of blocks, section 4.1.3), "plain", or "convex",
-      (1 - alpha) x + alpha f(x) with one alpha in 0..1 per branch: no steeper than the steeper of x and f.
+      (1 - alpha) x + alpha f(x) with one alpha in 0..1 per branch: no steeper than the steeper of x and f. Training
+      starts at the alphas `initial_shares`, of convolution, attention and MLP.
     * `activation`: "gelu" or "maxmin" (Anil, Lucas and Grosse 2019), which sorts pairs of channels and shortens no
       gradient.
     * `pooling`: "mean" over the last map, or "flat": the head reads every token.
     * `init`: "spectral" (section 4.1.4), "xavier" (the same without the division), "trunc_normal" (Swin and CSwin) or
       "orthogonal" (Saxe, McClelland and Ganguli 2014).
     * `conv_branches`: depthwise residual branches in front of each attention, 0 to 2, with kernels of `conv_kernel`.
+      With `shift_conv` nothing is learned there: each kernel moves its channel by up to half its size (Wu et al., CVPR
+      2018).
 
     Raises:
         InputError: if a field is out of range or the image cannot be tiled; the message suggests values that work.
@@ -94,6 +106,8 @@ class ModelConfig:
     init: Literal["spectral", "xavier", "trunc_normal", "orthogonal"] = "spectral"
     conv_branches: Branches
     conv_kernel: Literal[3, 5, 7] = 7
+    shift_conv: bool = False
+    initial_shares: Shares = (0.5, 0.5, 0.5)
 
     architecture: ClassVar[str]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .blocks import ShiftConv2d
 from .lipschitz.spectral import spectral_norm
 from .norm import CenterNorm
 
@@ -24,18 +25,19 @@ def init_weights(model: nn.Module, scheme: str) -> None:
     * "trunc_normal": linear weights from a normal of deviation 0.02, convolutions as PyTorch has them: what Swin and
       CSwin do.
 
-    In all of them linear biases are 0, convolution biases PyTorch's default, norms the identity up to centring, and
-    tables of position biases normal with deviation 0.02. Everything else keeps the values it was built with.
+    In all of them shifts are random, linear biases are 0, convolution biases PyTorch's default, norms the identity up
+    to centring, and tables of position biases normal with deviation 0.02. Everything else keeps the values it was built
+    with.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
-            if scheme == "orthogonal":
+            if scheme == "orthogonal" or isinstance(module, ShiftConv2d):
                 _make_orthogonal(module.weight)
             elif scheme != "trunc_normal":
                 nn.init.xavier_normal_(module.weight)
             elif isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
-            if scheme == "spectral":
+            if scheme == "spectral" and not isinstance(module, ShiftConv2d):
                 module.weight /= spectral_norm(module.weight.flatten(1))
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)

@@ -42,12 +42,12 @@ class ConvexResidual(nn.Module):
 
     Its Lipschitz constant is at most (1 - alpha) + alpha L, which f = L x reaches: at most 1 for L <= 1, at any depth.
     One alpha per channel would not have that bound: with alpha = (0, 1) and f(a, b) = (0, a), which has L = 1, y is
-    (a, a), longer than x by the root of 2.
+    (a, a), longer than x by the root of 2. `initial` is the alpha to start from.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, initial: float = 0.5) -> None:
         super().__init__()
-        self.logit = nn.Parameter(torch.zeros(1))
+        self.logit = nn.Parameter(torch.logit(torch.tensor([initial], dtype=torch.float64)).float())
 
     @property
     def alpha(self) -> Tensor:
@@ -61,11 +61,14 @@ class ConvexResidual(nn.Module):
         return x + (branch - x) * (self.alpha if keep is None else self.alpha * keep)
 
 
-def build_residual(kind: str, dim: int, blocks: int) -> nn.Module:
-    """The residual connection `kind` of a configuration, for `dim` channels in a network of `blocks` blocks."""
+def build_residual(kind: str, dim: int, blocks: int, share: float) -> nn.Module:
+    """The residual connection `kind` of a configuration, for `dim` channels in a network of `blocks` blocks.
+
+    `share` is what a branch of a convex one has at first.
+    """
     if kind == "weighted":
         return ResidualScale(dim, 1.0 / blocks)
-    return ConvexResidual() if kind == "convex" else PlainResidual()
+    return ConvexResidual(share) if kind == "convex" else PlainResidual()
 
 
 def drop_path_mask(draws: Tensor, drop_path: float) -> Tensor:

@@ -54,7 +54,6 @@ CERTIFIED = {
         embed_dim=128,
         depths=(1,),
         num_heads=(4,),
-        mlp_ratio=2.0,
         window_size=4,
         value_norm=True,
         epsilon=1.0,
@@ -64,8 +63,10 @@ CERTIFIED = {
         activation="maxmin",
         pooling="flat",
         init="orthogonal",
+        initial_shares=(0.998, 0.05, 0.5),
         conv_branches=1,
         conv_kernel=3,
+        shift_conv=True,
     ),
 }
 

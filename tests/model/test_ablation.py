@@ -32,6 +32,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "flat head": {"pooling": "flat"},
     "orthogonal": {"init": "orthogonal"},
     "small kernels": {"conv_kernel": 3},
+    "shifts": {"shift_conv": True},
+    "other shares": {"residual": "convex", "initial_shares": [0.7, 0.4, 0.5]},
     "xavier": {"init": "xavier"},
     "trunc_normal": {"init": "trunc_normal"},
     "no convolution": {"conv_branches": 0},
@@ -60,12 +62,16 @@ def test_a_changed_component_trains_every_parameter(base: ModelConfig, config: M
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     loss = F.cross_entropy(model(random_images(config, 4).float()), torch.tensor([0, 1, 2, 3]))
     loss.backward()  # type: ignore[no-untyped-call]
-    for name, parameter in model.named_parameters():
+    learned = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    fixed = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert all(config.shift_conv and ".dwconv_layers." in name and name.endswith(".weight") for name in fixed)
+    for name, parameter in learned:
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().max() > 0, name
     build_optimizers(model, load_recipe("default")).step()
-    assert all(p.isfinite().all() and not torch.equal(p, before[name]) for name, p in model.named_parameters())
+    assert all(p.isfinite().all() and not torch.equal(p, before[name]) for name, p in learned)
+    assert all(torch.equal(model.get_parameter(name), before[name]) for name in fixed)
 
 
 @pytest.mark.parametrize(("base", "config"), CASES)
@@ -84,7 +90,7 @@ def test_a_changed_component_changes_the_output(base: ModelConfig, config: Model
         shared = {
             name: tensor
             for name, tensor in before.state_dict().items()
-            if name in own and own[name].shape == tensor.shape
+            if name in own and own[name].shape == tensor.shape and not (config.shift_conv and "dwconv" in name)
         }
         after.load_state_dict(shared, strict=False)
     image = random_images(base).float()

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from lipsformer.model.activation import MaxMin
-from lipsformer.model.blocks import DepthwiseConv2d
+from lipsformer.model.blocks import Block, DepthwiseConv2d, ShiftConv2d
 from lipsformer.model.factory import build_model
 from lipsformer.model.init_weights import init_weights
+from lipsformer.model.lipschitz.bounds import bound_features
 from lipsformer.model.residual import ConvexResidual
 from lipsformer.system.errors import InputError
+from lipsformer.train import load_recipe
+from lipsformer.train.optim.optimizers import build_optimizers
 from tests.support.models.small_models import CERTIFIED, random_images
 
 
@@ -59,6 +63,46 @@ def test_orthogonal_weights_have_singular_values_of_one() -> None:
         elif isinstance(module, nn.Linear | nn.Conv2d):
             values = torch.linalg.svdvals(module.weight.detach().flatten(1))
             torch.testing.assert_close(values, torch.ones_like(values))
+
+
+@pytest.mark.parametrize("scheme", ["spectral", "xavier", "orthogonal", "trunc_normal"])
+@torch.no_grad()
+def test_a_shift_moves_each_channel_and_shortens_only_what_leaves_the_map(scheme: str) -> None:
+    torch.manual_seed(0)
+    convolution, x = ShiftConv2d(18, 3).eval(), torch.randn(1, 18, 5, 5)
+    init_weights(convolution, scheme)
+    nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
+    out = convolution(x)
+    steps = convolution.weight.flatten(1).argmax(dim=1)
+    assert len(steps.unique()) > 5
+    for channel, step in enumerate(steps.tolist()):
+        down, right = 1 - step // 3, 1 - step % 3
+        moved = F.pad(x[0, channel], (1, 1, 1, 1)).roll((down, right), (0, 1))[1:-1, 1:-1]
+        torch.testing.assert_close(out[0, channel], moved)
+
+
+def test_training_moves_no_shift_and_keeps_the_bound() -> None:
+    torch.manual_seed(0)
+    config = CERTIFIED.replace(shift_conv=True)
+    model = build_model(config).train()
+    init_weights(model, config.init)
+    recipe = load_recipe("cifar10_certified", {"learning_rate": 0.1})
+    optimizers = build_optimizers(model, recipe)
+    shifts = {name: tensor.clone() for name, tensor in model.state_dict().items() if ".dwconv_layers." in name}
+    model(random_images(config).float()).square().sum().backward()
+    optimizers.step()
+    bound = bound_features(model.eval()).log10
+    assert bound is not None and 10**bound <= 1 + 1e-5
+    for name, before in shifts.items():
+        assert torch.equal(model.state_dict()[name], before) == name.endswith(".weight"), name
+
+
+def test_branches_start_with_the_shares_of_the_configuration() -> None:
+    for module in build_model(CERTIFIED.replace(initial_shares=(0.998, 0.05, 0.75))).modules():
+        if isinstance(module, Block):
+            parts = (*module.scale_layers, module.alpha1, module.alpha2)
+            shares = [float(part.alpha.detach()) for part in parts if isinstance(part, ConvexResidual)]
+            assert shares == pytest.approx([0.998, 0.998, 0.05, 0.75], rel=1e-6)
 
 
 def test_a_flat_head_reads_every_token() -> None:
