@@ -92,7 +92,8 @@ def test_training_moves_no_shift_and_keeps_the_bound() -> None:
     model(random_images(config).float()).square().sum().backward()
     optimizers.step()
     bound = bound_features(model.eval()).log10
-    assert bound is not None and 10**bound <= 1 + 1e-5
+    assert bound is not None
+    assert 10**bound <= 1 + 1e-5
     for name, before in shifts.items():
         assert torch.equal(model.state_dict()[name], before) == name.endswith(".weight"), name
 
