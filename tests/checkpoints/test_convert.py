@@ -583,7 +583,7 @@ def test_the_command_reports_and_its_result_predicts(
     for fact in ("lipsformer_swin", "64 px", "3 classes", "from 'model'", "5 relative_position_index, amp"):
         assert fact in line
     document = json.loads(run("convert", path, "--output", output, "--json"))
-    assert document["model"] == FIXED.to_dict() | {key: list(getattr(FIXED, key)) for key in ("depths", "num_heads")}
+    assert document["model"] == json.loads(json.dumps(FIXED.to_dict()))
     assert document["classes"] == ["class 0", "class 1", "class 2"]
     (answer,) = json.loads(run("predict", output, SAMPLES / "Kaiser.jpg", "--json"))
     assert {p["label"] for p in answer["predictions"]} == {"class 0", "class 1", "class 2"}
