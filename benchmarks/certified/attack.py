@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import sys
 import time
 
 import numpy as np
@@ -106,6 +107,7 @@ def changed(network: Logits, x: Tensor, y: Tensor, radii: Tensor, options: argpa
         change = pgd(network, x[part], y[part], radii[part], steps=options.steps, restarts=options.restarts)
         with torch.no_grad():
             found.append((lead(network(x[part] + change), y[part]) <= 0).numpy())
+        print(f"{x.dtype}: {start + len(x[part])} of {len(x)} images attacked", file=sys.stderr, flush=True)
     return np.concatenate(found)
 
 
