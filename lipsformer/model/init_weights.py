@@ -33,12 +33,12 @@ def init_weights(model: nn.Module, scheme: str) -> None:
         if isinstance(module, nn.Linear | nn.Conv2d):
             if scheme == "orthogonal" or isinstance(module, ShiftConv2d):
                 _make_orthogonal(module.weight)
-            elif scheme != "trunc_normal":
+            elif scheme in ("spectral", "xavier"):
                 nn.init.xavier_normal_(module.weight)
+                if scheme == "spectral":
+                    module.weight /= spectral_norm(module.weight.flatten(1))
             elif isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
-            if scheme == "spectral" and not isinstance(module, ShiftConv2d):
-                module.weight /= spectral_norm(module.weight.flatten(1))
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, CenterNorm | nn.LayerNorm):

@@ -101,16 +101,23 @@ def input_error(
 def _required(schema: Mapping[str, Any], place: Iterable[int | str]) -> str | None:
     """The numbers that a JSON schema allows at `place`, in words; None if it asks for something else there."""
     for part in place:
-        schema = schema.get("items", {}) if isinstance(part, int) else schema.get("properties", {}).get(part, {})
+        schema = _entry(schema, part) if isinstance(part, int) else schema.get("properties", {}).get(part, {})
     if "enum" in schema:
         return None
     if schema.get("type") in NOUNS:
         return f"{NOUNS[schema['type']][0]}{_bounds(schema)} is needed"
-    items, least, most = schema.get("items", {}), schema.get("minItems"), schema.get("maxItems")
+    items, least, most = _entry(schema, 0), schema.get("minItems"), schema.get("maxItems")
     if items.get("type") in NOUNS and least is not None and most is not None:
         count = f"{least}" if least == most else f"{least} to {most}"
         return f"{count} {NOUNS[items['type']][1]}{_bounds(items)} are needed"
     return None
+
+
+def _entry(schema: Mapping[str, Any], index: int) -> Mapping[str, Any]:
+    """The schema of entry `index` of a list: each entry of a tuple of fixed length has its own."""
+    fixed = schema.get("prefixItems", [])
+    found: Mapping[str, Any] = fixed[index] if index < len(fixed) else schema.get("items", {})
+    return found
 
 
 def _bounds(schema: Mapping[str, Any]) -> str:
