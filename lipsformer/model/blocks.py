@@ -101,19 +101,15 @@ class Block(nn.Module):
         convolution = ShiftConv2d if config.shift_conv else DepthwiseConv2d
         self.dwconv_layers = nn.ModuleList(convolution(dim, config.conv_kernel) for _ in branches)
         of_convolution, of_attention, of_mlp = config.initial_shares
-        self.scale_layers = nn.ModuleList(self._residual(config, dim, of_convolution) for _ in branches)
+        self.scale_layers = nn.ModuleList(build_residual(config, dim, of_convolution) for _ in branches)
         if branches:
             self.nin = nn.Conv2d(dim, dim, 1)
         self.attn = attention
-        self.alpha1 = self._residual(config, dim, of_attention)
+        self.alpha1 = build_residual(config, dim, of_attention)
         self.norm1 = build_norm(config.norm, dim)
         self.mlp = Mlp(dim, config.hidden(stage), self.activation)
-        self.alpha2 = self._residual(config, dim, of_mlp)
+        self.alpha2 = build_residual(config, dim, of_mlp)
         self.norm2 = build_norm(config.norm, dim)
-
-    @staticmethod
-    def _residual(config: ModelConfig, dim: int, share: float) -> nn.Module:
-        return build_residual(config.residual, dim, sum(config.depths), share)
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """Maps (B, H, W, C) to (B, H, W, C); `keep` (conv_branches + 2, B) weighs the branches (stochastic depth)."""

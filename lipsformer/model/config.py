@@ -31,6 +31,7 @@ ADDED_LATER: dict[str, Any] = {
     "conv_kernel": 7,
     "shift_conv": False,
     "initial_shares": (0.5, 0.5, 0.5),
+    "learned_shares": True,
 }
 
 # Wider than any network needs, and narrow enough that one can be built and computes in float32.
@@ -38,7 +39,7 @@ Pixels = Annotated[int, Field(ge=1, le=384)]
 Channels = Annotated[int, Field(ge=2, le=4096)]
 Branches = Annotated[int, Field(ge=0, le=2)]
 Scale = Annotated[float, Field(ge=1e-6, le=1e6)]
-Epsilon = Annotated[float, Field(ge=1e-30, le=1.0)]
+Epsilon = Annotated[float, Field(ge=1e-30, le=1e6)]
 StartingShare = Annotated[float, Field(ge=1e-6, le=1 - 1e-6)]
 FROM_LIST = BeforeValidator(
     lambda value: tuple(value) if isinstance(value, list) else value
@@ -70,7 +71,8 @@ class ModelConfig:
       bound needs) and `epsilon` (added to the squared length inside the root of each normalization).
     * `residual`: "weighted" (alpha per channel, from 1 / number of blocks, section 4.1.3), "plain", or "convex",
       (1 - alpha) x + alpha f(x) with one alpha in 0..1 per branch: no steeper than the steeper of x and f. Training
-      starts at the alphas `initial_shares`, of convolution, attention and MLP.
+      starts at the alphas `initial_shares`, of convolution, attention and MLP, and stays there without
+      `learned_shares`.
     * `activation`: "gelu" or "maxmin" (Anil, Lucas and Grosse 2019), which sorts pairs of channels and shortens no
       gradient.
     * `pooling`: "mean" over the last map, or "flat": the head reads every token.
@@ -108,6 +110,7 @@ class ModelConfig:
     conv_kernel: Literal[3, 5, 7] = 7
     shift_conv: bool = False
     initial_shares: Shares = (0.5, 0.5, 0.5)
+    learned_shares: bool = True
 
     architecture: ClassVar[str]
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from . import cpu_ops
+from .config import ModelConfig
 
 __all__ = ["ConvexResidual", "PlainResidual", "ResidualScale", "build_residual", "drop_path_mask"]
 
@@ -38,16 +39,17 @@ class PlainResidual(nn.Module):
 
 
 class ConvexResidual(nn.Module):
-    """The convex residual y = (1 - alpha) x + alpha f(x), with one learned alpha = sigmoid(`logit`) in 0..1.
+    """The convex residual y = (1 - alpha) x + alpha f(x), with one alpha = sigmoid(`logit`) in 0..1.
 
     Its Lipschitz constant is at most (1 - alpha) + alpha L, which f = L x reaches: at most 1 for L <= 1, at any depth.
     One alpha per channel would not have that bound: with alpha = (0, 1) and f(a, b) = (0, a), which has L = 1, y is
-    (a, a), longer than x by the root of 2. `initial` is the alpha to start from.
+    (a, a), longer than x by the root of 2. `initial` is the alpha to start from; unless it is `learned`, it stays.
     """
 
-    def __init__(self, initial: float = 0.5) -> None:
+    def __init__(self, initial: float = 0.5, *, learned: bool = True) -> None:
         super().__init__()
-        self.logit = nn.Parameter(torch.logit(torch.tensor([initial], dtype=torch.float64)).float())
+        logit = torch.logit(torch.tensor([initial], dtype=torch.float64)).float()
+        self.logit = nn.Parameter(logit, requires_grad=learned)
 
     @property
     def alpha(self) -> Tensor:
@@ -61,14 +63,16 @@ class ConvexResidual(nn.Module):
         return x + (branch - x) * (self.alpha if keep is None else self.alpha * keep)
 
 
-def build_residual(kind: str, dim: int, blocks: int, share: float) -> nn.Module:
-    """The residual connection `kind` of a configuration, for `dim` channels in a network of `blocks` blocks.
+def build_residual(config: ModelConfig, dim: int, share: float) -> nn.Module:
+    """The residual connection of a configuration, for `dim` channels.
 
     `share` is what a branch of a convex one has at first.
     """
-    if kind == "weighted":
-        return ResidualScale(dim, 1.0 / blocks)
-    return ConvexResidual(share) if kind == "convex" else PlainResidual()
+    if config.residual == "weighted":
+        return ResidualScale(dim, 1.0 / sum(config.depths))
+    if config.residual == "convex":
+        return ConvexResidual(share, learned=config.learned_shares)
+    return PlainResidual()
 
 
 def drop_path_mask(draws: Tensor, drop_path: float) -> Tensor:

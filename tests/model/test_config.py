@@ -56,7 +56,7 @@ FAR_TOO_LARGE = 10**400  # a whole number beyond the largest float
         ({"temperature": FAR_TOO_LARGE}, "a number from 1e-06 to 1e+06 is needed"),
         ({"temperature": -1}, "temperature=-1: a number from"),
         ({"value_scale": 0}, "value_scale=0: a number from"),
-        ({"epsilon": 0}, "epsilon=0: a number from 1e-30 to 1"),
+        ({"epsilon": 0}, "epsilon=0: a number from 1e-30 to 1e+06"),
         ({"epsilon": math.nan}, "epsilon=nan: a number from"),
         ({"windowsize": 8}, "unknown model setting 'windowsize': did you mean 'window_size'?"),
         ({"split_sizes": (1, 2, 7, 7)}, "unknown model setting 'split_sizes'"),
