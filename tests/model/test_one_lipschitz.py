@@ -98,6 +98,20 @@ def test_training_moves_no_shift_and_keeps_the_bound() -> None:
         assert torch.equal(model.state_dict()[name], before) == name.endswith(".weight"), name
 
 
+def test_fixed_shares_stay_where_they_start() -> None:
+    torch.manual_seed(0)
+    config = CERTIFIED.replace(learned_shares=False)
+    model = build_model(config).train()
+    optimizers = build_optimizers(model, load_recipe("cifar10_certified", {"learning_rate": 0.1}))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model(random_images(config).float()).square().sum().backward()
+    optimizers.step()
+    for name, tensor in model.state_dict().items():
+        if "alpha" in name or "scale_layers" in name:
+            assert torch.equal(tensor, before[name]), name
+    assert not torch.equal(model.head.weight, before["head.weight"])
+
+
 def test_branches_start_with_the_shares_of_the_configuration() -> None:
     for module in build_model(CERTIFIED.replace(initial_shares=(0.998, 0.05, 0.75))).modules():
         if isinstance(module, Block):
