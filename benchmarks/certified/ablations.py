@@ -40,9 +40,13 @@ WITHOUT_ATTENTION = "no attention"  # its branches get no share, which no config
 CHANGES: dict[str, dict[str, Any]] = {
     "as the recipe": {},
     "learned kernels": {"model.shift_conv": False},
-    "learned shares": {"model.learned_shares": True},
-    "learned shares, all from 0.5": {"model.learned_shares": True, "model.initial_shares": [0.5, 0.5, 0.5]},
-    "epsilon 1": {"model.epsilon": 1.0, "model.value_scale": 1.0},
+    "all shares start at 0.5": {"model.initial_shares": [0.5, 0.5, 0.5]},
+    "attention keeps a share of 0.2": {
+        "model.learned_shares": False,
+        "model.initial_shares": [0.998, 0.2, 0.5],
+        "model.epsilon": 100.0,  # with 1, values are 1 long next to tokens of 10
+        "model.value_scale": 10.0,
+    },
     "learning rate 0.01": {"learning_rate": 0.01},
     "margin 0.28": {"margin": 0.28},
     "AdamW for Muon": {"optimizer": "adamw"},
