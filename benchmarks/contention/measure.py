@@ -2,7 +2,7 @@
 
     python benchmarks/contention/measure.py > benchmarks/contention/README.md
 
-Each way to run the graph has its own process, and they take turns in an order that alternates. A busy process only
+It takes about 15 minutes. Each way to run the graph has its own process, and they take turns in an order that alternates. A busy process only
 spins.
 """
 
@@ -119,6 +119,7 @@ def measure(graph: Path, rounds: int) -> list[list[str]]:
                 ratios = [turn[OURS] / turn[DEFAULT] for turn in turns]
                 span = f"{min(ratios):.2f} to {max(ratios):.2f}"
                 rows.append([str(number), str(batch), *medians, f"**{statistics.median(ratios):.2f}**", span])
+                print(f"{number} busy processes, batch {batch}: ours / default {span}", file=sys.stderr, flush=True)
     for worker in workers.values():
         worker.process.communicate()
     return rows
