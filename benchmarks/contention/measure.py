@@ -2,8 +2,8 @@
 
     python benchmarks/contention/measure.py > benchmarks/contention/README.md
 
-It takes about 15 minutes. Each way to run the graph has its own process, and they take turns in an order that alternates. A busy process only
-spins.
+It takes about 15 minutes. Each way to run the graph has its own process, and they take turns in an order that
+alternates. A busy process only spins.
 """
 
 from __future__ import annotations
