@@ -1,6 +1,6 @@
 """Networks for CIFAR-10 at equal time: what each one learns in so many seconds of one core.
 
-    python benchmarks/accuracy/shapes.py cifar10 OUTPUT.json --seconds 150 "as the recipe" "patches of 4"
+    python benchmarks/accuracy/shapes.py --seconds 150 cifar10 OUTPUT.json "as the recipe" "patches of 4"
 
 Each trains with Muon in bfloat16, batches of 128, mirrored and moved images, and a learning rate that falls to 0 as the
 time runs out. 5,000 of the training images, drawn once, are held out to compare on; no test image is read. OUTPUT.json
