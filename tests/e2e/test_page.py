@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect
 
 from lipsformer import load_predictor
+from lipsformer.export import ExportSettings, export_bundle
 from lipsformer.images.samples import SAMPLES
 from tests.support.http.browser import answer_with, card, choose, classified, drop, paste, watched_page
 from tests.support.http.server import app_running
@@ -57,6 +60,22 @@ def test_a_dropped_photo_gets_its_label_bars_and_timing(page: Page, trained: Tra
         "",
     ]
     assert page.context.storage_state() == {"cookies": [], "origins": []}
+
+
+def test_the_page_says_the_certified_radius_and_never_a_larger_one(browser: Browser, tmp_path: Path) -> None:
+    name, bundle = "lipsformer_cifar10_certified", tmp_path / "bundle"
+    export_bundle(name, bundle, ExportSettings(max_batch=2, parity_images=2))
+    (own,) = load_predictor(name, "cpu").predict([PEAR])
+    with app_running(bundle) as app, watched_page(browser) as watched:
+        page = watched.page
+        page.goto(app.url)
+        choose(page, PEAR)
+        sentence = card(page, PEAR.name).get_by_text("can change this answer")
+        expect(sentence).to_be_visible()
+        found = re.search(r"smaller than ([0-9.]+) \(L2", sentence.inner_text())
+    assert found is not None
+    assert own.certified_radius is not None
+    assert math.floor(own.certified_radius * 1000 - 1) / 1000 <= float(found[1]) <= own.certified_radius
 
 
 def test_several_chosen_photos_get_their_own_answers_and_one_may_fail(
