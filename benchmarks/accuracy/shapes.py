@@ -1,6 +1,6 @@
 """Networks for CIFAR-10 at equal time: what each one learns in so many seconds of one core.
 
-    python benchmarks/accuracy/shapes.py --seconds 150 cifar10 OUTPUT.json "as the recipe" "patches of 4"
+    python benchmarks/accuracy/shapes.py --seconds 150 cifar10 OUTPUT.json "as the recipe" "kernels of 3"
 
 Each trains with Muon in bfloat16, batches of 128, mirrored and moved images, and a learning rate that falls to 0 as the
 time runs out. 5,000 of the training images, drawn once, are held out to compare on; no test image is read. OUTPUT.json
@@ -35,6 +35,12 @@ COMMON: dict[str, Any] = {
     "label_smoothing": 0.0,
     "model.conv_branches": 2,
 }
+PATCHES_OF_4: dict[str, Any] = {
+    "model.patch_size": 4,
+    "model.depths": [3, 3],
+    "model.num_heads": [2, 4],
+    "model.split_sizes": [2, 4],
+}
 CHANGES: dict[str, dict[str, Any]] = {
     "as the recipe": {},
     "kernels of 3": {"model.conv_kernel": 3},
@@ -51,20 +57,8 @@ CHANGES: dict[str, dict[str, Any]] = {
         "model.num_heads": [2, 2, 4],
         "model.split_sizes": [2, 4, 4],
     },
-    "patches of 4, 64 channels": {
-        "model.patch_size": 4,
-        "model.embed_dim": 64,
-        "model.depths": [3, 3],
-        "model.num_heads": [2, 4],
-        "model.split_sizes": [2, 4],
-    },
-    "patches of 4, 96 channels": {
-        "model.patch_size": 4,
-        "model.embed_dim": 96,
-        "model.depths": [3, 3],
-        "model.num_heads": [2, 4],
-        "model.split_sizes": [2, 4],
-    },
+    "patches of 4, 64 channels": PATCHES_OF_4 | {"model.embed_dim": 64},
+    "patches of 4, 96 channels": PATCHES_OF_4 | {"model.embed_dim": 96},
 }
 
 

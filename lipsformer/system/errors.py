@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 __all__ = ["GateError", "InputError", "LipsFormerError", "StoppedError", "check_fields", "suggest"]
 
+MOST_NAMES = 22  # that a message lists: a model may have a thousand classes
+
 
 class LipsFormerError(Exception):
     """A failure reported to the user in one line: what, where, and how to fix it. Exit status 1."""
@@ -47,7 +49,9 @@ def check_fields(given: Iterable[str], needed: Iterable[str], what: str) -> None
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest known one, or all of them."""
+    """The end of a message about an unknown name: the nearest known one, or all, of many the first ones and a count."""
     names = list(known)
-    near = difflib.get_close_matches(name, names, 1)
-    return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}"
+    if near := difflib.get_close_matches(name, names, 1):
+        return f"did you mean '{near[0]}'?"
+    more = len(names) - MOST_NAMES
+    return f"known: {', '.join(names[:MOST_NAMES])}{f' and {more} more' if more > 0 else ''}"

@@ -59,7 +59,7 @@ def refusal(path: Path) -> str:
     message = str(failure.value)
     assert message.startswith(f"{path}: ")
     assert len(message.splitlines()) == 1
-    assert len(message) < 600
+    assert len(message) < 500
     return message
 
 

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from lipsformer.system.errors import InputError
+from lipsformer.system.errors import InputError, suggest
 from lipsformer.system.validation import input_error, one_line_errors
 
 
@@ -65,3 +65,10 @@ def test_without_a_schema_a_message_has_the_bound_that_was_broken() -> None:
     with pytest.raises(ValidationError) as failure:
         TypeAdapter(dict[str, Annotated[int, Field(ge=1)]]).validate_python({"workers": 0})
     assert str(input_error(failure.value, "settings")) == "settings: workers=0: it must be at least 1"
+
+
+def test_a_message_lists_the_first_of_many_names_and_counts_the_rest() -> None:
+    names = [f"n{number:04}" for number in range(1000)]
+    assert suggest("color", names[:22]) == f"known: {', '.join(names[:22])}"
+    assert suggest("color", names) == f"known: {', '.join(names[:22])} and 978 more"
+    assert suggest("n0999x", names) == "did you mean 'n0999'?"
