@@ -107,7 +107,7 @@ def measure(graph: Path, rounds: int) -> list[list[str]]:
     for worker in workers.values():
         for batch in BATCHES:
             worker.turn(batch)
-    rows = []
+    rows, quiet = [], {}
     for number in NEIGHBOURS:
         with busy(number):
             for batch in BATCHES:
@@ -115,10 +115,13 @@ def measure(graph: Path, rounds: int) -> list[list[str]]:
                     {way: workers[way].turn(batch) for way in (WAYS if turn % 2 == 0 else WAYS[::-1])}
                     for turn in range(rounds)
                 ]
-                medians = [f"{statistics.median(turn[way] for turn in turns):.0f}" for way in WAYS]
+                medians = {way: statistics.median(turn[way] for turn in turns) for way in WAYS}
+                quiet.setdefault(batch, medians[OURS])
+                share = quiet[batch] * (cores() + number) / cores()
                 ratios = [turn[OURS] / turn[DEFAULT] for turn in turns]
                 span = f"{min(ratios):.2f} to {max(ratios):.2f}"
-                rows.append([str(number), str(batch), *medians, f"**{statistics.median(ratios):.2f}**", span])
+                milliseconds = [f"{value:.0f}" for value in (*medians.values(), share)]
+                rows.append([str(number), str(batch), *milliseconds, f"**{statistics.median(ratios):.2f}**", span])
                 print(f"{number} busy processes, batch {batch}: ours / default {span}", file=sys.stderr, flush=True)
     for worker in workers.values():
         worker.process.communicate()
@@ -151,7 +154,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(arguments.graph or export_tiny(Path(folder) / "tiny.onnx"), arguments.rounds)
-    headings = ["busy processes", "batch", *WAYS, "ours / default", "lowest to highest"]
+    headings = ["busy processes", "batch", *WAYS, "ours by share", "ours / default", "lowest to highest"]
     print(HEADING.format(rounds=arguments.rounds, cores=cores(), cpu=cpu_name(), version=onnxruntime.__version__))
     print(markdown_table(headings, rows, "r" * len(headings)))
     print(NOTE)
@@ -173,8 +176,8 @@ milliseconds, and a thread that is behind takes fewer blocks (`session.intra_op.
 `session.dynamic_block_base`).
 
 No way can beat its share of the cores: two threads next to one busy process get two thirds of two cores, next to two
-half of them. Where "ours / default" is near 1 next to two processes, the default already gets that much. Batch 1 alone,
-with 13 rounds on the same machine, gave 0.97 quiet and 0.69 next to one process.
+half of them. "Ours by share" is what our quiet time would become if nothing else were lost. Batches of 8 are there, so
+"ours / default" cannot fall further on this machine; single images take about a quarter more.
 
 The graph is in memory twice for that. Loading and running `lipsformer_swin_tiny` (float32, 127 MB) takes 365 instead of
 172 MB at batch 1, and 557 instead of 323 MB at batch 8.
