@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,12 +23,15 @@ import torch
 import torch.nn.functional as F
 from efficientnet_lite0 import CHANNELS, MEAN, STD, Lite0
 from onnx import TensorProto, helper, numpy_helper
+from shapes import accuracy
 from torch import Tensor, nn
 
 from lipsformer.datasets import Split, open_dataset, resolve_dataset
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.model.cpu_ops import depthwise_conv
+from lipsformer.model.pixel_norm import PixelNormalize
 from lipsformer.train.data.crops import Crops
+from lipsformer.train.optim.schedule import learning_rate
 
 SIZE, CROP_SCALE, INTERPOLATION = 32, (0.35, 1.0), "bicubic"
 BATCH, RATE, WARM_UP = 128, 3e-4, 0.05
@@ -48,10 +50,14 @@ classes = {classes}
 
 
 class Network(nn.Module):
-    """The graph of `Lite0` with its constants as weights, and a classifier on its features."""
+    """The graph of `Lite0` with its constants as weights, and a classifier on its features.
 
-    def __init__(self, graph: onnx.GraphProto, num_classes: int) -> None:
+    It takes normalized images of any size and enlarges them.
+    """
+
+    def __init__(self, graph: onnx.GraphProto, num_classes: int, image_size: int) -> None:
         super().__init__()
+        self.size = (image_size, image_size)
         self.nodes, self.names = list(graph.node), [constant.name for constant in graph.initializer]
         values = [torch.tensor(numpy_helper.to_array(constant)) for constant in graph.initializer]
         self.weights = nn.ParameterList(nn.Parameter(value, requires_grad=value.ndim > 0) for value in values)
@@ -59,6 +65,7 @@ class Network(nn.Module):
         nn.init.zeros_(self.head.weight)
 
     def forward(self, images: Tensor) -> Tensor:
+        images = F.interpolate(images, size=self.size, mode=INTERPOLATION, antialias=True)
         values = {"images": images, **dict(zip(self.names, self.weights, strict=True))}
         for node in self.nodes:
             attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
@@ -95,26 +102,29 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=64, help="at which it sees the images; default: 64")
     parser.add_argument("--epochs", type=int, default=2, help="default: 2")
     options = parser.parse_args()
-    data, spec = open_dataset(resolve_dataset(options.data)), Preprocessing(image_size=SIZE, crop_pct=1.0)
+    data = open_dataset(resolve_dataset(options.data))
+    spec = Preprocessing(image_size=SIZE, crop_pct=1.0, mean=MEAN, std=STD)
     model = Lite0(options.image_size).build()
     torch.manual_seed(0)
-    network = Network(model.graph, len(data.train.classes))
+    network = Network(model.graph, len(data.classes), options.image_size)
     started = time.monotonic()
-    fine_tune(network, data.train, Crops(preprocessing=spec, scale=CROP_SCALE, hflip=0.5), options)
+    fine_tune(network, data.train, Crops(preprocessing=spec, scale=CROP_SCALE, hflip=0.5), options.epochs)
     minutes = (time.monotonic() - started) / 60
     options.output.mkdir(parents=True, exist_ok=True)
-    write(network, model, options.output, data.train.classes, options.image_size)
-    print(f"top-1 {accuracy(network, data.validation, spec, options.image_size):.2%} after {minutes:.1f} minutes")
+    write(network, model, options.output, data.classes, options.image_size)
+    top1 = accuracy(network, data.validation, np.arange(len(data.validation)), spec)
+    print(f"top-1 {top1:.2%} after {minutes:.1f} minutes")
 
 
-def fine_tune(network: Network, split: Split, crops: Crops, options: argparse.Namespace) -> None:
+def fine_tune(network: Network, split: Split, crops: Crops, epochs: int) -> None:
     """Trains all weights with AdamW, at a rate that rises for a twentieth of the steps and falls to 0."""
     random, labels = np.random.default_rng(0), torch.tensor(np.asarray(split.labels))
     trained = [weight for weight in network.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=0.01)
-    steps = options.epochs * (len(split) // BATCH)
-    epochs = [random.permutation(len(split))[: len(split) // BATCH * BATCH] for _ in range(options.epochs)]
-    order = np.concatenate(epochs).reshape(steps, BATCH)
+    in_epoch = len(split) // BATCH
+    shuffled = [random.permutation(len(split))[: in_epoch * BATCH] for _ in range(epochs)]
+    order = np.concatenate(shuffled).reshape(-1, BATCH)
+    steps, normalize = len(order), PixelNormalize(crops.preprocessing)
 
     def read(batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         return np.stack([crops.read(split, int(index), random) for index in batch])
@@ -124,32 +134,15 @@ def fine_tune(network: Network, split: Split, crops: Crops, options: argparse.Na
     for step, batch in enumerate(order):
         pixels = coming.result()
         coming = reader.submit(read, order[(step + 1) % steps])
-        done = step / steps
         for group in optimizer.param_groups:
-            group["lr"] = RATE * min(done / WARM_UP, 1) * (1 + math.cos(math.pi * done)) / 2
-        loss = F.cross_entropy(network(enlarged(pixels, options.image_size)), labels[batch])
+            group["lr"] = learning_rate(step, steps, RATE) * min(step / steps / WARM_UP, 1)
+        loss = F.cross_entropy(network(normalize(torch.from_numpy(pixels))), labels[batch])
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         if step % 50 == 0:
             print(f"step {step} of {steps}: loss {loss.item():.3f}", flush=True)
-
-
-def enlarged(pixels: np.ndarray[Any, Any], image_size: int) -> Tensor:
-    """What the network takes, (B, 3, S, S), of uint8 pixels (B, H, W, 3)."""
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255  # stays channels last, which is faster
-    images = F.interpolate(images, size=(image_size, image_size), mode=INTERPOLATION, antialias=True)
-    return (images - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
-
-
-@torch.inference_mode()
-def accuracy(network: Network, split: Split, spec: Preprocessing, image_size: int) -> float:
-    right, labels = 0, np.asarray(split.labels)
-    for part in np.array_split(np.arange(len(split)), max(1, len(split) // BATCH)):
-        pixels = np.stack([spec.read(split.encoded(int(index))) for index in part])
-        right += int((network(enlarged(pixels, image_size)).argmax(dim=1).numpy() == labels[part]).sum())
-    return right / len(split)
 
 
 def write(network: Network, model: onnx.ModelProto, output: Path, classes: tuple[str, ...], image_size: int) -> None:
