@@ -159,7 +159,7 @@ def test_the_card_of_the_included_model_has_its_accuracy(
     assert data.license == "apache-2.0"
     (result,) = data.eval_results
     assert (result.dataset_name, result.metric_type, round(result.metric_value, 4)) == ("cifar10", "accuracy", 0.8505)
-    assert "85.05%" in card
+    assert "86.67%" in card
 
 
 def test_an_edited_card_is_kept(pushed: HubServer, trained: Trained, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
