@@ -15,6 +15,7 @@ photos decide nothing, and with a teacher that has not seen that quarter either 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import resource
 import shlex
@@ -29,7 +30,7 @@ import torch
 from lipsformer.datasets import DatasetOptions, resolve_dataset
 from lipsformer.system.hardware import cpu_name
 from lipsformer.system.markdown import markdown_table
-from lipsformer.train import run_training
+from lipsformer.train import load_recipe, run_training
 
 ON, OFF = "with the teacher", "without a teacher"
 HEADING = """# Distillation
@@ -51,16 +52,17 @@ def main() -> None:
 
     def train(kind: str, name: str, epochs: int, seed: int) -> tuple[float, float]:
         """The last top-1 and the seconds of processor time of a training."""
-        settings = [*arguments.overrides, f"seed={seed}"]
-        teacher = None
+        recipe, settings, teacher = arguments.recipe, [*arguments.overrides, f"seed={seed}"], arguments.teacher
         if kind == ON:
-            settings, teacher = [*settings, *arguments.distillation], arguments.teacher
+            settings += arguments.distillation
+        else:
+            recipe, teacher = str(plain), None
         folder = root / f"{'on' if kind == ON else 'off'}-{name}"
         before = processor_seconds()
         run_training(
             data,
             output=folder,
-            recipe=arguments.recipe,
+            recipe=recipe,
             epochs=epochs,
             overrides=settings,
             teacher=teacher,
@@ -71,7 +73,8 @@ def main() -> None:
         return json.loads(last)["val_top1"], processor_seconds() - before
 
     with tempfile.TemporaryDirectory() as scratch:
-        root = arguments.output or Path(scratch)
+        root, plain = arguments.output or Path(scratch), Path(scratch) / "without-teacher.toml"
+        plain.write_text(dataclasses.replace(load_recipe(arguments.recipe), distillation=None).to_toml())
         epochs = equal_times(train, arguments.epochs, arguments.trials)
         runs: dict[str, list[tuple[float, float]]] = {ON: [], OFF: []}
         for seed in range(arguments.seeds):
@@ -84,7 +87,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--teacher", required=True, help="checkpoint, bundle, .onnx file or timm:NAME")
+    parser.add_argument("--teacher", help="checkpoint, bundle, .onnx file or timm:NAME; default: the recipe's")
     parser.add_argument("--data", default="cifar10", help="dataset with train/ and val/ or test/ (cifar10)")
     parser.add_argument("--recipe", default="cifar10")
     parser.add_argument("--epochs", type=int, default=30, help="of the training with the teacher (30)")

